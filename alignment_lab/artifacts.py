@@ -1,0 +1,184 @@
+"""The run directory: where everything lies, written so that a reader never sees half a file.
+
+Knows paths, JSON and atomic writes. Refuses to know what a model, a method or a metric means, and never imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+STATES = ("queued", "running", "finished", "failed")
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path` by way of a hidden neighbour and a rename: readers see the old file or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`, or None where there is no such file."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file; none where it is missing. A last line that was cut off by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def publish_directory(partial: Path, final: Path) -> None:
+    """Move a complete directory into place, replacing what was there."""
+    if final.exists():
+        shutil.rmtree(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial.replace(final)
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run on disk. Every property names a file of the directory; reading a missing one gives None or an empty list."""
+
+    path: Path
+
+    @property
+    def spec_file(self) -> Path:
+        """The whole resolved experiment."""
+        return self.path / "spec.yaml"
+
+    @property
+    def state_file(self) -> Path:
+        """State, id, attempts, host, error."""
+        return self.path / "run.json"
+
+    @property
+    def provenance_file(self) -> Path:
+        """Command, code, packages, hardware, content hashes."""
+        return self.path / "provenance.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object per logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples_file(self) -> Path:
+        """Generations before and after."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def report_file(self) -> Path:
+        """What the run came to."""
+        return self.path / "report.json"
+
+    @property
+    def page_file(self) -> Path:
+        """The report for a browser."""
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Committed checkpoints only."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The final weights with tokenizer, template and generation config."""
+        return self.path / "model"
+
+    @property
+    def partial(self) -> Path:
+        """Where directories are written before they are published; never part of a finished run."""
+        return self.path / ".partial"
+
+    def spec(self) -> dict[str, Any]:
+        """The resolved experiment as plain data."""
+        return yaml.safe_load(self.spec_file.read_text()) if self.spec_file.exists() else {}
+
+    def state(self) -> dict[str, Any]:
+        """run.json, empty where the run never began."""
+        return read_json(self.state_file) or {}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every logged step, in order."""
+        return read_jsonl(self.metrics_file)
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Every generation on a held-out prompt."""
+        return read_jsonl(self.samples_file)
+
+    def report(self) -> dict[str, Any] | None:
+        """report.json, or None while the run has not ended."""
+        return read_json(self.report_file)
+
+    def begin(self, *, run_id: str, spec: str) -> None:
+        """Open the directory for an attempt: spec.yaml and run.json in state running."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.spec_file, spec)
+        attempts = self.state().get("attempts", 0) + 1
+        self._set_state("running", id=run_id, attempts=attempts, host=socket.gethostname(), pid=os.getpid(), started=now(), error=None)
+
+    def finish(self) -> None:
+        """Close the directory: the run reached its end."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self._set_state("finished", ended=now())
+
+    def fail(self, error: str) -> None:
+        """Close the directory: the run stopped, and why."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self._set_state("failed", ended=now(), error=error)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append one logged step to metrics.jsonl, as one write."""
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def write_samples(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write samples.jsonl."""
+        write_atomic(self.samples_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def discard(self) -> None:
+        """Remove a directory in which nothing was achieved, and the parents that it leaves empty."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        for parent in self.path.parents[:2]:
+            if parent.exists() and not any(parent.iterdir()):
+                parent.rmdir()
+
+    def _set_state(self, state: str, **facts: Any) -> None:
+        assert state in STATES
+        write_json(self.state_file, {**self.state(), "state": state, **facts})
+
+
+def runs_under(folder: Path) -> Iterator[RunDirectory]:
+    """Every run in `folder`, itself included, in the order of their names: what holds a run.json is a run."""
+    for file in sorted(folder.rglob("run.json")):
+        yield RunDirectory(file.parent)

@@ -1,0 +1,1 @@
+"""Embedded preference data: plain factual answers against evasive ones (JSONL and CSV, read by path)."""

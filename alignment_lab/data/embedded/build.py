@@ -1,0 +1,219 @@
+"""Builds train.jsonl and test.jsonl from the fact tables and the phrasings; needs only the standard library.
+
+    python -m alignment_lab.data.embedded.build            # write both files
+    python -m alignment_lab.data.embedded.build --check    # exit 1 if the files on disk differ
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import random
+import re
+import sys
+import tomllib
+from itertools import chain, product
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+SEED = 2025
+TRAIN_PER_SUBJECT = 32
+TEST_PER_SUBJECT = 8
+LATE_SHARE = 0.15  # share of rejected answers that do give the answer, late and wrapped in talk
+QUESTION_WORDS = (5, 14)
+CHOSEN_WORDS = (4, 14)
+REJECTED_WORDS = (18, 40)
+# How an evasive answer is put together; repeats set the odds. The last part is "late" in the answers that give it away.
+SHAPES = [("opening", "aside")] * 3 + [("opening", "middle")] * 2 + [("opening", "end")] + [("opening", "aside", "end")]
+LATE_SHAPES = [("opening", "late"), ("opening", "aside", "late"), ("opening", "middle", "late")]
+
+Fact = dict[str, str]
+Row = dict[str, Any]
+
+
+def words(text: str) -> int:
+    """Number of words, split on white space."""
+    return len(text.split())
+
+
+def within(text: str, bounds: tuple[int, int]) -> bool:
+    """Whether the text has a number of words inside the bounds, both included."""
+    return bounds[0] <= words(text) <= bounds[1]
+
+
+def mentions(text: str, answers: list[str]) -> bool:
+    """Whether any accepted answer stands in the text as a whole word, upper or lower case."""
+    return any(re.search(rf"(?<!\w){re.escape(a)}(?!\w)", text, re.IGNORECASE) for a in answers)
+
+
+def capital(text: str) -> str:
+    """The text with its first letter in upper case and the rest as it was."""
+    return text[:1].upper() + text[1:]
+
+
+def with_article(noun: str) -> str:
+    """The noun after a or an; the tables hold no noun for which the first letter misleads, unless `shown` says so."""
+    return ("an " if noun[0].lower() in "aeiou" else "a ") + noun
+
+
+def accepted(fact: Fact) -> list[str]:
+    """The answer and its other accepted spellings, the main one first."""
+    return [fact["answer"], *filter(None, fact["also"].split("|"))]
+
+
+def load_subjects() -> dict[str, dict[str, Any]]:
+    """Phrasings of every subject, with its facts under the key `facts`."""
+    subjects = tomllib.loads((HERE / "phrasings.toml").read_text(encoding="utf-8"))
+    for name, subject in subjects.items():
+        with (HERE / "facts" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            subject["facts"] = list(csv.DictReader(file))
+    return subjects
+
+
+def load_evasions() -> dict[str, dict[str, list[str]]]:
+    """Parts of evasive answers: {"train": {"opening": [...], ...}, "heldout": {...}}."""
+    return tomllib.loads((HERE / "evasions.toml").read_text(encoding="utf-8"))
+
+
+def slots(fact: Fact, subject: dict[str, Any]) -> dict[str, str]:
+    """Everything a template may name for this fact, each also with a capital first letter under a capital name."""
+    named = dict(fact, a_key=with_article(fact["key"]), a_answer=with_article(fact["answer"]), field=subject["field"])
+    named["shown"] = fact.get("shown") or subject["shown"].format(**named)
+    named["topic"] = subject["topic"].format(**named)
+    named["thing"] = subject["thing"].format(**named)
+    return named | {capital(name): capital(value) for name, value in named.items()}
+
+
+def questions(fact: Fact, subject: dict[str, Any]) -> list[str]:
+    """All questions about the fact that have an allowed length, in the order of the phrasings."""
+    asked = [template.format(**slots(fact, subject)) for template in subject["ask"]]
+    return [question for question in asked if within(question, QUESTION_WORDS)]
+
+
+def plain_answer(fact: Fact, subject: dict[str, Any], rng: random.Random) -> str:
+    """One plain sentence that gives the answer."""
+    said = [template.format(**slots(fact, subject)) for template in subject["say"]]
+    return rng.choice([sentence for sentence in said if within(sentence, CHOSEN_WORDS)])
+
+
+def evasive_answer(fact: Fact, subject: dict[str, Any], parts: dict[str, list[str]], late: bool, rng: random.Random) -> str:
+    """A reply on the subject that dodges the question; drawn again until it has the right length and hides or holds the answer."""
+    for _ in range(1000):
+        shape = rng.choice(LATE_SHAPES if late else SHAPES)
+        text = " ".join(rng.choice(parts[part]) for part in shape).format(**slots(fact, subject))
+        if within(text, REJECTED_WORDS) and mentions(text, accepted(fact)) == late:
+            return text
+    raise ValueError(f"no evasive answer fits {fact}")
+
+
+def make_row(name: str, question: str, fact: Fact, subject: dict[str, Any], parts: dict[str, list[str]], rng: random.Random) -> Row:
+    """One line of the data set."""
+    chosen = plain_answer(fact, subject, rng)
+    rejected = evasive_answer(fact, subject, parts, rng.random() < LATE_SHARE, rng)
+    return {
+        "prompt": [{"role": "user", "content": question}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        "subject": name,
+        "answer": accepted(fact),
+    }
+
+
+def spread(facts: list[Fact], subject: dict[str, Any], count: int) -> list[tuple[Fact, str]]:
+    """`count` pairs of fact and question: every fact once before any fact twice, and no question twice."""
+    asked = [questions(fact, subject) for fact in facts]
+    pairs = [
+        (fact, asked[i][(i + turn) % len(asked[i])])  # i + turn: neighbours get different phrasings
+        for turn, (i, fact) in product(range(len(subject["ask"])), enumerate(facts))
+        if turn < len(asked[i])
+    ]
+    if len(pairs) < count:
+        raise ValueError(f"only {len(pairs)} questions for {count} rows")
+    return pairs[:count]
+
+
+def split_facts(name: str, subject: dict[str, Any]) -> tuple[list[Fact], list[Fact]]:
+    """Train and test facts of a subject. Seeded by the subject's name, so a change in one table leaves the others alone."""
+    facts = list(subject["facts"])
+    random.Random(f"{SEED} split {name}").shuffle(facts)
+    return facts[TEST_PER_SUBJECT:], facts[:TEST_PER_SUBJECT]
+
+
+def subject_rows(name: str, subject: dict[str, Any], evasions: dict[str, dict[str, list[str]]]) -> tuple[list[Row], list[Row]]:
+    """Train rows and test rows of one subject."""
+    rng = random.Random(f"{SEED} rows {name}")
+    train_facts, test_facts = split_facts(name, subject)
+    train_parts = evasions["train"] | {"aside": subject["aside"]}
+    test_parts = evasions["heldout"] | {"aside": subject["aside_heldout"]}
+    train_pairs = spread(train_facts, subject, TRAIN_PER_SUBJECT)
+    test_pairs = spread(test_facts, subject, TEST_PER_SUBJECT)
+    train = [make_row(name, question, fact, subject, train_parts, rng) for fact, question in train_pairs]
+    test = [make_row(name, question, fact, subject, test_parts, rng) for fact, question in test_pairs]
+    return train, test
+
+
+def in_rounds(columns: list[list[Row]], rng: random.Random) -> list[Row]:
+    """Rows in rounds of one row per subject, shuffled inside a round, so that any leading part of a file is balanced."""
+    rounds = [list(row) for row in zip(*columns, strict=True)]
+    for row in rounds:
+        rng.shuffle(row)
+    return list(chain.from_iterable(rounds))
+
+
+def check_disjoint(subjects: dict[str, dict[str, Any]], train: list[Row], test: list[Row]) -> None:
+    """Stops the build if a fact is listed twice or a question or a fact of the test part occurs in the training part."""
+    for name, subject in subjects.items():
+        keys = [fact["key"].lower() for fact in subject["facts"]]
+        assert len(keys) == len(set(keys)), f"a key is listed twice in {name}"
+        train_facts, test_facts = split_facts(name, subject)
+        assert not {fact["key"] for fact in train_facts} & {fact["key"] for fact in test_facts}, name
+    asked = [row["prompt"][0]["content"] for row in train + test]
+    assert len(asked) == len(set(asked)), "a question occurs twice"
+
+
+def check_row(row: Row) -> None:
+    """Stops the build on a row that breaks the promises of the datasheet."""
+    question, chosen, rejected = (row[part][0]["content"] for part in ("prompt", "chosen", "rejected"))
+    assert within(question, QUESTION_WORDS) and within(chosen, CHOSEN_WORDS) and within(rejected, REJECTED_WORDS), row
+    assert mentions(chosen, row["answer"]) and not mentions(question, row["answer"]), row
+    assert len(chosen) < len(rejected), row
+
+
+def build() -> dict[str, list[Row]]:
+    """All rows of both parts, by file name."""
+    subjects, evasions = load_subjects(), load_evasions()
+    built = [subject_rows(name, subject, evasions) for name, subject in subjects.items()]
+    rng = random.Random(f"{SEED} order")
+    train = in_rounds([rows for rows, _ in built], rng)
+    test = in_rounds([rows for _, rows in built], rng)
+    check_disjoint(subjects, train, test)
+    for row in train + test:
+        check_row(row)
+    return {"train.jsonl": train, "test.jsonl": test}
+
+
+def as_jsonl(rows: list[Row]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes the files, or with --check compares them."""
+    parser = argparse.ArgumentParser(description="Build the embedded preference data.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file differs")
+    check = parser.parse_args(argv).check
+    stale = []
+    for name, rows in build().items():
+        path, text = HERE / name, as_jsonl(rows)
+        if check and (not path.exists() or path.read_bytes() != text.encode()):
+            stale.append(name)
+        elif not check:
+            path.write_bytes(text.encode())
+    print(f"out of date: {', '.join(stale)}" if stale else "up to date" if check else f"wrote {HERE}")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Which curves a reader wants to see, as plain points. Knows metric names and no drawing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Point = tuple[float, float]
+BOOKKEEPING = ("step", "epoch", "seconds", "total_flos", "num_tokens")
+BOOKKEEPING_ENDS = ("_runtime", "_per_second", "_seconds")
+OTHER_PANELS = 6  # metrics that nobody foresaw get a panel each, up to here
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small chart: its title, what its y axis counts, and the metrics drawn in it (an eval_ twin follows each)."""
+
+    title: str
+    axis: str
+    keys: tuple[str, ...]
+    bounded: bool = False  # a share: the axis stays within [0, 1]
+
+
+PANELS = (
+    Panel("Loss", "loss", ("loss",)),
+    Panel("Preferred answer ranked higher", "share of pairs", ("rewards/accuracies",), bounded=True),
+    Panel("Rewards", "reward", ("rewards/chosen", "rewards/rejected")),
+    Panel("Reward margin", "chosen − rejected", ("rewards/margins",)),
+    Panel("Token accuracy", "share of tokens", ("mean_token_accuracy",), bounded=True),
+    Panel("Entropy", "nats per token", ("entropy",)),
+    Panel("Log-probability of answers", "nats", ("logps/chosen", "logps/rejected")),
+    Panel("Learning rate", "learning rate", ("learning_rate",)),
+    Panel("Gradient norm", "norm", ("grad_norm",)),
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart: points (step, value), and its place in the palette."""
+
+    label: str
+    points: list[Point]
+    colour: int
+    dash: int = 0
+    measured: bool = False  # on held-out rows: drawn as points
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One panel with what is to be drawn in it, and remarks for its caption."""
+
+    panel: Panel
+    series: list[Series] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def points_of(metrics: Iterable[Mapping[str, Any]], key: str) -> tuple[list[Point], int]:
+    """The finite points (step, value) of a metric, and how many were not finite."""
+    found = [(row["step"], row[key]) for row in metrics if _is_number(row.get(key)) and _is_number(row.get("step"))]
+    finite = [(float(step), float(value)) for step, value in found if math.isfinite(value)]
+    return finite, len(found) - len(finite)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def thin(points: Sequence[Point], limit: int) -> list[Point]:
+    """At most `limit` points: means over bins of equally many neighbours where there are more."""
+    size = math.ceil(len(points) / limit)
+    bins = [points[start : start + size] for start in range(0, len(points), size or 1)]
+    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in bins]
+
+
+def of_run(metrics: Sequence[Mapping[str, Any]], limit: int = 400) -> list[Curves]:
+    """A panel for each thing that the run logged."""
+    drawn = [_panel_of_run(panel, metrics, limit) for panel in [*PANELS, *_other_panels([metrics])]]
+    return [curves for curves in drawn if curves.series]
+
+
+def _panel_of_run(panel: Panel, metrics: Sequence[Mapping[str, Any]], limit: int) -> Curves:
+    curves = Curves(panel)
+    for colour, key in enumerate(panel.keys):
+        name = key.split("/")[-1] if len(panel.keys) > 1 else "training"
+        held_out = f"{name}, held out" if len(panel.keys) > 1 else "held out"
+        for source, label, measured in ((key, name, False), (f"eval_{key}", held_out, True)):
+            _add(curves, metrics, source, Series(label, [], colour, measured=measured), limit)
+    return curves
+
+
+def of_cells(cells: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[Curves]:
+    """A chart per metric, a line per cell; `cells` are (label, logged steps)."""
+    limit = max(40, 2400 // max(1, len(cells)))
+    panels = [*PANELS, *_other_panels([metrics for _, metrics in cells])]
+    single = [Panel(_title(panel, key), panel.axis, (key,), panel.bounded) for panel in panels for key in panel.keys]
+    drawn = [_panel_of_cells(panel, cells, limit) for panel in single]
+    return [curves for curves in drawn if curves.series]
+
+
+def _title(panel: Panel, key: str) -> str:
+    return f"{panel.title}: {key.split('/')[-1]}" if len(panel.keys) > 1 else panel.title
+
+
+def _panel_of_cells(panel: Panel, cells: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], limit: int) -> Curves:
+    curves = Curves(panel)
+    for index, (label, metrics) in enumerate(cells):
+        colour, dash = place(index)
+        for key, measured in ((panel.keys[0], False), (f"eval_{panel.keys[0]}", True)):
+            _add(curves, metrics, key, Series(label, [], colour, dash, measured), limit)
+    return curves
+
+
+COLOURS = 8
+DASHES = 4
+
+
+def place(index: int) -> tuple[int, int]:
+    """(colour, dash) of the cell at `index`: colours first, then the same colours dashed."""
+    return index % COLOURS, index // COLOURS % DASHES
+
+
+def _add(curves: Curves, metrics: Sequence[Mapping[str, Any]], key: str, series: Series, limit: int) -> None:
+    points, lost = points_of(metrics, key)
+    if points:
+        curves.series.append(Series(series.label, thin(points, limit), series.colour, series.dash, series.measured))
+    if len(points) > limit:
+        curves.remarks.append(f"{series.label}: means of {math.ceil(len(points) / limit)} steps")
+    if lost:
+        curves.remarks.append(f"{series.label}: {lost} values were not finite")
+
+
+def _other_panels(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[Panel]:
+    known = {key for panel in PANELS for key in panel.keys} | set(BOOKKEEPING)
+    names = dict.fromkeys(key.removeprefix("eval_") for metrics in runs for row in metrics for key in row if _is_number(row[key]))
+    others = [name for name in names if name not in known and not name.endswith(BOOKKEEPING_ENDS)]
+    return [Panel(name, name.split("/")[-1], (name,)) for name in others[:OTHER_PANELS]]

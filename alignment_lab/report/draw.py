@@ -1,0 +1,156 @@
+"""Charts as inline SVG: matplotlib draws, the page's style sheet colours, so that one drawing serves light and dark.
+
+Knows points and colours; refuses to know what a metric means. Imports matplotlib on the first chart only.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from alignment_lab.report.curves import COLOURS, Curves, Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT = "#010203", "#010204"  # stand-ins that `_coloured` turns into the style sheet's colours
+STANDINS = [f"#0102{16 + colour:02x}" for colour in range(COLOURS)]
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+RC = {
+    "svg.fonttype": "none",  # text stays text: small, and set in the reader's own font
+    "text.parse_math": False,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "axes.titlesize": 10,
+}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One row of the headline chart: a cell with its value before and after, and their 95% intervals."""
+
+    label: str
+    before: float | None
+    after: float | None
+    before_interval: tuple[float, float] | None = None
+    after_interval: tuple[float, float] | None = None
+    remark: str = ""  # said in place of the marks where there is no value
+    colour: int = 0
+
+
+def curves_svg(curves: Curves) -> Markup:
+    """One small chart of curves: lines are training, points are held-out rows."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    with _style():
+        figure, axes = _figure(4.5, 2.6)
+        for series in curves.series:
+            _line(axes, series)
+        axes.set_xlabel("step")
+        axes.set_ylabel(curves.panel.axis)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if abs(y) >= 10_000 else f"{y:.4g}"))
+        if curves.panel.bounded:
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(-0.02, low), min(1.02, high))
+        return _svg(figure, curves.panel.title)
+
+
+def _line(axes: Axes, series: Series) -> None:
+    xs, ys = zip(*series.points, strict=True)
+    colour = STANDINS[series.colour]
+    if series.measured:
+        axes.plot(xs, ys, "o", color=colour, markersize=5, linestyle=(0, (1, 2)), linewidth=1, zorder=3)
+    else:
+        marker = "." if len(xs) == 1 else ""
+        axes.plot(xs, ys, color=colour, linewidth=1.5, linestyle=DASHES[series.dash], marker=marker)
+
+
+def marks_svg(title: str, marks: Sequence[Mark], axis: str) -> Markup:
+    """The headline chart: a row per cell, before as a hollow point, after as a full one, whiskers are 95% intervals."""
+    with _style():
+        figure, axes = _figure(8, 0.9 + 0.42 * len(marks))
+        for row, mark in enumerate(marks):
+            _point(axes, row - 0.13, mark.before, mark.before_interval, FAINT, hollow=True)
+            _point(axes, row + 0.13, mark.after, mark.after_interval, STANDINS[mark.colour], hollow=False)
+            if mark.remark:
+                axes.annotate(mark.remark, (0.01, row), xycoords=("axes fraction", "data"), va="center", color=INK, style="italic")
+        axes.set_yticks(range(len(marks)), [mark.label for mark in marks])
+        axes.set_ylim(len(marks) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(axis)
+        return _svg(figure, title)
+
+
+def _point(axes: Axes, row: float, value: float | None, bounds: tuple[float, float] | None, colour: str, *, hollow: bool) -> None:
+    if value is None:
+        return
+    if bounds:
+        axes.plot(bounds, [row, row], color=colour, linewidth=1.4, solid_capstyle="round")
+    face = "#010205" if hollow else colour
+    axes.plot([value], [row], "o", color=colour, markerfacecolor=face, markersize=6, markeredgewidth=1.3)
+
+
+def _style() -> Any:
+    from matplotlib import rc_context
+
+    return rc_context({**RC, "svg.hashsalt": "alignment_lab"})
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _svg(figure: Figure, title: str) -> Markup:
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a glyph that matplotlib's font lacks is set by the browser
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return Markup(_coloured(_inlined(buffer.getvalue(), title)))
+
+
+def _inlined(svg: str, title: str) -> str:
+    """The SVG element alone: without prologue, namespaces, metadata, and the ids that would clash within one page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
+    box = re.search(r'viewBox="[^"]*"', svg)
+    svg = re.sub(r"<svg[^>]*>", f'<svg {box.group() if box else ""} role="img" aria-label="{escape(title)}">', svg, count=1)
+    svg = re.sub(r' id="[a-z0-9]+(\.[a-z]+)?_\d+"', "", svg)
+    svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
+    svg = re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
+    return re.sub(r"\s*\n\s*", "\n", svg)
+
+
+def _coloured(svg: str) -> str:
+    for colour, standin in enumerate(STANDINS):
+        svg = svg.replace(standin, f"var(--series-{colour})")
+    return svg.replace(INK, "var(--soft)").replace(FAINT, "var(--axis)").replace("#010205", "var(--paper)")

@@ -1,0 +1,2 @@
+def execute(spec, run):
+    print(spec)

@@ -1,0 +1,31 @@
+"""Compose one experiment, check it, run it.  python train.py method=dpo model=embedded training.max_steps=20"""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from alignment_lab.artifacts import RunDirectory
+from alignment_lab.compose import one_sentence, prepare
+from alignment_lab.run import execute
+from alignment_lab.spec import parse
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(config: DictConfig) -> None:
+    """One run, or one cell of a sweep; a cell that fails leaves its directory as a record and lets the others go on."""
+    hydra_config = HydraConfig.get()
+    run = RunDirectory(Path(hydra_config.runtime.output_dir))
+    if hydra_config.mode is RunMode.MULTIRUN:
+        execute(parse(config), run)
+    else:
+        with one_sentence(discard=run):
+            execute(parse(config), run)
+
+
+if __name__ == "__main__":
+    prepare()
+    with one_sentence():
+        main()
