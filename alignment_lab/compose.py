@@ -96,15 +96,17 @@ def explain(error: Exception) -> str:
 
 def _no_such_option(file: str, options: list[str]) -> str:
     group, _, option = file.rpartition("/")
-    return f"{group}={option}: no such option{_nearest(option, options)}; there are: {', '.join(options)}."
+    return f"{group}={option}: no such option{_nearest(option, options) or '.'} There are: {', '.join(options)}."
 
 
 def _no_such_key(key: str, cause: str) -> str:
     known = keys()
-    hint = _nearest(key, known)
-    same = [full for full in known if full.rpartition(".")[2] == key.rpartition(".")[2]]
-    if same:  # the right name in the wrong place
-        hint = f"; did you mean {' or '.join(same)}?"
+    group, _, name = key.rpartition(".")
+    inside = [full for full in known if full.rpartition(".")[0] == group]
+    same_name = [full for full in known if full.rpartition(".")[2] == name]
+    hint = f"; did you mean {' or '.join(same_name)}?" if same_name else _nearest(key, inside)
+    if not hint and group in known:
+        hint = f"; {group} has {', '.join(full.rpartition('.')[2] for full in inside)}."
     return f"{_as_written(key)}: no such key{hint or '; python train.py --cfg job lists them all.'}"
 
 
@@ -115,7 +117,8 @@ def _wrong_value(override: str, cause: str) -> str:
     wanted = re.search(r"(?:converted to|not a valid) (\w+)|expected one of (\[.*\])|is not (a ListConfig|Optional)", cause)
     if wanted is None:
         return f"{override}: {cause}"
-    return f"{override}: give {_KINDS.get(wanted[1] or wanted[3], f'one of {wanted[2]}')}{_nearest_choice(override, wanted[2])}."
+    kind = _KINDS.get(wanted[1] or wanted[3])
+    return f"{override}: give {kind}." if kind else f"{override}: give one of {wanted[2]}{_nearest_choice(override, wanted[2])}"
 
 
 _KINDS = {
@@ -128,7 +131,7 @@ _KINDS = {
 
 
 def _nearest_choice(override: str, choices: str | None) -> str:
-    return _nearest(override.partition("=")[2], (choices or "")[1:-1].split(", "))
+    return _nearest(override.partition("=")[2], (choices or "")[1:-1].split(", ")) or "."
 
 
 def _nearest(word: str, words: list[str]) -> str:

@@ -1,187 +1,33 @@
-"""Cells of a sweep side by side: what differs, what each came to, and what forbids comparing them.
+"""Cells of a sweep side by side: what each came to, what forbids comparing them, and how to read the numbers.
 
-Pure functions over run directories. Refuses to know how anything is drawn.
+Pure functions over cells. Refuses to know files (cells.py) and drawing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import yaml
+from . import text
+from .cells import (
+    MISSING,
+    Cell,
+    canonical,
+    cells_of,
+    compared,
+    differing,
+    label_of,
+    load,
+    runs_in,
+    short_names,
+    shown,
+)
 
-from alignment_lab.artifacts import RunDirectory, read_json, runs_under
-from alignment_lab.report import text
+__all__ = ["MISSING", "Cell", "cells_of", "differing", "load", "rows", "runs_in", "short_names", "shown", "summary"]
 
-UNCOMPARED = ("name", "action", "hydra", "defaults", "tracking")
-DERIVED = ("output_dir", "run_name", "logging_dir")  # follow from where and when a run was started
-MISSING = "absent"
 COSTS = ("steps", "tokens", "tokens_per_second", "peak_memory_gb")
 ADVICE = "Their numbers do not answer the same question; compare only cells with the same data."
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run as a cell of a comparison: its files as plain data, and what sets it apart from the other cells."""
-
-    run: RunDirectory
-    differs: dict[str, Any] = field(default_factory=dict)
-    label: str = ""
-    spec: dict[str, Any] = field(default_factory=dict)
-    state: dict[str, Any] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    fault: str | None = None  # a file of the directory that cannot be read, and why
-
-    @property
-    def status(self) -> str:
-        """queued, running, finished, failed, or unreadable."""
-        return "unreadable" if self.fault else self.state.get("state", "queued")
-
-    @property
-    def error(self) -> str | None:
-        """Why the run failed or cannot be read."""
-        return self.fault or self.state.get("error")
-
-    @property
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        """{name: {"before": estimate, "after": estimate}}; empty while the run has no report."""
-        return {name: pair for name, pair in (self.report.get("metrics") or {}).items() if isinstance(pair, Mapping)}
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds by phase; empty while the run has no report."""
-        return self.report.get("seconds") or {}
-
-    def after(self, metric: str) -> Any:
-        """The estimate after training, or None."""
-        return self.metrics.get(metric, {}).get("after")
-
-    def before(self, metric: str) -> Any:
-        """The estimate before training, or None."""
-        return self.metrics.get(metric, {}).get("before")
-
-
-def load(run: RunDirectory) -> Cell:
-    """Read a run; a file that cannot be read becomes the cell's fault, never an exception."""
-    readers = {"spec": run.spec, "state": run.state, "report": run.report, "provenance": lambda: read_json(run.provenance_file)}
-    found: dict[str, Any] = {}
-    fault = None
-    for name, reader in readers.items():
-        try:
-            content = reader() or {}
-            found[name] = content if isinstance(content, dict) else {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            fault = fault or f"The {name} of {run.path} cannot be read: {' '.join(str(error).split())}"
-    return Cell(run, label=run.path.name, fault=fault, **found)
-
-
-def runs_in(folder: Path) -> list[RunDirectory]:
-    """Every run in `folder`, those included that were given a spec but never began."""
-    runs = {run.path for run in runs_under(folder)}
-    waiting = {file.parent for file in folder.rglob("spec.yaml")} - runs
-    outside = {path for path in waiting if not runs.intersection(path.parents)}  # a run may keep copies of its spec inside
-    return [RunDirectory(path) for path in sorted(runs | outside)]
-
-
-def cells_of(runs: Iterable[RunDirectory]) -> list[Cell]:
-    """The runs as cells, labelled by what differs among them and sorted by it."""
-    cells = [load(run) for run in runs]
-    keys = differing([cell.spec for cell in cells])
-    flat = [compared(cell.spec) for cell in cells]
-    cells = [
-        replace(cell, differs={key: values.get(key, MISSING) for key in keys} if cell.spec else {})
-        for cell, values in zip(cells, flat, strict=True)
-    ]
-    return _labelled(sorted(cells, key=_order), short_names(keys))
-
-
-def _order(cell: Cell) -> tuple[Any, ...]:
-    values = tuple(_sortable(value) for value in cell.differs.values())
-    return (not cell.differs, values, str(cell.run.path))
-
-
-def _sortable(value: Any) -> tuple[int, float, str]:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return (0, value, "") if numeric else (1, 0.0, str(value))
-
-
-def _labelled(cells: list[Cell], names: Mapping[str, str]) -> list[Cell]:
-    labels = [", ".join(_part(key, names[key], value) for key, value in cell.differs.items()) for cell in cells]
-    return [
-        replace(cell, label=label if label and labels.count(label) == 1 else f"{label} ({cell.run.path.name})".strip())
-        if label
-        else cell
-        for cell, label in zip(cells, labels, strict=True)
-    ]
-
-
-def _part(key: str, name: str, value: Any) -> str:
-    return shown(value) if key.endswith(".name") else f"{name}={shown(value)}"
-
-
-def shown(value: Any) -> str:
-    """A value of a spec as the user would type it."""
-    return "null" if value is None else value if isinstance(value, str) else json.dumps(value)
-
-
-def flatten(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; lists stay whole."""
-    flat: dict[str, Any] = {}
-    for key, value in spec.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def compared(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec as dotted keys, without those that say nothing about what was trained or how it was measured."""
-    flat = flatten({key: value for key, value in spec.items() if key not in UNCOMPARED})
-    return {key: value for key, value in flat.items() if key.split(".")[-1] not in DERIVED}
-
-
-def differing(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The dotted keys whose values are not equal among `specs`, without those that follow from another key.
-
-    `method.name` decides the rest of `method` as long as its options were left alone, so only what varies within one
-    choice is listed beside it. Across groups nothing is dropped: a learning rate that changes with the method is news.
-    """
-    flat = [compared(spec) for spec in specs if spec]
-    keys = dict.fromkeys(key for values in flat for key in values)
-    varying = [key for key in keys if len({_canonical(values.get(key, MISSING)) for values in flat}) > 1]
-    kept = [key for key in varying if _decider(key) not in varying or not _follows(key, _decider(key), flat)]
-    return sorted(kept, key=lambda key: (key != "method.name", not key.endswith(".name"), key.split(".")[0] != "method"))
-
-
-def _decider(key: str) -> str:
-    """The key that may decide the value of `key`: the name of its group, the global batch for the micro batch."""
-    if key == "training.micro_batch":
-        return "training.global_batch"
-    return "" if key.endswith(".name") else f"{key.split('.')[0]}.name"
-
-
-def _follows(key: str, decider: str, flat: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether equal values of `decider` always come with equal values of `key`."""
-    found: dict[str, set[str]] = {}
-    for values in flat:
-        found.setdefault(_canonical(values.get(decider)), set()).add(_canonical(values.get(key, MISSING)))
-    return all(len(values) == 1 for values in found.values())
-
-
-def _canonical(value: Any) -> str:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return repr(float(value)) if number else json.dumps(value, sort_keys=True, default=str)
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """`method.name` as `method`, `training.learning_rate` as `learning_rate`: the shortest that stay distinct."""
-    short = {key: key.removesuffix(".name") if key.endswith(".name") else key.split(".")[-1] for key in keys}
-    return {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}
 
 
 def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -201,9 +47,39 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     ]
 
 
+def across_seeds(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Cells that differ in training.seed alone, as one: how many seeds, and per metric the mean, least and most after training.
+
+    Empty where no setting was finished with two seeds.
+    """
+    settings: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.metrics and cell.spec:
+            settings.setdefault(_setting(cell), []).append(cell)
+    return [
+        {"setting": setting or "every cell", "seeds": len(members), "metrics": _spread(members)}
+        for setting, members in settings.items()
+        if len(members) > 1 and "training.seed" in members[0].differs
+    ]
+
+
+def _setting(cell: Cell) -> str:
+    settings = {key: value for key, value in cell.differs.items() if key != "training.seed"}
+    return label_of(settings, short_names(list(settings)))
+
+
+def _spread(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
+    measured = {name: [v for cell in cells if (v := text.value_of(cell.after(name))) is not None] for name in metric_names(cells)}
+    return {
+        name: {"mean": sum(values) / len(values), "least": min(values), "most": max(values)}
+        for name, values in measured.items()
+        if values
+    }
+
+
 def summary(cells: Sequence[Cell]) -> dict[str, Any]:
     """report.json of a sweep."""
-    return {"warnings": warnings(cells), "notes": notes(cells), "cells": rows(cells)}
+    return {"warnings": warnings(cells), "notes": notes(cells), "across_seeds": across_seeds(cells), "cells": rows(cells)}
 
 
 def metric_names(cells: Sequence[Cell]) -> list[str]:
@@ -247,16 +123,19 @@ def _distinct(values: Iterable[Any]) -> set[str]:
 def notes(cells: Sequence[Cell]) -> list[str]:
     """How to read the numbers: what the brackets are, how many seeds stand behind them, what may not be compared."""
     found = ["Brackets hold the 95% interval of one number over its n held-out rows."]
-    seeds = {_canonical(seed) for cell in cells if (seed := (cell.spec.get("training") or {}).get("seed")) is not None}
+    trained = [cell for cell in cells if cell.metrics] or cells
+    seeds = {canonical(seed) for cell in trained if (seed := (cell.spec.get("training") or {}).get("seed")) is not None}
     if len(seeds) <= 1:
         found.append("There is one seed: a difference within the intervals may be noise. Sweep training.seed=1,2,3 to tell.")
     else:
         found.append(f"There are {len(seeds)} seeds: cells that differ in nothing else show how far chance alone carries.")
     if _unlike_losses(cells):
-        found.append("Losses, rewards and margins are on the scale of each method and its beta: compare shares and answers across them.")
+        found.append(
+            "Losses, rewards and margins are on each method's and beta's own scale: across them, compare shares and answers."
+        )
     unfinished = [cell for cell in cells if cell.status != "finished"]
     if unfinished and len(cells) > 1:
-        found.append(f"{len(unfinished)} of {len(cells)} cells are not finished: they are listed, and have no result.")
+        found.append(f"Not finished: {len(unfinished)} of {len(cells)} cells. They are listed without a result.")
     return found
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Point = tuple[float, float]
+Point = tuple[float, float]  # (step, value)
 BOOKKEEPING = ("step", "epoch", "seconds", "total_flos", "num_tokens")
-BOOKKEEPING_ENDS = ("_runtime", "_per_second", "_seconds")
+BOOKKEEPING_ENDS = ("runtime", "per_second")
 OTHER_PANELS = 6  # metrics that nobody foresaw get a panel each, up to here
 
 
@@ -84,9 +84,8 @@ def _panel_of_run(panel: Panel, metrics: Sequence[Mapping[str, Any]], limit: int
     curves = Curves(panel)
     for colour, key in enumerate(panel.keys):
         name = key.split("/")[-1] if len(panel.keys) > 1 else "training"
-        held_out = f"{name}, held out" if len(panel.keys) > 1 else "held out"
-        for source, label, measured in ((key, name, False), (f"eval_{key}", held_out, True)):
-            _add(curves, metrics, source, Series(label, [], colour, measured=measured), limit)
+        _add(curves, metrics, key, Series(name, [], colour), limit)
+        _add(curves, metrics, f"eval_{key}", Series(name, [], colour, measured=True), limit)
     return curves
 
 
@@ -123,12 +122,21 @@ def place(index: int) -> tuple[int, int]:
 
 def _add(curves: Curves, metrics: Sequence[Mapping[str, Any]], key: str, series: Series, limit: int) -> None:
     points, lost = points_of(metrics, key)
+    limit = max(12, limit // 4) if series.measured else limit  # a point is drawn, and weighs, more than a bend of a line
     if points:
         curves.series.append(Series(series.label, thin(points, limit), series.colour, series.dash, series.measured))
     if len(points) > limit:
-        curves.remarks.append(f"{series.label}: means of {math.ceil(len(points) / limit)} steps")
+        _remark(
+            curves,
+            f"{'Points' if series.measured else 'Lines'} are means over up to {math.ceil(len(points) / limit)} logged values.",
+        )
     if lost:
-        curves.remarks.append(f"{series.label}: {lost} values were not finite")
+        _remark(curves, f"{series.label}: {lost} {'value was' if lost == 1 else 'values were'} not finite.")
+
+
+def _remark(curves: Curves, remark: str) -> None:
+    if remark not in curves.remarks:
+        curves.remarks.append(remark)
 
 
 def _other_panels(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[Panel]:

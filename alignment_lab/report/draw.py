@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from alignment_lab.report.curves import COLOURS, Curves, Series
+from .curves import COLOURS, Curves, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT = "#010203", "#010204"  # stand-ins that `_coloured` turns into the style sheet's colours
+INK, FAINT, GRID, PAPER = (
+    "#010203",
+    "#010204",
+    "#010205",
+    "#010206",
+)  # stand-ins that `_coloured` turns into the style sheet's colours
 STANDINS = [f"#0102{16 + colour:02x}" for colour in range(COLOURS)]
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
-RC = {
+RC: Any = {
     "svg.fonttype": "none",  # text stays text: small, and set in the reader's own font
     "text.parse_math": False,
     "font.size": 10,
@@ -37,7 +42,7 @@ RC = {
     "ytick.labelcolor": INK,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": FAINT,
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
     "axes.titlesize": 10,
 }
@@ -68,7 +73,7 @@ def curves_svg(curves: Curves) -> Markup:
         axes.set_ylabel(curves.panel.axis)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if abs(y) >= 10_000 else f"{y:.4g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if abs(y) >= 10_000 else f"{y:.6g}"))
         if curves.panel.bounded:
             low, high = axes.get_ylim()
             axes.set_ylim(max(-0.02, low), min(1.02, high))
@@ -90,10 +95,10 @@ def marks_svg(title: str, marks: Sequence[Mark], axis: str) -> Markup:
     with _style():
         figure, axes = _figure(8, 0.9 + 0.42 * len(marks))
         for row, mark in enumerate(marks):
-            _point(axes, row - 0.13, mark.before, mark.before_interval, FAINT, hollow=True)
+            _point(axes, row - 0.13, mark.before, mark.before_interval, INK, hollow=True)
             _point(axes, row + 0.13, mark.after, mark.after_interval, STANDINS[mark.colour], hollow=False)
             if mark.remark:
-                axes.annotate(mark.remark, (0.01, row), xycoords=("axes fraction", "data"), va="center", color=INK, style="italic")
+                axes.text(0.01, row, mark.remark, transform=axes.get_yaxis_transform(), va="center", color=INK, style="italic")
         axes.set_yticks(range(len(marks)), [mark.label for mark in marks])
         axes.set_ylim(len(marks) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
@@ -108,7 +113,7 @@ def _point(axes: Axes, row: float, value: float | None, bounds: tuple[float, flo
         return
     if bounds:
         axes.plot(bounds, [row, row], color=colour, linewidth=1.4, solid_capstyle="round")
-    face = "#010205" if hollow else colour
+    face = PAPER if hollow else colour
     axes.plot([value], [row], "o", color=colour, markerfacecolor=face, markersize=6, markeredgewidth=1.3)
 
 
@@ -146,11 +151,13 @@ def _inlined(svg: str, title: str) -> str:
     svg = re.sub(r"<svg[^>]*>", f'<svg {box.group() if box else ""} role="img" aria-label="{escape(title)}">', svg, count=1)
     svg = re.sub(r' id="[a-z0-9]+(\.[a-z]+)?_\d+"', "", svg)
     svg = re.sub(r"<style type=\"text/css\">.*?</style>", "", svg, flags=re.S)
-    svg = re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
+    svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found.group()), svg, flags=re.S)
     return re.sub(r"\s*\n\s*", "\n", svg)
 
 
 def _coloured(svg: str) -> str:
     for colour, standin in enumerate(STANDINS):
         svg = svg.replace(standin, f"var(--series-{colour})")
-    return svg.replace(INK, "var(--soft)").replace(FAINT, "var(--axis)").replace("#010205", "var(--paper)")
+    for standin, name in {INK: "soft", FAINT: "axis", GRID: "line", PAPER: "paper"}.items():
+        svg = svg.replace(standin, f"var(--{name})")
+    return svg

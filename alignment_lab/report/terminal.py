@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.report import compare, text
-from alignment_lab.report.compare import Cell
+from ..artifacts import RunDirectory
+from . import compare, text
+from .compare import Cell
 
 STATE_STYLES = {"finished": "green", "failed": "bold red", "unreadable": "bold red", "running": "yellow", "queued": "dim"}
 VERDICTS = {True: Text(" right", "green"), False: Text(" wrong", "red"), None: Text("")}
@@ -73,19 +74,37 @@ class Column:
 
     def width(self, cells: Iterable[Cell]) -> int:
         """Characters that the column takes, the gap to its neighbour included."""
-        lines = [*self.heading.splitlines(), *(self.of(cell) for cell in cells)]
-        return 2 + max(Text(line).cell_len for line in lines)
+        lines = [line for said in (self.heading, *map(self.of, cells)) for line in said.splitlines()]
+        return 3 + max(Text(line).cell_len for line in lines)
 
 
 def comparison(cells: Sequence[Cell], width: int = 80) -> RenderableType:
     """The cells side by side, in as many tables as `width` characters need; then warnings, errors and notes."""
-    known, measured = _known_columns(cells, width), _measured_columns(cells)
-    tables = [_table(cells, known + part) for part in _fitted(measured, cells, width - sum(column.width(cells) for column in known))]
+    known = _known_columns(cells, width)
+    room = width - sum(column.width(cells) for column in known)
+    measured = _measured_columns(cells, stacked=False)
+    if sum(column.width(cells) for column in measured) > room:
+        measured = _measured_columns(cells, stacked=True)
+    state = Column("state", lambda cell: cell.status, "left", lambda cell: STATE_STYLES.get(cell.status, ""))
+    tables = [_table(cells, known + part) for part in _fitted([state, *measured], cells, room)]
     warned = [Text(f"Warning: {warning}", "bold red") for warning in compare.warnings(cells)]
     errors = [_error(cell) for cell in cells if cell.error]
     more = len(set(compare.metric_names(cells)) - set(text.FIRST_METRICS))
-    notes = [Text(note, "dim") for note in [*compare.notes(cells), *([f"{more} more metrics: on the page and in report.json."] * bool(more))]]
-    return Group(*warned, *tables, *errors, *notes)
+    said = [*compare.notes(cells), f"{more} more metrics: on the page and in report.json." if more else ""]
+    notes = [Text(note, "dim") for note in said if note]
+    return Group(*warned, *tables, *_seeds(cells), *errors, *notes)
+
+
+def _seeds(cells: Sequence[Cell]) -> Iterator[Text]:
+    """A line per setting that was run with several seeds: the mean over them, and the range."""
+    for group in compare.across_seeds(cells):
+        name = next((name for name in text.FIRST_METRICS if name in group["metrics"]), None)
+        if name:
+            spread = group["metrics"][name]
+            least, most = text.number(spread["least"]), text.number(spread["most"])
+            yield Text(
+                f"{group['setting']}: {name} {text.number(spread['mean'])} over {group['seeds']} seeds ({least} to {most})"
+            )
 
 
 def _known_columns(cells: Sequence[Cell], width: int) -> list[Column]:
@@ -95,8 +114,7 @@ def _known_columns(cells: Sequence[Cell], width: int) -> list[Column]:
     columns = [Column(names[key], lambda cell, key=key: _differs(cell, key), "left") for key in keys]  # type: ignore[misc]
     if not keys or not all(cell.differs for cell in cells) or sum(column.width(cells) for column in columns) > width / 2:
         columns = [Column("cell", lambda cell: text.clip(cell.label, max(12, width // 3)), "left")]
-    state = Column("state", lambda cell: cell.status, "left", lambda cell: STATE_STYLES.get(cell.status, ""))
-    return [*columns, state]
+    return columns
 
 
 def _differs(cell: Cell, key: str) -> str:
@@ -104,23 +122,40 @@ def _differs(cell: Cell, key: str) -> str:
     return text.ABSENT if value == compare.MISSING else text.clip(compare.shown(value), 24)
 
 
-def _measured_columns(cells: Sequence[Cell]) -> list[Column]:
+def _measured_columns(cells: Sequence[Cell], *, stacked: bool) -> list[Column]:
+    """Metrics after training and costs; stacked, an interval stands below its value."""
+    gap = "\n" if stacked else " "
     metrics = [
-        Column(_heading(name, cells), lambda cell, name=name: text.with_interval(cell.after(name)))  # type: ignore[misc]
+        Column(_heading(name, cells), lambda cell, name=name: _measured(cell, name, gap))  # type: ignore[misc]
         for name in compare.metric_names(cells)
         if name in text.FIRST_METRICS
     ]
     costs = [
         Column("time", lambda cell: text.duration(cell.seconds.get("total"))),
         Column("tokens/s", lambda cell: text.number(cell.report.get("tokens_per_second"))),
-        Column("peak GB", lambda cell: text.number(cell.report.get("peak_memory_gb"))),
+        Column("peak GB", lambda cell: text.gigabytes(cell.report.get("peak_memory_gb"))),
     ]
     return metrics + costs
 
 
+def _broken(name: str, width: int = 15) -> list[str]:
+    """A metric's name in lines of about `width`, broken after a slash or an underscore."""
+    lines = [""]
+    for part in re.findall(r"[^/_]*[/_]?", name):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return lines
+
+
+def _measured(cell: Cell, name: str, gap: str) -> str:
+    return f"{text.point(cell.after(name))}{gap}{text.interval(cell.after(name))}".rstrip()
+
+
 def _heading(name: str, cells: Sequence[Cell]) -> str:
     counts = {n for cell in cells if (n := text.n_of(cell.after(name))) is not None}
-    return f"{name}\nn={counts.pop()}" if len(counts) == 1 else name
+    heading = "\n".join(_broken(name))
+    return f"{heading}\nn={counts.pop()}" if len(counts) == 1 else heading
 
 
 def _fitted(columns: Sequence[Column], cells: Sequence[Cell], room: int) -> Iterator[list[Column]]:
@@ -169,6 +204,6 @@ def show(part: RenderableType, console: Console, *, soft_wrap: bool = False) -> 
 
 def _heading_of(cell: Cell) -> Text:
     name = cell.report.get("name") or cell.spec.get("name") or cell.run.path.name
-    cost = [text.duration(cell.seconds.get("total")), f"{text.number(cell.report.get('peak_memory_gb'))} GB at the peak"]
+    cost = [text.duration(cell.seconds.get("total")), f"{text.gigabytes(cell.report.get('peak_memory_gb'))} GB at the peak"]
     heading = Text.assemble((text.clip(name), "bold"), "  ", (cell.status, STATE_STYLES.get(cell.status, "")))
     return heading + Text("  " + ", ".join(cost), "dim") if cell.report else heading

@@ -17,9 +17,10 @@ FIRST_METRICS = (
     "eval_mean_token_accuracy",
     "eval_loss",
     "eval_rewards/margins",
+    "answers/one_sentence",
     "answers/words",
 )
-SHARE = re.compile(r"(accurac(y|ies)|correct|share|rate)$")
+SHARE = re.compile(r"(accurac(y|ies)|correct|one_sentence|share|rate)$")
 
 
 def number(value: Any) -> str:
@@ -67,18 +68,42 @@ def n_of_metric(pair: Any) -> int | None:
     return n_of(pair.get("after")) or n_of(pair.get("before"))
 
 
-def interval(estimate: Any) -> str:
-    """`[0.586, 0.806]`, or nothing."""
+def _digits(estimate: Any) -> int | None:
+    """Decimals worth printing: two significant digits of the interval's half width. None where there is no interval."""
     bounds = interval_of(estimate)
-    if bounds is None:
-        return ""
-    decimals = _decimals(max(map(abs, bounds)))
-    return f"[{_decimal(bounds[0], decimals)}, {_decimal(bounds[1], decimals)}]"
+    half = abs(bounds[1] - bounds[0]) / 2 if bounds else 0.0
+    return max(0, 1 - math.floor(math.log10(half))) if half and math.isfinite(half) else None
+
+
+def _rounded(value: float, digits: int | None) -> str:
+    """`value` with `digits` decimals, five at most; tiny ones as powers of ten, lest they read as zero."""
+    if digits is None:
+        return number(value)
+    if digits > 4 and 0 < abs(value) < 0.01:
+        return f"{value:.2g}"
+    return f"{value:,.{min(digits, 5)}f}"
+
+
+def point(estimate: Any) -> str:
+    """The value of an estimate, with as many decimals as its interval supports."""
+    value, digits = value_of(estimate), _digits(estimate)
+    return number(value) if value is None else _rounded(value, digits)
+
+
+def interval(estimate: Any) -> str:
+    """`[0.59, 0.81]`, or nothing."""
+    bounds, digits = interval_of(estimate), _digits(estimate)
+    return f"[{', '.join(_rounded(bound, digits) for bound in bounds)}]" if bounds else ""
 
 
 def with_interval(estimate: Any) -> str:
-    """`0.703 [0.586, 0.806]`: the value with its 95% interval where it has one."""
-    return f"{number(value_of(estimate))} {interval(estimate)}".rstrip()
+    """`0.70 [0.59, 0.81]`: the value with its 95% interval where it has one."""
+    return f"{point(estimate)} {interval(estimate)}".rstrip()
+
+
+def gigabytes(value: float | None) -> str:
+    """Gigabytes with one decimal, small ones with two."""
+    return ABSENT if value is None else f"{value:.{2 if value < 10 else 1}f}"
 
 
 def is_share(name: str) -> bool:
@@ -86,9 +111,16 @@ def is_share(name: str) -> bool:
     return SHARE.search(name) is not None
 
 
-def percent(value: float | None) -> str:
+def percent_of(estimate: Any) -> str:
     """A share in [0, 1] as `70.3%`."""
+    value = value_of(estimate)
     return ABSENT if value is None else f"{100 * value:.1f}%"
+
+
+def percent_interval(estimate: Any) -> str:
+    """The 95% interval of a share as `[58.6, 80.6]`, in per cent; nothing where there is none."""
+    bounds = interval_of(estimate)
+    return f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else ""
 
 
 def duration(seconds: float | None) -> str:

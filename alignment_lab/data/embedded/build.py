@@ -13,6 +13,7 @@ import random
 import re
 import sys
 import tomllib
+from dataclasses import dataclass, field
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,15 @@ TEST_PER_SUBJECT = 8
 LATE_SHARE = 0.15  # share of rejected answers that do give the answer, late and wrapped in talk
 QUESTION_WORDS = (5, 14)
 CHOSEN_WORDS = (4, 14)
-REJECTED_WORDS = (18, 40)
+REJECTED_WORDS = (18, 31)
 # How an evasive answer is put together; repeats set the odds. The last part is "late" in the answers that give it away.
-SHAPES = [("opening", "aside")] * 3 + [("opening", "middle")] * 2 + [("opening", "end")] + [("opening", "aside", "end")]
-LATE_SHAPES = [("opening", "late"), ("opening", "aside", "late"), ("opening", "middle", "late")]
+SHAPES = [("opening", "aside")] * 3 + [("opening", "middle")] * 3 + [("opening", "end")] * 2 + [("opening", "middle", "end")]
+LATE_SHAPES = [("opening", "late"), ("opening", "middle", "late"), ("opening", "aside", "late")]
 
 Fact = dict[str, str]
 Row = dict[str, Any]
+Subject = dict[str, Any]
+Parts = dict[str, list[str]]
 
 
 def words(text: str) -> int:
@@ -63,7 +66,7 @@ def accepted(fact: Fact) -> list[str]:
     return [fact["answer"], *filter(None, fact["also"].split("|"))]
 
 
-def load_subjects() -> dict[str, dict[str, Any]]:
+def load_subjects() -> dict[str, Subject]:
     """Phrasings of every subject, with its facts under the key `facts`."""
     subjects = tomllib.loads((HERE / "phrasings.toml").read_text(encoding="utf-8"))
     for name, subject in subjects.items():
@@ -72,12 +75,12 @@ def load_subjects() -> dict[str, dict[str, Any]]:
     return subjects
 
 
-def load_evasions() -> dict[str, dict[str, list[str]]]:
+def load_evasions() -> dict[str, Parts]:
     """Parts of evasive answers: {"train": {"opening": [...], ...}, "heldout": {...}}."""
     return tomllib.loads((HERE / "evasions.toml").read_text(encoding="utf-8"))
 
 
-def slots(fact: Fact, subject: dict[str, Any]) -> dict[str, str]:
+def slots(fact: Fact, subject: Subject) -> dict[str, str]:
     """Everything a template may name for this fact, each also with a capital first letter under a capital name."""
     named = dict(fact, a_key=with_article(fact["key"]), a_answer=with_article(fact["answer"]), field=subject["field"])
     named["shown"] = fact.get("shown") or subject["shown"].format(**named)
@@ -86,42 +89,50 @@ def slots(fact: Fact, subject: dict[str, Any]) -> dict[str, str]:
     return named | {capital(name): capital(value) for name, value in named.items()}
 
 
-def questions(fact: Fact, subject: dict[str, Any]) -> list[str]:
+def questions(fact: Fact, subject: Subject) -> list[str]:
     """All questions about the fact that have an allowed length, in the order of the phrasings."""
     asked = [template.format(**slots(fact, subject)) for template in subject["ask"]]
     return [question for question in asked if within(question, QUESTION_WORDS)]
 
 
-def plain_answer(fact: Fact, subject: dict[str, Any], rng: random.Random) -> str:
-    """One plain sentence that gives the answer."""
-    said = [template.format(**slots(fact, subject)) for template in subject["say"]]
-    return rng.choice([sentence for sentence in said if within(sentence, CHOSEN_WORDS)])
+@dataclass
+class Writer:
+    """Writes the rows of one subject in one part of the data, and remembers what it has used."""
+
+    name: str
+    subject: Subject
+    parts: Parts
+    rng: random.Random
+    used: set[str] = field(default_factory=set)
+
+    def plain_answer(self, fact: Fact) -> str:
+        """One plain sentence that gives the answer."""
+        said = [template.format(**slots(fact, self.subject)) for template in self.subject["say"]]
+        return self.rng.choice([sentence for sentence in said if within(sentence, CHOSEN_WORDS)])
+
+    def evasive_answer(self, fact: Fact) -> str:
+        """A reply that dodges the question; drawn again until it is new, fits, and hides the answer or holds it as it should."""
+        late = self.rng.random() < LATE_SHARE
+        for _ in range(1000):
+            shape = self.rng.choice(LATE_SHAPES if late else SHAPES)
+            text = " ".join(self.rng.choice(self.parts[part]) for part in shape).format(**slots(fact, self.subject))
+            if text not in self.used and within(text, REJECTED_WORDS) and mentions(text, accepted(fact)) == late:
+                self.used.add(text)
+                return text
+        raise ValueError(f"no evasive answer fits {fact}")
+
+    def row(self, fact: Fact, question: str) -> Row:
+        """One line of the data set."""
+        return {
+            "prompt": [{"role": "user", "content": question}],
+            "chosen": [{"role": "assistant", "content": self.plain_answer(fact)}],
+            "rejected": [{"role": "assistant", "content": self.evasive_answer(fact)}],
+            "subject": self.name,
+            "answer": accepted(fact),
+        }
 
 
-def evasive_answer(fact: Fact, subject: dict[str, Any], parts: dict[str, list[str]], late: bool, rng: random.Random) -> str:
-    """A reply on the subject that dodges the question; drawn again until it has the right length and hides or holds the answer."""
-    for _ in range(1000):
-        shape = rng.choice(LATE_SHAPES if late else SHAPES)
-        text = " ".join(rng.choice(parts[part]) for part in shape).format(**slots(fact, subject))
-        if within(text, REJECTED_WORDS) and mentions(text, accepted(fact)) == late:
-            return text
-    raise ValueError(f"no evasive answer fits {fact}")
-
-
-def make_row(name: str, question: str, fact: Fact, subject: dict[str, Any], parts: dict[str, list[str]], rng: random.Random) -> Row:
-    """One line of the data set."""
-    chosen = plain_answer(fact, subject, rng)
-    rejected = evasive_answer(fact, subject, parts, rng.random() < LATE_SHARE, rng)
-    return {
-        "prompt": [{"role": "user", "content": question}],
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-        "subject": name,
-        "answer": accepted(fact),
-    }
-
-
-def spread(facts: list[Fact], subject: dict[str, Any], count: int) -> list[tuple[Fact, str]]:
+def spread(facts: list[Fact], subject: Subject, count: int) -> list[tuple[Fact, str]]:
     """`count` pairs of fact and question: every fact once before any fact twice, and no question twice."""
     asked = [questions(fact, subject) for fact in facts]
     pairs = [
@@ -134,24 +145,23 @@ def spread(facts: list[Fact], subject: dict[str, Any], count: int) -> list[tuple
     return pairs[:count]
 
 
-def split_facts(name: str, subject: dict[str, Any]) -> tuple[list[Fact], list[Fact]]:
+def split_facts(name: str, subject: Subject) -> tuple[list[Fact], list[Fact]]:
     """Train and test facts of a subject. Seeded by the subject's name, so a change in one table leaves the others alone."""
     facts = list(subject["facts"])
     random.Random(f"{SEED} split {name}").shuffle(facts)
     return facts[TEST_PER_SUBJECT:], facts[:TEST_PER_SUBJECT]
 
 
-def subject_rows(name: str, subject: dict[str, Any], evasions: dict[str, dict[str, list[str]]]) -> tuple[list[Row], list[Row]]:
+def subject_rows(name: str, subject: Subject, evasions: dict[str, Parts]) -> tuple[list[Row], list[Row]]:
     """Train rows and test rows of one subject."""
     rng = random.Random(f"{SEED} rows {name}")
     train_facts, test_facts = split_facts(name, subject)
-    train_parts = evasions["train"] | {"aside": subject["aside"]}
-    test_parts = evasions["heldout"] | {"aside": subject["aside_heldout"]}
-    train_pairs = spread(train_facts, subject, TRAIN_PER_SUBJECT)
-    test_pairs = spread(test_facts, subject, TEST_PER_SUBJECT)
-    train = [make_row(name, question, fact, subject, train_parts, rng) for fact, question in train_pairs]
-    test = [make_row(name, question, fact, subject, test_parts, rng) for fact, question in test_pairs]
-    return train, test
+    train = Writer(name, subject, evasions["train"] | {"aside": subject["aside"]}, rng)
+    test = Writer(name, subject, evasions["heldout"] | {"aside": subject["aside_heldout"]}, rng)
+    return (
+        [train.row(fact, question) for fact, question in spread(train_facts, subject, TRAIN_PER_SUBJECT)],
+        [test.row(fact, question) for fact, question in spread(test_facts, subject, TEST_PER_SUBJECT)],
+    )
 
 
 def in_rounds(columns: list[list[Row]], rng: random.Random) -> list[Row]:
@@ -162,7 +172,7 @@ def in_rounds(columns: list[list[Row]], rng: random.Random) -> list[Row]:
     return list(chain.from_iterable(rounds))
 
 
-def check_disjoint(subjects: dict[str, dict[str, Any]], train: list[Row], test: list[Row]) -> None:
+def check_disjoint(subjects: dict[str, Subject], train: list[Row], test: list[Row]) -> None:
     """Stops the build if a fact is listed twice or a question or a fact of the test part occurs in the training part."""
     for name, subject in subjects.items():
         keys = [fact["key"].lower() for fact in subject["facts"]]

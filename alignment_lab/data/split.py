@@ -1,0 +1,97 @@
+"""All rows of one experiment: converted, the unusable ones counted, held-out prompts kept out of training, in a seeded order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..spec import BadRows, Data, Experiment
+from .formats import BadRow, DataError, EmptyRow, converter
+from .sources import read
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Rows:
+    """What an experiment trains on and is measured on, and what became of the rest."""
+
+    train: list[Row]
+    heldout: list[Row]
+    digest: str  # sha256 of the converted rows, before the seed's order and any cap
+    dropped: Counter[str] = field(default_factory=Counter)  # reason -> rows
+    truncated: int = 0
+
+
+def load(spec: Experiment) -> Rows:
+    """Read, convert, split and shuffle. Raises DataError in one sentence; nothing is written."""
+    dropped: Counter[str] = Counter()
+    train, heldout = read(spec.data)
+    train = _converted(spec, train, dropped)
+    if heldout is None:
+        train, heldout = _hold_out(train, spec.data)
+    else:
+        heldout = _converted(spec, heldout, dropped)
+        train = _without_prompts_of(heldout, train, dropped)
+    if not train:
+        raise DataError(f"data={spec.data.name}: no row is left to train on ({_said(dropped)}); give more rows, or fix these.")
+    digest = hashlib.sha256(json.dumps([train, heldout], sort_keys=True).encode()).hexdigest()
+    random.Random(spec.training.seed).shuffle(train)
+    return Rows(train=train, heldout=heldout, digest=digest, dropped=dropped)
+
+
+def needed(spec: Experiment) -> int | None:
+    """How many training rows a run of `max_steps` can see, or None for whole epochs: the others need no work."""
+    return spec.training.max_steps * spec.training.global_batch if spec.training.max_steps > 0 else None
+
+
+def _converted(spec: Experiment, rows: list[Row], dropped: Counter[str]) -> list[Row]:
+    said = f"data={spec.data.name}" + (f" data.path={spec.data.path}" if spec.data.path else "")
+    convert = converter(spec.method.format, rows, said)
+    good: list[Row] = []
+    bad: list[tuple[int, str]] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            good.append(convert(row))
+        except EmptyRow as reason:
+            dropped[str(reason)] += 1
+        except BadRow as reason:
+            bad.append((number, str(reason)))
+    if bad and spec.data.bad_rows is BadRows.error:
+        first = "; ".join(f"row {number}: {reason}" for number, reason in bad[:3])
+        raise DataError(f"{said}: {len(bad)} of {len(rows)} rows cannot be used ({first}); mend them, or leave them out with data.bad_rows=drop.")
+    dropped.update(reason for _, reason in bad)
+    return good
+
+
+def prompt_of(row: Row) -> list[dict[str, str]]:
+    """The messages that are answered: all before the last turn."""
+    return row["prompt"] if "prompt" in row else row["messages"][:-1]
+
+
+def _key(row: Row) -> str:
+    return hashlib.sha256(json.dumps(prompt_of(row), sort_keys=True).encode()).hexdigest()
+
+
+def _hold_out(rows: list[Row], data: Data) -> tuple[list[Row], list[Row]]:
+    """A share of the prompts, chosen by their hash: the same ones for every seed, method and order of the file."""
+    keys = sorted({_key(row) for row in rows})
+    held = set(keys[: max(1, round(len(keys) * data.eval_fraction))]) if len(keys) > 1 else set()
+    return [row for row in rows if _key(row) not in held], [row for row in rows if _key(row) in held]
+
+
+def _without_prompts_of(heldout: list[Row], train: list[Row], dropped: Counter[str]) -> list[Row]:
+    held = {_key(row) for row in heldout}
+    kept = [row for row in train if _key(row) not in held]
+    if len(kept) < len(train):
+        dropped["the prompt is held out"] += len(train) - len(kept)
+    return kept
+
+
+def _said(dropped: Counter[str]) -> str:
+    return "; ".join(f"{count}: {reason}" for reason, count in dropped.items()) or "the data holds too few"

@@ -1,0 +1,54 @@
+"""What a person would check in generated answers: are they short, and do they hold the right fact where the data names it?"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..data import prompt_of
+from .interval import Scores
+
+
+def correct(text: str, accepted: list[str] | None) -> bool | None:
+    """Whether any accepted string stands in the text as whole words, whatever its case; None where the data names none."""
+    if not accepted:
+        return None
+    return any(re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", text, re.IGNORECASE) for fact in accepted)
+
+
+def words(text: str) -> int:
+    """How many words."""
+    return len(text.split())
+
+
+def sentences(text: str) -> int:
+    """How many sentences, told by their ends: a stop in 3.5 or a.m. ends none."""
+    return len(re.findall(r"[.!?]+(?=\s|$)", text)) or int(bool(text.strip()))
+
+
+def measure(answers: list[str], rows: list[dict[str, Any]]) -> dict[str, Scores]:
+    """One value per answer: words, whether it is one sentence, and whether it is correct where that is known."""
+    marks = [correct(text, row.get("answer")) for text, row in zip(answers, rows, strict=True)]
+    if not answers:
+        return {}
+    scores = {
+        "answers/words": Scores([float(words(text)) for text in answers]),
+        "answers/one_sentence": Scores([float(sentences(text) == 1) for text in answers], share=True),
+    }
+    known = [float(mark) for mark in marks if mark is not None]
+    return {**scores, "answers/correct": Scores(known, share=True)} if known else scores
+
+
+def samples(rows: list[dict[str, Any]], before: list[str], after: list[str]) -> list[dict[str, Any]]:
+    """samples.jsonl: each held-out prompt with the data's own answer and the model's, before and after."""
+    return [
+        {
+            "prompt": prompt_of(row),
+            "expected": (row["chosen"] if "chosen" in row else row["messages"][-1:])[-1]["content"],
+            "before": first,
+            "after": second,
+            "before_correct": correct(first, row.get("answer")),
+            "after_correct": correct(second, row.get("answer")),
+        }
+        for row, first, second in zip(rows, before, after, strict=False)
+    ]

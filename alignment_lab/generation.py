@@ -1,0 +1,60 @@
+"""Greedy answers to prompts: the same prompts, the same weights, the same text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .data.tokenise import prompt_ids, stop_ids
+from .logprobs import Progress
+from .spec import Eval
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .data.tokenise import Message
+
+
+@torch.no_grad()
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[Message]],
+    how: Eval,
+    dtype: torch.dtype,
+    progress: Progress,
+) -> list[str]:
+    """One greedy answer per prompt, without special tokens, in the prompts' order; `how.batch` prompts of like length at once."""
+    ids = prompt_ids(tokenizer, prompts)
+    order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
+    answers = [""] * len(ids)
+    training = model.training
+    model.eval()
+    for places in progress([order[start : start + how.batch] for start in range(0, len(order), how.batch)]):
+        tokens, mask = _left_padded([ids[place] for place in places], model.device)
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+            found = model.generate(
+                input_ids=tokens,
+                attention_mask=mask,
+                max_new_tokens=how.max_new_tokens,
+                do_sample=False,
+                eos_token_id=stop_ids(tokenizer),
+                pad_token_id=tokenizer.pad_token_id,
+                use_cache=True,
+            )
+        for place, text in zip(places, tokenizer.batch_decode(found[:, tokens.shape[1] :], skip_special_tokens=True), strict=True):
+            answers[place] = text.strip()
+    model.train(training)
+    return answers
+
+
+def _left_padded(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask, [N, T] each, with the prompts' ends aligned."""
+    width = max(len(row) for row in rows)
+    tokens = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for place, row in enumerate(rows):
+        tokens[place, width - len(row) :] = torch.tensor(row)
+        mask[place, width - len(row) :] = 1
+    return tokens.to(device), mask.to(device)

@@ -1,0 +1,141 @@
+"""From a `model` setting to weights and tokenizer. Finding them needs no torch; what cannot be had is one sentence.
+
+Weights are held in float32 and computed with in `model.dtype`: an update of 1e-6 is lost on a bfloat16 weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import embedded
+from .errors import UserError
+from .spec import Device, Dtype, Experiment, Model, ModelSource, Shape
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TEMPLATES = Path(__file__).parent / "template"
+FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # of a Hub repository: no pickles, no second copies
+
+
+def locate(model: Model) -> Path:
+    """The directory with config, weights and tokenizer, fetched from the Hub where need be. Raises UserError."""
+    if model.source is not ModelSource.hub:
+        return embedded.weights()  # random weights go with the embedded tokenizer
+    assert model.path is not None
+    local = Path(model.path).expanduser()
+    return local if local.is_dir() else _fetch(model.path, model.revision)
+
+
+def _fetch(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    said = f"model.path={repository}"
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
+    except GatedRepoError:
+        remedy = "is gated; accept its licence on its page and log in with `hf auth login`."
+    except (RepositoryNotFoundError, HFValidationError):
+        remedy = "is neither a directory here nor a repository of the Hub; correct it."
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        remedy = "is not on this machine and the Hub cannot be reached; fetch it where there is a network, or use model=embedded."
+    raise UserError(f"{said} {remedy}")
+
+
+def load_tokenizer(model: Model, where: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer with the experiment's chat template. Raises UserError where there is none."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=model.trust_remote_code)
+    if model.chat_template:
+        tokenizer.chat_template = chat_template(model.chat_template)
+    if not tokenizer.chat_template:
+        raise UserError(f"model={model.name}: its tokenizer has no chat template; set model.chat_template to {_shipped()}, or a .jinja file.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # never looked at: padding is told by lengths, not by its id
+    return tokenizer
+
+
+def chat_template(said: str) -> str:
+    """The template behind `model.chat_template`: a shipped name, a .jinja file, or the template itself."""
+    for path in (TEMPLATES / f"{said}.jinja", Path(said).expanduser()):
+        if "{" not in said and path.is_file():
+            return path.read_text(encoding="utf-8")
+    if "{" not in said:
+        raise UserError(f"model.chat_template={said}: no such file; give {_shipped()}, a .jinja file, or a template.")
+    return said
+
+
+def _shipped() -> str:
+    return " or ".join(sorted(path.stem for path in TEMPLATES.glob("*.jinja")))
+
+
+def load_model(model: Model, where: Path) -> PreTrainedModel:
+    """The model in float32, in evaluation mode, without dropout: policy and reference must be the same function."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    attention = {"attn_implementation": model.attention.name}
+    if model.source is ModelSource.random:
+        assert model.shape is not None
+        torch.manual_seed(0)  # the same random model for every seed of the training
+        found = AutoModelForCausalLM.from_config(_config(model.shape), **attention)
+    else:
+        code = {"trust_remote_code": model.trust_remote_code}
+        found = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **attention, **code)
+    for module in found.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return found.eval()
+
+
+def _config(shape: Shape) -> Any:
+    """A Llama of this shape; its special tokens are the embedded tokenizer's."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        num_hidden_layers=shape.layers,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        vocab_size=shape.vocabulary,
+        tie_word_embeddings=shape.tied,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+
+
+def place(model: PreTrainedModel, spec: Experiment) -> tuple[PreTrainedModel, torch.dtype]:
+    """The model on the experiment's device, and the dtype to compute in: `auto` is bfloat16 where an accelerator has it."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if spec.parallel.device is Device.cuda and not cuda:
+        raise UserError("parallel.device=cuda: torch sees no accelerator here; use parallel.device=auto, or a machine that has one.")
+    device = "cuda" if cuda and spec.parallel.device is not Device.cpu else "cpu"
+    fast = device == "cuda" and torch.cuda.is_bf16_supported()
+    wanted = spec.model.dtype
+    dtype = torch.bfloat16 if wanted is Dtype.bfloat16 or (wanted is Dtype.auto and fast) else torch.float32
+    return model.to(device), dtype  # type: ignore[arg-type]
+
+
+def content_digest(model: PreTrainedModel) -> str:
+    """The sha256 of every weight's name and value: the same for the same weights, wherever they were loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The sha256 of vocabulary, rules and chat template."""
+    rules = tokenizer.backend_tokenizer.to_str() if hasattr(tokenizer, "backend_tokenizer") else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(f"{rules}{tokenizer.chat_template}".encode()).hexdigest()

@@ -1,0 +1,54 @@
+"""Where a run comes from: the command, the code with its uncommitted changes, the packages, the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def collect() -> dict[str, Any]:
+    """provenance.json without its content hashes. Imports no torch."""
+    return {"command": [sys.executable, *sys.argv], "directory": os.getcwd(), "git": _git(), "packages": _packages(), "hardware": _hardware()}
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and uncommitted diff of the lab's code; None where it is no checkout."""
+    try:
+        commit = _run("git", "rev-parse", "HEAD").strip()
+        return {"commit": commit, "diff": _run("git", "diff", "HEAD", "--", "."), "dirty": bool(_run("git", "status", "--porcelain", "--", ".").strip())}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=True).stdout
+
+
+def _packages() -> dict[str, str]:
+    return dict(sorted((found.metadata["Name"].lower(), found.version) for found in metadata.distributions()))
+
+
+def _hardware() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 1e9, 1) if memory else None,
+    }
+
+
+def _processor() -> str:
+    """The processor's name as Linux gives it, else what Python knows."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0] if names else platform.processor()

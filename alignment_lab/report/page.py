@@ -1,0 +1,231 @@
+"""report.html: one self-contained page of a run, or of a sweep's cells side by side.
+
+Chooses and words what the templates show. Refuses to draw (draw.py) or to judge (compare.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..artifacts import RunDirectory, now, write_atomic
+from . import compare, curves, draw, text
+from .compare import Cell
+
+SAMPLES = 20  # of a run; the first ones
+SHARED_SAMPLES = 6  # of a comparison: each is shown once per cell
+PAGE_BUDGET = 400_000  # characters of answers on a comparison, shared by its cells
+ANSWER_LIMIT = 2_000
+LISTING_LIMIT = 60_000
+NUMBER_NAMES = {
+    "answers/correct": "answers correct",
+    "eval_rewards/accuracies": "preferred ranked higher",
+    "eval_mean_token_accuracy": "token accuracy",
+    "answers/words": "words per answer",
+}
+
+
+def write_page(run: RunDirectory) -> Path:
+    """Write report.html of one run, whatever its state, and give its path."""
+    cell = compare.load(run)
+    rows = run.samples()
+    context = {
+        "cell": cell,
+        "name": cell.report.get("name") or cell.spec.get("name") or run.path.name,
+        "facts": _facts(cell),
+        "numbers": _headline_numbers(cell),
+        "charts": [_chart(drawn) for drawn in curves.of_run(run.metrics())],
+        "metrics": _metric_rows(cell),
+        "notes": compare.notes([cell]),
+        "samples": rows[:SAMPLES],
+        "sample_count": len(rows),
+        "counts": _counts(cell),
+        "times": {phase: text.duration(seconds) for phase, seconds in cell.seconds.items()},
+        "config": _listing({key: value for key, value in cell.spec.items() if key not in ("hydra", "defaults")}),
+        "provenance": _listing(cell.provenance),
+    }
+    return _write(run.page_file, "run.html.jinja", context)
+
+
+def write_comparison(folder: Path, cells: Sequence[Cell]) -> Path:
+    """Write report.html of a sweep into `folder` and give its path."""
+    names = compare.metric_names(cells)
+    drawn = curves.of_cells([(cell.label, cell.run.metrics()) for cell in cells])
+    context = {
+        "name": folder.resolve().name,
+        "cells": cells,
+        "links": [os.path.relpath(cell.run.path, folder) for cell in cells],
+        "columns": _columns(cells),
+        "metric_names": names,
+        "metric_n": {name: {n for cell in cells if (n := text.n_of(cell.after(name)))} for name in names},
+        "warnings": compare.warnings(cells),
+        "notes": compare.notes(cells),
+        "seeds": compare.across_seeds(cells),
+        "headline": _headline_chart(cells),
+        "charts": [_chart(panel, legend=False) for panel in drawn],
+        "places": [curves.place(index) for index in range(len(cells))],
+        "prompts": _shared_samples(cells),
+        "limit": min(800, PAGE_BUDGET // (SHARED_SAMPLES * max(1, len(cells)))),
+    }
+    return _write(folder / "report.html", "comparison.html.jinja", context)
+
+
+def _write(path: Path, template: str, context: Mapping[str, Any]) -> Path:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"text": text, "shown": compare.shown, "written": now(), "answer_limit": ANSWER_LIMIT}
+    write_atomic(path, environment.get_template(template).render(context))
+    return path
+
+
+def _facts(cell: Cell) -> dict[str, str]:
+    """The line under the title: what was trained on what, and where."""
+    spec, report = cell.spec, cell.report
+    named = {key: report.get(key) or (spec.get(key) or {}).get("name") for key in ("method", "model", "data")}
+    kept = {"run": cell.state.get("id"), "host": cell.state.get("host"), "started": cell.state.get("started")}
+    attempts = cell.state.get("attempts")
+    return {key: str(value) for key, value in {**named, **kept, "attempts": attempts}.items() if value}
+
+
+def _headline_numbers(cell: Cell) -> list[dict[str, Any]]:
+    """The cards: shares as percentages before and after, then the cost."""
+    shares = [_card(cell, name) for name in NUMBER_NAMES if name in cell.metrics]
+    report = cell.report
+    costs = [
+        ("time", text.duration(cell.seconds.get("total")), f"{text.number(report.get('steps'))} steps"),
+        ("peak memory", f"{text.gigabytes(report.get('peak_memory_gb'))} GB", ""),
+        ("tokens per second", text.number(report.get("tokens_per_second")), f"{text.number(report.get('tokens'))} tokens"),
+    ]
+    return shares + [{"name": name, "before": "", "after": value, "detail": detail} for name, value, detail in costs if report]
+
+
+def _card(cell: Cell, name: str) -> dict[str, Any]:
+    before, after = cell.before(name), cell.after(name)
+    say = text.percent_of if text.is_share(name) else text.point
+    interval = text.percent_interval(after) if text.is_share(name) else text.interval(after)
+    n = text.n_of_metric(cell.metrics[name])
+    first = "" if text.value_of(before) is None else say(before)
+    return {
+        "name": NUMBER_NAMES[name],
+        "before": first,
+        "after": say(after),
+        "detail": ", ".join(part for part in (f"95% CI {interval}" if interval else "", f"n={n}" if n else "") if part),
+    }
+
+
+def _metric_rows(cell: Cell) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "before": cell.before(name),
+            "after": cell.after(name),
+            "n": text.n_of_metric(cell.metrics[name]),
+            "bars": _bars(cell, name) if text.is_share(name) else [],
+        }
+        for name in text.ordered_metrics(cell.metrics)
+    ]
+
+
+def _bars(cell: Cell, name: str) -> list[dict[str, Any]]:
+    """The share before and after on a line from 0 to 100, for the little drawing in the metrics table."""
+    estimates = {"before": cell.before(name), "after": cell.after(name)}
+    return [
+        {
+            "when": when,
+            "at": 100 * value,
+            "bounds": [100 * min(1, max(0, bound)) for bound in text.interval_of(estimate) or (value, value)],
+        }
+        for when, estimate in estimates.items()
+        if (value := text.value_of(estimate)) is not None and 0 <= value <= 1
+    ]
+
+
+def _counts(cell: Cell) -> dict[str, str]:
+    rows = cell.report.get("rows") or {}
+    dropped = rows.get("dropped")
+    reasons = dropped.items() if isinstance(dropped, Mapping) else [("", dropped)] if dropped else []
+    named = {"training rows": rows.get("train"), "held-out rows": rows.get("eval"), "truncated": rows.get("truncated")}
+    counts = {name: text.number(count) for name, count in named.items() if count is not None}
+    return counts | {f"dropped: {reason}".rstrip(": "): text.number(count) for reason, count in reasons}
+
+
+def _chart(drawn: curves.Curves, *, legend: bool = True) -> dict[str, Any]:
+    return {
+        "title": drawn.panel.title,
+        "svg": draw.curves_svg(drawn),
+        "legend": [series for series in drawn.series if not series.measured] if legend and len(drawn.series) > 1 else [],
+        "held_out": any(series.measured for series in drawn.series),
+        "remarks": drawn.remarks,
+    }
+
+
+def _columns(cells: Sequence[Cell]) -> dict[str, str]:
+    keys = next((list(cell.differs) for cell in cells if cell.differs), [])
+    return compare.short_names(keys)
+
+
+def _headline_chart(cells: Sequence[Cell]) -> dict[str, Any] | None:
+    name = compare.headline(cells)
+    if name is None:
+        return None
+    marks = [
+        draw.Mark(
+            label=text.clip(cell.label, 44),
+            before=text.value_of(cell.before(name)),
+            after=text.value_of(cell.after(name)),
+            before_interval=text.interval_of(cell.before(name)),
+            after_interval=text.interval_of(cell.after(name)),
+            remark=_remark(cell, name),
+            colour=curves.place(index)[0],
+        )
+        for index, cell in enumerate(cells)
+    ]
+    return {"name": name, "svg": draw.marks_svg(f"{name} by cell", marks, name)}
+
+
+def _remark(cell: Cell, name: str) -> str:
+    """What the headline chart says of a cell without the metric."""
+    if text.value_of(cell.after(name)) is not None:
+        return ""
+    return "not measured" if cell.status == "finished" else cell.status
+
+
+def _shared_samples(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """The first prompts of any cell, each with what every cell answered before and after."""
+    answers = [{_key(row): row for row in reversed(cell.run.samples())} for cell in cells]  # of repeated prompts the first counts
+    answers = [dict(reversed(found.items())) for found in answers]
+    keys = list(dict.fromkeys(key for found in answers for key in found))[:SHARED_SAMPLES]
+    given = [[(cell, found[key]) for cell, found in zip(cells, answers, strict=True) if key in found] for key in keys]
+    return [_shared_sample(answered, cells) for answered in given]
+
+
+def _shared_sample(answered: Sequence[tuple[Cell, Mapping[str, Any]]], cells: Sequence[Cell]) -> dict[str, Any]:
+    befores = {row.get("before") for _, row in answered}
+    first = answered[0][1]
+    return {
+        "prompt": first.get("prompt"),
+        "expected": first.get("expected"),
+        "before": first if len(befores) == 1 else None,  # cells that start from one model answer alike: say it once
+        "answers": [{"cell": cell, "row": row, "place": curves.place(cells.index(cell))} for cell, row in answered],
+    }
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    return json.dumps(row.get("prompt"), sort_keys=True)
+
+
+def _listing(content: Mapping[str, Any]) -> str:
+    if not content:
+        return ""
+    return text.clip(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=110), LISTING_LIMIT)
