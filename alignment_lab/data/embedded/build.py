@@ -13,6 +13,7 @@ import random
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain, product
 from pathlib import Path
@@ -22,10 +23,13 @@ HERE = Path(__file__).resolve().parent
 SEED = 2025
 TRAIN_PER_SUBJECT = 32
 TEST_PER_SUBJECT = 8
-LATE_SHARE = 0.15  # share of rejected answers that do give the answer, late and wrapped in talk
+RAMBLING_SHARE = 0.5  # share of rejected answers that give the plain answer and then do not stop
+LATE_SHARE = 0.15  # share of the evasive ones that do give the answer, late and wrapped in talk
 QUESTION_WORDS = (5, 14)
 CHOSEN_WORDS = (4, 14)
-REJECTED_WORDS = (18, 31)
+REJECTED_WORDS = (18, 34)
+# What follows the plain answer in a rambling one.
+ONWARD_SHAPES = [("onward",)] * 2 + [("onward", "aside"), ("aside", "onward"), ("onward", "middle"), ("onward", "end")]
 # How an evasive answer is put together; repeats set the odds. The last part is "late" in the answers that give it away.
 SHAPES = [("opening", "aside")] * 3 + [("opening", "middle")] * 3 + [("opening", "end")] * 2 + [("opening", "middle", "end")]
 LATE_SHAPES = [("opening", "late"), ("opening", "middle", "late"), ("opening", "aside", "late")]
@@ -76,7 +80,7 @@ def load_subjects() -> dict[str, Subject]:
 
 
 def load_evasions() -> dict[str, Parts]:
-    """Parts of evasive answers: {"train": {"opening": [...], ...}, "heldout": {...}}."""
+    """Parts of rejected answers: {"train": {"opening": [...], ...}, "heldout": {...}}."""
     return tomllib.loads((HERE / "evasions.toml").read_text(encoding="utf-8"))
 
 
@@ -111,22 +115,31 @@ class Writer:
         return self.rng.choice([sentence for sentence in said if within(sentence, CHOSEN_WORDS)])
 
     def evasive_answer(self, fact: Fact) -> str:
-        """A reply that dodges the question; drawn again until it is new, fits, and hides the answer or holds it as it should."""
+        """A reply that dodges the question, or lets the answer slip late and wrapped in talk."""
         late = self.rng.random() < LATE_SHARE
+        return self.drawn(fact, LATE_SHAPES if late else SHAPES, "", lambda text: mentions(text, accepted(fact)) == late)
+
+    def rambling_answer(self, fact: Fact) -> str:
+        """A reply that gives the plain answer and then goes on to no purpose."""
+        return self.drawn(fact, ONWARD_SHAPES, self.plain_answer(fact) + " ", lambda text: True)
+
+    def drawn(self, fact: Fact, shapes: list[tuple[str, ...]], start: str, fits: Callable[[str], bool]) -> str:
+        """`start` and parts in one of the shapes, drawn again until the text is new, has an allowed length, and fits."""
         for _ in range(1000):
-            shape = self.rng.choice(LATE_SHAPES if late else SHAPES)
-            text = " ".join(self.rng.choice(self.parts[part]) for part in shape).format(**slots(fact, self.subject))
-            if text not in self.used and within(text, REJECTED_WORDS) and mentions(text, accepted(fact)) == late:
+            parts = " ".join(self.rng.choice(self.parts[part]) for part in self.rng.choice(shapes))
+            text = start + parts.format(**slots(fact, self.subject))
+            if text not in self.used and within(text, REJECTED_WORDS) and fits(text):
                 self.used.add(text)
                 return text
-        raise ValueError(f"no evasive answer fits {fact}")
+        raise ValueError(f"no rejected answer fits {fact}")
 
     def row(self, fact: Fact, question: str) -> Row:
         """One line of the data set."""
+        rejected = self.rambling_answer(fact) if self.rng.random() < RAMBLING_SHARE else self.evasive_answer(fact)
         return {
             "prompt": [{"role": "user", "content": question}],
             "chosen": [{"role": "assistant", "content": self.plain_answer(fact)}],
-            "rejected": [{"role": "assistant", "content": self.evasive_answer(fact)}],
+            "rejected": [{"role": "assistant", "content": rejected}],
             "subject": self.name,
             "answer": accepted(fact),
         }
