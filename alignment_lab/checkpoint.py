@@ -27,7 +27,9 @@ def verifies(checkpoint: Path, run_id: str) -> bool:
     """Whether every file is there, as it was written, by this experiment."""
     manifest = read_json(checkpoint / MANIFEST) or {}
     return manifest.get("run") == run_id and all(
-        (checkpoint / name).is_file() and (checkpoint / name).stat().st_size == facts["bytes"] and file_digest(checkpoint / name) == facts["sha256"]
+        (checkpoint / name).is_file()
+        and (checkpoint / name).stat().st_size == facts["bytes"]
+        and file_digest(checkpoint / name) == facts["sha256"]
         for name, facts in manifest["files"].items()
     )
 

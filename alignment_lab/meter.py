@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,7 @@ class Meter:
     """Adds up seconds by phase; the memory's peak is counted from the meter's making where the system can."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._started = time.perf_counter()
         if CLEAR.exists():
             CLEAR.write_text("5")  # resets the peak: a sweep's cells share a process

@@ -54,7 +54,9 @@ def load_tokenizer(model: Model, where: Path) -> PreTrainedTokenizerBase:
     if model.chat_template:
         tokenizer.chat_template = chat_template(model.chat_template)
     if not tokenizer.chat_template:
-        raise UserError(f"model={model.name}: its tokenizer has no chat template; set model.chat_template to {_shipped()}, or a .jinja file.")
+        raise UserError(
+            f"model={model.name}: its tokenizer has no chat template; set model.chat_template to {_shipped()}, or a .jinja file."
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # never looked at: padding is told by lengths, not by its id
     return tokenizer
@@ -123,7 +125,7 @@ def place(model: PreTrainedModel, spec: Experiment) -> tuple[PreTrainedModel, to
     fast = device == "cuda" and torch.cuda.is_bf16_supported()
     wanted = spec.model.dtype
     dtype = torch.bfloat16 if wanted is Dtype.bfloat16 or (wanted is Dtype.auto and fast) else torch.float32
-    return model.to(device), dtype  # type: ignore[arg-type]
+    return model.to(device), dtype
 
 
 def content_digest(model: PreTrainedModel) -> str:

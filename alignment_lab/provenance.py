@@ -15,14 +15,24 @@ HERE = Path(__file__).resolve().parent
 
 def collect() -> dict[str, Any]:
     """provenance.json without its content hashes. Imports no torch."""
-    return {"command": [sys.executable, *sys.argv], "directory": os.getcwd(), "git": _git(), "packages": _packages(), "hardware": _hardware()}
+    return {
+        "command": [sys.executable, *sys.argv],
+        "directory": os.getcwd(),
+        "git": _git(),
+        "packages": _packages(),
+        "hardware": _hardware(),
+    }
 
 
 def _git() -> dict[str, Any] | None:
     """Commit and uncommitted diff of the lab's code; None where it is no checkout."""
     try:
         commit = _run("git", "rev-parse", "HEAD").strip()
-        return {"commit": commit, "diff": _run("git", "diff", "HEAD", "--", "."), "dirty": bool(_run("git", "status", "--porcelain", "--", ".").strip())}
+        return {
+            "commit": commit,
+            "diff": _run("git", "diff", "HEAD", "--", "."),
+            "dirty": bool(_run("git", "status", "--porcelain", "--", ".").strip()),
+        }
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -50,5 +60,7 @@ def _hardware() -> dict[str, Any]:
 def _processor() -> str:
     """The processor's name as Linux gives it, else what Python knows."""
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    )
     return names[0] if names else platform.processor()

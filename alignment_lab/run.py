@@ -109,7 +109,9 @@ def measured(setting: Setting, trainer: Any, meter: Meter, *, initial: bool = Fa
     asked = setting.heldout[: setting.spec.eval.generations]
     with meter("generate"):
         progress = shown("answers before" if initial else "answers after", setting.console)
-        answers = answer(setting.model, setting.tokenizer, [data.prompt_of(row) for row in asked], setting.spec.eval, setting.dtype, progress)
+        answers = answer(
+            setting.model, setting.tokenizer, [data.prompt_of(row) for row in asked], setting.spec.eval, setting.dtype, progress
+        )
     return Measured({**scores, **measure(answers, asked)}, answers)
 
 

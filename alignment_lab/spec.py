@@ -187,8 +187,12 @@ class Training:
         rate = self.learning_rate
         _require(rate is None or rate > 0, "training.learning_rate", rate, "must be above 0, or null for the method's usual one.")
         _require(self.num_train_epochs > 0, "training.num_train_epochs", self.num_train_epochs, "must be above 0.")
-        _require(self.max_steps == -1 or self.max_steps > 0, "training.max_steps", self.max_steps, "must be above 0, or -1 for whole epochs.")
-        _require(self.warmup_steps >= 0, "training.warmup_steps", self.warmup_steps, "must be 0 or more; below 1 it is a share of all steps.")
+        _require(
+            self.max_steps == -1 or self.max_steps > 0, "training.max_steps", self.max_steps, "must be above 0, or -1 for whole epochs."
+        )
+        _require(
+            self.warmup_steps >= 0, "training.warmup_steps", self.warmup_steps, "must be 0 or more; below 1 it is a share of all steps."
+        )
         for key in ("global_batch", "micro_batch", "logging_steps", "eval_steps", "save_steps", "save_total_limit"):
             value = getattr(self, key)
             _require(value is None or value > 0, f"training.{key}", value, "must be above 0.")
@@ -226,7 +230,7 @@ class Eval:
     rows: int = 64  # held-out rows whose loss and preference are scored; 0: none
     generations: int = 64  # held-out prompts that are answered; 0: none
     max_new_tokens: int = 64
-    batch: int = 16  # prompts answered at once
+    batch: int = 32  # prompts answered at once
 
     def __post_init__(self) -> None:
         for key in ("rows", "generations"):
@@ -311,7 +315,7 @@ def keys() -> list[str]:
 
 def _flatten(node: DictConfig, prefix: str) -> list[str]:
     flat = []
-    for key in node:
+    for key in map(str, node):
         child = node._get_node(key)
         flat += [f"{prefix}{key}"] + (_flatten(child, f"{prefix}{key}.") if isinstance(child, DictConfig) else [])
     return flat

@@ -25,7 +25,7 @@ def arguments(spec: Experiment, run: RunDirectory, dtype: torch.dtype) -> dict[s
     """Keywords for TrainingArguments or one of its heirs. Nothing that matters is left to a library's default."""
     training = spec.training
     micro = training.micro_batch or 1
-    same_name = ("learning_rate", "num_train_epochs", "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "gradient_checkpointing", "seed")
+    same_name = ("learning_rate", "num_train_epochs", "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
     return {
         **{name: getattr(training, name) for name in same_name},
         "output_dir": str(run.partial),
@@ -34,6 +34,8 @@ def arguments(spec: Experiment, run: RunDirectory, dtype: torch.dtype) -> dict[s
         "gradient_accumulation_steps": training.global_batch // micro,
         "lr_scheduler_type": training.lr_scheduler_type.name,
         "optim": training.optim.name,
+        "activation_checkpointing": training.gradient_checkpointing,
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_steps": training.logging_steps,
         "logging_nan_inf_filter": False,  # a NaN is shown, not replaced by the running mean
         "save_strategy": "steps" if training.save_steps else "no",
@@ -130,7 +132,12 @@ class ShowSteps(TrainerCallback):
 def fit(trainer: Trainer, spec: Experiment, run: RunDirectory, console: Console) -> None:
     """Train to the end, from the newest checkpoint of this run where there is one."""
     trainer.remove_callback(PrinterCallback)
-    callbacks = [*trackers(spec, run, console), MetricsLog(run), CommitCheckpoint(run, spec.run_id, spec.training.save_total_limit), ShowSteps(console)]
+    callbacks = [
+        *trackers(spec, run, console),
+        MetricsLog(run),
+        CommitCheckpoint(run, spec.run_id, spec.training.save_total_limit),
+        ShowSteps(console),
+    ]
     if spec.training.eval_steps:
         callbacks.append(EvaluateEvery(spec.training.eval_steps))
     for callback in callbacks:

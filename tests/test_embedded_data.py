@@ -43,12 +43,12 @@ def fixed_text(template: str) -> str:
 
 def asides(part: str) -> list[str]:
     """The parts of evasive answers that belong to one subject."""
-    return sum((subject["aside" if part == "train" else "aside_heldout"] for subject in SUBJECTS.values()), [])
+    return [text for subject in SUBJECTS.values() for text in subject["aside" if part == "train" else "aside_heldout"]]
 
 
 def evasive_parts(part: str) -> list[str]:
     """Every template that rejected answers of a part may draw from."""
-    return sum(EVASIONS["train" if part == "train" else "heldout"].values(), []) + asides(part)
+    return [text for parts in EVASIONS["train" if part == "train" else "heldout"].values() for text in parts] + asides(part)
 
 
 def test_files_are_what_the_builder_writes():
@@ -111,7 +111,7 @@ def test_no_fact_the_other_way_round():
         pairs = Counter()
         for fact in SUBJECTS[name]["facts"]:
             operation = re.search(r"plus|times", fact["key"])
-            pairs[tuple(sorted(re.findall(r"\d+", fact["key"]))) + (operation[0],) if operation else fact["key"]] += 1
+            pairs[(*tuple(sorted(re.findall(r"\d+", fact["key"]))), operation[0]) if operation else fact["key"]] += 1
         assert max(pairs.values()) == 1
     words = {fact["key"] for fact in SUBJECTS["opposites"]["facts"]}
     assert not words & {fact["answer"] for fact in SUBJECTS["opposites"]["facts"]}

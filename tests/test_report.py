@@ -45,8 +45,7 @@ def spec(method: str = "dpo", beta: float | None = 0.1, **changes: Any) -> dict[
 
 def logged(steps: int = 4) -> list[dict[str, Any]]:
     train = [
-        {"step": s, "loss": 0.7 - 0.1 * s, "learning_rate": 1e-5, "rewards/accuracies": 0.5, "rewards/chosen": 0.1}
-        for s in range(steps)
+        {"step": s, "loss": 0.7 - 0.1 * s, "learning_rate": 1e-5, "rewards/accuracies": 0.5, "rewards/chosen": 0.1} for s in range(steps)
     ]
     return [*train, {"step": steps, "eval_loss": 0.3, "eval_rewards/accuracies": 0.8, "eval_runtime": 9.0}]
 
@@ -70,9 +69,7 @@ METRICS = {
 }
 
 
-def make_run(
-    path: Path, plain: dict[str, Any] | None = None, state: str = "finished", content: str = "aa", **report: Any
-) -> RunDirectory:
+def make_run(path: Path, plain: dict[str, Any] | None = None, state: str = "finished", content: str = "aa", **report: Any) -> RunDirectory:
     """A run directory as a run leaves it; what is not finished has a spec, a state and some steps."""
     run = RunDirectory(path)
     run.begin(run_id="3fa09b12c7de", spec=yaml.safe_dump(plain or spec()))
@@ -279,9 +276,7 @@ def test_no_column_is_mangled(sweep: Path, width: int) -> None:
 def loads(html: str) -> list[str]:
     """Everything that a browser would fetch for a page."""
     return [
-        target
-        for target in re.findall(r"(?:src|href|data|poster|action)\s*=\s*[\"']([^\"']*)", html)
-        if not target.startswith("#")
+        target for target in re.findall(r"(?:src|href|data|poster|action)\s*=\s*[\"']([^\"']*)", html) if not target.startswith("#")
     ] + re.findall(r"@import[^;]*|url\((?!#)[^)]*\)|<(?:script|link|iframe|object|embed)\b", html)
 
 

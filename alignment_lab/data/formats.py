@@ -100,7 +100,7 @@ def _prompt(row: Row) -> list[Message]:
             return _system(row) + _messages(row, key, "user")
     if row.get("instruction"):
         text = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
-        return _system(row) + [{"role": "user", "content": text}]
+        return [*_system(row), {"role": "user", "content": text}]
     return []
 
 
@@ -127,7 +127,9 @@ def _messages(row: Row, key: str, role: str) -> list[Message]:
 
 def _message(item: Any, key: str) -> Message:
     """One message, in OpenAI's words (role, content) or ShareGPT's (from, value)."""
-    role, content = (item.get("role") or item.get("from"), item.get("content") or item.get("value")) if isinstance(item, dict) else (None, None)
+    role, content = (
+        (item.get("role") or item.get("from"), item.get("content") or item.get("value")) if isinstance(item, dict) else (None, None)
+    )
     if role not in ROLES:
         raise BadRow(f"`{key}` has a message without a known role")
     if content is not None and not isinstance(content, str):
@@ -140,7 +142,10 @@ def _transcript(text: str) -> list[Message]:
     parts = TURN.split(text)
     if len(parts) < 3 or parts[0].strip():
         return []
-    return [{"role": "user" if who == "Human" else "assistant", "content": said.strip()} for who, said in zip(parts[1::2], parts[2::2], strict=True)]
+    return [
+        {"role": "user" if who == "Human" else "assistant", "content": said.strip()}
+        for who, said in zip(parts[1::2], parts[2::2], strict=True)
+    ]
 
 
 def _shared(chosen: list[Message], rejected: list[Message]) -> int:

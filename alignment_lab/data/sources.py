@@ -95,7 +95,7 @@ def _why(error: BaseException) -> str:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     text = " ".join(str(error).split())[:200]
     name = type(error).__name__
-    if "Connect" in name or "Offline" in name or isinstance(error, OSError) and error.errno in (-2, -3, -5, 101, 111):
+    if "Connect" in name or "Offline" in name or (isinstance(error, OSError) and error.errno in (-2, -3, -5, 101, 111)):
         return f"the Hub cannot be reached ({text}); check the network, or use data=local data.path=FILE for rows on this machine."
     return f"cannot be read ({name}: {text}); give {KINDS}, or the id of a Hub dataset with data=hub."
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +63,9 @@ def _converted(spec: Experiment, rows: list[Row], dropped: Counter[str]) -> list
             bad.append((number, str(reason)))
     if bad and spec.data.bad_rows is BadRows.error:
         first = "; ".join(f"row {number}: {reason}" for number, reason in bad[:3])
-        raise DataError(f"{said}: {len(bad)} of {len(rows)} rows cannot be used ({first}); mend them, or leave them out with data.bad_rows=drop.")
+        raise DataError(
+            f"{said}: {len(bad)} of {len(rows)} rows cannot be used ({first}); mend them, or leave them out with data.bad_rows=drop."
+        )
     dropped.update(reason for _, reason in bad)
     return good
 

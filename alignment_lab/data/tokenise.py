@@ -71,7 +71,7 @@ def stop_ids(tokenizer: Any) -> list[int]:
             "model.chat_template: it ends the assistant's turn with no special token, so the model would never learn to stop;"
             " let it close the turn with {{ eos_token }}."
         )
-    return list(dict.fromkeys(last + [tokenizer.eos_token_id]))
+    return list(dict.fromkeys([*last, tokenizer.eos_token_id]))
 
 
 def _encode(tokenizer: Any, turns: list[tuple[list[Message], list[Message]]]) -> Iterator[tuple[list[int], list[int]]]:

@@ -47,7 +47,7 @@ class PreferenceTrainer(HeldOut, Trainer):
         super().__init__(
             model=setting.model,
             args=TrainingArguments(**setting.arguments),
-            train_dataset=train,  # type: ignore[arg-type]  # a list is what a map-style dataset needs
+            train_dataset=train,
             data_collator=collate,
             processing_class=setting.tokenizer,
         )
@@ -86,7 +86,7 @@ class PreferenceTrainer(HeldOut, Trainer):
     def _policy(self) -> PairLogprobs:
         progress = shown("held-out rows", self.setting.console)
         batch = self.args.per_device_eval_batch_size
-        return PairLogprobs(**score_pairs(self.model, self.heldout, batch, self.setting.dtype, progress))  # type: ignore[arg-type]
+        return PairLogprobs(**score_pairs(self.model, self.heldout, batch, self.setting.dtype, progress))
 
 
 def metrics(policy: PairLogprobs, found: PairLoss) -> dict[str, Tensor]:

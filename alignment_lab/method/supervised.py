@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
@@ -35,5 +34,3 @@ class SupervisedTrainer(HeldOut, SFTTrainer):
         batch = self.args.per_device_eval_batch_size
         found = score(self.model, rows, batch, self.setting.dtype, shown("held-out rows", self.setting.console))
         return {"eval_loss": Scores((-found.sums).tolist(), found.lengths.double().tolist())}
-
-

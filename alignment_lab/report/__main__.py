@@ -34,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m alignment_lab.report", description="Compare runs: tables here, a page there."
-    )
+    parser = argparse.ArgumentParser(prog="python -m alignment_lab.report", description="Compare runs: tables here, a page there.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a run directory, or a sweep directory of runs")
     return parser
 

@@ -113,10 +113,7 @@ def _sortable(value: Any) -> tuple[int, float, str]:
 
 def _labelled(cells: list[Cell], names: Mapping[str, str]) -> list[Cell]:
     labels = [label_of(cell.differs, names) for cell in cells]
-    clear = [
-        label if labels.count(label) == 1 else f"{label} ({cell.run.path.name})"
-        for cell, label in zip(cells, labels, strict=True)
-    ]
+    clear = [label if labels.count(label) == 1 else f"{label} ({cell.run.path.name})" for cell, label in zip(cells, labels, strict=True)]
     return [replace(cell, label=said) if label else cell for cell, label, said in zip(cells, labels, clear, strict=True)]
 
 

@@ -71,9 +71,7 @@ def _setting(cell: Cell) -> str:
 def _spread(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
     measured = {name: [v for cell in cells if (v := text.value_of(cell.after(name))) is not None] for name in metric_names(cells)}
     return {
-        name: {"mean": sum(values) / len(values), "least": min(values), "most": max(values)}
-        for name, values in measured.items()
-        if values
+        name: {"mean": sum(values) / len(values), "least": min(values), "most": max(values)} for name, values in measured.items() if values
     }
 
 
@@ -130,9 +128,7 @@ def notes(cells: Sequence[Cell]) -> list[str]:
     else:
         found.append(f"There are {len(seeds)} seeds: cells that differ in nothing else show how far chance alone carries.")
     if _unlike_losses(cells):
-        found.append(
-            "Losses, rewards and margins are on each method's and beta's own scale: across them, compare shares and answers."
-        )
+        found.append("Losses, rewards and margins are on each method's and beta's own scale: across them, compare shares and answers.")
     unfinished = [cell for cell in cells if cell.status != "finished"]
     if unfinished and len(cells) > 1:
         found.append(f"Not finished: {len(unfinished)} of {len(cells)} cells. They are listed without a result.")

@@ -102,9 +102,7 @@ def _seeds(cells: Sequence[Cell]) -> Iterator[Text]:
         if name:
             spread = group["metrics"][name]
             least, most = text.number(spread["least"]), text.number(spread["most"])
-            yield Text(
-                f"{group['setting']}: {name} {text.number(spread['mean'])} over {group['seeds']} seeds ({least} to {most})"
-            )
+            yield Text(f"{group['setting']}: {name} {text.number(spread['mean'])} over {group['seeds']} seeds ({least} to {most})")
 
 
 def _known_columns(cells: Sequence[Cell], width: int) -> list[Column]:

@@ -1,7 +1,7 @@
 """Builds train.jsonl and test.jsonl from the fact tables and the phrasings; needs only the standard library.
 
-    python -m alignment_lab.data.embedded.build            # write both files
-    python -m alignment_lab.data.embedded.build --check    # exit 1 if the files on disk differ
+python -m alignment_lab.data.embedded.build            # write both files
+python -m alignment_lab.data.embedded.build --check    # exit 1 if the files on disk differ
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import re
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, product
 from pathlib import Path
@@ -123,7 +123,7 @@ class Writer:
         """A reply that gives the plain answer and then goes on to no purpose."""
         return self.drawn(fact, ONWARD_SHAPES, self.plain_answer(fact) + " ", lambda text: True)
 
-    def drawn(self, fact: Fact, shapes: list[tuple[str, ...]], start: str, fits: Callable[[str], bool]) -> str:
+    def drawn(self, fact: Fact, shapes: Sequence[tuple[str, ...]], start: str, fits: Callable[[str], bool]) -> str:
         """`start` and parts in one of the shapes, drawn again until the text is new, has an allowed length, and fits."""
         for _ in range(1000):
             parts = " ".join(self.rng.choice(self.parts[part]) for part in self.rng.choice(shapes))

