@@ -36,9 +36,9 @@ def execute(spec: Experiment, run: RunDirectory) -> None:
     """Run the experiment and leave a complete run directory. Raises UserError for a mistake; the directory records any failure."""
     console = Console()
     with recorded(spec, run):
-        console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False)
         rows = data.load(spec)
         where = model.locate(spec.model)
+        console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
         train(spec, run, rows, where, console)
     from .report.page import write_page  # matplotlib: not needed to answer a mistake
 

@@ -58,6 +58,8 @@ def _path(key: str, name: str, split: str) -> list[Row]:
 
 
 def _hub(data: Data) -> tuple[list[Row], list[Row] | None]:
+    _reachable(str(data.path))
+
     def split(name: str) -> list[Row]:
         import datasets
 
@@ -65,6 +67,24 @@ def _hub(data: Data) -> tuple[list[Row], list[Row] | None]:
         return _listed(found, f"data.path={data.path}")
 
     return split(data.split), split(data.eval_split) if data.eval_split else None
+
+
+def _reachable(repository: str) -> None:
+    """Ask the Hub once whether it has the dataset: without a network, `datasets` would try again for half a minute."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    try:
+        HfApi().dataset_info(repository, timeout=10)
+    except OfflineModeIsEnabled:
+        return  # HF_HUB_OFFLINE=1: what was fetched before is enough
+    except (RepositoryNotFoundError, HFValidationError):
+        remedy = "the Hub has no such dataset, or not for you; correct it, or log in with `hf auth login`."
+    except Exception:  # a proxy, a name server, a time-out: each client library has errors of its own
+        remedy = "the Hub cannot be reached; check the network, set HF_HUB_OFFLINE=1 if it was fetched before, or use data=local data.path=FILE."
+    else:
+        return
+    raise DataError(f"data.path={repository}: {remedy}")
 
 
 def _split_of(found: Any, said: str, split: str) -> list[Row]:
@@ -94,10 +114,7 @@ def _why(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     text = " ".join(str(error).split())[:200]
-    name = type(error).__name__
-    if "Connect" in name or "Offline" in name or (isinstance(error, OSError) and error.errno in (-2, -3, -5, 101, 111)):
-        return f"the Hub cannot be reached ({text}); check the network, or use data=local data.path=FILE for rows on this machine."
-    return f"cannot be read ({name}: {text}); give {KINDS}, or the id of a Hub dataset with data=hub."
+    return f"cannot be read ({type(error).__name__}: {text}); give {KINDS}, or the id of a Hub dataset with data=hub."
 
 
 SOURCES: dict[DataSource, Callable[[Data], tuple[list[Row], list[Row] | None]]] = {
