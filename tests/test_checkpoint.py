@@ -51,4 +51,9 @@ def test_retention_deletes_the_oldest_committed_and_nothing_else(tmp_path, publi
     (tmp_path / "checkpoint-best").mkdir()
     (tmp_path / "checkpoint-7").mkdir()  # no manifest: not ours to delete
     checkpoint.retain(tmp_path, 2)
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3", "checkpoint-7", "checkpoint-best"]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-3",
+        "checkpoint-7",
+        "checkpoint-best",
+    ]

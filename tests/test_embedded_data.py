@@ -31,9 +31,17 @@ def lengths(part: str, field: str) -> list[int]:
     return [builder.words(said(row, field)) for row in ROWS[part]]
 
 
-def is_late(row: dict) -> bool:
-    """Whether the rejected answer lets the fact slip."""
-    return builder.mentions(said(row, "rejected"), row["answer"])
+def kind(row: dict) -> str:
+    """Whether the rejected answer never gives the fact, lets it slip, or begins with it."""
+    text = said(row, "rejected")
+    if builder.mentions(text.split(". ")[0], row["answer"]):
+        return "rambling"
+    return "late" if builder.mentions(text, row["answer"]) else "evasive"
+
+
+def kinds(part: str) -> Counter:
+    """How many rejected answers there are of each kind."""
+    return Counter(map(kind, ROWS[part]))
 
 
 def fixed_text(template: str) -> str:
@@ -153,9 +161,10 @@ def test_lengths(part):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_most_rejected_answers_keep_the_fact_back(part):
-    late = sum(map(is_late, ROWS[part])) / len(ROWS[part])
-    assert 0.08 < late < 0.25
+def test_rejected_answers_are_of_three_kinds_and_distinct(part):
+    count = kinds(part)
+    assert 0.4 < count["rambling"] / len(ROWS[part]) < 0.6
+    assert 0.05 < count["late"] / len(ROWS[part]) < 0.15
     assert len({said(row, "rejected") for row in ALL}) == len(ALL)
 
 
@@ -202,13 +211,14 @@ def test_datasheet_figures_are_true(part):
     for name, field in (("question", "prompt"), ("chosen", "chosen"), ("rejected", "rejected")):
         count = lengths(part, field)
         assert f"| {part} | {name} | {min(count)} | {median(count):g} | {max(count)} |" in README
-    late = sum(map(is_late, ROWS[part]))
-    assert f"{late} of the {len(ROWS[part])} rejected answers in `{part}.jsonl`" in README
+    count = kinds(part)
+    assert f"| {part} | {count['evasive']} | {count['late']} | {count['rambling']} |" in README
     parts = evasive_parts(part)
     assert f"| {part} | {len(parts) - len(asides(part))} | {len(asides(part))} | {len(parts)} |" in README
 
 
-def test_datasheet_example_is_a_training_row():
+def test_datasheet_examples_are_training_rows():
     text = " ".join(README.split())
     shown = [row for row in ROWS["train"] if f"question {said(row, 'prompt')} chosen {said(row, 'chosen')} rejected" in text]
-    assert len(shown) == 1 and said(shown[0], "rejected") in text
+    assert len(shown) == 2
+    assert all(said(row, "rejected") in text for row in shown)

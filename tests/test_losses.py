@@ -38,7 +38,9 @@ def test_smoothed_dpo_by_hand():
 def test_swapping_chosen_and_rejected_flips_the_margin():
     policy = pair([-8.0, -21.0, -3.5], [-15.0, -17.0, -29.0])
     one = dpo(policy, REFERENCE, beta=0.5)
-    other = dpo(pair(policy.rejected.tolist(), policy.chosen.tolist()), pair(REFERENCE.rejected.tolist(), REFERENCE.chosen.tolist()), beta=0.5)
+    other = dpo(
+        pair(policy.rejected.tolist(), policy.chosen.tolist()), pair(REFERENCE.rejected.tolist(), REFERENCE.chosen.tolist()), beta=0.5
+    )
     margins = one.chosen_rewards - one.rejected_rewards
     torch.testing.assert_close(margins, other.rejected_rewards - other.chosen_rewards)
     torch.testing.assert_close(other.losses - one.losses, margins)  # -log s(-m) + log s(m) = m

@@ -19,7 +19,15 @@ from alignment_lab.method.preference import collate
 from alignment_lab.run import execute
 
 FILES = ["metrics.jsonl", "provenance.json", "report.html", "report.json", "run.json", "samples.jsonl", "spec.yaml"]
-TINY = ["model=tiny", "parallel.device=cpu", "training.max_steps=3", "training.global_batch=4", "eval.rows=6", "eval.generations=3", "eval.max_new_tokens=8"]
+TINY = [
+    "model=tiny",
+    "parallel.device=cpu",
+    "training.max_steps=3",
+    "training.global_batch=4",
+    "eval.rows=6",
+    "eval.generations=3",
+    "eval.max_new_tokens=8",
+]
 
 
 @pytest.fixture(scope="module")

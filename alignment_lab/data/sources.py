@@ -81,7 +81,9 @@ def _reachable(repository: str) -> None:
     except (RepositoryNotFoundError, HFValidationError):
         remedy = "the Hub has no such dataset, or not for you; correct it, or log in with `hf auth login`."
     except Exception:  # a proxy, a name server, a time-out: each client library has errors of its own
-        remedy = "the Hub cannot be reached; check the network, set HF_HUB_OFFLINE=1 if it was fetched before, or use data=local data.path=FILE."
+        remedy = (
+            "the Hub cannot be reached; check the network, set HF_HUB_OFFLINE=1 if it was fetched before, or use data=local data.path=FILE."
+        )
     else:
         return
     raise DataError(f"data.path={repository}: {remedy}")

@@ -22,7 +22,7 @@ class Rows:
 
     train: list[Row]
     heldout: list[Row]
-    digest: str  # sha256 of the converted rows, before the seed's order and any cap
+    digest: str  # sha256 of the rows as they were read: the same for every method and seed
     dropped: Counter[str] = field(default_factory=Counter)  # reason -> rows
     truncated: int = 0
 
@@ -31,6 +31,7 @@ def load(spec: Experiment) -> Rows:
     """Read, convert, split and shuffle. Raises DataError in one sentence; nothing is written."""
     dropped: Counter[str] = Counter()
     train, heldout = read(spec.data)
+    digest = hashlib.sha256(json.dumps([train, heldout], sort_keys=True, default=str).encode()).hexdigest()
     train = _converted(spec, train, dropped)
     if heldout is None:
         train, heldout = _hold_out(train, spec.data)
@@ -39,7 +40,6 @@ def load(spec: Experiment) -> Rows:
         train = _without_prompts_of(heldout, train, dropped)
     if not train:
         raise DataError(f"data={spec.data.name}: no row is left to train on ({_said(dropped)}); give more rows, or fix these.")
-    digest = hashlib.sha256(json.dumps([train, heldout], sort_keys=True).encode()).hexdigest()
     random.Random(spec.training.seed).shuffle(train)
     return Rows(train=train, heldout=heldout, digest=digest, dropped=dropped)
 

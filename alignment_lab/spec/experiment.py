@@ -1,0 +1,136 @@
+"""One experiment, whole: what cannot stand together, how Hydra knows it, and how it is written down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from .check import SpecError, require
+from .groups import GROUPS, Attention, Data, Device, Dtype, Eval, Model, Parallel, Shape, Tracking, Training
+from .method import METHODS, Method
+
+Action = Enum("Action", ["train"])
+
+
+@dataclass
+class Experiment:
+    """One experiment, whole."""
+
+    name: str = "${method.name}-${model.name}"
+    action: Action = Action.train
+    beta: float | None = None  # null: the method's own; set, it goes to every method that has one
+    model: Model = MISSING
+    data: Data = MISSING
+    method: Method = MISSING
+    parallel: Parallel = MISSING
+    training: Training = MISSING
+    tracking: Tracking = MISSING
+    eval: Eval = MISSING
+
+    def __post_init__(self) -> None:
+        require("/" not in self.name and self.name not in ("", ".", ".."), "name", self.name, "it names a directory: leave out '/'.")
+        if self.training.learning_rate is None:
+            self.training.learning_rate = self.method.usual_learning_rate
+        _check_pairs(self)
+
+    @property
+    def run_id(self) -> str:
+        """Twelve hex digits from all that can change a number: the same experiment has the same id wherever it runs."""
+        facts = to_plain(self)
+        for key in ("name", "tracking"):
+            del facts[key]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_pairs(spec: Experiment) -> None:
+    """Settings that are fine alone and wrong together."""
+    cpu = spec.parallel.device is Device.cpu
+    require(
+        not (cpu and spec.model.attention is Attention.flash_attention_2),
+        "model.attention",
+        "flash_attention_2",
+        "needs CUDA, and parallel.device=cpu; use model.attention=sdpa.",
+    )
+    require(
+        spec.model.dtype is not Dtype.float16,
+        "model.dtype",
+        "float16",
+        "full training in float16 overflows; use bfloat16, or float32 where there is no bf16.",
+    )
+    require(
+        spec.training.eval_steps is None or spec.eval.rows > 0,
+        "training.eval_steps",
+        spec.training.eval_steps,
+        "there is nothing to evaluate while eval.rows=0; set eval.rows, or training.eval_steps=null.",
+    )
+
+
+def keys() -> list[str]:
+    """Every dotted key that an experiment can have, whatever its groups."""
+    flat = _flatten(OmegaConf.structured(Experiment), "")
+    for group, schema in [*GROUPS.items(), *(("method", schema) for schema in METHODS.values())]:
+        flat += _flatten(OmegaConf.structured(schema), f"{group}.")
+    flat += _flatten(OmegaConf.structured(Shape), "model.shape.")
+    return sorted(set(flat))
+
+
+def _flatten(node: DictConfig, prefix: str) -> list[str]:
+    flat = []
+    for key in map(str, node):
+        child = node._get_node(key)
+        flat += [f"{prefix}{key}"] + (_flatten(child, f"{prefix}{key}.") if isinstance(child, DictConfig) else [])
+    return flat
+
+
+def register() -> None:
+    """Make every schema known to Hydra, under `schema/` so that only real options are listed to users."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="experiment", node=Experiment)
+    for name, schema in METHODS.items():
+        store.store(group="schema/method", name=name, node=schema)
+    for name, schema in GROUPS.items():
+        store.store(group="schema", name=name, node=schema)
+
+
+def parse(config: DictConfig) -> Experiment:
+    """The experiment that Hydra composed, checked.
+
+    Raises SpecError with one sentence for a value out of range, a bad pair, or a `beta` that the method does not have;
+    OmegaConf's own errors for a key that does not exist or a value of another type.
+    """
+    name = config.method.name
+    require(name in METHODS, "method.name", name, f"it says which method this is: leave it as it was, one of {', '.join(METHODS)}.")
+    typed = OmegaConf.structured(Experiment)
+    typed.method = OmegaConf.structured(METHODS[name])
+    typed.merge_with(OmegaConf.to_container(config))  # as plain data: what `+key=value` slipped in is no key here
+    if typed.beta is not None:
+        if "beta" not in typed.method:
+            raise SpecError(f"beta={typed.beta}: method={typed.method.name} has no beta; leave it out, or use one of: {_with_beta()}.")
+        typed.method.beta, typed.beta = typed.beta, None
+    spec = OmegaConf.to_object(typed)
+    assert isinstance(spec, Experiment)
+    return spec
+
+
+def _with_beta() -> str:
+    return ", ".join(name for name, schema in METHODS.items() if any(f.name == "beta" for f in fields(schema)))
+
+
+def to_plain(spec: Experiment) -> dict[str, Any]:
+    """The experiment as plain dictionaries, lists, strings and numbers; enums by name."""
+    plain = OmegaConf.to_container(OmegaConf.structured(spec), enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def to_yaml(spec: Experiment) -> str:
+    """spec.yaml: composes by itself with `--config-path RUN --config-name spec`."""
+    defaults = ["/schema/experiment@_here_", f"/schema/method/{spec.method.name}@method", {"hydra": "lab"}, "_self_"]
+    header = f"# {spec.name}, id {spec.run_id}. Again: python train.py --config-path RUN --config-name spec\n"
+    return header + OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults, **to_plain(spec)}))

@@ -1,0 +1,189 @@
+"""The settings of every group but the method: their types, defaults and ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from .check import require
+
+ModelSource = Enum("ModelSource", ["hub", "embedded", "random"])
+DataSource = Enum("DataSource", ["hub", "local", "embedded"])
+Dtype = Enum("Dtype", ["auto", "float32", "bfloat16", "float16"])
+Attention = Enum("Attention", ["sdpa", "eager", "flash_attention_2"])
+Device = Enum("Device", ["auto", "cpu", "cuda"])
+BadRows = Enum("BadRows", ["error", "drop"])
+Optimizer = Enum("Optimizer", ["adamw_torch", "adamw_torch_fused", "adafactor", "rmsprop", "sgd"])
+Scheduler = Enum("Scheduler", ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"])
+
+
+@dataclass
+class Shape:
+    """A decoder's dimensions, as in its config.json: enough to plan with, and to build it with random weights."""
+
+    layers: int = 2
+    hidden: int = 64
+    intermediate: int = 128
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 16
+    vocabulary: int = 49152
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.heads % self.kv_heads == 0, "model.shape.kv_heads", self.kv_heads, f"must divide the {self.heads} heads.")
+
+
+@dataclass
+class Model:
+    """Which weights to start from, and how to hold them."""
+
+    name: str = "model"
+    source: ModelSource = ModelSource.hub
+    path: str | None = None  # a Hub id or a directory with config.json and safetensors
+    revision: str | None = None  # a Hub branch, tag or commit
+    dtype: Dtype = Dtype.auto
+    attention: Attention = Attention.sdpa
+    chat_template: str | None = None  # null: the tokenizer's own; else a shipped name, a .jinja file, or a template
+    trust_remote_code: bool = False
+    shape: Shape | None = None  # what planning needs where there is no network
+
+    def __post_init__(self) -> None:
+        needs_path = self.source is ModelSource.hub
+        require(not needs_path or bool(self.path), "model.path", self.path, "give a Hub id or a directory: model.path=org/name.")
+        require(
+            needs_path or not self.path,
+            "model.path",
+            self.path,
+            f"model={self.name} has no path; for a Hub id or a directory add model=hub.",
+        )
+        if self.path and (self.path[0] in "./~" or Path(self.path).is_dir()):
+            require(
+                Path(self.path, "config.json").expanduser().is_file(),
+                "model.path",
+                self.path,
+                "no model lies there (a directory with config.json and safetensors); give another directory or a Hub id.",
+            )
+
+
+@dataclass
+class Data:
+    """Which rows to read, how to split them, and how long one may be."""
+
+    name: str = "data"
+    source: DataSource = DataSource.hub
+    path: str | None = None  # a Hub id, or a file or folder of JSON, JSONL, CSV, Parquet or save_to_disk form
+    subset: str | None = None  # the Hub's configuration name
+    split: str = "train"
+    eval_path: str | None = None  # held-out rows of their own; null: taken from the training rows
+    eval_split: str | None = None  # the same, for a split of data.path
+    eval_fraction: float = 0.1  # where no held-out rows are named: this share of the prompts
+    max_length: int = 1024  # tokens of prompt and completion; a longer completion is cut at its end
+    bad_rows: BadRows = BadRows.error  # rows that lack a field: stop and name them, or drop and count them
+
+    def __post_init__(self) -> None:
+        require(0 < self.eval_fraction < 1, "data.eval_fraction", self.eval_fraction, "must lie between 0 and 1: it is a share.")
+        require(self.max_length >= 8, "data.max_length", self.max_length, "must be at least 8 tokens.")
+        named = self.source is not DataSource.embedded
+        require(not named or bool(self.path), "data.path", self.path, "say which rows: data=local data.path=rows.jsonl.")
+        require(named or not self.path, "data.path", self.path, "the embedded data has no path; add data=local for your own file.")
+        if self.source is DataSource.local:
+            for key, path in (("data.path", self.path), ("data.eval_path", self.eval_path)):
+                exists = path is None or Path(path).expanduser().exists()
+                require(exists, key, path, f"no such file or folder (looked from {Path.cwd()}); give a path that exists.")
+
+
+@dataclass
+class Parallel:
+    """Where the run happens."""
+
+    name: str = "single"
+    device: Device = Device.auto
+
+
+@dataclass
+class Training:
+    """The optimisation. Names are those of transformers' TrainingArguments, but for the two batches."""
+
+    learning_rate: float | None = None  # null: the method's usual one
+    num_train_epochs: float = 1.0
+    max_steps: int = -1  # above 0 it overrules num_train_epochs
+    global_batch: int = 8  # rows per optimizer step, over all processes and accumulation
+    micro_batch: int | None = None  # rows per forward pass; null: the largest divisor of global_batch up to 4
+    lr_scheduler_type: Scheduler = Scheduler.cosine
+    warmup_steps: float = 0.1  # below 1: a share of all steps
+    optim: Optimizer = Optimizer.adamw_torch
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    seed: int = 42
+    logging_steps: int = 1
+    eval_steps: int | None = None  # null: before and after only
+    save_steps: int | None = None  # null: no checkpoint on the way
+    save_total_limit: int = 2
+
+    def __post_init__(self) -> None:
+        rate = self.learning_rate
+        require(rate is None or rate > 0, "training.learning_rate", rate, "must be above 0, or null for the method's usual one.")
+        require(self.num_train_epochs > 0, "training.num_train_epochs", self.num_train_epochs, "must be above 0.")
+        require(
+            self.max_steps == -1 or self.max_steps > 0, "training.max_steps", self.max_steps, "must be above 0, or -1 for whole epochs."
+        )
+        require(
+            self.warmup_steps >= 0, "training.warmup_steps", self.warmup_steps, "must be 0 or more; below 1 it is a share of all steps."
+        )
+        for key in ("global_batch", "micro_batch", "logging_steps", "eval_steps", "save_steps", "save_total_limit"):
+            value = getattr(self, key)
+            require(value is None or value > 0, f"training.{key}", value, "must be above 0.")
+        for key in ("weight_decay", "max_grad_norm", "seed"):
+            require(getattr(self, key) >= 0, f"training.{key}", getattr(self, key), "must be 0 or more.")
+        if self.micro_batch is None:
+            self.micro_batch = max(size for size in range(1, 5) if self.global_batch % size == 0)
+        require(
+            self.global_batch % self.micro_batch == 0,
+            "training.micro_batch",
+            self.micro_batch,
+            f"must divide training.global_batch={self.global_batch}: choose one of {_divisors(self.global_batch)}.",
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+@dataclass
+class Tracking:
+    """Who is told of the run, besides metrics.jsonl and tensorboard."""
+
+    name: str = "local"
+    wandb: bool = False
+    project: str = "alignment_lab"
+    group: str | None = None  # null: the sweep's name, where there is one
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Eval:
+    """What is measured before and after."""
+
+    rows: int = 64  # held-out rows whose loss and preference are scored; 0: none
+    generations: int = 64  # held-out prompts that are answered; 0: none
+    max_new_tokens: int = 64
+    batch: int = 32  # prompts answered at once
+
+    def __post_init__(self) -> None:
+        for key in ("rows", "generations"):
+            require(getattr(self, key) >= 0, f"eval.{key}", getattr(self, key), "must be 0 or more.")
+        for key in ("max_new_tokens", "batch"):
+            require(getattr(self, key) > 0, f"eval.{key}", getattr(self, key), "must be above 0.")
+
+
+GROUPS: dict[str, type] = {
+    "model": Model,
+    "data": Data,
+    "parallel": Parallel,
+    "training": Training,
+    "tracking": Tracking,
+    "eval": Eval,
+}
