@@ -7,7 +7,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 from ..compose import experiment, one_sentence
 
@@ -18,14 +18,25 @@ class Preflight(Callback):
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
         """Check every cell of a grid; other sweepers choose their cells as they go, each checked when it starts."""
         sweeper = config.hydra.sweeper
-        if sweeper.get("_target_", "").endswith("BasicSweeper"):
-            grid = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-            with one_sentence():
-                for cell in cells(grid + list(config.hydra.overrides.task)):
-                    experiment(cell, config_name or "config")
+        if not sweeper.get("_target_", "").endswith("BasicSweeper"):
+            return
+        params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+        with one_sentence():
+            grid = cells([*params, *config.hydra.overrides.task])
+            for cell in grid:
+                experiment(cell, config_name or "config")
+        unswept = ",".join(constant(grid))
+        with read_write(config):  # Hydra composes each cell with these: a folder is named by what is swept alone
+            config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{unswept}]")
 
 
 def cells(overrides: list[str]) -> list[list[str]]:
     """The overrides of every cell of a grid: ["a=1,2", "b=3"] -> [["a=1", "b=3"], ["a=2", "b=3"]]."""
     parsed = OverridesParser.create().parse_overrides(overrides)
     return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+
+
+def constant(grid: list[list[str]]) -> list[str]:
+    """The keys that have the same value in every cell."""
+    shared = set(grid[0]).intersection(*grid[1:])
+    return sorted(override.partition("=")[0].lstrip("+~") for override in shared)
