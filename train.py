@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from alignment_lab.artifacts import RunDirectory
+from alignment_lab.artifacts import RunDirectory, from_here
 from alignment_lab.compose import one_sentence, prepare
 from alignment_lab.run import execute
 from alignment_lab.spec import parse
@@ -17,7 +17,7 @@ from alignment_lab.spec import parse
 def main(config: DictConfig) -> None:
     """One run, or one cell of a sweep; a cell that fails leaves its directory as a record and lets the others go on."""
     hydra_config = HydraConfig.get()
-    run = RunDirectory(Path(hydra_config.runtime.output_dir))
+    run = RunDirectory(from_here(Path(hydra_config.runtime.output_dir)))
     if hydra_config.mode is RunMode.MULTIRUN:
         execute(parse(config), run)
     else:

@@ -66,6 +66,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def from_here(path: Path) -> Path:
+    """The path as a person in the working directory would write it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def now() -> str:
     """This moment in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -168,6 +173,12 @@ class RunDirectory:
         """Append one logged step to metrics.jsonl, as one write."""
         with self.metrics_file.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Forget the logged steps behind `step`: an attempt that starts there logs them again."""
+        if self.metrics_file.exists():
+            kept = [row for row in self.metrics() if row["step"] <= step]
+            write_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write_samples(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write samples.jsonl."""

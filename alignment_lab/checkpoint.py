@@ -42,7 +42,12 @@ def newest(folder: Path, run_id: str) -> Path | None:
 def committed(folder: Path) -> list[Path]:
     """Directories that were published here, oldest first."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and (path / MANIFEST).is_file()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which it was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def retain(folder: Path, limit: int) -> None:

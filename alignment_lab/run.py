@@ -19,6 +19,7 @@ from .meter import Meter, peak_memory_gb
 from .progress import shown
 from .report.terminal import show_run
 from .spec import Experiment, to_yaml
+from .tracking import end_tracking
 
 if TYPE_CHECKING:
     from .method import Setting
@@ -57,9 +58,11 @@ def recorded(spec: Experiment, run: RunDirectory) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        run.fail(f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else str(error))
+        run.fail(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        end_tracking(spec, failed=True)
         raise
     run.finish()
+    end_tracking(spec, failed=False)
 
 
 def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, console: Console) -> None:

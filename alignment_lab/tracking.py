@@ -34,10 +34,8 @@ def _wandb(spec: Experiment, run: RunDirectory, console: Console) -> TrainerCall
 
     mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     if mode == "offline":
-        console.print(
-            f"wandb: offline (no key, or WANDB_MODE=offline); send it later with  wandb sync {run.path}/wandb/offline-run-*",
-            highlight=False,
-        )
+        sync = f"wandb sync {run.path}/wandb/offline-run-*"
+        console.print(f"wandb: offline (no key, or WANDB_MODE=offline); send it later with  {sync}", highlight=False, soft_wrap=True)
     wandb.init(
         project=spec.tracking.project,
         name=run.path.name,

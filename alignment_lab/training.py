@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils.logging import disable_progress_bar
 
 from . import checkpoint
 from .artifacts import RunDirectory
@@ -131,6 +132,7 @@ class ShowSteps(TrainerCallback):
 
 def fit(trainer: Trainer, spec: Experiment, run: RunDirectory, console: Console) -> None:
     """Train to the end, from the newest checkpoint of this run where there is one."""
+    disable_progress_bar()  # transformers' own, for every shard that it writes
     trainer.remove_callback(PrinterCallback)
     callbacks = [
         *trackers(spec, run, console),
@@ -144,7 +146,8 @@ def fit(trainer: Trainer, spec: Experiment, run: RunDirectory, console: Console)
         trainer.add_callback(callback)
     found = checkpoint.newest(run.checkpoints, spec.run_id)
     if found:
-        console.print(f"resuming from {found}", highlight=False)
+        console.print(f"resuming from {found}", highlight=False, soft_wrap=True)
+    run.rewind(checkpoint.step_of(found) if found else 0)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
 
 

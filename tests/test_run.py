@@ -50,7 +50,7 @@ def test_a_run_leaves_every_file(finished, method):
     assert [name for name in FILES if not (run.path / name).is_file()] == []
     assert {path.name for path in run.path.iterdir()} == {*FILES, "checkpoints", "model", "tensorboard"}
     assert run.state() | {"state": "finished", "attempts": 1, "error": None} == run.state()
-    assert [path.name for path in run.checkpoints.iterdir()] == ["checkpoint-2"]
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-2", "checkpoint-3"]
     assert [row["step"] for row in run.metrics() if "loss" in row] == [1, 2, 3]
     assert len(run.samples()) == 3
     assert {"prompt", "expected", "before", "after", "before_correct", "after_correct"} == run.samples()[0].keys()
@@ -142,10 +142,12 @@ def test_a_cut_off_run_continues_to_the_same_weights(composed, finished, tmp_pat
     run = RunDirectory(tmp_path / "again")
     shutil.copytree(whole.path, run.path)
     shutil.rmtree(run.model)
+    shutil.rmtree(run.checkpoints / "checkpoint-3")
     execute(composed([*TINY, f"method={method}", "training.save_steps=2"]), run)
     digests = [model.content_digest(AutoModelForCausalLM.from_pretrained(where.model)) for where in (whole, run)]
     assert digests[0] == digests[1]
     assert run.state()["attempts"] == 2
+    assert [(row["step"], row["loss"]) for row in run.metrics()] == [(row["step"], row["loss"]) for row in whole.metrics()]
 
 
 def test_a_directory_of_another_experiment_is_refused(composed, finished):

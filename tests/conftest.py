@@ -1,0 +1,125 @@
+"""What tests share: an experiment composed in this process, the embedded tokenizer, rows in a file, the command as a process.
+
+No test reaches the network: the Hub's address is a closed port of this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ |= {
+    "HF_ENDPOINT": "http://127.0.0.1:9",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "WANDB_MODE": "offline",
+}
+for name in ("HF_HUB_OFFLINE", "HYDRA_FULL_ERROR"):  # whoever has them set would see other sentences
+    os.environ.pop(name, None)
+
+from hydra import initialize_config_dir  # noqa: E402  (they read the environment when they are imported)
+
+from alignment_lab import compose  # noqa: E402
+from alignment_lab.embedded import cache_directory  # noqa: E402
+from alignment_lab.spec import Experiment  # noqa: E402
+
+os.environ["ALIGNMENT_LAB_CACHE"] = str(cache_directory())  # the same one for children that are given another home
+
+ROOT = Path(__file__).resolve().parents[1]
+IMPORT = "import time:"  # how a line of `python -X importtime` begins
+
+
+@pytest.fixture(scope="session")
+def composed() -> Callable[..., Experiment]:
+    """`composed(["method=sft"])`: the experiment that `python train.py method=sft` would run; with a folder, its spec.yaml instead."""
+
+    def make(overrides: Sequence[str] = (), folder: Path = compose.CONF, name: str = "config") -> Experiment:
+        compose.prepare()
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            return compose.experiment(list(overrides), name)
+
+    return make
+
+
+@pytest.fixture
+def refused(
+    composed: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], str]:
+    """`refused("beta=-1")`: the sentence that the user reads. Fails unless it is one line and the exit code is 2."""
+
+    def sentence(overrides: str) -> str:
+        words = overrides.split(" ")
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        with pytest.raises(SystemExit) as exit, compose.one_sentence():
+            composed(words)
+        assert exit.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1 and said.endswith("\n")
+        return said.removeprefix("error: ").rstrip("\n")
+
+    return sentence
+
+
+@dataclass
+class Ended:
+    """A process that has ended: its exit code, what it wrote, the CPU seconds that it took, the packages that it imported."""
+
+    code: int
+    output: str
+    errors: list[str]
+    seconds: float
+    imported: set[str]
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Callable[..., Ended]:
+    """`door("method=nope")`: `python train.py method=nope` in an empty directory."""
+
+    def run(*arguments: str, script: Sequence[str] = (str(ROOT / "train.py"),), **environment: str) -> Ended:
+        here = tmp_path / "here"
+        here.mkdir(exist_ok=True)
+        inherited = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}  # prepare() sets it
+        command = [sys.executable, "-X", "importtime", *script, *arguments]
+        with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+            process = subprocess.Popen(command, cwd=here, env=inherited | environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        lines = (tmp_path / "err").read_text().splitlines()
+        imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines if line.startswith(IMPORT)}
+        errors = [line for line in lines if not line.startswith(IMPORT)]
+        return Ended(process.returncode, (tmp_path / "out").read_text(), errors, used.ru_utime + used.ru_stime, imported)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """The tokenizer of the embedded model: ChatML, no BOS of its own, <|im_end|> ends a turn."""
+    from transformers import AutoTokenizer
+
+    from alignment_lab import embedded
+
+    return AutoTokenizer.from_pretrained(embedded.weights())
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., Path]:
+    """`write_rows(rows, "rows.jsonl")`: the path of a JSON Lines file (or, by its suffix, a JSON array) that holds them."""
+
+    def write(rows: Sequence[dict[str, Any]], name: str = "rows.jsonl") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(list(rows)) if path.suffix == ".json" else "".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write

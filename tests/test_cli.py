@@ -1,0 +1,127 @@
+"""train.py as a user calls it: a sweep, its report, a run from its own spec, and what a mistake leaves behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alignment_lab.artifacts import RunDirectory, read_json
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+SHORT = ["model=tiny", "parallel.device=cpu", "training.max_steps=2", "training.global_batch=2", "eval.rows=4", "eval.generations=2"]
+
+
+def call(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run Python with these arguments, without the caller's wandb key."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two methods, tracked by wandb without a key."""
+    folder = tmp_path_factory.mktemp("sweep")
+    arguments = ["--multirun", "method=dpo,sft", *SHORT, "eval.max_new_tokens=4", "tracking=wandb", "hydra.sweep.dir=cells"]
+    found = call(str(TRAIN), *arguments, cwd=folder, HOME=str(folder), ALIGNMENT_LAB_CACHE=os.environ["ALIGNMENT_LAB_CACHE"])
+    assert found.returncode == 0, found.stderr
+    return folder / "cells", found.stdout
+
+
+def test_a_sweep_has_a_folder_a_cell_named_by_what_is_swept(sweep):
+    folder, _ = sweep
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["method=dpo", "method=sft"]
+    assert [RunDirectory(folder / name).state()["state"] for name in ("method=dpo", "method=sft")] == ["finished"] * 2
+
+
+def test_wandb_without_a_key_is_offline_and_says_how_to_send(sweep):
+    folder, said = sweep
+    assert "wandb sync" in said
+    for cell in ("method=dpo", "method=sft"):
+        (offline,) = (folder / cell / "wandb").glob("offline-run-*")
+        assert RunDirectory(folder / cell).state()["id"] in offline.name
+        assert list(offline.glob("*.wandb"))
+
+
+def test_the_report_of_a_sweep(sweep):
+    folder, _ = sweep
+    found = call("-m", "alignment_lab.report", str(folder), cwd=TRAIN.parent)
+    assert found.returncode == 0, found.stderr
+    assert "dpo" in found.stdout
+    assert "sft" in found.stdout
+    assert "different data" not in found.stdout  # both methods saw the same rows
+    assert len(read_json(folder / "report.json")["cells"]) == 2
+    assert (folder / "report.html").stat().st_size > 10_000
+
+
+def test_a_run_says_what_it_came_to(sweep):
+    _, said = sweep
+    for phrase in ("before", "after", "eval_rewards/accuracies", "answers/correct", "report.html", "held-out prompts"):
+        assert phrase in said
+
+
+def test_a_spec_runs_again_as_the_same_experiment(sweep, tmp_path):
+    folder, _ = sweep
+    first = RunDirectory(folder / "method=dpo")
+    again = [
+        str(TRAIN),
+        "--config-path",
+        str(first.path),
+        "--config-name",
+        "spec",
+        "tracking.wandb=false",
+        f"hydra.run.dir={tmp_path / 'again'}",
+    ]
+    found = call(*again, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    second = RunDirectory(tmp_path / "again")
+    assert second.state()["id"] == first.state()["id"]
+    assert [row["loss"] for row in second.metrics()] == [row["loss"] for row in first.metrics()]
+
+
+MISTAKES = {
+    "an empty file": ("rows.jsonl", "", "is empty"),
+    "a missing file": (None, "", "no such file or folder"),
+    "no usable column": ("rows.jsonl", '{"a": 1}\n', "has the columns a"),
+    "a row without chosen": (
+        "rows.jsonl",
+        "".join(json.dumps({"prompt": "1", "chosen": None if n == 2 else "2", "rejected": "3"}) + "\n" for n in range(5)),
+        "row 3: `chosen` is missing",
+    ),
+    "broken JSON": ("rows.json", '[{"prompt": ', "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_bad_data_is_one_sentence_and_leaves_nothing(tmp_path, mistake):
+    name, content, phrase = MISTAKES[mistake]
+    if name:
+        (tmp_path / name).write_text(content)
+    found = call(str(TRAIN), *SHORT, "data=local", f"data.path={name or 'nowhere.jsonl'}", cwd=tmp_path)
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert len(found.stderr.splitlines()) == 1
+    assert found.stderr.startswith("error: ") and phrase in found.stderr, found.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ([name] if name else [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "phrase"),
+    [
+        (["model=hub", "model.path=./nowhere"], "no model lies there"),
+        (["model=hub", "model.path=nobody/nothing"], "the Hub"),
+        (["data=hub", "data.path=nobody/nothing"], "the Hub"),
+        (["model.chat_template=nowhere"], "zephyr"),
+    ],
+)
+def test_a_missing_model_or_dataset_is_one_sentence_and_leaves_nothing(tmp_path, arguments, phrase):
+    """A proxy that refuses stands for no network."""
+    found = call(str(TRAIN), *SHORT, *arguments, cwd=tmp_path, HTTPS_PROXY="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9")
+    assert found.returncode == 2, found.stderr
+    assert found.stderr.splitlines()[-1].startswith("error: ") and phrase in found.stderr, found.stderr
+    assert "Traceback" not in found.stderr
+    assert list(tmp_path.iterdir()) == []

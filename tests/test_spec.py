@@ -1,0 +1,309 @@
+"""Every option composes, every number has a range, and an experiment is the same one wherever it is written down."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+
+from alignment_lab import spec
+from alignment_lab.compose import CONF
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(file for file in CONF.glob("*/**/*.yaml") if file.relative_to(CONF).parts[0] != "hydra")
+OPTIONS = [str(file.relative_to(CONF).with_suffix("")) for file in FILES]  # "method/dpo", "recipe/zephyr-7b-beta/dpo"
+NEEDS = {"data/local": ["data.path=rows.jsonl"], "data/hub": ["data.path=org/name"], "model/hub": ["model.path=org/name"]}
+
+
+@pytest.fixture
+def rows_here(tmp_path, monkeypatch):
+    """A working directory with the file that options and their examples speak of."""
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+
+
+# ---- options
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes(option, composed, rows_here):
+    group, _, name = option.partition("/")
+    found = composed([f"{group}={name}", *NEEDS.get(option, [])])
+    part = getattr(found, group, None)
+    assert getattr(part, "name", name) == name or (group, name) == ("training", "default")
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_the_call_in_every_options_comment_composes(option, composed, rows_here):
+    comment = re.match(r"(#.*\n)+", (CONF / f"{option}.yaml").read_text())
+    call = re.search(r"python train\.py (.+)", comment[0]) if comment else None
+    if call:
+        composed([word for word in shlex.split(call[1]) if not word.startswith("--")])
+    else:
+        assert option.startswith("tracking/"), "say in the first comment how the option is called"
+
+
+def test_groups_are_the_folders():
+    folders = {file.relative_to(CONF).parts[0] for file in FILES}
+    assert folders - {"recipe"} == {*spec.GROUPS, "method"}
+    assert all(any(option.startswith(f"{group}/") for option in OPTIONS) for group in folders)
+
+
+def test_the_three_tables_of_methods_are_one():
+    from alignment_lab.method import METHODS
+
+    options = {option.partition("/")[2] for option in OPTIONS if option.startswith("method/")}
+    assert options == set(spec.METHODS) == set(METHODS)
+    assert {name: schema().name for name, schema in spec.METHODS.items()} == {name: name for name in spec.METHODS}
+
+
+@pytest.mark.parametrize("name", spec.METHODS)
+def test_a_methods_option_says_the_defaults_of_its_dataclass(name, composed):
+    found = composed([f"method={name}"]).method
+    assert type(found) is spec.METHODS[name]
+    assert found == spec.METHODS[name]()
+
+
+# ---- beta
+
+
+@pytest.mark.parametrize("name", spec.METHODS)
+def test_beta_reaches_every_method_that_has_one_and_no_other(name, composed, refused):
+    if any(f.name == "beta" for f in fields(spec.METHODS[name])):
+        found = composed([f"method={name}", "beta=0.25"])
+        assert (found.method.beta, found.beta) == (0.25, None)
+        assert composed([f"method={name}"]).method.beta == spec.METHODS[name]().beta
+    else:
+        assert refused(f"method={name} beta=0.25") == f"beta=0.25: method={name} has no beta; leave it out, or use one of: dpo."
+
+
+# ---- ranges
+
+RANGES = {
+    "training.learning_rate": [("0", "above 0"), ("-1e-5", "above 0"), ("nan", "above 0")],
+    "training.num_train_epochs": [("0", "above 0"), ("-1", "above 0"), ("nan", "above 0")],
+    "training.max_steps": [("0", "above 0, or -1 for whole epochs"), ("-2", "above 0, or -1")],
+    "training.global_batch": [("0", "above 0"), ("-8", "above 0")],
+    "training.micro_batch": [("0", "above 0"), ("-1", "above 0"), ("3", "divide training.global_batch=8"), ("16", "one of [1, 2, 4, 8]")],
+    "training.warmup_steps": [("-0.1", "0 or more"), ("nan", "0 or more")],
+    "training.weight_decay": [("-0.1", "0 or more"), ("nan", "0 or more")],
+    "training.max_grad_norm": [("-1", "0 or more"), ("nan", "0 or more")],
+    "training.seed": [("-1", "0 or more")],
+    "training.logging_steps": [("0", "above 0")],
+    "training.eval_steps": [("0", "above 0"), ("-1", "above 0")],
+    "training.save_steps": [("0", "above 0")],
+    "training.save_total_limit": [("0", "above 0")],
+    "data.eval_fraction": [("0", "between 0 and 1"), ("1", "between 0 and 1"), ("-0.5", "between 0 and 1"), ("nan", "between 0 and 1")],
+    "data.max_length": [("7", "at least 8"), ("-1", "at least 8")],
+    "eval.rows": [("-1", "0 or more")],
+    "eval.generations": [("-1", "0 or more")],
+    "eval.max_new_tokens": [("0", "above 0")],
+    "eval.batch": [("0", "above 0")],
+    "method.beta": [("0", "above 0"), ("-0.1", "above 0"), ("nan", "above 0")],
+    "method.label_smoothing": [("0.5", "[0, 0.5)"), ("-0.1", "[0, 0.5)"), ("nan", "[0, 0.5)")],
+    "model.shape.kv_heads": [("2", "divide the 9 heads"), ("0", "above 0")],  # BUG: 0 is a ZeroDivisionError
+} | {  # BUG: none is checked. a shape is given whole, so each of its numbers is wrong beside eight good ones
+    f"model.shape.{key}": [("0", "above 0"), ("-1", "above 0")]
+    for key in ("layers", "hidden", "intermediate", "heads", "head_dim", "vocabulary")
+}
+
+
+@pytest.mark.parametrize(("key", "value", "phrase"), [(key, *case) for key, cases in RANGES.items() for case in cases])
+def test_a_number_out_of_its_range_is_refused(key, value, phrase, refused):
+    """The sentence begins with the key and the value, and goes on with what it must be."""
+    said = refused(f"{key}={value}")
+    found = re.match(rf"{re.escape(key)}=(\S+): (.+)\.$", said)
+    assert found, said
+    assert float(found[1]) == float(value) or (found[1], value) == ("nan", "nan")
+    assert phrase in found[2]
+
+
+# BUG: all are accepted
+@pytest.mark.parametrize(
+    "override",
+    ["beta=inf", "training.learning_rate=inf", "training.num_train_epochs=inf", "training.weight_decay=inf", "training.warmup_steps=inf"],
+)
+def test_infinity_is_no_setting(override, refused):
+    assert refused(override).rpartition("=")[0].endswith(override.partition("=")[0])
+
+
+# BUG: accepted
+def test_a_seed_that_numpy_cannot_take_is_refused(refused):
+    """numpy.random.seed takes 0 to 2**32 - 1; what is larger would be a traceback once torch is loaded."""
+    assert "training.seed=4294967296: " in refused("training.seed=4294967296")
+
+
+def _numbers(schema: type, prefix: str) -> list[str]:
+    kinds = get_type_hints(schema)
+    return [f"{prefix}.{f.name}" for f in fields(schema) if {int, float} & {kinds[f.name], *get_args(kinds[f.name])}]
+
+
+def test_every_number_that_can_be_set_has_a_range():
+    schemas = [("method", method) for method in spec.METHODS.values()] + list(spec.GROUPS.items()) + [("model.shape", spec.Shape)]
+    assert {key for group, schema in schemas for key in _numbers(schema, group)} == set(RANGES)
+
+
+EDGES = [
+    "data.max_length=8",
+    "training.seed=0",
+    "training.seed=4294967295",
+    "training.weight_decay=0",
+    "training.max_grad_norm=0",
+    "training.warmup_steps=0",
+    "training.warmup_steps=10",
+    "training.max_steps=-1",
+    "training.max_steps=1",
+    "training.micro_batch=8",
+    "training.global_batch=7",
+    "eval.rows=0",
+    "eval.generations=0",
+    "method.label_smoothing=0",
+    "method.label_smoothing=0.49",
+    "method.beta=1e-9",
+    "training.eval_steps=1",
+    "model.dtype=bfloat16",
+    "model.shape=null",
+]
+
+
+@pytest.mark.parametrize("override", EDGES)
+def test_the_edge_of_a_range_is_inside(override, composed):
+    composed([override])
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(8, 4), (7, 1), (6, 3), (9, 3), (1, 1), (10, 2), (64, 4)])
+def test_the_micro_batch_is_the_largest_divisor_up_to_four(rows, expected, composed):
+    assert composed([f"training.global_batch={rows}"]).training.micro_batch == expected
+
+
+@pytest.mark.parametrize("name", spec.METHODS)
+def test_the_learning_rate_is_the_methods_usual_one_unless_set(name, composed):
+    assert composed([f"method={name}"]).training.learning_rate == spec.METHODS[name].usual_learning_rate
+    assert composed([f"method={name}", "training.learning_rate=3e-4"]).training.learning_rate == 3e-4
+
+
+# ---- pairs
+
+PAIRS = [
+    ("model.attention=flash_attention_2 parallel.device=cpu", "model.attention=flash_attention_2: ", "model.attention=sdpa"),
+    ("model.dtype=float16", "model.dtype=float16: ", "bfloat16"),
+    ("eval=none training.eval_steps=5", "training.eval_steps=5: ", "set eval.rows"),
+    ("model=embedded model.path=org/name", "model.path=org/name: ", "add model=hub"),
+    ("model=tiny model.path=org/name", "model.path=org/name: model=tiny", "add model=hub"),
+    ("data=embedded data.path=x.jsonl", "data.path=x.jsonl: ", "add data=local"),
+    ("model=hub", "model.path=", "model.path=org/name"),
+    ("model=hub model.path=", "model.path=: ", "model.path=org/name"),
+    ("model=hub model.path=./nowhere", "model.path=./nowhere: ", "a Hub id"),
+    ("data=local", "data.path=", "data.path=rows.jsonl"),
+    ("data=local data.path=nowhere.jsonl", "data.path=nowhere.jsonl: ", "looked from"),
+    ("data=local data.path=rows.jsonl data.eval_path=nowhere.jsonl", "data.eval_path=nowhere.jsonl: ", "looked from"),
+    ("method=sft beta=0.1", "beta=0.1: ", "method=sft has no beta"),
+    ("method.name=nope", "method.name=nope: ", "one of sft, dpo"),
+    ("name=a/b", "name=a/b: ", "leave out '/'"),
+    ("name=..", "name=..: ", "a directory"),
+    # BUG: three that are accepted; the first ends in an AssertionError once torch is loaded, the others are silence
+    ("model=tiny model.shape=null", "model.shape=", "random"),
+    ("data=embedded data.eval_path=rows.jsonl", "data.eval_path=rows.jsonl: ", "data=local"),
+    ("data=hub data.path=org/name data.eval_path=rows.jsonl", "data.eval_path=rows.jsonl: ", "data.eval_split"),
+    ("data=embedded data.eval_split=test", "data.eval_split=test: ", "data=hub"),
+    # BUG: says "method.beta: no such key; did you mean beta or method.beta?"
+    ("method=dpo method.name=sft", "method.name=sft: ", "method=sft"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "begins", "remedy"), PAIRS)
+def test_what_cannot_stand_together_is_refused(overrides, begins, remedy, refused, rows_here):
+    said = refused(overrides)
+    assert said.startswith(begins) and remedy in said and said.endswith(".")
+
+
+# ---- one experiment, wherever it is written down
+
+CELLS = [
+    "method=sft",
+    "beta=0.2",
+    "method.label_smoothing=0.1",
+    "model=tiny",
+    "model.dtype=bfloat16",
+    "data.max_length=128",
+    "parallel.device=cpu",
+    "training.seed=1",
+    "training.max_steps=5",
+    "training.learning_rate=3e-5",
+    "training.micro_batch=2",
+    "training.optim=sgd",
+    "eval.rows=8",
+    "recipe=demo",
+]
+
+
+def test_the_run_id_changes_with_all_that_can_change_a_number(composed):
+    ids = [composed(cell.split()).run_id for cell in ["", *CELLS]]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch("[0-9a-f]{12}", id) for id in ids)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["name=another"],
+        ["tracking=wandb", "tracking.tags=[a]", "tracking.project=p"],
+        ["method=dpo", "beta=0.1"],
+        ["method.beta=0.1"],
+        ["training.micro_batch=4"],
+        ["training.learning_rate=1e-6"],
+        ["training.learning_rate=0.000001"],
+    ],
+)
+def test_the_run_id_is_the_same_for_the_same_numbers(overrides, composed):
+    """1e-6 is DPO's usual learning rate, 0.1 its beta, and 4 the micro batch that 8 rows get."""
+    assert composed(overrides).run_id == composed([]).run_id
+
+
+def test_the_run_id_is_the_same_in_every_process(composed):
+    code = (
+        "from hydra import initialize_config_dir; from alignment_lab.compose import *; prepare()\n"
+        "with initialize_config_dir(str(CONF), version_base='1.3'): print(experiment(['beta=0.2', 'tracking.tags=[b,a]']).run_id)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True)
+    assert process.stdout.strip() == composed(["beta=0.2"]).run_id, process.stderr
+
+
+@pytest.mark.parametrize("cell", ["", *CELLS, "tracking.tags=[a,b] tracking.group=g", "model.revision='1.0'", "data.split=validation"])
+def test_a_written_spec_composes_to_the_same_experiment(cell, composed, tmp_path):
+    first = composed(cell.split())
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(first))
+    again = composed([], folder=tmp_path, name="spec")
+    assert again == first
+    assert again.run_id == first.run_id
+    assert spec.to_yaml(again) == spec.to_yaml(first)
+
+
+@pytest.mark.parametrize("text", ['{% for m in messages %}\n\'"{{ m }}": # - é\n{% endfor %}\n', "null", "1e3", "yes", " x "])
+def test_a_written_spec_keeps_every_text_as_it_is(text, composed, tmp_path):
+    first = composed([])
+    first.model.chat_template = text
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(first))
+    assert composed([], folder=tmp_path, name="spec").model.chat_template == text
+
+
+def test_a_written_spec_takes_overrides_and_options(composed, tmp_path):
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml(composed(["training.seed=3"])))
+    found = composed(["training.max_steps=7", "beta=0.3"], folder=tmp_path, name="spec")
+    assert (found.training.seed, found.training.max_steps, found.method.beta) == (3, 7, 0.3)
+
+
+def test_a_written_spec_is_whole_and_plain(composed):
+    """Nothing in it is left to be looked up: no interpolation, no null that stands for another default."""
+    first = composed([])
+    plain: dict[str, Any] = yaml.safe_load(spec.to_yaml(first))
+    assert "${" not in spec.to_yaml(first)
+    assert {key: plain[key] for key in plain if key != "defaults"} == spec.to_plain(first)
+    assert (plain["training"]["learning_rate"], plain["training"]["micro_batch"], plain["name"]) == (1e-6, 4, "dpo-embedded")
