@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 from . import checkpoint
 from .artifacts import RunDirectory
-from .data.tokenise import stop_ids
+from .data.tokenise import size, stop_ids
 from .progress import Bar
 from .spec import Device, Experiment
 from .tracking import trackers
@@ -52,8 +54,37 @@ def arguments(spec: Experiment, run: RunDirectory, dtype: torch.dtype) -> dict[s
     }
 
 
-class HeldOut:
-    """A Trainer whose evaluation is `heldout_scores`: one value per held-out row, so that it has an interval."""
+class GlobalBatches(Sampler[int]):
+    """A seeded permutation per epoch; inside each global batch, longest rows first.
+
+    The batches, and so the gradients, are those of the permutation: only which rows share a micro-batch changes, and with it the padding.
+    """
+
+    def __init__(self, lengths: Sequence[int], global_batch: int, seed: int) -> None:
+        self.lengths, self.global_batch, self.seed, self.epoch = lengths, global_batch, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate before each epoch, on resuming too."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        for start in range(0, len(order), self.global_batch):
+            yield from sorted(order[start : start + self.global_batch], key=lambda row: -self.lengths[row])
+
+
+class LabTrainer:
+    """What the lab's trainers do their own way, whichever library's Trainer they are: the order of rows, and the evaluation.
+
+    Evaluation is `heldout_scores`: one value per held-out row, so that it has an interval.
+    """
+
+    def _get_train_sampler(self: Any, *_: Any) -> GlobalBatches:
+        training = self.setting.spec.training
+        return GlobalBatches([size(row) for row in self.setting.train], training.global_batch, training.seed)
 
     def heldout_scores(self, *, initial: bool = False) -> dict[str, Scores]:
         """Scores of the held-out rows by TRL's metric names with `eval_`; `initial` says that the weights are untouched."""

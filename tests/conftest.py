@@ -5,10 +5,13 @@ No test reaches the network: the Hub's address is a closed port of this machine.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,10 @@ from typing import Any
 
 import pytest
 
+SCRATCH = tempfile.mkdtemp(prefix="alignment_lab_tests_")
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 os.environ |= {
+    "HF_DATASETS_CACHE": SCRATCH,
     "HF_ENDPOINT": "http://127.0.0.1:9",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -128,4 +128,4 @@ def _text(tokenizer: Any, messages: list[Message], generation_prompt: bool = Fal
 
 def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """The template writes the special tokens itself: adding them again would double the first."""
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []

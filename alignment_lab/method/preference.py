@@ -18,7 +18,7 @@ from ..losses import PairLogprobs, PairLoss
 from ..progress import shown
 from ..reference import ANSWERS, attach, score_pairs
 from ..spec import DPO, Method
-from ..training import HeldOut
+from ..training import LabTrainer
 from .setting import Setting
 
 Objective = Callable[[PairLogprobs, PairLogprobs], PairLoss]
@@ -40,7 +40,7 @@ def trainer(setting: Setting) -> PreferenceTrainer:
     return PreferenceTrainer(setting, rows[:split], rows[split:])
 
 
-class PreferenceTrainer(HeldOut, Trainer):
+class PreferenceTrainer(LabTrainer, Trainer):
     """transformers' Trainer on preference pairs whose reference log-probabilities are columns of the rows."""
 
     def __init__(self, setting: Setting, train: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from trl import SFTConfig, SFTTrainer
 from ..eval.interval import Scores
 from ..logprobs import score
 from ..progress import shown
-from ..training import HeldOut
+from ..training import LabTrainer
 from .setting import Setting
 
 
@@ -17,7 +17,7 @@ def trainer(setting: Setting) -> SupervisedTrainer:
     return SupervisedTrainer(setting)
 
 
-class SupervisedTrainer(HeldOut, SFTTrainer):
+class SupervisedTrainer(LabTrainer, SFTTrainer):
     """TRL's trainer, measured on held-out rows by our own engine."""
 
     def __init__(self, setting: Setting) -> None:

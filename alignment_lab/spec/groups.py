@@ -110,7 +110,7 @@ class Training:
     num_train_epochs: float = 1.0
     max_steps: int = -1  # above 0 it overrules num_train_epochs
     global_batch: int = 8  # rows per optimizer step, over all processes and accumulation
-    micro_batch: int | None = None  # rows per forward pass; null: the largest divisor of global_batch up to 4
+    micro_batch: int | None = None  # rows per forward pass; null: 2, or 1 where global_batch is odd
     lr_scheduler_type: Scheduler = Scheduler.cosine
     warmup_steps: float = 0.1  # below 1: a share of all steps
     optim: Optimizer = Optimizer.adamw_torch
@@ -139,7 +139,7 @@ class Training:
         for key in ("weight_decay", "max_grad_norm", "seed"):
             require(getattr(self, key) >= 0, f"training.{key}", getattr(self, key), "must be 0 or more.")
         if self.micro_batch is None:
-            self.micro_batch = max(size for size in range(1, 5) if self.global_batch % size == 0)
+            self.micro_batch = 2 - self.global_batch % 2
         require(
             self.global_batch % self.micro_batch == 0,
             "training.micro_batch",

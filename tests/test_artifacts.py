@@ -1,0 +1,245 @@
+"""A reader of a run directory never sees half a file, and nothing that was written is lost to what came after."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alignment_lab.artifacts import (
+    RunDirectory,
+    file_digest,
+    publish_directory,
+    read_json,
+    read_jsonl,
+    runs_under,
+    write_atomic,
+    write_json,
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path / "outputs" / "2026-01-01" / "run")
+
+
+def stop(*_):
+    raise OSError("power cut")
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("content", ["text\n", "é模 \u2028", b"\x00\xff", ""])
+def test_what_is_written_is_read(content, tmp_path):
+    write_atomic(tmp_path / "file", content)
+    assert (tmp_path / "file").read_bytes() == (content if isinstance(content, bytes) else content.encode())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("where", ["pathlib.Path.replace", "os.fsync"])
+@pytest.mark.parametrize("old", [b"old", None])
+def test_a_crash_before_the_rename_leaves_the_old_file(where, old, tmp_path, monkeypatch):
+    """What is left besides has a hidden name that no reader looks for."""
+    path = tmp_path / "run.json"
+    if old:
+        path.write_bytes(old)
+    monkeypatch.setattr(where, stop)
+    with pytest.raises(OSError, match="power cut"):
+        write_atomic(path, "new and longer")
+    assert (path.read_bytes() if path.exists() else None) == old
+    assert all(other.name.startswith(".") for other in tmp_path.iterdir() if other != path)
+
+
+def test_a_crash_while_the_state_changes_leaves_the_state(run, monkeypatch):
+    run.begin(run_id="abc", spec="name: a\n")
+    before = run.state()
+    monkeypatch.setattr("pathlib.Path.replace", stop)
+    with pytest.raises(OSError, match="power cut"):
+        run.finish()
+    assert run.state() == before
+
+
+def test_json_keeps_every_script_and_a_missing_file_is_none(tmp_path):
+    write_json(tmp_path / "a.json", {"é": ["模", None, 0.1]})
+    assert read_json(tmp_path / "a.json") == {"é": ["模", None, 0.1]}
+    assert "模" in (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert read_json(tmp_path / "b.json") is None
+
+
+LINES = {
+    "": [],
+    '{"a": 1}\n{"a": 2}\n': [1, 2],
+    '{"a": 1}\n{"a": 2}': [1, 2],
+    '{"a": 1}\n{"a": ': [1],
+    '{"a": 1}\n{"a": 2': [1],
+    '{"a"': [],
+}
+
+
+@pytest.mark.parametrize("text", LINES)
+def test_a_last_line_that_was_cut_off_is_left_out(text, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(text)
+    assert [row["a"] for row in read_jsonl(tmp_path / "rows.jsonl")] == LINES[text]
+
+
+def test_missing_lines_are_none(tmp_path):
+    assert read_jsonl(tmp_path / "rows.jsonl") == []
+
+
+def test_a_digest_is_sha256(tmp_path):
+    """The well-known digest of "abc", FIPS 180-2."""
+    (tmp_path / "file").write_bytes(b"abc")
+    assert file_digest(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# ---- directories
+
+
+def test_a_published_directory_replaces_what_was_there(tmp_path):
+    partial, final = tmp_path / "partial", tmp_path / "deep" / "final"
+    for name in ("one", "two"):
+        partial.mkdir()
+        (partial / name).write_text(name)
+        publish_directory(partial, final)
+        assert [path.name for path in final.iterdir()] == [name]
+        assert not partial.exists()
+
+
+def test_a_crash_while_publishing_leaves_no_half_directory(tmp_path, monkeypatch):
+    partial, final = tmp_path / "partial", tmp_path / "final"
+    partial.mkdir()
+    (partial / "file").write_text("whole")
+    monkeypatch.setattr("pathlib.Path.replace", stop)
+    with pytest.raises(OSError, match="power cut"):
+        publish_directory(partial, final)
+    assert not final.exists()
+    assert (partial / "file").read_text() == "whole"
+
+
+def test_discard_removes_the_run_and_only_the_parents_that_are_empty(run, tmp_path):
+    run.begin(run_id="abc", spec="")
+    run.discard()
+    assert list(tmp_path.iterdir()) == []  # outputs/2026-01-01 was made for it
+
+
+def test_discard_leaves_a_neighbour_and_what_is_above_it(run, tmp_path):
+    run.begin(run_id="abc", spec="")
+    other = RunDirectory(run.path.with_name("other"))
+    other.begin(run_id="def", spec="")
+    run.discard()
+    assert [path.name for path in (tmp_path / "outputs" / "2026-01-01").iterdir()] == ["other"]
+    assert other.state()["id"] == "def"
+
+
+def test_discard_of_what_never_was_is_nothing(run, tmp_path):
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "file").touch()
+    run.discard()
+    assert (tmp_path / "outputs" / "file").exists()
+
+
+@pytest.mark.parametrize("path", ["run", "./run", "outputs/run"])
+def test_discard_never_touches_the_working_directory(path, tmp_path, monkeypatch):
+    """BUG: the parent of "run" is ".", which is empty now, and rmdir(".") is an OSError; an absolute path would lose the directory."""
+    monkeypatch.chdir(tmp_path)
+    Path(path).mkdir(parents=True)
+    RunDirectory(Path(path)).discard()
+    assert tmp_path.is_dir() and list(tmp_path.iterdir()) == []
+
+
+# ---- a run
+
+
+def test_states_and_attempts(run):
+    assert run.state() == {}
+    run.begin(run_id="abc", spec="name: a\n")
+    first = run.state()
+    assert first | {"state": "running", "id": "abc", "attempts": 1, "error": None} == first
+    assert (first["host"], first["pid"]) == (socket.gethostname(), os.getpid())
+    run.fail("no memory")
+    assert run.state() | {"state": "failed", "id": "abc", "attempts": 1, "error": "no memory"} == run.state()
+    run.begin(run_id="abc", spec="name: a\n")
+    assert run.state() | {"state": "running", "attempts": 2, "error": None} == run.state()
+    run.finish()
+    assert run.state() | {"state": "finished", "attempts": 2, "error": None} == run.state()
+    assert run.state()["started"] <= run.state()["ended"]
+
+
+def test_a_running_run_has_not_ended(run):
+    """BUG: the second attempt keeps the `ended` of the first, before its own `started`."""
+    run.begin(run_id="abc", spec="")
+    run.fail("no memory")
+    run.begin(run_id="abc", spec="")
+    assert run.state().get("ended") is None
+
+
+@pytest.mark.parametrize("end", [lambda run: run.finish(), lambda run: run.fail("x")])
+def test_nothing_partial_is_left_at_the_end(end, run):
+    run.begin(run_id="abc", spec="")
+    (run.partial / "model").mkdir(parents=True)
+    end(run)
+    assert not run.partial.exists()
+
+
+def test_a_missing_part_reads_as_nothing(run):
+    assert (run.spec(), run.state(), run.metrics(), run.samples(), run.report()) == ({}, {}, [], [], None)
+
+
+def test_every_part_has_a_place_of_its_own(run):
+    names = ["spec", "state", "provenance", "metrics", "samples", "report", "page"]
+    places = [getattr(run, f"{name}_file") for name in names] + [run.checkpoints, run.model, run.partial]
+    assert len(set(places)) == len(places)
+    assert {place.parent for place in places} == {run.path}
+
+
+def test_a_spec_reads_as_plain_data(run):
+    run.begin(run_id="abc", spec=yaml.safe_dump({"training": {"seed": 1}}))
+    assert run.spec() == {"training": {"seed": 1}}
+
+
+def test_logged_steps_are_appended_in_order(run):
+    run.begin(run_id="abc", spec="")
+    rows = [{"step": step, "loss": 0.1 * step} for step in range(3)]
+    for row in rows:
+        run.log(row)
+    assert run.metrics() == rows
+    run.finish()
+    run.begin(run_id="abc", spec="")
+    run.log({"step": 3})
+    assert run.metrics() == [*rows, {"step": 3}]
+
+
+def test_what_is_logged_after_a_crash_is_not_lost(run):
+    """BUG: the next row is written behind the one that was cut off, on its line, and the reader stops there for good."""
+    run.begin(run_id="abc", spec="")
+    run.log({"step": 1})
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 2, "lo')
+    run.begin(run_id="abc", spec="")
+    for step in (2, 3, 4):
+        run.log({"step": step})
+    assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4]
+
+
+# BUG: but for the first, Python's splitlines() parts a line at these too, and all that follows is lost
+@pytest.mark.parametrize("character", ["\n", "\u2028", "\u2029", "\x85"])
+def test_samples_hold_any_text(character, run):
+    rows = [{"before": f"a{character}b"}, {"before": "c"}]
+    run.begin(run_id="abc", spec="")
+    run.write_samples(rows)
+    assert run.samples() == rows
+
+
+def test_runs_are_found_wherever_they_lie_in_the_order_of_their_names(tmp_path):
+    for name in ("b", "a/deep", "c"):
+        RunDirectory(tmp_path / name).begin(run_id=name, spec="")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "e.json").write_text(json.dumps({}))
+    assert [found.path for found in runs_under(tmp_path)] == [tmp_path / name for name in ("a/deep", "b", "c")]
+    assert [found.path for found in runs_under(tmp_path / "b")] == [tmp_path / "b"]
+    assert list(runs_under(tmp_path / "nowhere")) == []
