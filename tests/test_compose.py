@@ -41,9 +41,8 @@ KEYS = [
     ("~training.sead", "did you mean training.seed?"),
     # like nothing that there is
     ("nope=3", "--cfg job"),
-    ("training.seed.x=3", "training.seed"),
     # BUG: the group is part of the comparison, so that any short word is near to some key of it
-    ("training.foo=3", "training has learning_rate, "),
+    ("training.foo=3", "training has eval_steps, "),
     ("method.lr=3", "method has "),
 ]
 
