@@ -5,6 +5,7 @@ Knows paths, JSON and atomic writes. Refuses to know what a model, a method or a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -42,13 +43,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file; none where it is missing. A last line that was cut off by a crash is left out."""
+    """The objects of a JSON Lines file; none where it is missing. A line that was cut off by a crash is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():  # splitlines() parts at U+2028 too
+        with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return rows
 
 
@@ -156,8 +155,13 @@ class RunDirectory:
         """Open the directory for an attempt: spec.yaml and run.json in state running."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomic(self.spec_file, spec)
+        if self.metrics_file.exists() and not self.metrics_file.read_bytes().endswith(b"\n"):
+            with self.metrics_file.open("a") as file:
+                file.write("\n")  # the last attempt was cut off inside of a line
         attempts = self.state().get("attempts", 0) + 1
-        self._set_state("running", id=run_id, attempts=attempts, host=socket.gethostname(), pid=os.getpid(), started=now(), error=None)
+        self._set_state(
+            "running", id=run_id, attempts=attempts, host=socket.gethostname(), pid=os.getpid(), started=now(), ended=None, error=None
+        )
 
     def finish(self) -> None:
         """Close the directory: the run reached its end."""
@@ -188,7 +192,7 @@ class RunDirectory:
         """Remove a directory in which nothing was achieved, and the parents that it leaves empty."""
         shutil.rmtree(self.path, ignore_errors=True)
         for parent in self.path.parents[:2]:
-            if parent.exists() and not any(parent.iterdir()):
+            if parent.exists() and not any(parent.iterdir()) and parent.resolve() != Path.cwd():
                 parent.rmdir()
 
     def _set_state(self, state: str, **facts: Any) -> None:

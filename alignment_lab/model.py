@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import embedded
 from .errors import UserError
-from .spec import Device, Dtype, Experiment, Model, ModelSource, Shape
+from .spec import TEMPLATES, Device, Dtype, Experiment, Model, ModelSource, Shape
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TEMPLATES = Path(__file__).parent / "template"
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # of a Hub repository: no pickles, no second copies
 
 
@@ -54,26 +53,16 @@ def load_tokenizer(model: Model, where: Path) -> PreTrainedTokenizerBase:
     if model.chat_template:
         tokenizer.chat_template = chat_template(model.chat_template)
     if not tokenizer.chat_template:
-        raise UserError(
-            f"model={model.name}: its tokenizer has no chat template; set model.chat_template to {_shipped()}, or a .jinja file."
-        )
+        shipped = " or ".join(sorted(TEMPLATES))
+        raise UserError(f"model={model.name}: its tokenizer has no chat template; set model.chat_template to {shipped}, or a .jinja file.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # never looked at: padding is told by lengths, not by its id
     return tokenizer
 
 
 def chat_template(said: str) -> str:
-    """The template behind `model.chat_template`: a shipped name, a .jinja file, or the template itself."""
-    for path in (TEMPLATES / f"{said}.jinja", Path(said).expanduser()):
-        if "{" not in said and path.is_file():
-            return path.read_text(encoding="utf-8")
-    if "{" not in said:
-        raise UserError(f"model.chat_template={said}: no such file; give {_shipped()}, a .jinja file, or a template.")
-    return said
-
-
-def _shipped() -> str:
-    return " or ".join(sorted(path.stem for path in TEMPLATES.glob("*.jinja")))
+    """The template behind `model.chat_template`: the template itself, a shipped name, or a file."""
+    return said if "{" in said else TEMPLATES.get(said, Path(said).expanduser()).read_text(encoding="utf-8")
 
 
 def load_model(model: Model, where: Path) -> PreTrainedModel:

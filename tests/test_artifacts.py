@@ -145,7 +145,7 @@ def test_discard_of_what_never_was_is_nothing(run, tmp_path):
 
 @pytest.mark.parametrize("path", ["run", "./run", "outputs/run"])
 def test_discard_never_touches_the_working_directory(path, tmp_path, monkeypatch):
-    """BUG: the parent of "run" is ".", which is empty now, and rmdir(".") is an OSError; an absolute path would lose the directory."""
+    """The parent of "run" is ".": it is empty now, and stays."""
     monkeypatch.chdir(tmp_path)
     Path(path).mkdir(parents=True)
     RunDirectory(Path(path)).discard()
@@ -171,7 +171,7 @@ def test_states_and_attempts(run):
 
 
 def test_a_running_run_has_not_ended(run):
-    """BUG: the second attempt keeps the `ended` of the first, before its own `started`."""
+    """Not the first attempt's end, which lies before the second one's start."""
     run.begin(run_id="abc", spec="")
     run.fail("no memory")
     run.begin(run_id="abc", spec="")
@@ -215,7 +215,7 @@ def test_logged_steps_are_appended_in_order(run):
 
 
 def test_what_is_logged_after_a_crash_is_not_lost(run):
-    """BUG: the next row is written behind the one that was cut off, on its line, and the reader stops there for good."""
+    """The next row does not go on the line that was cut off."""
     run.begin(run_id="abc", spec="")
     run.log({"step": 1})
     with run.metrics_file.open("a") as file:
@@ -226,7 +226,7 @@ def test_what_is_logged_after_a_crash_is_not_lost(run):
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4]
 
 
-# BUG: but for the first, Python's splitlines() parts a line at these too, and all that follows is lost
+# str.splitlines() would part a line at all of these
 @pytest.mark.parametrize("character", ["\n", "\u2028", "\u2029", "\x85"])
 def test_samples_hold_any_text(character, run):
     rows = [{"before": f"a{character}b"}, {"before": "c"}]

@@ -83,9 +83,7 @@ PREFERENCES = {
     ),
     "the strings of a right answer": ({**PAIR, "answer": ["A", "a"], "subject": "x"}, {**PAIR, "answer": ["A", "a"]}),
     "an answer that is not a list of strings": ({**PAIR, "answer": "A"}, PAIR),
-    # BUG: the prompt's last turn is empty, so that every such row is taken for an empty one and dropped
     "a prompt transcript that waits for its answer": ({"prompt": "\n\nHuman: Q\n\nAssistant:", "chosen": " A", "rejected": " B"}, None),
-    # BUG: the system message is lost without a word
     "a system column beside whole conversations": (
         {"system": "Y", "chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]},
         WITH_SYSTEM,
@@ -137,7 +135,6 @@ CONVERSATIONS = {
         {"messages": [user("Q"), assistant(""), user("R"), assistant("A")]},
     ),
     "columns that a mixed file fills with null": ({"messages": None, "instruction": "Q", "input": None, "output": "A"}, CHAT),
-    # BUG: the first answer column that is there is taken, though it is null: "`completion` is missing"
     "an answer column that a mixed file fills with null": ({"prompt": None, "completion": None, "instruction": "Q", "output": "A"}, CHAT),
 }
 
@@ -239,7 +236,6 @@ BAD = {  # BadRow: somebody should look; EmptyRow: left out and counted
         EmptyRow,
         "`chosen` equals `rejected`",
     ),
-    # BUG: accepted; the prompt is asked twice and the user's words are trained as an answer
     "a prompt beside conversations that begin differently": (
         {"prompt": "Q", "chosen": [user("Q"), assistant("A")], "rejected": [user("Q!"), assistant("B")]},
         BadRow,

@@ -164,7 +164,6 @@ def no_file(folder: Path) -> Path:
 
 CANNOT = [
     (empty_file, "the file is empty; give one with at least one row"),
-    # BUG: the next three say "cannot be read (ValueError: Instruction "train" corresponds to no data!)"
     (empty_array, "at least one row"),
     (header_alone, "at least one row"),
     (blank_file, "at least one row"),
@@ -189,7 +188,7 @@ def test_what_cannot_be_read_is_one_sentence(write, phrase, tmp_path):
 
 
 def test_what_cannot_be_read_is_told_once(door, tmp_path):
-    """BUG: `datasets` logs its own line first, for JSON Lines and for Parquet."""
+    """`datasets` would log a line of its own first, for JSON Lines and for Parquet."""
     ended = door("data=local", f"data.path={broken_jsonl(tmp_path)}")
     assert len(ended.errors) == 1 and ended.errors[0].startswith("error: data.path=")
     assert ended.code == 2
@@ -199,7 +198,7 @@ def test_a_file_that_is_gone_is_one_sentence(tmp_path):
     """It was there when the setting was checked."""
     found = local(as_jsonl(tmp_path))
     (tmp_path / "rows.jsonl").unlink()
-    with pytest.raises(DataError, match=r"rows\.jsonl"):  # BUG: FileNotFoundError, from file.stat()
+    with pytest.raises(DataError, match=r"rows\.jsonl"):
         read(found)
 
 
@@ -226,7 +225,7 @@ def test_a_split_or_a_file_of_its_own_is_held_out(tmp_path):
 
 
 def test_an_eval_split_of_one_file_is_refused(tmp_path):
-    """BUG: a file has no splits, so the same rows are read twice; all are held out, and "no row is left to train on"."""
+    """A file has no splits: its rows would be held out whole."""
     with pytest.raises(DataError, match="eval_split"):
         read(local(as_jsonl(tmp_path), eval_split="test"))
 
@@ -274,7 +273,7 @@ def test_of_few_prompts_one_is_held_out_if_another_is_left(prompts, expected, lo
 
 
 def test_one_prompt_is_left_whatever_the_share(loaded):
-    """BUG: nine tenths of two prompts round to two, and "no row is left to train on (the data holds too few)"."""
+    """Nine tenths of two prompts round to two."""
     rows = [{"prompt": f"Q{number}", "chosen": "A", "rejected": "B"} for number in range(2)]
     found = loaded(rows, "data.eval_fraction=0.9")
     assert (len(found.train), len(found.heldout)) == (1, 1)
@@ -341,7 +340,7 @@ def test_a_hub_that_cannot_be_reached_is_one_quick_sentence(network, door, tmp_p
     ended = door(ASK, str(ROOT), script=["-c"], HF_HOME=str(tmp_path), **network)
     sentence, seconds = ended.output.splitlines()
     assert sentence.startswith("data.path=org/name: ")
-    assert "reached" in sentence or "HF_HUB_OFFLINE" in sentence  # BUG: offline says "not cached in None; give a .json, ... file"
+    assert "reached" in sentence or "HF_HUB_OFFLINE" in sentence
     assert "data=local data.path=FILE" in sentence
     assert float(seconds) < 5
     assert "torch" not in ended.imported

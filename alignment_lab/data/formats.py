@@ -56,7 +56,7 @@ def preference(row: Row) -> Row:
     prompt = _prompt(row)
     shared = _shared(chosen, rejected)
     if shared and (not prompt or chosen[0]["role"] in ("system", "user")):  # the answers carry the conversation themselves
-        prompt = prompt[:1] + chosen[:shared] if _only_system(prompt) else chosen[:shared]
+        prompt = (_system(row) if chosen[0]["role"] != "system" else []) + chosen[:shared]
         chosen, rejected = chosen[shared:], rejected[shared:]
     if not prompt or prompt[-1]["role"] == "assistant":
         raise BadRow("no prompt that `chosen` and `rejected` both answer")
@@ -65,13 +65,15 @@ def preference(row: Row) -> Row:
     for key, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer or answer[-1]["role"] != "assistant":
             raise BadRow(f"`{key}` does not end with the assistant's turn")
+        if answer[0]["role"] in ("system", "user"):
+            raise BadRow(f"`{key}` repeats a prompt that the other answer does not have")
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **_kept(row)}
 
 
 def conversation(row: Row) -> Row:
     """One conversation that ends with the assistant's turn."""
     messages = _prompt(row)
-    answer = next((key for key in ("completion", "output", "response") if key in row), None)
+    answer = next((key for key in ("completion", "output", "response") if row.get(key) is not None), None)
     if answer and not (row.get("messages") or row.get("conversations")):
         messages = messages + _messages(row, answer, "assistant")
     if not messages or messages[-1]["role"] != "assistant":
@@ -113,6 +115,8 @@ def _messages(row: Row, key: str, role: str) -> list[Message]:
     value = row.get(key)
     if isinstance(value, str):
         turns = _transcript(value)
+        if role == "user" and turns and turns[-1] == {"role": "assistant", "content": ""}:
+            turns = turns[:-1]  # a prompt that waits for its answer
         messages = turns or [{"role": role, "content": value}]
     elif isinstance(value, dict):
         messages = [_message(value, key)]
@@ -156,7 +160,3 @@ def _shared(chosen: list[Message], rejected: list[Message]) -> int:
             break
         count += 1
     return count
-
-
-def _only_system(prompt: list[Message]) -> bool:
-    return bool(prompt) and all(message["role"] == "system" for message in prompt)

@@ -32,6 +32,8 @@ def _lines(path: Path) -> list[Row]:
 
 def _local(data: Data) -> tuple[list[Row], list[Row] | None]:
     assert data.path is not None
+    if data.eval_split and not (Path(data.path).expanduser() / "dataset_dict.json").is_file():
+        raise DataError(f"data.eval_split={data.eval_split}: data.path={data.path} has no splits; name held-out rows with data.eval_path.")
     train = _path("data.path", data.path, data.split)
     if data.eval_path:
         return train, _path("data.eval_path", data.eval_path, data.split)
@@ -43,6 +45,7 @@ def _path(key: str, name: str, split: str) -> list[Row]:
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would log what is raised as well
     path = Path(name).expanduser()
     if path.is_dir() and (any(path.glob("dataset_dict.json")) or any(path.glob("state.json"))):
         return _split_of(_reading(key, name, lambda: datasets.load_from_disk(str(path))), f"{key}={name}", split)
@@ -50,7 +53,7 @@ def _path(key: str, name: str, split: str) -> list[Row]:
     suffixes = {file.suffix for file in files}
     if len(suffixes) != 1 or not suffixes <= READERS.keys():
         raise DataError(f"{key}={name}: holds {', '.join(sorted(suffixes)) or 'no file to read'}; give {KINDS}, all of one kind.")
-    if not any(file.stat().st_size for file in files):
+    if not any(file.stat().st_size for file in files if file.exists()):
         raise DataError(f"{key}={name}: the file is empty; give one with at least one row.")
     reader = READERS[suffixes.pop()]
     names = [str(file) for file in files]
@@ -109,6 +112,8 @@ def _reading(key: str, value: str | None, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except Exception as error:  # a reader raises whatever its parser and its network do
+        if "corresponds to no data" in str(error):
+            raise DataError(f"{key}={value}: holds no rows; give data with at least one row.") from error
         raise DataError(f"{key}={value}: {_why(error)}") from error
 
 
@@ -116,6 +121,8 @@ def _why(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     text = " ".join(str(error).split())[:200]
+    if isinstance(error, FileNotFoundError) and "cached" in text:
+        return "is not on this machine, and HF_HUB_OFFLINE=1; fetch it where there is a network, or use data=local data.path=FILE."
     return f"cannot be read ({type(error).__name__}: {text}); give {KINDS}, or the id of a Hub dataset with data=hub."
 
 

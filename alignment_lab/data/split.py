@@ -82,7 +82,7 @@ def _key(row: Row) -> str:
 def _hold_out(rows: list[Row], data: Data) -> tuple[list[Row], list[Row]]:
     """A share of the prompts, chosen by their hash: the same ones for every seed, method and order of the file."""
     keys = sorted({_key(row) for row in rows})
-    held = set(keys[: max(1, round(len(keys) * data.eval_fraction))]) if len(keys) > 1 else set()
+    held = set(keys[: min(max(1, round(len(keys) * data.eval_fraction)), len(keys) - 1)]) if len(keys) > 1 else set()
     return [row for row in rows if _key(row) not in held], [row for row in rows if _key(row) in held]
 
 

@@ -8,6 +8,7 @@ from .check import SpecError
 from .experiment import Action, Experiment, keys, parse, register, to_plain, to_yaml
 from .groups import (
     GROUPS,
+    TEMPLATES,
     Attention,
     BadRows,
     Data,
@@ -31,6 +32,7 @@ __all__ = [
     "GROUPS",
     "METHODS",
     "SFT",
+    "TEMPLATES",
     "Action",
     "Attention",
     "BadRows",

@@ -14,4 +14,4 @@ class SpecError(UserError):
 def require(holds: bool, key: str, value: Any, remedy: str) -> None:
     """Raise SpecError unless `holds`."""
     if not holds:
-        raise SpecError(f"{key}={value}: {remedy}")
+        raise SpecError(f"{key}={'null' if value is None else value}: {remedy}")

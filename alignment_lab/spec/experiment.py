@@ -106,6 +106,13 @@ def parse(config: DictConfig) -> Experiment:
     """
     name = config.method.name
     require(name in METHODS, "method.name", name, f"it says which method this is: leave it as it was, one of {', '.join(METHODS)}.")
+    composed = OmegaConf.get_type(config, "method")
+    require(
+        composed in (METHODS[name], dict),
+        "method.name",
+        name,
+        f"the method's other settings are not its own; choose it with method={name}.",
+    )
     typed = OmegaConf.structured(Experiment)
     typed.method = OmegaConf.structured(METHODS[name])
     typed.merge_with(OmegaConf.to_container(config))  # as plain data: what `+key=value` slipped in is no key here

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from .check import require
 
+TEMPLATES = {path.stem: path for path in (Path(__file__).parents[1] / "template").glob("*.jinja")}  # shipped, by name
 ModelSource = Enum("ModelSource", ["hub", "embedded", "random"])
 DataSource = Enum("DataSource", ["hub", "local", "embedded"])
 Dtype = Enum("Dtype", ["auto", "float32", "bfloat16", "float16"])
@@ -32,6 +34,8 @@ class Shape:
     tied: bool = True
 
     def __post_init__(self) -> None:
+        for key in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocabulary"):
+            require(getattr(self, key) > 0, f"model.shape.{key}", getattr(self, key), "must be above 0.")
         require(self.heads % self.kv_heads == 0, "model.shape.kv_heads", self.kv_heads, f"must divide the {self.heads} heads.")
 
 
@@ -57,6 +61,15 @@ class Model:
             "model.path",
             self.path,
             f"model={self.name} has no path; for a Hub id or a directory add model=hub.",
+        )
+        shaped = self.source is not ModelSource.random or self.shape is not None
+        require(shaped, "model.shape", "null", "random weights need a shape; leave it as it was, or use another model.")
+        template = self.chat_template or "{"
+        require(
+            "{" in template or template in TEMPLATES or Path(template).expanduser().is_file(),
+            "model.chat_template",
+            template,
+            f"no such file; give {' or '.join(sorted(TEMPLATES))}, a .jinja file, or a template.",
         )
         if self.path and (self.path[0] in "./~" or Path(self.path).is_dir()):
             require(
@@ -88,6 +101,18 @@ class Data:
         named = self.source is not DataSource.embedded
         require(not named or bool(self.path), "data.path", self.path, "say which rows: data=local data.path=rows.jsonl.")
         require(named or not self.path, "data.path", self.path, "the embedded data has no path; add data=local for your own file.")
+        require(
+            not self.eval_path or self.source is DataSource.local,
+            "data.eval_path",
+            self.eval_path,
+            "only data=local reads held-out rows from a file; of the Hub name a split with data.eval_split.",
+        )
+        require(
+            not self.eval_split or self.source is not DataSource.embedded,
+            "data.eval_split",
+            self.eval_split,
+            "the embedded data has held-out rows of its own; leave it out, or use data=hub.",
+        )
         if self.source is DataSource.local:
             for key, path in (("data.path", self.path), ("data.eval_path", self.eval_path)):
                 exists = path is None or Path(path).expanduser().exists()
@@ -125,17 +150,22 @@ class Training:
 
     def __post_init__(self) -> None:
         rate = self.learning_rate
-        require(rate is None or rate > 0, "training.learning_rate", rate, "must be above 0, or null for the method's usual one.")
-        require(self.num_train_epochs > 0, "training.num_train_epochs", self.num_train_epochs, "must be above 0.")
+        require(rate is None or 0 < rate < math.inf, "training.learning_rate", rate, "must be above 0, or null for the method's usual one.")
+        require(0 < self.num_train_epochs < math.inf, "training.num_train_epochs", self.num_train_epochs, "must be above 0, and finite.")
         require(
             self.max_steps == -1 or self.max_steps > 0, "training.max_steps", self.max_steps, "must be above 0, or -1 for whole epochs."
         )
         require(
-            self.warmup_steps >= 0, "training.warmup_steps", self.warmup_steps, "must be 0 or more; below 1 it is a share of all steps."
+            0 <= self.warmup_steps < math.inf,
+            "training.warmup_steps",
+            self.warmup_steps,
+            "must be 0 or more; below 1 it is a share of all steps.",
         )
         for key in ("global_batch", "micro_batch", "logging_steps", "eval_steps", "save_steps", "save_total_limit"):
             value = getattr(self, key)
             require(value is None or value > 0, f"training.{key}", value, "must be above 0.")
+        require(self.weight_decay < math.inf, "training.weight_decay", self.weight_decay, "must be 0 or more, and finite.")
+        require(self.seed < 2**32, "training.seed", self.seed, "must be below 2**32: numpy takes no larger one.")
         for key in ("weight_decay", "max_grad_norm", "seed"):
             require(getattr(self, key) >= 0, f"training.{key}", getattr(self, key), "must be 0 or more.")
         if self.micro_batch is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
@@ -40,7 +41,7 @@ class DPO(Method):
     label_smoothing: float = 0.0  # assumed share of flipped labels, in [0, 0.5)
 
     def __post_init__(self) -> None:
-        require(self.beta > 0, "method.beta", self.beta, "must be above 0: at 0 nothing holds the policy to its reference.")
+        require(0 < self.beta < math.inf, "method.beta", self.beta, "must be above 0: at 0 nothing holds the policy to its reference.")
         require(
             0 <= self.label_smoothing < 0.5,
             "method.label_smoothing",
