@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose
+from hydra._internal import utils
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -41,7 +42,7 @@ class ConfSearchPath(SearchPathPlugin):
 
 def prepare() -> None:
     """Tell Hydra of the schemas, of conf/ and of how cells are named. Safe to call twice."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands us its errors, instead of printing a paragraph and exiting with 1
+    utils.run_and_report = lambda function: function()  # it would print a paragraph and exit with 1; one_sentence has our way
     register()
     Plugins.instance().register(ConfSearchPath)
     OmegaConf.register_new_resolver("cell", folder_name, replace=True)
