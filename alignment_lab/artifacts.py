@@ -189,11 +189,19 @@ class RunDirectory:
         write_atomic(self.samples_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def discard(self) -> None:
-        """Remove a directory in which nothing was achieved, and the parents that it leaves empty."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        for parent in self.path.parents[:2]:
-            if parent.exists() and not any(parent.iterdir()) and parent.resolve() != Path.cwd():
-                parent.rmdir()
+        """Take back what this process began, where nothing came about: its own files, and the directories that are then empty.
+
+        Never a file that was there before, a record of another attempt, or the working directory.
+        """
+        state = self.state()
+        if self.metrics_file.exists() or state.get("attempts", 1) > 1 or state.get("pid", os.getpid()) != os.getpid():
+            return
+        if state:
+            for file in (self.spec_file, self.provenance_file, self.state_file):
+                file.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.path, *self.path.parents[:2]):
+            if folder.is_dir() and not any(folder.iterdir()) and folder.resolve() != Path.cwd():
+                folder.rmdir()
 
     def _set_state(self, state: str, **facts: Any) -> None:
         assert state in STATES

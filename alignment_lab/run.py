@@ -36,6 +36,9 @@ ENVIRONMENT = {
 def execute(spec: Experiment, run: RunDirectory) -> None:
     """Run the experiment and leave a complete run directory. Raises UserError for a mistake; the directory records any failure."""
     console = Console()
+    if run.state().get("state") == "finished" and run.state()["id"] == spec.run_id:
+        console.print(f"{run.path}: this experiment is finished; give another directory to run it again.", highlight=False, soft_wrap=True)
+        return
     with recorded(spec, run):
         rows = data.load(spec)
         where = model.locate(spec.model)

@@ -143,6 +143,33 @@ def test_discard_of_what_never_was_is_nothing(run, tmp_path):
     assert (tmp_path / "outputs" / "file").exists()
 
 
+def test_discard_never_takes_what_was_there_before(tmp_path):
+    """As with hydra.run.dir=MY_FOLDER: the folder and its files stay."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    run = RunDirectory(tmp_path / "mine")
+    run.discard()
+    run.begin(run_id="abc", spec="")
+    run.fail("a mistake")
+    run.discard()
+    assert [path.name for path in run.path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("other", [{"attempts": 2}, {"pid": -1}])
+def test_discard_keeps_the_record_of_another_attempt(run, other):
+    run.begin(run_id="abc", spec="")
+    write_json(run.state_file, run.state() | other)
+    run.discard()
+    assert run.state()["id"] == "abc"
+
+
+def test_discard_keeps_what_was_logged(run):
+    run.begin(run_id="abc", spec="")
+    run.log({"step": 1})
+    run.discard()
+    assert run.metrics() == [{"step": 1}]
+
+
 @pytest.mark.parametrize("path", ["run", "./run", "outputs/run"])
 def test_discard_never_touches_the_working_directory(path, tmp_path, monkeypatch):
     """The parent of "run" is ".": it is empty now, and stays."""

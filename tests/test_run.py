@@ -10,13 +10,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from alignment_lab import data, embedded, model
-from alignment_lab.artifacts import RunDirectory, read_json
+from alignment_lab.artifacts import RunDirectory, read_json, write_json
 from alignment_lab.data import tokenise
 from alignment_lab.errors import UserError
 from alignment_lab.logprobs import Sequences, completion_logprobs
 from alignment_lab.losses import PairLogprobs, dpo
 from alignment_lab.method.preference import collate
 from alignment_lab.run import execute
+from alignment_lab.training import GlobalBatches
 
 FILES = ["metrics.jsonl", "provenance.json", "report.html", "report.json", "run.json", "samples.jsonl", "spec.yaml"]
 TINY = [
@@ -143,11 +144,42 @@ def test_a_cut_off_run_continues_to_the_same_weights(composed, finished, tmp_pat
     shutil.copytree(whole.path, run.path)
     shutil.rmtree(run.model)
     shutil.rmtree(run.checkpoints / "checkpoint-3")
+    write_json(run.state_file, run.state() | {"state": "running"})  # as a killed process leaves it
     execute(composed([*TINY, f"method={method}", "training.save_steps=2"]), run)
     digests = [model.content_digest(AutoModelForCausalLM.from_pretrained(where.model)) for where in (whole, run)]
     assert digests[0] == digests[1]
     assert run.state()["attempts"] == 2
     assert [(row["step"], row["loss"]) for row in run.metrics()] == [(row["step"], row["loss"]) for row in whole.metrics()]
+
+
+def test_a_finished_run_is_left_as_it_is(composed, finished, capsys):
+    run = finished("dpo")
+    before = run.state()
+    execute(composed([*TINY, "training.save_steps=2"]), run)
+    assert "is finished" in capsys.readouterr().out
+    assert run.state() == before
+
+
+def test_without_evaluation_a_run_measures_nothing(composed, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    execute(composed([*TINY, "eval.rows=0", "eval.generations=0", "training.max_steps=1"]), run)
+    assert run.report()["metrics"] == {}
+    assert run.samples() == []
+
+
+def test_global_batches_are_those_of_the_permutation():
+    """Ten rows in batches of four: every row once, the longest first inside each batch, another order in the next epoch."""
+    lengths = [7, 1, 9, 3, 8, 2, 6, 4, 5, 0]
+    sampler = GlobalBatches(lengths, 4, seed=1)
+    plain = torch.randperm(10, generator=torch.Generator().manual_seed(1)).tolist()
+    first = list(sampler)
+    for start in (0, 4, 8):
+        window = first[start : start + 4]
+        assert set(window) == set(plain[start : start + 4])
+        assert [lengths[row] for row in window] == sorted((lengths[row] for row in window), reverse=True)
+    sampler.set_epoch(1)
+    assert sorted(sampler) == list(range(10)) == sorted(first)
+    assert list(sampler) != first
 
 
 def test_a_directory_of_another_experiment_is_refused(composed, finished):
