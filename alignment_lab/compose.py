@@ -64,9 +64,9 @@ def experiment(overrides: list[str], config_name: str = "config") -> Experiment:
 
 @contextmanager
 def one_sentence(discard: RunDirectory | None = None) -> Iterator[None]:
-    """Turn a user's mistake into one sentence and exit code 2, and remove the run directory in which nothing came about.
+    """Turn a user's mistake into one sentence and exit code 2, and take back the run directory in which nothing came about.
 
-    HYDRA_FULL_ERROR=1 gives the traceback instead.
+    HYDRA_FULL_ERROR=1 gives the traceback instead. Ctrl-C ends with 130, as shells have it.
     """
     try:
         yield
@@ -79,3 +79,6 @@ def one_sentence(discard: RunDirectory | None = None) -> Iterator[None]:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -153,7 +153,7 @@ EDGES = [  # of each range, and of several at once
 
 @pytest.mark.parametrize("overrides", EDGES)
 def test_the_edge_of_a_range_is_inside(overrides, composed):
-    composed(overrides.split())
+    assert composed(overrides.split()).run_id
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 6, 7, 8, 9, 64])
