@@ -82,7 +82,9 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
         content = {"model": model.content_digest(policy), "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
         write_json(run.provenance_file, {**provenance.collect(), "content": content})
     with meter("reference"):
-        setting = Setting(spec, policy, tokenizer, train_rows, heldout, training.arguments(spec, run, dtype), dtype, console)
+        setting = Setting(
+            spec, policy, tokenizer, train_rows, heldout, len(rows.train), training.arguments(spec, run, dtype), dtype, console
+        )
         trainer = procedure.trainer(setting)
     before = measured(setting, trainer, meter, initial=True)
     with meter("train"):
@@ -126,7 +128,13 @@ def report(setting: Setting, rows: data.Rows, steps: int, meter: Meter, metrics:
     spec = setting.spec
     seen = steps * spec.training.global_batch
     tokens = round(seen * sum(map(data.size, setting.train)) / len(setting.train))
-    counts = {"train": len(setting.train), "eval": len(setting.scored), "dropped": dict(rows.dropped), "truncated": rows.truncated}
+    counts = {
+        "train": len(setting.train),
+        "available": setting.available,
+        "eval": len(setting.scored),
+        "dropped": dict(rows.dropped),
+        "truncated": rows.truncated,
+    }
     seconds = meter.report()
     return {
         "id": spec.run_id,

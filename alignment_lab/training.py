@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 from . import checkpoint
@@ -101,13 +101,13 @@ class LabTrainer:
 class MetricsLog(TrainerCallback):
     """Appends every logged step to metrics.jsonl."""
 
-    def __init__(self, run: RunDirectory) -> None:
-        self.run = run
+    def __init__(self, run: RunDirectory, steps_per_epoch: float) -> None:
+        self.run, self.steps_per_epoch = run, steps_per_epoch
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
-        """One line a step; the closing summary of the Trainer goes into report.json instead."""
+        """One line a step, its epoch counted over all rows of the data; the Trainer's closing summary goes into report.json instead."""
         if logs and "train_runtime" not in logs:
-            self.run.log({"step": state.global_step, **logs})
+            self.run.log({"step": state.global_step, **logs, "epoch": round(state.global_step / self.steps_per_epoch, 4)})
 
 
 class CommitCheckpoint(TrainerCallback):
@@ -161,13 +161,13 @@ class ShowSteps(TrainerCallback):
         self.bar.__exit__()
 
 
-def fit(trainer: Trainer, spec: Experiment, run: RunDirectory, console: Console) -> None:
+def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console) -> None:
     """Train to the end, from the newest checkpoint of this run where there is one."""
     disable_progress_bar()  # transformers' own, for every shard that it writes
     trainer.remove_callback(PrinterCallback)
     callbacks = [
         *trackers(spec, run, console),
-        MetricsLog(run),
+        MetricsLog(run, trainer.setting.available / spec.training.global_batch),
         CommitCheckpoint(run, spec.run_id, spec.training.save_total_limit),
         ShowSteps(console),
     ]

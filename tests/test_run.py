@@ -58,6 +58,8 @@ def test_a_run_leaves_every_file(finished, method):
     report = run.report()
     assert report["steps"] == 3
     assert report["rows"]["train"] == 12
+    assert report["rows"]["available"] == 1024
+    assert run.metrics()[-1]["epoch"] == round(12 / 1024, 4)
     assert report["metrics"]["eval_loss"]["after"]["n"] == 6
     assert report["id"] == run.state()["id"]
     assert any((run.path / "tensorboard").iterdir())

@@ -22,6 +22,7 @@ class Setting:
     tokenizer: PreTrainedTokenizerBase
     train: list[dict[str, Any]]
     heldout: list[dict[str, Any]]
+    available: int  # training rows of the data; a run of few steps tokenises only those that it can see
     arguments: dict[str, Any]
     dtype: torch.dtype
     console: Console

@@ -155,7 +155,12 @@ def _counts(cell: Cell) -> dict[str, str]:
     rows = cell.report.get("rows") or {}
     dropped = rows.get("dropped")
     reasons = dropped.items() if isinstance(dropped, Mapping) else [("", dropped)] if dropped else []
-    named = {"training rows": rows.get("train"), "held-out rows": rows.get("eval"), "truncated": rows.get("truncated")}
+    named = {
+        "training rows": rows.get("train"),
+        "available": rows.get("available"),
+        "held-out rows": rows.get("eval"),
+        "truncated": rows.get("truncated"),
+    }
     counts = {name: text.number(count) for name, count in named.items() if count is not None}
     return counts | {f"dropped: {reason}".rstrip(": "): text.number(count) for reason, count in reasons}
 
