@@ -78,6 +78,7 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
         procedure = METHODS[spec.method.name]
         tokenizer = model.load_tokenizer(spec.model, where)
         train_rows, heldout = tokenised(spec, procedure.tokenise, tokenizer, rows)
+        console.print(counted(train_rows, heldout, rows), highlight=False, soft_wrap=True)
         policy, dtype = model.place(model.load_model(spec.model, where), spec)
         content = {"model": model.content_digest(policy), "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
         write_json(run.provenance_file, {**provenance.collect(), "content": content})
@@ -106,6 +107,16 @@ def tokenised(spec: Experiment, tokenise: Any, tokenizer: Any, rows: data.Rows) 
     if not train_rows:
         raise UserError(f"data.max_length={spec.data.max_length}: no row fits; raise it, or give shorter rows.")
     return train_rows, heldout
+
+
+def counted(train_rows: list[Row], heldout: list[Row], rows: data.Rows) -> str:
+    """What became of the rows, in a line: nobody should find out from a curve."""
+    left_out = "; ".join(f"{count} left out: {reason}" for reason, count in sorted(rows.dropped.items())) or "none left out"
+    longest = max(map(data.size, train_rows))
+    return (
+        f"rows: {len(train_rows)} of {len(rows.train)} to train on, {len(heldout)} held out; {left_out}; "
+        f"{rows.truncated} cut at data.max_length, the longest has {longest} tokens"
+    )
 
 
 def measured(setting: Setting, trainer: Any, meter: Meter, *, initial: bool = False) -> Measured:
