@@ -112,11 +112,8 @@ def tokenised(spec: Experiment, tokenise: Any, tokenizer: Any, rows: data.Rows) 
 def counted(train_rows: list[Row], heldout: list[Row], rows: data.Rows) -> str:
     """What became of the rows, in a line: nobody should find out from a curve."""
     left_out = "; ".join(f"{count} left out: {reason}" for reason, count in sorted(rows.dropped.items())) or "none left out"
-    longest = max(map(data.size, train_rows))
-    return (
-        f"rows: {len(train_rows)} of {len(rows.train)} to train on, {len(heldout)} held out; {left_out}; "
-        f"{rows.truncated} cut at data.max_length, the longest has {longest} tokens"
-    )
+    used = f"{len(train_rows)} of {len(rows.train)} to train on, {len(heldout)} held out"
+    return f"rows: {used}; {left_out}; {rows.truncated} cut at data.max_length"
 
 
 def measured(setting: Setting, trainer: Any, meter: Meter, *, initial: bool = False) -> Measured:
