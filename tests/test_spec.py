@@ -291,3 +291,19 @@ def test_a_written_spec_is_whole_and_plain(composed):
     assert {key: plain[key] for key in plain if key != "defaults"} == spec.to_plain(first)
     assert (plain["training"]["learning_rate"], plain["name"]) == (1e-6, "dpo-embedded")
     assert plain["training"]["micro_batch"] > 0
+
+
+PUBLISHED = {  # parameters in billions, from the models' cards
+    "smollm2-135m": 0.135, "smollm2-360m": 0.362, "smollm2-1.7b": 1.71, "qwen3-0.6b": 0.596, "qwen3-8b": 8.19,
+    "mistral-7b": 7.24, "llama-3.1-8b": 8.03, "gemma-7b": 8.54, "gpt2": 0.124,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_shape_has_the_parameters_of_its_model(name, composed):
+    """Attention (q, k, v, o), MLP (three matrices; GPT-2 has two), embeddings (twice where untied); norms and biases are under 1 %."""
+    shape = composed([f"model={name}"]).model.shape
+    attention = shape.hidden * shape.head_dim * 2 * (shape.heads + shape.kv_heads)
+    mlp = (2 if name == "gpt2" else 3) * shape.hidden * shape.intermediate
+    embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
+    assert (shape.layers * (attention + mlp) + embeddings) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.01)
