@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .data.tokenise import prompt_ids, stop_ids
-from .logprobs import Progress
+from .logprobs import Progress, inference
 from .spec import Eval
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .data.tokenise import Message
 
 
-@torch.no_grad()
 def answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -29,23 +28,21 @@ def answer(
     ids = prompt_ids(tokenizer, prompts)
     order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
     answers = [""] * len(ids)
-    training = model.training
-    model.eval()
-    for places in progress([order[start : start + how.batch] for start in range(0, len(order), how.batch)]):
-        tokens, mask = _left_padded([ids[place] for place in places], model.device)
-        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+    stops = stop_ids(tokenizer)
+    with inference(model, dtype):
+        for places in progress([order[start : start + how.batch] for start in range(0, len(order), how.batch)]):
+            tokens, mask = _left_padded([ids[place] for place in places], model.device)
             found = model.generate(
                 input_ids=tokens,
                 attention_mask=mask,
                 max_new_tokens=how.max_new_tokens,
                 do_sample=False,
-                eos_token_id=stop_ids(tokenizer),
+                eos_token_id=stops,
                 pad_token_id=tokenizer.pad_token_id,
                 use_cache=True,
             )
-        for place, text in zip(places, tokenizer.batch_decode(found[:, tokens.shape[1] :], skip_special_tokens=True), strict=True):
-            answers[place] = text.strip()
-    model.train(training)
+            for place, text in zip(places, tokenizer.batch_decode(found[:, tokens.shape[1] :], skip_special_tokens=True), strict=True):
+                answers[place] = text.strip()
     return answers
 
 

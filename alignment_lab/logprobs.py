@@ -6,7 +6,8 @@ no mask is passed, and the head runs only where some row's completion is predict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,18 @@ def _log_softmax_at(logits: Tensor, ids: Tensor) -> Tensor:
     return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
 
 
-@torch.no_grad()
+@contextmanager
+def inference(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
+    """No gradients, evaluation mode, computing in `dtype`; the model's mode is given back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+            yield
+    finally:
+        model.train(training)
+
+
 def score(
     model: PreTrainedModel,
     rows: Sequence[tuple[list[int], list[int]]],
@@ -89,11 +101,8 @@ def score(
     order = sorted(range(len(rows)), key=lambda place: -len(rows[place][0]))
     sums, lengths = torch.zeros(len(rows)), torch.zeros(len(rows), dtype=torch.long)
     steps = [order[start : start + batch] for start in range(0, len(order), batch)]
-    training = model.training
-    model.eval()
-    for places in progress(steps):
-        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+    with inference(model, dtype):
+        for places in progress(steps):
             found = completion_logprobs(model, sequences([rows[place] for place in places]).to(model.device))
-        sums[places], lengths[places] = found.sums.cpu(), found.lengths.cpu()
-    model.train(training)
+            sums[places], lengths[places] = found.sums.cpu(), found.lengths.cpu()
     return Logprobs(sums, lengths)

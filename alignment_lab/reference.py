@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 ANSWERS = ("chosen", "rejected")
+COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
 
 
 def score_pairs(model: PreTrainedModel, rows: list[Row], batch: int, dtype: torch.dtype, progress: Progress) -> dict[str, torch.Tensor]:
@@ -25,10 +26,9 @@ def score_pairs(model: PreTrainedModel, rows: list[Row], batch: int, dtype: torc
 
 
 def attach(model: PreTrainedModel, rows: list[Row], batch: int, dtype: torch.dtype, progress: Progress) -> list[Row]:
-    """The rows with `ref_chosen_logps` and `ref_rejected_logps` (TRL's names), in nats."""
+    """The rows with COLUMNS, in nats."""
     if not rows:
         return rows
     found = score_pairs(model, rows, batch, dtype, progress)
     columns = zip(*(found[answer].tolist() for answer in ANSWERS), strict=True)
-    names = [f"ref_{answer}_logps" for answer in ANSWERS]
-    return [{**row, **dict(zip(names, values, strict=True))} for row, values in zip(rows, columns, strict=True)]
+    return [{**row, **dict(zip(COLUMNS, values, strict=True))} for row, values in zip(rows, columns, strict=True)]

@@ -81,9 +81,11 @@ def _key(row: Row) -> str:
 
 def _hold_out(rows: list[Row], data: Data) -> tuple[list[Row], list[Row]]:
     """A share of the prompts, chosen by their hash: the same ones for every seed, method and order of the file."""
-    keys = sorted({_key(row) for row in rows})
-    held = set(keys[: min(max(1, round(len(keys) * data.eval_fraction)), len(keys) - 1)]) if len(keys) > 1 else set()
-    return [row for row in rows if _key(row) not in held], [row for row in rows if _key(row) in held]
+    keys = [_key(row) for row in rows]
+    prompts = sorted(set(keys))
+    held = set(prompts[: min(max(1, round(len(prompts) * data.eval_fraction)), len(prompts) - 1)])
+    train = [row for key, row in zip(keys, rows, strict=True) if key not in held]
+    return train, [row for key, row in zip(keys, rows, strict=True) if key in held]
 
 
 def _without_prompts_of(heldout: list[Row], train: list[Row], dropped: Counter[str]) -> list[Row]:

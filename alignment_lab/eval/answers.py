@@ -6,14 +6,13 @@ import re
 from typing import Any
 
 from ..data import prompt_of
+from ..data.embedded.build import mentions
 from .interval import Scores
 
 
 def correct(text: str, accepted: list[str] | None) -> bool | None:
     """Whether any accepted string stands in the text as whole words, whatever its case; None where the data names none."""
-    if not accepted:
-        return None
-    return any(re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", text, re.IGNORECASE) for fact in accepted)
+    return mentions(text, accepted) if accepted else None
 
 
 def words(text: str) -> int:

@@ -16,7 +16,7 @@ from ..eval.interval import Scores
 from ..logprobs import Sequences, completion, completion_logprobs, sequences
 from ..losses import PairLogprobs, PairLoss
 from ..progress import shown
-from ..reference import ANSWERS, attach, score_pairs
+from ..reference import ANSWERS, COLUMNS, attach, score_pairs
 from ..spec import DPO, Method
 from ..training import LabTrainer
 from .setting import Setting
@@ -60,7 +60,7 @@ class PreferenceTrainer(LabTrainer, Trainer):
         """The mean loss of a micro-batch; its metrics stay on the device until they are logged."""
         sums = completion_logprobs(model, Sequences(inputs["input_ids"], inputs["labels"])).sums  # [2B]
         policy = PairLogprobs(*sums.view(-1, 2).unbind(1))
-        found = self.objective(policy, PairLogprobs(inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]))
+        found = self.objective(policy, PairLogprobs(*(inputs[name] for name in COLUMNS)))
         for name, values in metrics(policy, found).items():
             self._since_log[name].append(values.mean())
         loss = found.losses.mean()
@@ -77,7 +77,7 @@ class PreferenceTrainer(LabTrainer, Trainer):
         """Loss, rewards and log-probabilities of each held-out pair; the initial policy is the reference, so it costs nothing."""
         if not self.heldout:
             return {}
-        reference = PairLogprobs(*(torch.tensor([row[f"ref_{answer}_logps"] for row in self.heldout]) for answer in ANSWERS))
+        reference = PairLogprobs(*(torch.tensor([row[name] for row in self.heldout]) for name in COLUMNS))
         policy = reference if initial else self._policy()
         found = self.objective(policy, reference)
         values = {"loss": found.losses, **metrics(policy, found)}
@@ -105,5 +105,4 @@ def metrics(policy: PairLogprobs, found: PairLoss) -> dict[str, Tensor]:
 def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
     """B rows -> input_ids and labels [2B, T], chosen and rejected in turn, and the reference's log-probabilities [B]."""
     batch = sequences([completion(row["prompt_ids"], row[f"{answer}_ids"]) for row in rows for answer in ANSWERS])
-    names = [f"ref_{answer}_logps" for answer in ANSWERS]
-    return {"input_ids": batch.input_ids, "labels": batch.labels, **{name: torch.tensor([row[name] for row in rows]) for name in names}}
+    return {"input_ids": batch.input_ids, "labels": batch.labels, **{name: torch.tensor([row[name] for row in rows]) for name in COLUMNS}}

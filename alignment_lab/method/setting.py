@@ -29,5 +29,5 @@ class Setting:
 
     @property
     def scored(self) -> list[dict[str, Any]]:
-        """The held-out rows whose loss is taken; as many, from the first on, are answered in words."""
+        """The first held-out rows: those whose loss is taken."""
         return self.heldout[: self.spec.eval.rows]
