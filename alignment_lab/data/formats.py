@@ -23,7 +23,7 @@ ROLES = {
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")  # Anthropic HH keeps a whole transcript in one string
 NEEDS = {
     Format.preference: "`chosen` and `rejected` (with `prompt`, or as whole conversations)",
-    Format.text: "`messages`, `conversations`, `prompt` and `completion`, or `instruction` and `output` (preference pairs do as well)",
+    Format.conversation: "`messages`, `conversations`, `prompt` and `completion`, or `instruction` and `output` (preference pairs do as well)",
 }
 
 
@@ -45,7 +45,7 @@ def converter(format: Format, rows: list[Row], said: str) -> Callable[[Row], Row
     pairs = {"chosen", "rejected"} <= columns
     if pairs:
         return preference if format is Format.preference else lambda row: _chosen_only(preference(row))
-    if format is Format.text and (columns & {"messages", "conversations"} or _turn_columns(columns)):
+    if format is Format.conversation and (columns & {"messages", "conversations"} or _turn_columns(columns)):
         return conversation
     raise DataError(f"{said}: has the columns {', '.join(sorted(columns)) or '(none)'}; this method needs {NEEDS[format]}.")
 

@@ -9,14 +9,14 @@ from typing import ClassVar
 
 from .check import require
 
-Format = Enum("Format", ["text", "preference"])
+Format = Enum("Format", ["conversation", "text", "preference", "unpaired"])
 
 
 @dataclass
 class Method:
     """What every method has: the data that it needs, whether it needs a reference, and its usual learning rate."""
 
-    format: ClassVar[Format] = Format.text
+    format: ClassVar[Format] = Format.conversation
     usual_learning_rate: ClassVar[float] = 2e-5
 
     name: str = "method"
