@@ -65,6 +65,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def cache_directory() -> Path:
+    """Where the lab keeps what it can make again: ALIGNMENT_LAB_CACHE, else alignment_lab in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("ALIGNMENT_LAB_CACHE") or Path(home) / "alignment_lab")
+
+
 def from_here(path: Path) -> Path:
     """The path as a person in the working directory would write it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

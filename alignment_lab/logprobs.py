@@ -1,81 +1,213 @@
-"""The log-probability engine: a causal model and token ids in, log p(completion | prompt) out.
+"""The log-probability engine: a causal model and token ids in, log p(token | all before it) out.
 
-Every method and every evaluation asks here. Rows are right-padded; under causal attention no real token sees the padding, so
-no mask is passed, and the head runs only where some row's completion is predicted.
+Every method and every evaluation asks here. Sequences are packed into trees (see attention.py) where the model allows it exactly, and
+right-padded where not; the head runs only where a scored token is predicted. Knows no objective and no row of data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .attention import NAME, Layout, no_mask, why_not
+from .data.pack import IGNORED, Scored, Tree, packed, padded, trees
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-IGNORED = -100
+ROWS = 128  # of logits, worked on at a time: their float32 copies stay in the cache
 Progress = Callable[[Sequence[Any]], Iterable[Any]]  # shows how far along a loop over these steps is
 
 
 @dataclass(frozen=True)
-class Sequences:
-    """N right-padded sequences; a label is the token itself where it is scored, IGNORED elsewhere."""
+class Batch:
+    """N sequences laid out for one forward pass; S of their tokens are scored, sequence by sequence."""
 
-    input_ids: Tensor  # [N, T]
-    labels: Tensor  # [N, T]
+    input_ids: Tensor  # [1, T] packed, [N, T] padded
+    position_ids: Tensor  # of the same shape
+    layout: Layout | None  # None: padded
+    places: Tensor  # [S] where the token is predicted, in the flattened input
+    targets: Tensor  # [S] the token
+    offsets: Tensor  # [S] its place in the answer; below 0 in the prompt
+    lengths: Tensor  # [N] scored tokens of each sequence
+    ends: Tensor  # [N] each sequence's last token, in the flattened input
+    members: Tensor  # [N] which of the planned sequences they are, rising
 
-    def to(self, device: torch.device) -> Sequences:
+    def to(self, device: torch.device | str, **_: Any) -> Batch:
         """The same on `device`."""
-        return Sequences(self.input_ids.to(device), self.labels.to(device))
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
+
+    @property
+    def owners(self) -> Tensor:
+        """[S] which of the N sequences each scored token belongs to."""
+        return torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(self.lengths)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum over the scored tokens of each sequence: [S] -> [N]."""
+        return torch.segment_reduce(values, "sum", lengths=self.lengths)
 
 
 @dataclass(frozen=True)
-class Logprobs:
-    """Per sequence: the sum over its scored tokens, and how many they are: [N] nats, [N] tokens."""
+class Engine:
+    """How sequences are laid out for one model: packed or padded, at most `budget` tokens a forward pass."""
 
-    sums: Tensor
-    lengths: Tensor
+    packed: bool
+    budget: int
 
-
-def sequences(rows: Sequence[tuple[list[int], list[int]]]) -> Sequences:
-    """Right-pad (ids, labels) of N sequences to the longest."""
-    width = max(len(ids) for ids, _ in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)  # any id will do: nobody looks at padding
-    labels = torch.full((len(rows), width), IGNORED)
-    for place, (row_ids, row_labels) in enumerate(rows):
-        ids[place, : len(row_ids)] = torch.tensor(row_ids)
-        labels[place, : len(row_labels)] = torch.tensor(row_labels)
-    return Sequences(ids, labels)
+    def batches(self, sequences: Sequence[Scored]) -> list[Batch]:
+        """All sequences, in as few forward passes as the budget allows; those with one prompt go together."""
+        plan, lay_out = (packed, _pack) if self.packed else (padded, _pad)
+        return [lay_out(sequences, pack) for pack in plan(trees(sequences), self.budget)]
 
 
-def completion(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
-    """(ids, labels) of a prompt and the answer that is scored."""
-    return prompt + answer, [IGNORED] * len(prompt) + answer
+def choose(model: PreTrainedModel, longest: int, budget: int) -> tuple[Engine, str | None]:
+    """The engine that serves this model exactly, and why it pads where it does.
 
-
-def completion_logprobs(model: PreTrainedModel, batch: Sequences) -> Logprobs:
-    """Sum of log p(token | all before it) over the scored tokens of each sequence, in float32.
-
-    The logits at t predict token t + 1; a first token is never scored.
+    The model's own words are believed first, then a proof: a small tree must score as its sequences by themselves do.
     """
-    targets = batch.labels[:, 1:]  # [N, T-1]
-    scored = targets != IGNORED
-    first = int(scored.any(0).int().argmax())  # before it, no row has a scored token
-    places = torch.arange(first, targets.shape[1], device=targets.device)
-    logits = model(input_ids=batch.input_ids, logits_to_keep=places, use_cache=False).logits  # [N, T-1-first, V]
-    targets, scored = targets[:, first:], scored[:, first:]
-    picked = _log_softmax_at(logits, targets.clamp(min=0))  # [N, T-1-first]
-    return Logprobs(sums=(picked * scored).sum(1), lengths=scored.sum(1))
+    asked = getattr(model.config, "_attn_implementation", None)
+    reason = f"model.attention={asked}" if asked != NAME else why_not(model.config, longest) or _disproved(model)
+    return Engine(packed=reason is None, budget=budget), reason
 
 
-def _log_softmax_at(logits: Tensor, ids: Tensor) -> Tensor:
-    """log softmax(logits)[ids] in float32, without a second tensor of the logits' size: [N, T, V], [N, T] -> [N, T]."""
-    logits = logits.float()
-    return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
+def _disproved(model: PreTrainedModel) -> str | None:
+    """Whether a packed tree of random tokens scores otherwise than padded, as a reason; None where it does not."""
+    ids = torch.randint(min(1000, model.config.vocab_size), (24,), generator=torch.Generator().manual_seed(0)).tolist()
+    probe = [Scored(ids[:8], ids[8:13]), Scored(ids[:8], ids[13:20]), Scored(ids[20:22], ids[22:])]
+    half = next(model.parameters()).dtype.itemsize < 4
+    try:
+        with inference(model, torch.float32):
+            one, other = (_score(model, probe, Engine(packed, 1000)) for packed in (True, False))
+    except (ValueError, TypeError, RuntimeError) as error:
+        return f"its forward pass refuses packed rows ({' '.join(str(error).split())[:100]})"
+    apart = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+    return None if apart <= (0.3 if half else 1e-3) else f"packed and padded log-probabilities differ by {apart:.2g}"
+
+
+def _pack(sequences: Sequence[Scored], pack: Sequence[Tree]) -> Batch:
+    """Trees behind each other; positions of every answer start behind its prompt."""
+    ids: list[int] = []
+    positions: list[int] = []
+    starts: dict[int, tuple[int, int]] = {}  # member -> where its prompt and its answer start
+    for tree in pack:
+        prompt = len(ids)
+        ids += sequences[tree.members[0]].prompt
+        positions += range(tree.prompt)
+        for member in tree.members:
+            starts[member] = prompt, len(ids)
+            ids += sequences[member].answer
+            positions += range(tree.prompt, len(sequences[member]))
+    layout = Layout(tuple((tree.prompt, tuple(len(sequences[member].answer) for member in tree.members)) for tree in pack))
+    return _batch(sequences, [ids], [positions], layout, starts)
+
+
+def _pad(sequences: Sequence[Scored], pack: Sequence[Tree]) -> Batch:
+    """Right-padded: under causal attention no real token sees the padding, so any id will do and no mask is needed."""
+    members = sorted(member for tree in pack for member in tree.members)
+    width = max(len(sequences[member]) for member in members)
+    rows = [(sequences[member].prompt + sequences[member].answer + [0] * width)[:width] for member in members]
+    starts = {member: (row * width, row * width + len(sequences[member].prompt)) for row, member in enumerate(members)}
+    return _batch(sequences, rows, [list(range(width))] * len(rows), None, starts)
+
+
+def _batch(
+    sequences: Sequence[Scored], ids: list[list[int]], positions: list[list[int]], layout: Layout | None, starts: dict[int, tuple[int, int]]
+) -> Batch:
+    """What both layouts have in common: which tokens are scored, and where each one is predicted."""
+    places: list[int] = []
+    targets: list[int] = []
+    offsets: list[int] = []
+    lengths, ends = [], []
+    members = sorted(starts)
+    for member in members:
+        sequence, (prompt_start, answer_start) = sequences[member], starts[member]
+        size = len(sequence.prompt)
+        labels = sequence.labels or [IGNORED] * size + sequence.answer
+        where = [*range(prompt_start, prompt_start + size), *range(answer_start, answer_start + len(sequence.answer))]
+        scored = [place for place in range(1, len(labels)) if labels[place] != IGNORED]
+        places += [where[place - 1] for place in scored]
+        targets += [labels[place] for place in scored]
+        offsets += [place - size for place in scored]
+        lengths.append(len(scored))
+        ends.append(where[-1])
+    found = (torch.tensor(values, dtype=torch.long) for values in (places, targets, offsets, lengths, ends, members))
+    return Batch(torch.tensor(ids), torch.tensor(positions), layout, *found)
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Of each scored token: its log-probability, and, where asked for, log sum_v p_v^2 and whether it was the likeliest: [S] each."""
+
+    logps: Tensor
+    log_squares: Tensor | None = None
+    likeliest: Tensor | None = None
+
+
+def token_logprobs(model: PreTrainedModel, batch: Batch, *, log_squares: bool = False, likeliest: bool = False) -> TokenLogprobs:
+    """log p of every scored token, in float32 or better: [S] nats. Only `logps` has a gradient."""
+    if batch.layout is not None:
+        mask = no_mask(batch.input_ids.device)
+        packing = {"position_ids": batch.position_ids, "attention_mask": mask, "layout": batch.layout, "logits_to_keep": batch.places}
+        logits = model(input_ids=batch.input_ids, use_cache=False, **packing).logits[0]  # [S, V]
+    else:
+        width = batch.input_ids.shape[1]
+        rows, columns = batch.places // width, batch.places % width
+        first = int(columns.min())  # before it, no row has a scored token
+        kept = torch.arange(first, width, device=columns.device)
+        logits = model(input_ids=batch.input_ids, logits_to_keep=kept, use_cache=False).logits[rows, columns - first]  # [S, V]
+    return TokenLogprobs(*_LogSoftmaxAt.apply(logits, batch.targets, log_squares, likeliest))
+
+
+def last_hidden(model: Any, batch: Batch) -> Tensor:
+    """The backbone's last hidden state at each sequence's end, for a head of another kind: [N, H]."""
+    options: dict[str, Any] = {}
+    if batch.layout is not None:
+        options = {"position_ids": batch.position_ids, "attention_mask": no_mask(batch.input_ids.device), "layout": batch.layout}
+    hidden = model(input_ids=batch.input_ids, use_cache=False, **options).last_hidden_state
+    return hidden.flatten(0, 1)[batch.ends]
+
+
+class _LogSoftmaxAt(torch.autograd.Function):
+    """log softmax(logits)[targets], a few rows at a time; going back, the logits' memory becomes their gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, log_squares: bool, likeliest: bool) -> tuple[Tensor | None, ...]:
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        logps, normalizers = (torch.empty(len(targets), dtype=exact, device=logits.device) for _ in range(2))
+        squares = torch.empty_like(logps) if log_squares else None
+        top = torch.empty(len(targets), dtype=torch.bool, device=logits.device) if likeliest else None
+        for start in range(0, len(targets), ROWS):
+            here = slice(start, start + ROWS)
+            rows = logits[here].to(exact)
+            normalizers[here] = rows.logsumexp(-1)
+            logps[here] = rows.gather(-1, targets[here, None])[:, 0] - normalizers[here]
+            if squares is not None:
+                squares[here] = (2 * rows).logsumexp(-1) - 2 * normalizers[here]
+            if top is not None:
+                top[here] = rows.argmax(-1) == targets[here]
+        ctx.save_for_backward(logits, targets, normalizers)
+        ctx.spent = False
+        ctx.mark_non_differentiable(*(extra for extra in (squares, top) if extra is not None))
+        return logps, squares, top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        logits, targets, normalizers = ctx.saved_tensors
+        assert not ctx.spent, "the logits are gone: a graph through log-probabilities goes back once"
+        ctx.spent = True
+        for start in range(0, len(targets), ROWS):
+            here = slice(start, start + ROWS)
+            rows = (logits[here].to(normalizers.dtype) - normalizers[here, None]).exp_().mul_(-gradient[here, None])
+            rows.scatter_add_(1, targets[here, None], gradient[here, None])
+            logits[here] = rows
+        return logits, None, None, None
 
 
 @contextmanager
@@ -90,19 +222,16 @@ def inference(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
         model.train(training)
 
 
-def score(
-    model: PreTrainedModel,
-    rows: Sequence[tuple[list[int], list[int]]],
-    batch: int,
-    dtype: torch.dtype,
-    progress: Progress,
-) -> Logprobs:
-    """Log-probabilities of all rows, `batch` at a time, longest first so that memory peaks at once; on the CPU, in the rows' order."""
-    order = sorted(range(len(rows)), key=lambda place: -len(rows[place][0]))
-    sums, lengths = torch.zeros(len(rows)), torch.zeros(len(rows), dtype=torch.long)
-    steps = [order[start : start + batch] for start in range(0, len(order), batch)]
+def score(model: PreTrainedModel, sequences: Sequence[Scored], engine: Engine, dtype: torch.dtype, progress: Progress) -> list[Tensor]:
+    """Log-probabilities of the scored tokens of each sequence, in the sequences' order, on the CPU: [tokens] nats each."""
     with inference(model, dtype):
-        for places in progress(steps):
-            found = completion_logprobs(model, sequences([rows[place] for place in places]).to(model.device))
-            sums[places], lengths[places] = found.sums.cpu(), found.lengths.cpu()
-    return Logprobs(sums, lengths)
+        return _score(model, sequences, engine, progress)
+
+
+def _score(model: PreTrainedModel, sequences: Sequence[Scored], engine: Engine, progress: Progress = iter) -> list[Tensor]:
+    found: list[Tensor] = [torch.empty(0)] * len(sequences)
+    for batch in progress(engine.batches(sequences)):
+        tokens = token_logprobs(model, batch.to(model.device)).logps.cpu().split(batch.lengths.tolist())
+        for member, values in zip(batch.members.tolist(), tokens, strict=True):
+            found[member] = values
+    return found

@@ -98,8 +98,9 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
 
 def tokenised(spec: Experiment, tokenise: Any, tokenizer: Any, rows: data.Rows) -> tuple[list[Row], list[Row]]:
     """The rows that this run can see, as token ids; what was left out or cut is counted in `rows`."""
-    train_rows, counts = tokenise(tokenizer, rows.train[: data.needed(spec)], spec.data.max_length)
-    heldout, more = tokenise(tokenizer, rows.heldout[: max(spec.eval.rows, spec.eval.generations)], spec.data.max_length)
+    digest, limit = model.tokenizer_digest(tokenizer), spec.data.max_length
+    train_rows, counts = data.cached(tokenise, tokenizer, digest, rows.train[: data.needed(spec)], limit)
+    heldout, more = data.cached(tokenise, tokenizer, digest, rows.heldout[: max(spec.eval.rows, spec.eval.generations)], limit)
     counts += more
     rows.truncated = counts.pop("truncated", 0)
     rows.dropped += counts

@@ -34,9 +34,10 @@ for name in ("HF_HUB_OFFLINE", "HYDRA_FULL_ERROR"):  # whoever has them set woul
     os.environ.pop(name, None)
 
 from hydra import initialize_config_dir  # noqa: E402  (they read the environment when they are imported)
+from small_tokenizers import OTHERS, other_tokenizer  # noqa: E402
 
 from alignment_lab import compose  # noqa: E402
-from alignment_lab.embedded import cache_directory  # noqa: E402
+from alignment_lab.artifacts import cache_directory  # noqa: E402
 from alignment_lab.spec import Experiment  # noqa: E402
 
 os.environ["ALIGNMENT_LAB_CACHE"] = str(cache_directory())  # the same one for children that are given another home
@@ -116,6 +117,15 @@ def tokenizer() -> Any:
     from alignment_lab import embedded
 
     return AutoTokenizer.from_pretrained(embedded.weights())
+
+
+@pytest.fixture(scope="session", params=["embedded", *OTHERS])
+def any_tokenizer(request: pytest.FixtureRequest) -> Any:
+    """The embedded model's tokenizer, and small ones of each family with the templates that the lab ships."""
+    if request.param == "embedded":
+        return request.getfixturevalue("tokenizer")
+    template, ends = OTHERS[request.param]
+    return other_tokenizer(template, **ends)
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
-"""Whatever shape a row comes in, it becomes one of TRL's two dataset types, or says why it cannot."""
+"""Whatever shape a row comes in, it becomes one of TRL's dataset types, or says why it cannot."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
 from alignment_lab.data import DataError, load
-from alignment_lab.data.formats import BadRow, EmptyRow, conversation, converter, preference
+from alignment_lab.data.formats import NEEDS, BadRow, EmptyRow, conversation, converter, halves, preference, text, unpaired
 from alignment_lab.spec import Format
 
 
@@ -152,7 +154,7 @@ ROLES |= {"model": "assistant", "assistant": "assistant", "system": "system", "t
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("words", [("role", "content"), ("from", "value")])
 def test_every_word_for_a_role(role, words):
-    row = {"messages": [dict(zip(words, (role, "Q"), strict=True)), assistant("A")]}
+    row = {"messages": [dict(zip(words, (role, "Q"), strict=True)), user("R"), assistant("A")]}
     assert conversation(row)["messages"][0] == {"role": ROLES[role], "content": "Q"}
 
 
@@ -264,11 +266,132 @@ def test_a_row_that_cannot_be_used_says_why(defect):
         ({"instruction": "Q"}, BadRow),
         ({"conversations": [said("gpt", "A"), said("human", "Q")]}, BadRow),
         ({"messages": [{"content": "Q"}, assistant("A")]}, BadRow),
+        ({"messages": [assistant("A"), assistant("B")]}, BadRow),
     ],
 )
 def test_a_conversation_that_cannot_be_used(row, kind):
     with pytest.raises(BadRow) as error:
         conversation(row)
+    assert type(error.value) is kind
+
+
+# ---- margins, labelled answers, texts
+
+
+@pytest.mark.parametrize(("margin", "expected"), [(3, 3.0), (0.5, 0.5), (-1.0, -1.0), (0, 0.0)])
+def test_a_preference_keeps_its_margin(margin, expected):
+    found = preference({**PAIR, "margin": margin})
+    assert found == {**PAIR, "margin": expected}
+    assert type(found["margin"]) is float
+
+
+def test_a_margin_is_optional_and_for_pairs_alone():
+    """A mixed file fills it with null; two labelled answers and the preferred conversation have none."""
+    row = {**PAIR, "margin": "much"}
+    assert preference({**PAIR, "margin": None}) == PAIR
+    assert all("margin" not in half for half in halves(row))
+    assert converter(Format.conversation, [row], "data")(row) == [CHAT]
+
+
+@pytest.mark.parametrize("margin", ["3", True, [1.0], float("nan"), float("inf"), -float("inf")])
+def test_a_margin_that_is_no_finite_number_is_refused(margin):
+    with pytest.raises(BadRow, match="`margin` is not a finite number"):
+        preference({**PAIR, "margin": margin})
+
+
+LABELLED = {"prompt": [user("Q")], "completion": [assistant("A")], "label": True}
+UNPAIRED = {
+    "strings": ({"prompt": "Q", "completion": "A", "label": True}, LABELLED),
+    "messages": (LABELLED, LABELLED),
+    "a response": ({"prompt": "Q", "response": "A", "label": True}, LABELLED),
+    "alpaca": ({"instruction": "Q", "input": "", "output": "A", "label": True}, LABELLED),
+    "a system column": ({"system": "Y", "prompt": "Q", "completion": "A", "label": True}, {**LABELLED, "prompt": [system("Y"), user("Q")]}),
+    "one conversation": ({"messages": [user("Q"), assistant("A")], "label": True}, LABELLED),
+    "ShareGPT": ({"conversations": [said("human", "Q"), said("gpt", "A")], "label": True}, LABELLED),
+    "a conversation of several turns": (
+        {"messages": [user("Q"), assistant("R"), user("S"), assistant("A")], "label": True},
+        {**LABELLED, "prompt": LATER["prompt"]},
+    ),
+    "the strings of a right answer": ({**LABELLED, "answer": ["A"], "subject": "x"}, {**LABELLED, "answer": ["A"]}),
+    "columns that a mixed file fills with null": ({"messages": None, "prompt": "Q", "completion": "A", "label": True}, LABELLED),
+}
+
+
+@pytest.mark.parametrize("shape", UNPAIRED)
+def test_a_labelled_answer_in_any_shape(shape):
+    row, expected = UNPAIRED[shape]
+    assert unpaired(row) == expected
+    assert converter(Format.unpaired, [row], "data")(row) == [expected]
+
+
+GOOD, POOR = [True, 1, 1.0, "true", "True", " TRUE ", "1", "yes"], [False, 0, 0.0, "false", "False", "0", "no"]
+
+
+@pytest.mark.parametrize(("label", "expected"), [*((label, True) for label in GOOD), *((label, False) for label in POOR)])
+def test_every_word_for_a_label(label, expected):
+    assert unpaired({**LABELLED, "label": label})["label"] is expected
+
+
+@pytest.mark.parametrize("label", ["good?", "", 2, -1, 0.5, float("nan"), [True], {"value": True}])
+def test_a_label_that_is_neither_true_nor_false_is_named(label):
+    with pytest.raises(BadRow, match="`label` is neither true nor false"):
+        unpaired({**LABELLED, "label": label})
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "reason"),
+    [
+        ({**LABELLED, "label": None}, BadRow, "`label` is missing"),
+        ({"prompt": "Q", "label": True}, BadRow, "`completion` is missing"),
+        ({"completion": "A", "label": True}, BadRow, "no prompt that the completion answers"),
+        ({**LABELLED, "prompt": [user("Q"), assistant("R")]}, BadRow, "no prompt that the completion answers"),
+        ({**LABELLED, "completion": [user("A")]}, BadRow, "the completion is not the assistant's"),
+        ({**LABELLED, "completion": [user("Q"), assistant("A")]}, BadRow, "the completion is not the assistant's"),
+        ({"messages": [user("Q")], "label": True}, BadRow, "does not end with the assistant's turn"),
+        ({**LABELLED, "completion": " "}, EmptyRow, "`completion` is empty"),
+    ],
+)
+def test_a_labelled_answer_that_cannot_be_used(row, kind, reason):
+    with pytest.raises(BadRow) as error:
+        unpaired(row)
+    assert (type(error.value), reason in str(error.value)) == (kind, True)
+
+
+@pytest.mark.parametrize("shape", PREFERENCES)
+def test_a_preference_is_a_good_and_a_bad_answer_to_one_prompt(shape):
+    """Both halves have the pair's own prompt; nothing that the pair keeps is lost."""
+    row, _ = PREFERENCES[shape]
+    pair = preference(row)
+    kept = {key: value for key, value in pair.items() if key not in ("chosen", "rejected")}
+    good, bad = converter(Format.unpaired, [row], "data")(row)
+    assert good == {**kept, "completion": pair["chosen"], "label": True}
+    assert bad == {**kept, "completion": pair["rejected"], "label": False}
+
+
+@pytest.mark.parametrize("defect", BAD)
+def test_a_preference_that_cannot_be_used_has_no_halves_either(defect):
+    row, kind, reason = BAD[defect]
+    with pytest.raises(kind, match=re.escape(reason)):
+        halves(row)
+
+
+def test_a_text_is_kept_as_it_is():
+    assert text({"text": " one\n", "url": "x"}) == {"text": " one\n"}
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "reason"),
+    [
+        (None, BadRow, "missing"),
+        (3, BadRow, "not a string"),
+        (["a"], BadRow, "not a string"),
+        ("", EmptyRow, "empty"),
+        (" \n", EmptyRow, "empty"),
+    ],
+)
+def test_a_text_that_cannot_be_used(value, kind, reason):
+    with pytest.raises(BadRow, match=reason) as error:
+        text({"text": value})
     assert type(error.value) is kind
 
 
@@ -293,7 +416,7 @@ def test_the_columns_of_all_rows_decide_and_not_those_of_the_first():
     """The first row is a chat; that pairs follow is seen all the same, and each row is judged by itself."""
     rows = [{"messages": [user("Q"), assistant("A")]}, {"prompt": "Q", "chosen": "A", "rejected": "B"}]
     convert = converter(Format.preference, rows, "data")
-    assert convert(rows[1]) == PAIR
+    assert convert(rows[1]) == [PAIR]
     with pytest.raises(BadRow):
         convert(rows[0])
 
@@ -366,6 +489,17 @@ def test_a_file_without_a_usable_row_says_what_became_of_them(loaded):
         ([{"prompt": "Q", "chosen": "A", "rejected": None}], "dpo", "has the columns chosen, prompt;", "`chosen` and `rejected`"),
         ([{"instruction": "Q", "output": "A"}], "dpo", "has the columns instruction, output;", "`chosen` and `rejected`"),
         ([{"prompt": "Q"}], "sft", "has the columns prompt;", "`instruction` and `output`"),
+        ([{"prompt": "Q", "completion": "A"}], "kto", "has the columns completion, prompt;", "`label` with `prompt` and `completion`"),
+        ([{"prompt": "Q", "label": True}], "kto", "has the columns label, prompt;", "`label` with `prompt` and `completion`"),
+        (
+            [{"messages": [], "label": None}],
+            "kto",
+            "has the columns messages;",
+            "(preference pairs do as well: a good answer and a bad one)",
+        ),
+        ([{"prompt": "Q", "chosen": "A", "rejected": "B"}], "cpt", "has the columns chosen, prompt, rejected;", "needs `text`."),
+        ([{"text": None}], "cpt", "has the columns (none);", "needs `text`."),
+        ([{"prompt": "Q", "completion": "A", "label": True}], "reward", "has the columns completion, label, prompt;", "`rejected`"),
     ],
 )
 def test_rows_without_a_usable_column_name_what_is_there_and_what_is_needed(rows, method, found, needed, loaded):
@@ -373,3 +507,23 @@ def test_rows_without_a_usable_column_name_what_is_there_and_what_is_needed(rows
         loaded(rows, f"method={method}")
     assert found in str(error.value) and needed in str(error.value)
     assert str(error.value).startswith("data=local data.path=") and str(error.value).count("\n") == 0
+
+
+def test_every_format_has_its_sentence():
+    assert set(NEEDS) == set(Format)
+    for format in Format:
+        with pytest.raises(DataError, match=re.escape(f"data: has the columns x; this method needs {NEEDS[format]}.")):
+            converter(format, [{"x": 1}], "data")
+
+
+def test_of_a_pair_that_cannot_be_used_neither_half_is_kept(loaded):
+    found = loaded([plain(0), plain(1), plain(2, chosen=" "), plain(3, chosen="B")], "method=kto")
+    assert len(found.train) + len(found.heldout) == 4
+    assert dict(found.dropped) == {"`chosen` is empty": 1, "`chosen` equals `rejected`": 1}
+
+
+def test_texts_load(loaded):
+    found = loaded([{"text": f"text {number}", "url": "x"} for number in range(20)] + [{"text": " ", "url": "x"}], "method=cpt")
+    assert sorted(row["text"] for row in found.train + found.heldout) == sorted(f"text {number}" for number in range(20))
+    assert len(found.heldout) == 2
+    assert dict(found.dropped) == {"`text` is empty": 1}

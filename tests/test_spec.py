@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import subprocess
@@ -67,6 +68,28 @@ def test_a_methods_option_says_the_defaults_of_its_dataclass(name, composed):
     assert found == spec.METHODS[name]()
 
 
+def test_a_divergence_is_there_where_only_the_difference_of_rewards_counts():
+    """TRL's list of losses for which f-DPO is defined, under our names."""
+    divergent = {name for name, method in spec.METHODS.items() if issubclass(method, spec.Divergent)}
+    assert divergent == {"dpo", "robust_dpo", "ld_dpo", "dpo_norm", "ipo", "hinge", "exo", "discopop"}
+
+
+def test_what_a_method_needs_and_gives():
+    facts = {name: (m.format.name, m.needs_reference, m.couples_rows, m.generates) for name, m in spec.METHODS.items()}
+    others = {
+        "sft": ("conversation", False, False, True),
+        "cpt": ("text", False, False, True),
+        "reward": ("preference", False, False, False),
+        "orpo": ("preference", False, False, True),
+        "simpo": ("preference", False, False, True),
+        "cpo": ("preference", False, False, True),
+        "aot": ("preference", True, True, True),
+        "kto": ("unpaired", True, False, True),
+        "bco": ("unpaired", True, False, True),
+    }
+    assert facts == dict.fromkeys(spec.METHODS, ("preference", True, False, True)) | others
+
+
 # ---- beta
 
 
@@ -77,7 +100,8 @@ def test_beta_reaches_every_method_that_has_one_and_no_other(name, composed, ref
         assert (found.method.beta, found.beta) == (0.25, None)
         assert composed([f"method={name}"]).method.beta == spec.METHODS[name]().beta
     else:
-        assert refused(f"method={name} beta=0.25") == f"beta=0.25: method={name} has no beta; leave it out, or use one of: dpo."
+        others = ", ".join(other for other in spec.METHODS if other not in ("sft", "cpt", "reward"))
+        assert refused(f"method={name} beta=0.25") == f"beta=0.25: method={name} has no beta; leave it out, or use one of: {others}."
 
 
 # ---- ranges
@@ -110,10 +134,30 @@ RANGES = {
 }
 
 
-@pytest.mark.parametrize(("key", "value", "phrase"), [(key, *case) for key, cases in RANGES.items() for case in cases])
-def test_a_number_out_of_its_range_is_refused(key, value, phrase, refused):
+METHOD_RANGES = {  # of what not every method has
+    "sft_weight": [("dpo", "-1", "0 or more"), ("mpo", "inf", "0 or more")],
+    "divergence_alpha": [("dpo", "0", "between 0 and 1"), ("ipo", "1", "between 0 and 1"), ("hinge", "nan", "between 0 and 1")],
+    "label_smoothing": [("exo", "0", "between 0 and 0.5"), ("exo", "0.5", "between 0 and 0.5"), ("aot", "0.5", "[0, 0.5)")],
+    "alpha": [("ld_dpo", "-0.1", "in [0, 1]"), ("ld_dpo", "1.1", "in [0, 1]"), ("ld_dpo", "nan", "in [0, 1]")],
+    "tau": [("discopop", "0", "in (0, 1]"), ("discopop", "1.1", "in (0, 1]")],
+    "gamma": [("simpo", "-0.1", "0 or more"), ("simpo", "inf", "0 or more")],
+    "centering": [("reward", "-1", "0 or more"), ("reward", "nan", "0 or more")],
+    "desirable_weight": [("kto", "0", "above 0, or null"), ("kto", "inf", "above 0, or null")],
+    "undesirable_weight": [("kto", "0", "above 0, or null"), ("kto", "-1", "above 0, or null")],
+    "objectives.dpo": [("mpo", "-1", "0 or more"), ("mpo", "nan", "0 or more")],
+    "beta": [("simpo", "0", "no reward"), ("orpo", "0", "method=sft"), ("kto", "0", "nothing holds the policy"), ("bco", "-1", "above 0")],
+}
+NUMBERS = [(key, f"{key}={value}", phrase) for key, cases in RANGES.items() for value, phrase in cases] + [
+    (f"method.{key}", f"method={method} method.{key}={value}", phrase)
+    for key, cases in METHOD_RANGES.items()
+    for method, value, phrase in cases
+]
+
+
+@pytest.mark.parametrize(("key", "override", "phrase"), NUMBERS)
+def test_a_number_out_of_its_range_is_refused(key, override, phrase, refused):
     """The sentence begins with the key and the value, and goes on with what it must be."""
-    said = refused(f"{key}={value}")
+    said, value = refused(override), override.rpartition("=")[2]
     found = re.match(rf"{re.escape(key)}=(\S+): (.+)\.$", said)
     assert found, said
     assert float(found[1]) == float(value) or (found[1], value) == ("nan", "nan")
@@ -140,7 +184,19 @@ def _numbers(schema: type, prefix: str) -> list[str]:
 
 def test_every_number_that_can_be_set_has_a_range():
     schemas = [("method", method) for method in spec.METHODS.values()] + list(spec.GROUPS.items()) + [("model.shape", spec.Shape)]
-    assert {key for group, schema in schemas for key in _numbers(schema, group)} == set(RANGES)
+    ranges = {*RANGES, *(f"method.{key.partition('.')[0]}" for key in METHOD_RANGES)}
+    assert {key for group, schema in schemas for key in _numbers(schema, group)} == ranges
+
+
+@pytest.mark.parametrize("name", spec.METHODS)
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_every_number_of_every_method_is_checked(name, value):
+    """None that it inherits is forgotten where it checks its own."""
+    method = spec.METHODS[name]
+    for key in (key.partition(".")[2] for key in _numbers(method, "method")):
+        wrong = value if key != "objectives" else {"dpo": value}
+        with pytest.raises(spec.SpecError, match=rf"^method\.{key}"):
+            method(**{key: wrong})
 
 
 EDGES = [  # of each range, and of several at once
@@ -148,6 +204,12 @@ EDGES = [  # of each range, and of several at once
     "training.seed=4294967295 training.max_steps=1 training.warmup_steps=10 training.micro_batch=8 training.eval_steps=1",
     "training.global_batch=7 eval.rows=0 eval.generations=0 method.label_smoothing=0 method.beta=1e-9 model.shape=null",
     "method.label_smoothing=0.49 data.eval_fraction=0.99 model.dtype=bfloat16 training.save_steps=1 training.save_total_limit=1",
+    "method=ld_dpo method.alpha=0 method.sft_weight=0 method.divergence=alpha method.divergence_alpha=0.01 method.wpo=true",
+    "method=ld_dpo method.alpha=1 method.divergence=js method.label_smoothing=0",
+    "method=discopop method.tau=1 method.divergence=forward_kl",
+    "method=simpo method.gamma=0 method.sft_weight=0.5",
+    "method=kto method.desirable_weight=null method.undesirable_weight=1e-3",
+    "method=mpo method.objectives.dpo=0 method.objectives.ipo=0.5 method.sft_weight=0",
 ]
 
 
@@ -184,7 +246,7 @@ PAIRS = [
     ("data=local data.path=nowhere.jsonl", "data.path=nowhere.jsonl: ", "looked from"),
     ("data=local data.path=rows.jsonl data.eval_path=nowhere.jsonl", "data.eval_path=nowhere.jsonl: ", "looked from"),
     ("method=sft beta=0.1", "beta=0.1: ", "method=sft has no beta"),
-    ("method.name=nope", "method.name=nope: ", "one of sft, dpo"),
+    ("method.name=nope", "method.name=nope: ", "one of sft, cpt"),
     ("name=a/b", "name=a/b: ", "leave out '/'"),
     ("name=..", "name=..: ", "a directory"),
     ("model=tiny model.shape=null", "model.shape=", "random"),
@@ -192,6 +254,9 @@ PAIRS = [
     ("data=hub data.path=org/name data.eval_path=rows.jsonl", "data.eval_path=rows.jsonl: ", "data.eval_split"),
     ("data=embedded data.eval_split=test", "data.eval_split=test: ", "data=hub"),
     ("method=dpo method.name=sft", "method.name=sft: ", "method=sft"),
+    ("method=aot method.wpo=true", "method.wpo=true: method=aot", "leave it out"),
+    ("method=mpo method.objectives={dpo:0,bco_pair:0}", "method.objectives=all 0: ", "above 0"),
+    ("method=mpo +method.objectives.aot=1", "method.objectives.aot=1.0: no such objective", "there are: dpo, robust_dpo"),
 ]
 
 
@@ -207,6 +272,11 @@ CELLS = [
     "method=sft",
     "beta=0.2",
     "method.label_smoothing=0.1",
+    "method.divergence=js",
+    "method.sft_weight=0.1",
+    "method.wpo=true",
+    "method=mpo",
+    "method=mpo method.objectives.ipo=0.1",
     "model=tiny",
     "model.dtype=bfloat16",
     "data.max_length=128",
@@ -257,6 +327,8 @@ def test_the_run_id_is_the_same_in_every_process(composed):
         "",
         "method=sft tracking.tags=[a,b] tracking.group=g training.max_steps=5",
         "recipe=demo model=tiny beta=0.2 eval=none",
+        "method=mpo method.objectives.dpo=0.5 method.objectives.ipo=0.1",
+        "method=ld_dpo method.divergence=alpha method.alpha=0.2",
         "model.revision='1.0' data.split=validation training.learning_rate=3e-5 training.optim=sgd data.bad_rows=drop model.shape=null",
     ],
 )

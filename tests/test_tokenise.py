@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from small_tokenizers import OTHERS, other_tokenizer, real_rows
 
 from alignment_lab.data import DataError, size, tokenise
-from alignment_lab.model import chat_template
+from alignment_lab.spec import Format
 
 PROMPTS = {
     "one question": [{"role": "user", "content": "What is the capital of France?"}],
@@ -39,45 +40,27 @@ def whole(tokenizer, messages) -> list[int]:
     return ids[: max(place for place, token in enumerate(ids) if token in stops) + 1]
 
 
-# ---- other tokenizers: small ones of each family, with the templates that the lab ships
-
-
-def other_tokenizer(template: str | None, *, bos: str | None = "<s>", eos: str = "</s>"):
-    """Byte-level BPE that was trained on three sentences, so that some letters merge and most do not."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    special = ["<unk>", *([bos] if bos else []), eos]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    core.train_from_iterator(["<|user|>\nWhat is it?\n<|assistant|>\nIt is Paris.\n", "<|im_start|>user\nHello<|im_end|>\n"] * 20, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token=bos, eos_token=eos)
-    tokenizer.chat_template = template and chat_template(template)
-    return tokenizer
-
-
-OTHERS = {
-    "zephyr": ("zephyr", {}),
-    "zephyr without BOS": ("zephyr", {"bos": None}),
-    "zephyr, one token for both ends (GPT-2)": ("zephyr", {"bos": "<|endoftext|>", "eos": "<|endoftext|>"}),
-    "chatml with the template's stop": ("chatml", {"bos": "<|im_start|>", "eos": "<|im_end|>"}),
-    "chatml with a stop of its own": ("chatml", {}),
-}
-
-
-@pytest.fixture(scope="module", params=["embedded", *OTHERS])
-def any_tokenizer(request):
-    if request.param == "embedded":
-        return request.getfixturevalue("tokenizer")
-    template, ends = OTHERS[request.param]
-    return other_tokenizer(template, **ends)
-
-
 # ---- pairs
+
+
+def by_hand(tokenizer, prompt, answer):
+    """Prompt and answer ids from two whole texts, each rendered and tokenised alone."""
+    before = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(prompt + answer, tokenize=False)
+    start, ids = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, text))
+    behind = ids[len(start) :] if ids[: len(start)] == start else tokenizer(text[len(before) :], add_special_tokens=False)["input_ids"]
+    stops = set(tokenise.stop_ids(tokenizer))
+    return start, behind[: max(place for place, token in enumerate(behind) if token in stops) + 1]
+
+
+@pytest.mark.parametrize("name", ["hh_harmless_1000.jsonl", "dpo_en_demo.json"])
+def test_real_pairs_are_what_they_are_by_hand(name, any_tokenizer):
+    rows = real_rows(name, Format.preference, 40)
+    found, counts = tokenise.pairs(any_tokenizer, rows, 100_000)
+    assert (len(found), counts.total()) == (len(rows), 0)
+    for row in found:
+        for key in ("chosen", "rejected"):
+            assert (row["prompt_ids"], row[f"{key}_ids"]) == by_hand(any_tokenizer, row["prompt"], row[key])
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -175,6 +158,40 @@ def test_dropped_rows_leave_their_neighbours_as_they_are(tokenizer):
     assert counts["the prompt fills data.max_length"] == 1
 
 
+# ---- labelled answers
+
+
+def as_labelled(rows):
+    """Pairs, split as formats.halves splits them; some answers here are blank, which it would refuse."""
+    return [{"prompt": row["prompt"], "completion": row[key], "label": key == "chosen"} for row in rows for key in ("chosen", "rejected")]
+
+
+@pytest.mark.parametrize("limit", [20, 30, 1000])
+def test_labelled_answers_are_those_of_the_pair(limit, tokenizer):
+    """Every id, and every row that is dropped: both halves of a pair go together, and each that is cut counts."""
+    rows = [rows_of(prompt, answer, "No") for prompt in PROMPTS.values() for answer in ANSWERS]
+    pairs, lost = tokenise.pairs(tokenizer, rows, limit)
+    found, counts = tokenise.unpaired(tokenizer, as_labelled(rows), limit)
+    assert [row["label"] for row in found] == [True, False] * len(pairs)
+    assert [row["prompt_ids"] for row in found] == [row["prompt_ids"] for row in pairs for _ in range(2)]
+    assert [row["completion_ids"] for row in found] == [row[f"{key}_ids"] for row in pairs for key in ("chosen", "rejected")]
+    assert counts["the prompt fills data.max_length"] == 2 * lost["the prompt fills data.max_length"]
+    assert lost["truncated"] <= counts["truncated"] <= 2 * lost["truncated"]
+
+
+def test_a_labelled_answer_has_the_same_ids_whatever_stands_beside_it(tokenizer):
+    rows = as_labelled([rows_of(prompt, answer, "No") for prompt in PROMPTS.values() for answer in ANSWERS])
+    found, _ = tokenise.unpaired(tokenizer, rows, 64)
+    assert found == [one for row in rows for one in tokenise.unpaired(tokenizer, [row], 64)[0]]
+    assert all(size(row) == len(row["prompt_ids"]) + len(row["completion_ids"]) <= 64 for row in found)
+    assert found[0].items() >= rows[0].items()
+
+
+def test_real_labelled_answers_are_what_they_are_by_hand(tokenizer):
+    for row in tokenise.unpaired(tokenizer, real_rows("kto_en_demo.json", Format.unpaired, 40), 100_000)[0]:
+        assert (row["prompt_ids"], row["completion_ids"]) == by_hand(tokenizer, row["prompt"], row["completion"])
+
+
 # ---- conversations
 
 CHATS = {
@@ -203,6 +220,15 @@ def test_labels_cover_the_assistants_turns_with_their_stop_and_nothing_else(chat
     assert [span[-1] for span in spans] == [stop] * len(spans)
     texts = [any_tokenizer.decode(span[:-1]).removesuffix("<|im_end|>") for span in spans]
     assert texts == [message["content"] for message in messages if message["role"] == "assistant"]
+
+
+def test_a_turn_that_opens_the_conversation_answers_nobody(any_tokenizer):
+    """It is seen and not trained, as a system message is."""
+    opening = [{"role": "assistant", "content": "Welcome."}, *PROMPTS["one question"], {"role": "assistant", "content": "Paris."}]
+    (found,), _ = tokenise.conversations(any_tokenizer, [{"messages": opening}], 1000)
+    assert found["input_ids"] == whole(any_tokenizer, opening)
+    prompt, answer = by_hand(any_tokenizer, opening[:-1], opening[-1:])
+    assert found["labels"] == [-100] * len(prompt) + answer
 
 
 def test_a_conversation_is_cut_and_counted(tokenizer):

@@ -3,5 +3,6 @@
 from .formats import DataError
 from .split import Rows, load, needed, prompt_of
 from .tokenise import size
+from .tokens import cached
 
-__all__ = ["DataError", "Rows", "load", "needed", "prompt_of", "size"]
+__all__ = ["DataError", "Rows", "cached", "load", "needed", "prompt_of", "size"]

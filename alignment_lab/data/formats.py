@@ -1,11 +1,13 @@
-"""The shapes in which people keep conversations and preferences, brought to TRL's dataset types.
+"""The shapes in which people keep conversations, preferences, labelled answers and texts, brought to TRL's dataset types.
 
-Out come `{"messages": [...]}` (language modelling) or `{"prompt": [...], "chosen": [...], "rejected": [...]}` (preference), each a list of
+Out come `{"messages": [...]}` (conversation), `{"prompt": [...], "chosen": [...], "rejected": [...]}` (preference, with `margin` where
+the row has one), `{"prompt": [...], "completion": [...], "label": bool}` (unpaired) or `{"text": str}`; each list holds
 `{"role", "content"}`. A row is judged by itself: one odd first row decides nothing for the others.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -21,9 +23,14 @@ ROLES = {
     "function_call": "assistant", "observation": "tool", "function": "tool",
 }  # fmt: skip
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")  # Anthropic HH keeps a whole transcript in one string
+ANSWERS = ("completion", "output", "response")
+LABELS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+PAIRS_TOO = "preference pairs do as well"
 NEEDS = {
     Format.preference: "`chosen` and `rejected` (with `prompt`, or as whole conversations)",
-    Format.conversation: "`messages`, `conversations`, `prompt` and `completion`, or `instruction` and `output` (preference pairs do as well)",
+    Format.conversation: f"`messages`, `conversations`, `prompt` and `completion`, or `instruction` and `output` ({PAIRS_TOO})",
+    Format.unpaired: f"`label` with `prompt` and `completion`, or with `messages` ({PAIRS_TOO}: a good answer and a bad one)",
+    Format.text: "`text`",
 }
 
 
@@ -39,19 +46,73 @@ class EmptyRow(BadRow):
     """A row that is whole and teaches nothing; real data sets hold some, so it is left out and counted, never an error."""
 
 
-def converter(format: Format, rows: list[Row], said: str) -> Callable[[Row], Row]:
-    """The function that brings a row to `format`, chosen by the columns of all rows. Raises DataError where none fits."""
+def converter(format: Format, rows: list[Row], said: str) -> Callable[[Row], list[Row]]:
+    """The function that makes of one row the rows of `format`, chosen by the columns of all. Raises DataError where none fits."""
     columns = {key for row in rows for key, value in row.items() if value is not None}
-    pairs = {"chosen", "rejected"} <= columns
-    if pairs:
-        return preference if format is Format.preference else lambda row: _chosen_only(preference(row))
-    if format is Format.conversation and (columns & {"messages", "conversations"} or _turn_columns(columns)):
-        return conversation
+    for fits, convert in WAYS[format]:
+        if fits(columns):
+            return convert
     raise DataError(f"{said}: has the columns {', '.join(sorted(columns)) or '(none)'}; this method needs {NEEDS[format]}.")
 
 
 def preference(row: Row) -> Row:
-    """One preference row; the prompt is the row's own, or what both answers begin with."""
+    """One preference row, with its margin where it has one."""
+    return {**_pair(row), **_margin(row)}
+
+
+def conversation(row: Row) -> Row:
+    """One conversation that ends with the assistant's turn."""
+    messages = _prompt(row)
+    if not _whole(row) and (answer := _answer(row)):
+        messages = messages + _messages(row, answer, "assistant")
+    if not messages or messages[-1]["role"] != "assistant":
+        raise BadRow("the conversation does not end with the assistant's turn")
+    if all(message["role"] == "assistant" for message in messages):
+        raise BadRow("the conversation has no turn that the assistant answers")
+    return {"messages": messages, **_kept(row)}
+
+
+def unpaired(row: Row) -> Row:
+    """One answer with its label: good or not."""
+    label = _label(row)
+    if _whole(row):
+        messages = conversation(row)["messages"]
+        prompt, completion = messages[:-1], messages[-1:]
+    else:
+        prompt, completion = _prompt(row), _messages(row, _answer(row) or ANSWERS[0], "assistant")
+    if not prompt or prompt[-1]["role"] == "assistant":
+        raise BadRow("no prompt that the completion answers")
+    if completion[0]["role"] in ("system", "user") or completion[-1]["role"] != "assistant":
+        raise BadRow("the completion is not the assistant's")
+    return {"prompt": prompt, "completion": completion, "label": label, **_kept(row)}
+
+
+def halves(row: Row) -> list[Row]:
+    """A preference row as two labelled answers to one prompt, the good one first."""
+    pair = _pair(row)
+    chosen, rejected = pair.pop("chosen"), pair.pop("rejected")
+    return [{**pair, "completion": chosen, "label": True}, {**pair, "completion": rejected, "label": False}]
+
+
+def text(row: Row) -> Row:
+    """One document."""
+    if row.get("text") is None:
+        raise BadRow("`text` is missing")
+    if not isinstance(row["text"], str):
+        raise BadRow("`text` is not a string")
+    if not row["text"].strip():
+        raise EmptyRow("`text` is empty")
+    return {"text": row["text"]}
+
+
+def _chosen_only(row: Row) -> list[Row]:
+    """A preference row as the conversation that was preferred."""
+    pair = _pair(row)
+    return [{"messages": pair["prompt"] + pair["chosen"], **_kept(row)}]
+
+
+def _pair(row: Row) -> Row:
+    """Prompt and both answers; the prompt is the row's own, or what both answers begin with."""
     chosen, rejected = (_messages(row, key, "assistant") for key in ("chosen", "rejected"))
     prompt = _prompt(row)
     shared = _shared(chosen, rejected)
@@ -70,29 +131,40 @@ def preference(row: Row) -> Row:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **_kept(row)}
 
 
-def conversation(row: Row) -> Row:
-    """One conversation that ends with the assistant's turn."""
-    messages = _prompt(row)
-    answer = next((key for key in ("completion", "output", "response") if row.get(key) is not None), None)
-    if answer and not (row.get("messages") or row.get("conversations")):
-        messages = messages + _messages(row, answer, "assistant")
-    if not messages or messages[-1]["role"] != "assistant":
-        raise BadRow("the conversation does not end with the assistant's turn")
-    return {"messages": messages, **_kept(row)}
+def _margin(row: Row) -> Row:
+    """By how much the chosen answer is better, for reward models; empty where nobody says."""
+    margin = row.get("margin")
+    if margin is None:
+        return {}
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
+        raise BadRow("`margin` is not a finite number")
+    return {"margin": float(margin)}
 
 
-def _chosen_only(pair: Row) -> Row:
-    kept = {key: value for key, value in pair.items() if key not in ("prompt", "chosen", "rejected")}
-    return {"messages": pair["prompt"] + pair["chosen"], **kept}
+def _label(row: Row) -> bool:
+    label = row.get("label")
+    if label is None:
+        raise BadRow("`label` is missing")
+    if isinstance(label, str):
+        label = LABELS.get(label.strip().lower())
+    if not isinstance(label, int | float) or label not in (0, 1):
+        raise BadRow("`label` is neither true nor false")
+    return bool(label)
+
+
+def _whole(row: Row) -> bool:
+    """Whether the row keeps prompt and answer in one list."""
+    return bool(row.get("messages") or row.get("conversations"))
+
+
+def _answer(row: Row) -> str | None:
+    """The column that holds the answer to a prompt of its own."""
+    return next((key for key in ANSWERS if row.get(key) is not None), None)
 
 
 def _kept(row: Row) -> Row:
     """What a row may carry besides its text: the strings that a right answer holds."""
     return {"answer": row["answer"]} if isinstance(row.get("answer"), list) else {}
-
-
-def _turn_columns(columns: set[str]) -> bool:
-    return bool(columns & {"prompt", "instruction"} and columns & {"completion", "output", "response"})
 
 
 def _prompt(row: Row) -> list[Message]:
@@ -160,3 +232,22 @@ def _shared(chosen: list[Message], rejected: list[Message]) -> int:
             break
         count += 1
     return count
+
+
+def _has_pairs(columns: set[str]) -> bool:
+    return {"chosen", "rejected"} <= columns
+
+
+def _has_answers(columns: set[str]) -> bool:
+    return bool(columns & {"messages", "conversations"} or (columns & {"prompt", "question", "instruction"} and columns & set(ANSWERS)))
+
+
+WAYS: dict[Format, list[tuple[Callable[[set[str]], bool], Callable[[Row], list[Row]]]]] = {  # the first that the columns allow
+    Format.preference: [(_has_pairs, lambda row: [preference(row)])],
+    Format.conversation: [(_has_pairs, _chosen_only), (_has_answers, lambda row: [conversation(row)])],
+    Format.unpaired: [
+        (_has_pairs, halves),
+        (lambda columns: "label" in columns and _has_answers(columns), lambda row: [unpaired(row)]),
+    ],
+    Format.text: [(lambda columns: "text" in columns, lambda row: [text(row)])],
+}

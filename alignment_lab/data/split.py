@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..spec import BadRows, Data, Experiment
+from ..spec import BadRows, Data, Experiment, Format
 from .formats import BadRow, DataError, EmptyRow, converter
 from .sources import read
 
@@ -40,13 +40,16 @@ def load(spec: Experiment) -> Rows:
         train = _without_prompts_of(heldout, train, dropped)
     if not train:
         raise DataError(f"data={spec.data.name}: no row is left to train on ({_said(dropped)}); give more rows, or fix these.")
-    random.Random(spec.training.seed).shuffle(train)
-    return Rows(train=train, heldout=heldout, digest=digest, dropped=dropped)
+    return Rows(train=_shuffled(train, spec.training.seed), heldout=heldout, digest=digest, dropped=dropped)
 
 
 def needed(spec: Experiment) -> int | None:
-    """How many training rows a run of `max_steps` can see, or None for whole epochs: the others need no work."""
-    return spec.training.max_steps * spec.training.global_batch if spec.training.max_steps > 0 else None
+    """How many training rows a run of `max_steps` can see, or None where it may see all: the others need no work.
+
+    Texts are packed: how many of them fill so many blocks is known only once they are tokens.
+    """
+    bounded = spec.training.max_steps > 0 and spec.method.format is not Format.text
+    return spec.training.max_steps * spec.training.global_batch if bounded else None
 
 
 def _converted(spec: Experiment, rows: list[Row], dropped: Counter[str]) -> list[Row]:
@@ -56,7 +59,7 @@ def _converted(spec: Experiment, rows: list[Row], dropped: Counter[str]) -> list
     bad: list[tuple[int, str]] = []
     for number, row in enumerate(rows, start=1):
         try:
-            good.append(convert(row))
+            good += convert(row)
         except EmptyRow as reason:
             dropped[str(reason)] += 1
         except BadRow as reason:
@@ -71,12 +74,13 @@ def _converted(spec: Experiment, rows: list[Row], dropped: Counter[str]) -> list
 
 
 def prompt_of(row: Row) -> list[dict[str, str]]:
-    """The messages that are answered: all before the last turn."""
-    return row["prompt"] if "prompt" in row else row["messages"][:-1]
+    """The messages that are answered: all before the last turn. Empty for a text, which answers nobody."""
+    return row["prompt"] if "prompt" in row else row.get("messages", [])[:-1]
 
 
 def _key(row: Row) -> str:
-    return hashlib.sha256(json.dumps(prompt_of(row), sort_keys=True).encode()).hexdigest()
+    """What must not be both trained on and held out: the prompt, or the text itself."""
+    return hashlib.sha256(json.dumps(prompt_of(row) or row["text"], sort_keys=True).encode()).hexdigest()
 
 
 def _hold_out(rows: list[Row], data: Data) -> tuple[list[Row], list[Row]]:
@@ -94,6 +98,23 @@ def _without_prompts_of(heldout: list[Row], train: list[Row], dropped: Counter[s
     if len(kept) < len(train):
         dropped["the prompt is held out"] += len(train) - len(kept)
     return kept
+
+
+def _shuffled(rows: list[Row], seed: int) -> list[Row]:
+    """The rows in the seed's order; the two halves of a pair stay neighbours, so pairs come in the order that they have when unsplit."""
+    units: list[list[Row]] = []
+    for row in rows:
+        if units and len(units[-1]) == 1 and _halves(units[-1][0], row):
+            units[-1].append(row)
+        else:
+            units.append([row])
+    random.Random(seed).shuffle(units)
+    return [row for unit in units for row in unit]
+
+
+def _halves(one: Row, other: Row) -> bool:
+    """Whether they are a good and a bad answer to one prompt."""
+    return one.get("label") is True and other.get("label") is False and one["prompt"] == other["prompt"]
 
 
 def _said(dropped: Counter[str]) -> str:

@@ -1,20 +1,27 @@
 """Rows to token ids through the chat template, under TRL's column names. Exact at the seam between prompt and answer.
 
 The prompt is tokenised by itself, as at generation; the answer is what follows it in the whole text. An answer ends with the
-template's stop token, which is trained, and with nothing behind it.
+template's stop token, which is trained, and with nothing behind it. A text goes by no template: it ends with the tokenizer's own end.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain, groupby
 from typing import Any
 
+from .blocks import best_fit, pieces
 from .formats import DataError
+from .template import Encode, Message, document_ids, encoder, prompt_ids, rendered, stop_ids
+
+__all__ = ["COLUMNS", "Message", "conversations", "pairs", "prompt_ids", "size", "stop_ids", "texts", "unpaired"]
 
 Row = dict[str, Any]
-Message = dict[str, str]
-BATCH = 1000  # conversations per call of the tokenizer
+BATCH = 1000  # conversations or texts per call of the tokenizer
+IDS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids", "input_ids")
+COLUMNS = (*IDS, "labels", "seq_lengths")  # what tokenising adds to a row, lists of integers all
+NO_ROOM = "the prompt fills data.max_length"
 
 
 def pairs(tokenizer: Any, rows: list[Row], max_length: int) -> tuple[list[Row], Counter[str]]:
@@ -24,15 +31,30 @@ def pairs(tokenizer: Any, rows: list[Row], max_length: int) -> tuple[list[Row], 
     """
     counts: Counter[str] = Counter()
     tokenised = []
-    turns = [(row["prompt"], row[key]) for row in rows for key in ("chosen", "rejected")]
-    both = _encode(tokenizer, turns)
-    for row, (prompt, chosen), (_, rejected) in zip(rows, both, both, strict=True):
+    turns = [(row["prompt"], [row["chosen"], row["rejected"]]) for row in rows]
+    for row, (prompt, (chosen, rejected)) in zip(rows, _encode(tokenizer, turns), strict=True):
         room = max_length - len(prompt)
         if room < 1:
-            counts["the prompt fills data.max_length"] += 1
+            counts[NO_ROOM] += 1
             continue
         counts["truncated"] += max(len(chosen), len(rejected)) > room
         tokenised.append({**row, "prompt_ids": prompt, "chosen_ids": chosen[:room], "rejected_ids": rejected[:room]})
+    return tokenised, counts
+
+
+def unpaired(tokenizer: Any, rows: list[Row], max_length: int) -> tuple[list[Row], Counter[str]]:
+    """Labelled answers as `prompt_ids` and `completion_ids`, cut and counted as pairs are; `label` stays as it is."""
+    counts: Counter[str] = Counter()
+    tokenised = []
+    neighbours = [list(group) for _, group in groupby(rows, key=lambda row: row["prompt"])]  # the halves of a pair share their prompt
+    turns = [(group[0]["prompt"], [row["completion"] for row in group]) for group in neighbours]
+    for group, (prompt, answers) in zip(neighbours, _encode(tokenizer, turns), strict=True):
+        room = max_length - len(prompt)
+        if room < 1:
+            counts[NO_ROOM] += len(group)
+            continue
+        counts["truncated"] += sum(len(answer) > room for answer in answers)
+        tokenised += [{**row, "prompt_ids": prompt, "completion_ids": answer[:room]} for row, answer in zip(group, answers, strict=True)]
     return tokenised, counts
 
 
@@ -42,56 +64,69 @@ def conversations(tokenizer: Any, rows: list[Row], max_length: int) -> tuple[lis
     tokenised = []
     for row, (ids, labels) in zip(rows, _with_labels(tokenizer, [row["messages"] for row in rows]), strict=True):
         if all(label == -100 for label in labels[:max_length]):
-            counts["the prompt fills data.max_length"] += 1
+            counts[NO_ROOM] += 1
             continue
         counts["truncated"] += len(ids) > max_length
         tokenised.append({**row, "input_ids": ids[:max_length], "labels": labels[:max_length]})
     return tokenised, counts
 
 
+def texts(tokenizer: Any, rows: list[Row], max_length: int) -> tuple[list[Row], Counter[str]]:
+    """Texts as blocks of at most max_length tokens: `input_ids`, and `seq_lengths`, the lengths of the documents that it holds.
+
+    A document longer than max_length is cut into several; a block takes those that fit together, and carries no other column.
+    """
+    counts: Counter[str] = Counter()
+    documents: list[list[int]] = []
+    for ids in _closed(tokenizer, [row["text"] for row in rows]):
+        if len(ids) > 1:
+            documents += pieces(ids, max_length)
+        else:
+            counts["`text` has no tokens"] += 1
+    made = []
+    for group in best_fit([len(ids) for ids in documents], max_length):
+        held = [documents[place] for place in group]
+        made.append({"input_ids": list(chain.from_iterable(held)), "seq_lengths": [len(ids) for ids in held]})
+    return made, counts
+
+
 def size(row: Row) -> int:
     """Tokens of a tokenised row; a preference row's prompt counts once."""
-    return sum(len(row[key]) for key in ("input_ids", "prompt_ids", "chosen_ids", "rejected_ids") if key in row)
+    return sum(len(row[key]) for key in IDS if key in row)
 
 
-def prompt_ids(tokenizer: Any, prompts: list[list[Message]]) -> list[list[int]]:
-    """The ids that the model sees before it answers."""
-    return _ids(tokenizer, [_text(tokenizer, prompt, generation_prompt=True) for prompt in prompts])
-
-
-def stop_ids(tokenizer: Any) -> list[int]:
-    """The tokens that can end the assistant's turn under this template: its last special token, and the tokenizer's own end."""
-    probe = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
-    ids = _ids(tokenizer, [_text(tokenizer, probe)])[0]
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    after = ids[len(_ids(tokenizer, [_text(tokenizer, probe[:1], generation_prompt=True)])[0]) :]
-    last = [token for token in after if token in special][-1:]
-    if not last:
+def _closed(tokenizer: Any, documents: list[str]) -> Iterator[list[int]]:
+    """The ids of every text, with the tokenizer's end behind them."""
+    end = tokenizer.eos_token_id
+    if end is None:
         raise DataError(
-            "model.chat_template: it ends the assistant's turn with no special token, so the model would never learn to stop;"
-            " let it close the turn with {{ eos_token }}."
+            "model.path: its tokenizer has no token that ends a text; choose another model, or give its tokenizer an eos_token."
         )
-    return list(dict.fromkeys([*last, tokenizer.eos_token_id]))
+    for start in range(0, len(documents), BATCH):
+        for ids in document_ids(tokenizer, documents[start : start + BATCH]):
+            yield ids if ids[-1:] == [end] else [*ids, end]
 
 
-def _encode(tokenizer: Any, turns: list[tuple[list[Message], list[Message]]]) -> Iterator[tuple[list[int], list[int]]]:
-    """(prompt ids, answer ids) of every (prompt, answer)."""
-    stops = set(stop_ids(tokenizer))
+def _encode(tokenizer: Any, turns: list[tuple[list[Message], list[list[Message]]]]) -> Iterator[tuple[list[int], list[list[int]]]]:
+    """(prompt ids, ids of each answer) of every (prompt, answers to it)."""
+    stops, encode = set(stop_ids(tokenizer)), encoder(tokenizer)
     for start in range(0, len(turns), BATCH):
         batch = turns[start : start + BATCH]
-        before = [_text(tokenizer, prompt, generation_prompt=True) for prompt, _ in batch]
-        whole = [_text(tokenizer, prompt + answer) for prompt, answer in batch]
-        for prompt, text, prompt_text, ids in zip(_ids(tokenizer, before), whole, before, _ids(tokenizer, whole), strict=True):
-            yield prompt, _until_stop(_behind(tokenizer, prompt, prompt_text, ids, text), stops)
+        before = rendered(tokenizer, [prompt for prompt, _ in batch], generation_prompt=True)
+        whole = rendered(tokenizer, [prompt + answer for prompt, answers in batch for answer in answers])
+        ids = encode(before + whole)
+        following = zip(whole, ids[len(before) :], strict=True)
+        for (_, answers), prompt_text, prompt in zip(batch, before, ids[: len(before)], strict=True):
+            yield prompt, [_until_stop(_behind(encode, prompt, prompt_text, *next(following)), stops) for _ in answers]
 
 
-def _behind(tokenizer: Any, prompt: list[int], prompt_text: str, ids: list[int], text: str) -> list[int]:
+def _behind(encode: Encode, prompt: list[int], prompt_text: str, text: str, ids: list[int]) -> list[int]:
     """The ids behind the prompt; where a token straddles the seam, the answer is tokenised by itself, as generation would."""
     if ids[: len(prompt)] == prompt:
         return ids[len(prompt) :]
     if not text.startswith(prompt_text):
         raise DataError("model.chat_template: a prompt with its answer does not begin with the prompt alone; choose another template.")
-    return _ids(tokenizer, [text[len(prompt_text) :]])[0]
+    return encode([text[len(prompt_text) :]])[0]
 
 
 def _until_stop(ids: list[int], stops: set[int]) -> list[int]:
@@ -100,32 +135,18 @@ def _until_stop(ids: list[int], stops: set[int]) -> list[int]:
     return ids[:end]
 
 
-def _with_labels(tokenizer: Any, conversations: list[list[Message]]) -> Iterator[tuple[list[int], list[int]]]:
-    """Ids and labels of every conversation: each of the assistant's turns is an answer to all before it."""
-    turns = [
-        (messages[:place], messages[place : place + 1])
-        for messages in conversations
-        for place, message in enumerate(messages)
-        if message["role"] == "assistant"
-    ]
+def _with_labels(tokenizer: Any, chats: list[list[Message]]) -> Iterator[tuple[list[int], list[int]]]:
+    """Ids and labels of every conversation: each of the assistant's turns is an answer to all before it, but one that opens it."""
+    answers = [[place for place, message in enumerate(chat) if place and message["role"] == "assistant"] for chat in chats]
+    turns = [(chat[:place], [chat[place : place + 1]]) for chat, places in zip(chats, answers, strict=True) for place in places]
     encoded = _encode(tokenizer, turns)
-    for messages in conversations:
+    for places in answers:
         ids: list[int] = []
         labels: list[int] = []
-        for message in messages:
-            if message["role"] == "assistant":
-                prompt, answer = next(encoded)
-                between = prompt[len(ids) :] if prompt[: len(ids)] == ids else None
-                if between is None:  # the template rewrites earlier turns: only the latest answer can be exact
-                    ids, labels, between = [], [], prompt
-                ids, labels = ids + between + answer, labels + [-100] * len(between) + answer
+        for _ in places:
+            prompt, (answer,) = next(encoded)
+            between = prompt[len(ids) :] if prompt[: len(ids)] == ids else None
+            if between is None:  # the template rewrites earlier turns: only the latest answer can be exact
+                ids, labels, between = [], [], prompt
+            ids, labels = ids + between + answer, labels + [-100] * len(between) + answer
         yield ids, labels
-
-
-def _text(tokenizer: Any, messages: list[Message], generation_prompt: bool = False) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
-
-
-def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """The template writes the special tokens itself: adding them again would double the first."""
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []

@@ -1,0 +1,94 @@
+"""Small tokenizers of several families, real rows, and what more than one test file asks of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alignment_lab.data import formats
+from alignment_lab.model import chat_template
+from alignment_lab.spec import Format
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def other_tokenizer(template: str | None, *, bos: str | None = "<s>", eos: str = "</s>"):
+    """Byte-level BPE that was trained on a few sentences, so that some letters merge and most do not."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<unk>", *([bos] if bos else []), eos]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    sentences = ["<|user|>\nWhat is it?\n<|assistant|>\nIt is Paris.\n", "<|im_start|>user\nHello<|im_end|>\n", "Hello  "]
+    core.train_from_iterator(sentences * 20, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token=bos, eos_token=eos)
+    tokenizer.chat_template = template and chat_template(template)
+    return tokenizer
+
+
+OTHERS = {
+    "zephyr": ("zephyr", {}),
+    "zephyr without BOS": ("zephyr", {"bos": None}),
+    "zephyr, one token for both ends (GPT-2)": ("zephyr", {"bos": "<|endoftext|>", "eos": "<|endoftext|>"}),
+    "chatml with the template's stop": ("chatml", {"bos": "<|im_start|>", "eos": "<|im_end|>"}),
+    "chatml with a stop of its own": ("chatml", {}),
+}
+
+
+def odd_tokenizer(kind: str):
+    """Tokenizers that look across the place where a text might be cut, each in its own way."""
+    from tokenizers import AddedToken, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    core = other_tokenizer("zephyr").backend_tokenizer
+    if kind.startswith("metaspace"):
+        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind.split()[1])
+    if "normalis" in kind:
+        core.normalizer = normalizers.Sequence([normalizers.Prepend("_"), normalizers.Lowercase()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    raw = {"special": True, "normalized": False}
+    added = {
+        "takes what is behind": [AddedToken("<|x|>", rstrip=True, **raw)],
+        "takes what is before": [AddedToken("<|x|>", lstrip=True, **raw)],
+        "takes what is behind, beside white space": [AddedToken("<|x|>", rstrip=True, **raw), AddedToken("\n\n", normalized=False)],
+        "takes what is before, beside white space": [AddedToken("<|x|>", lstrip=True, **raw), AddedToken("\n\n", normalized=False)],
+        "begins with white space": [AddedToken("<|im_end|>", rstrip=True, **raw), AddedToken(" <|x|>", **raw)],
+        "white space": [AddedToken("\n\n", normalized=False)],
+        "a word by itself": [AddedToken("<|x|>", single_word=True, **raw)],
+        "found when normalised": [AddedToken("<|x|>", special=True, normalized=True)],
+        "the beginning of another": [AddedToken("</s></s>", **raw)],
+    }
+    for token in added.get(kind, []):
+        tokenizer.add_tokens([token], special_tokens=token.special)
+    tokenizer.split_special_tokens = kind == "special tokens are text"
+    return tokenizer
+
+
+ODD = [
+    "metaspace first", "metaspace always", "normalised", "found when normalised", "special tokens are text", "white space",
+    "takes what is behind", "takes what is before", "takes what is behind, beside white space", "takes what is before, beside white space",
+    "begins with white space", "a word by itself", "the beginning of another",
+]  # fmt: skip
+
+
+def real_rows(name: str, format: Format, count: int) -> list[dict]:
+    """The first usable rows of a real file, brought to `format`."""
+    if not (SHARED / name).is_file():
+        pytest.skip(f"{SHARED / name} is not there")
+    text = (SHARED / name).read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
+    convert = formats.converter(format, rows, name)
+    found: list[dict] = []
+    for row in rows[:count]:
+        try:
+            found += convert(row)
+        except formats.EmptyRow:
+            continue
+    return found

@@ -1,0 +1,69 @@
+"""A text that is tokenised in parts has the ids of the whole, whatever the tokenizer looks at, and no part is tokenised twice."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import pytest
+from small_tokenizers import ODD, odd_tokenizer
+
+from alignment_lab.data import template, tokenise
+
+FRAGMENTS = [
+    "Hello",
+    " it is",
+    "IS",
+    "<s>",
+    "</s>",
+    "</",
+    "<|x|>",
+    "<|",
+    "|>",
+    "\n",
+    "\n\n",
+    " ",
+    "  ",
+    "é模",
+    "<|im_start|>",
+    "<|im_end|>",
+    "",
+]
+
+
+def assert_the_same_ids(tokenizer):
+    draw = random.Random(0)
+    texts = ["".join(draw.choices(FRAGMENTS, k=draw.randint(0, 9))) for _ in range(3000)]
+    tokenizer(texts, truncation=True, max_length=2)  # whoever truncated before leaves the tokenizer so
+    parted = template.encoder(tokenizer)(texts)
+    assert parted == template.plain_ids(tokenizer, texts)
+    tokenizer(texts, truncation=True, max_length=2)
+    documents = template.document_ids(tokenizer, texts)
+    assert documents == tokenizer(texts)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_text_in_parts_has_the_ids_of_the_whole(kind):
+    assert_the_same_ids(odd_tokenizer(kind))
+
+
+def test_a_text_in_parts_has_the_ids_of_the_whole_for_usual_tokenizers(any_tokenizer):
+    assert_the_same_ids(any_tokenizer)
+
+
+def test_a_prompt_is_tokenised_once_for_both_answers(tokenizer, monkeypatch):
+    """Of 40,000 letters of prompt and 2 short answers: rendered three times, they would be 120,000."""
+    seen = []
+    answers = {key: [{"role": "assistant", "content": key}] for key in ("chosen", "rejected")}
+    row = {"prompt": [{"role": "user", "content": "a word " * 5714}], **answers}
+
+    def watched(tokenizer):
+        def encode_batch_fast(texts, **settings):
+            seen.extend(texts)
+            return tokenizer.backend_tokenizer.encode_batch_fast(texts, **settings)
+
+        return SimpleNamespace(encode_batch_fast=encode_batch_fast)
+
+    monkeypatch.setattr(template, "_core", watched)
+    tokenise.pairs(tokenizer, [row], 10_000)
+    assert 40_000 < sum(map(len, seen)) < 41_000
