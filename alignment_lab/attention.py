@@ -163,4 +163,3 @@ def register() -> None:
     """Make `attn_implementation="shared_prefix"` known to transformers. Safe to call twice."""
     AttentionInterface.register(NAME, shared_prefix_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,15 +42,6 @@ class Batch:
     def to(self, device: torch.device | str, **_: Any) -> Batch:
         """The same on `device`."""
         return replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
-
-    @property
-    def owners(self) -> Tensor:
-        """[S] which of the N sequences each scored token belongs to."""
-        return torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(self.lengths)
-
-    def sums(self, values: Tensor) -> Tensor:
-        """Sum over the scored tokens of each sequence: [S] -> [N]."""
-        return torch.segment_reduce(values, "sum", lengths=self.lengths)
 
 
 @dataclass(frozen=True)
@@ -141,16 +132,37 @@ def _batch(
 
 
 @dataclass(frozen=True)
-class TokenLogprobs:
-    """Of each scored token: its log-probability, and, where asked for, log sum_v p_v^2 and whether it was the likeliest: [S] each."""
+class Seen:
+    """What a model says of N sequences: log p of each of their S scored tokens, sequence by sequence."""
 
-    logps: Tensor
-    log_squares: Tensor | None = None
-    likeliest: Tensor | None = None
+    logps: Tensor  # [S] nats, float32 or better
+    offsets: Tensor  # [S] the token's place in the answer; below 0 in the prompt
+    lengths: Tensor  # [N] scored tokens of each sequence
+    members: Tensor  # [N] which of the planned sequences they are
+    log_squares: Tensor | None = None  # [S] log sum_v p_v^2, where asked for
+    likeliest: Tensor | None = None  # [S] whether the token was the likeliest one, where asked for
+
+    @property
+    def owners(self) -> Tensor:
+        """[S] which of the N sequences each scored token belongs to."""
+        return torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(self.lengths)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum over the scored tokens of each sequence: [S] -> [N]."""
+        return torch.segment_reduce(values, "sum", lengths=self.lengths)
+
+    @staticmethod
+    def join(parts: Sequence[Seen]) -> Seen:
+        """Several as one."""
+        found: dict[str, Any] = {}
+        for field in fields(Seen):
+            values = [getattr(part, field.name) for part in parts]
+            found[field.name] = None if values[0] is None else torch.cat(values)
+        return Seen(**found)
 
 
-def token_logprobs(model: PreTrainedModel, batch: Batch, *, log_squares: bool = False, likeliest: bool = False) -> TokenLogprobs:
-    """log p of every scored token, in float32 or better: [S] nats. Only `logps` has a gradient."""
+def token_logprobs(model: PreTrainedModel, batch: Batch, *, log_squares: bool = False, likeliest: bool = False) -> Seen:
+    """log p of every scored token, and what else was asked for. Only `logps` has a gradient."""
     if batch.layout is not None:
         mask = no_mask(batch.input_ids.device)
         packing = {"position_ids": batch.position_ids, "attention_mask": mask, "layout": batch.layout, "logits_to_keep": batch.places}
@@ -161,7 +173,8 @@ def token_logprobs(model: PreTrainedModel, batch: Batch, *, log_squares: bool = 
         first = int(columns.min())  # before it, no row has a scored token
         kept = torch.arange(first, width, device=columns.device)
         logits = model(input_ids=batch.input_ids, logits_to_keep=kept, use_cache=False).logits[rows, columns - first]  # [S, V]
-    return TokenLogprobs(*_LogSoftmaxAt.apply(logits, batch.targets, log_squares, likeliest))
+    logps, squares, top = _LogSoftmaxAt.apply(logits, batch.targets, log_squares, likeliest)
+    return Seen(logps, batch.offsets, batch.lengths, batch.members, squares, top)
 
 
 def last_hidden(model: Any, batch: Batch) -> Tensor:

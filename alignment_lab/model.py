@@ -6,10 +6,12 @@ Weights are held in float32 and computed with in `model.dtype`: an update of 1e-
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import embedded
+from . import embedded, provenance
+from .artifacts import cache_directory, read_json, write_json
 from .errors import UserError
 from .spec import TEMPLATES, Device, Dtype, Experiment, Model, ModelSource, Shape
 
@@ -65,26 +67,33 @@ def chat_template(said: str) -> str:
     return said if "{" in said else TEMPLATES.get(said, Path(said).expanduser()).read_text(encoding="utf-8")
 
 
-def load_model(model: Model, where: Path) -> PreTrainedModel:
-    """The model in float32, in evaluation mode, without dropout: policy and reference must be the same function."""
-    import torch
-    from transformers import AutoModelForCausalLM
+def load_model(model: Model, where: Path, *, scores: bool = False) -> PreTrainedModel:
+    """The model in float32, in evaluation mode, without dropout: policy and reference must be the same function.
 
-    attention = {"attn_implementation": model.attention.name}
+    With `scores` it has a new head of one output instead of the LM head: a reward model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    from . import attention as packed
+
+    packed.register()
+    kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    attention: dict[str, Any] = {"attn_implementation": model.attention.name, **({"num_labels": 1} if scores else {})}
+    torch.manual_seed(0)  # random weights, and a new head, are the same for every seed of the training
     if model.source is ModelSource.random:
         assert model.shape is not None
-        torch.manual_seed(0)  # the same random model for every seed of the training
-        found = AutoModelForCausalLM.from_config(_config(model.shape), **attention)
+        found = kind.from_config(_config(model.shape, **({"num_labels": 1} if scores else {})), attn_implementation=model.attention.name)
     else:
         code = {"trust_remote_code": model.trust_remote_code}
-        found = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **attention, **code)
+        found = kind.from_pretrained(where, dtype=torch.float32, **attention, **code)
     for module in found.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     return found.eval()
 
 
-def _config(shape: Shape) -> Any:
+def _config(shape: Shape, **more: Any) -> Any:
     """A Llama of this shape; its special tokens are the embedded tokenizer's."""
     from transformers import LlamaConfig
 
@@ -100,30 +109,60 @@ def _config(shape: Shape) -> Any:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
+        **more,
     )
 
 
 def place(model: PreTrainedModel, spec: Experiment) -> tuple[PreTrainedModel, torch.dtype]:
-    """The model on the experiment's device, and the dtype to compute in: `auto` is bfloat16 where an accelerator has it."""
+    """The model on the experiment's device, and the dtype to compute in: `auto` is bfloat16 where it is faster."""
     import torch
 
     cuda = torch.cuda.is_available()
     if spec.parallel.device is Device.cuda and not cuda:
         raise UserError("parallel.device=cuda: torch sees no accelerator here; use parallel.device=auto, or a machine that has one.")
     device = "cuda" if cuda and spec.parallel.device is not Device.cpu else "cpu"
-    fast = device == "cuda" and torch.cuda.is_bf16_supported()
     wanted = spec.model.dtype
-    dtype = torch.bfloat16 if wanted is Dtype.bfloat16 or (wanted is Dtype.auto and fast) else torch.float32
-    return model.to(device), dtype
+    if wanted is Dtype.auto:
+        wanted = Dtype.bfloat16 if (torch.cuda.is_bf16_supported() if device == "cuda" else bfloat16_pays()) else Dtype.float32
+    return model.to(device), torch.bfloat16 if wanted is Dtype.bfloat16 else torch.float32
 
 
-def content_digest(model: PreTrainedModel) -> str:
-    """The sha256 of every weight's name and value: the same for the same weights, wherever they were loaded from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().numpy()).cast("B"))
-    return digest.hexdigest()
+def bfloat16_pays() -> bool:
+    """Whether this processor multiplies bfloat16 matrices at least 1.3 times as fast as float32: measured once, then remembered.
+
+    Many have no instruction for it and are three to four times slower, whatever they report.
+    """
+    import torch
+
+    file = cache_directory() / "bfloat16.json"
+    key = f"{provenance.processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    known = read_json(file) or {}
+    if key not in known:
+        known[key] = round(_multiplying(torch.float32) / _multiplying(torch.bfloat16), 2)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, known)
+    return known[key] >= 1.3
+
+
+def _multiplying(dtype: torch.dtype) -> float:
+    """Seconds of the fastest of five products of two matrices of 768 x 768."""
+    import torch
+
+    one, other = (torch.ones(768, 768, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        one @ other
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def free_bytes(model: PreTrainedModel) -> int:
+    """Memory that is free on the model's device, or in this machine."""
+    import psutil
+    import torch
+
+    return torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else psutil.virtual_memory().available
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -51,13 +51,13 @@ def _hardware() -> dict[str, Any]:
         "host": platform.node(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gb": round(memory / 1e9, 1) if memory else None,
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name as Linux gives it, else what Python knows."""
     info = Path("/proc/cpuinfo")
     names = (

@@ -1,34 +1,92 @@
-"""Log-probabilities of the reference, computed once before training: the reference is the policy as it starts.
+"""The reference: the policy as it starts, asked once before training, and what it said kept for every later run.
 
-They become columns of the rows, so that no second model is ever in memory.
+Full weights are their own reference. With a fresh adapter it is the model without it; with an adapter that was trained before,
+the model with that adapter, never the bare base. No second model is ever in memory.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .logprobs import Progress, completion, score
+import numpy as np
+import torch
+
+from .artifacts import cache_directory
+from .data.pack import Scored
+from .logprobs import Engine, score
+from .progress import shown
+from .refstore import Example, ReferenceStore
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
+    from rich.console import Console
 
-Row = dict[str, Any]
-ANSWERS = ("chosen", "rejected")
-COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
+PACKS = 8  # forward passes of a block: what is scored between two looks at the clock
 
 
-def score_pairs(model: PreTrainedModel, rows: list[Row], batch: int, dtype: torch.dtype, progress: Progress) -> dict[str, torch.Tensor]:
-    """log p(answer | prompt) under `model`, by answer: {"chosen": [N] nats, "rejected": [N] nats}. `batch` counts pairs."""
-    both = [completion(row["prompt_ids"], row[f"{answer}_ids"]) for row in rows for answer in ANSWERS]
-    sums = score(model, both, 2 * batch, dtype, progress).sums.view(-1, 2)  # [N, 2]
-    return dict(zip(ANSWERS, sums.unbind(1), strict=True))
+def folder(weights: str, dtype: torch.dtype) -> Path:
+    """Where log-probabilities of these weights (`digest`) are kept: its name says all that they depend on besides the token ids."""
+    return cache_directory() / "references" / f"{weights[:32]}-{str(dtype).removeprefix('torch.')}"
 
 
-def attach(model: PreTrainedModel, rows: list[Row], batch: int, dtype: torch.dtype, progress: Progress) -> list[Row]:
-    """The rows with COLUMNS, in nats."""
-    if not rows:
-        return rows
-    found = score_pairs(model, rows, batch, dtype, progress)
-    columns = zip(*(found[answer].tolist() for answer in ANSWERS), strict=True)
-    return [{**row, **dict(zip(COLUMNS, values, strict=True))} for row, values in zip(rows, columns, strict=True)]
+def digest(model: Any) -> str:
+    """The sha256 of every weight that the reference computes with: the same with and without an adapter that does nothing yet."""
+    found = hashlib.sha256(repr(sorted(_facts(model).items())).encode())
+    for name, tensor in sorted(_weights(model)):
+        found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _facts(model: Any) -> dict[str, Any]:
+    """What of the config changes a number and is no weight."""
+    config = model.config.to_diff_dict()
+    cosmetic = ("architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "_name_or_path", "_attn_implementation")
+    facts = {key: value for key, value in config.items() if key not in cosmetic and not key.endswith("token_id")}
+    adapters = getattr(model, "peft_config", {}) if not _fresh(model) else {}
+    return {**facts, "adapters": {name: (one.r, one.lora_alpha, one.use_rslora) for name, one in adapters.items() if hasattr(one, "r")}}
+
+
+def _weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) as a plain model would have them; of a fresh adapter, nothing."""
+    fresh = _fresh(model)
+    for name, tensor in model.state_dict().items():
+        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        if not (fresh and "lora_" in plain):
+            yield plain, tensor
+
+
+def _fresh(model: Any) -> bool:
+    """Whether the model has an adapter, and one that adds nothing: each of its B matrices is zero."""
+    zeros = [not tensor.any() for name, tensor in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
+    return bool(zeros) and all(zeros)
+
+
+@contextmanager
+def as_reference(model: Any) -> Iterator[None]:
+    """The model computes as the reference: an adapter that adds nothing is off, and costs nothing."""
+    with model.disable_adapter() if _fresh(model) else nullcontext():
+        yield
+
+
+def fetch(
+    model: Any, sequences: Sequence[Scored], engine: Engine, dtype: torch.dtype, where: Path, console: Console
+) -> tuple[list[torch.Tensor], int]:
+    """log p of every answer token of each sequence under the reference, [tokens] nats each, and how many sequences had to be asked."""
+
+    def ask(block: Sequence[Example]) -> list[np.ndarray]:
+        with as_reference(model):
+            found = score(model, [Scored(list(prompt), list(answer)) for prompt, answer in block], engine, dtype, iter)
+        return [values.float().numpy() for values in found]
+
+    found = ReferenceStore(where).fetch(
+        [(sequence.prompt, sequence.answer) for sequence in sequences],
+        ask,
+        progress=shown("reference", console),
+        block_tokens=PACKS * engine.budget,
+        notice=lambda text: console.print(text, highlight=False, soft_wrap=True),
+    )
+    return [torch.from_numpy(values.copy()) for values in found.logps], found.scored

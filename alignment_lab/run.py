@@ -71,20 +71,22 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
     """Load, measure, train, measure, save; torch is imported here."""
     meter = Meter()
     with meter("load"):
-        from . import training
+        from . import reference, training
         from .method import METHODS, Setting
 
         procedure = METHODS[spec.method.name]
         tokenizer = model.load_tokenizer(spec.model, where)
         train_rows, heldout = tokenised(spec, procedure.tokenise, tokenizer, rows)
         console.print(counted(train_rows, heldout, rows), highlight=False, soft_wrap=True)
-        policy, dtype = model.place(model.load_model(spec.model, where), spec)
-        content = {"model": model.content_digest(policy), "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
+        policy, dtype = model.place(model.load_model(spec.model, where, scores=not spec.method.generates), spec)
+        engine, checkpointing = planned(spec, policy, dtype, [*train_rows, *heldout], console)
+        weights = reference.digest(policy)
+        content = {"model": weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
         write_json(run.provenance_file, {**provenance.collect(), "content": content})
     with meter("reference"):
-        setting = Setting(
-            spec, policy, tokenizer, train_rows, heldout, len(rows.train), training.arguments(spec, run, dtype), dtype, console
-        )
+        keywords = training.arguments(spec, run, dtype, checkpointing)
+        references = reference.folder(weights, dtype)
+        setting = Setting(spec, policy, tokenizer, train_rows, heldout, len(rows.train), keywords, engine, dtype, references, console)
         trainer = procedure.trainer(setting)
     before = measured(setting, trainer, meter, initial=True)
     with meter("train"):
@@ -92,15 +94,37 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
     after = measured(setting, trainer, meter)
     training.save(policy, tokenizer, run.partial / "model")
     publish_directory(run.partial / "model", run.model)
-    run.write_samples(samples(heldout, before.answers, after.answers))
+    run.write_samples(samples(setting.asked, before.answers, after.answers))
     write_json(run.report_file, report(setting, rows, trainer.state.global_step, meter, before_after(before.scores, after.scores)))
+
+
+def planned(spec: Experiment, policy: Any, dtype: Any, rows: list[Row], console: Console) -> tuple[Any, bool]:
+    """How rows are laid out for this model, and whether with gradient checkpointing; said aloud, with the reason where they are padded."""
+    from . import estimate, logprobs
+
+    longest = max(map(data.longest, rows))
+    plan = estimate.plan(
+        policy.config.get_text_config(),
+        trained=sum(weight.numel() for weight in policy.parameters() if weight.requires_grad),
+        width=dtype.itemsize,
+        free=model.free_bytes(policy),
+        longest=longest,
+        cuda=policy.device.type == "cuda",
+        tokens=spec.training.micro_tokens,
+        checkpointing=spec.training.gradient_checkpointing,
+    )
+    engine, reason = logprobs.choose(policy, longest, plan.tokens)
+    layout = "packed, prompts shared" if engine.packed else f"padded: {reason}"
+    kept = "gradient checkpointing" if plan.checkpointing else "no gradient checkpointing"
+    console.print(f"engine: {layout}; {plan.tokens} tokens a pass; {dtype}, {kept}".replace("torch.", ""), highlight=False, soft_wrap=True)
+    return engine, plan.checkpointing
 
 
 def tokenised(spec: Experiment, tokenise: Any, tokenizer: Any, rows: data.Rows) -> tuple[list[Row], list[Row]]:
     """The rows that this run can see, as token ids; what was left out or cut is counted in `rows`."""
     digest, limit = model.tokenizer_digest(tokenizer), spec.data.max_length
     train_rows, counts = data.cached(tokenise, tokenizer, digest, rows.train[: data.needed(spec)], limit)
-    heldout, more = data.cached(tokenise, tokenizer, digest, rows.heldout[: max(spec.eval.rows, spec.eval.generations)], limit)
+    heldout, more = data.cached(tokenise, tokenizer, digest, data.first(rows.heldout, max(spec.eval.rows, spec.eval.generations)), limit)
     counts += more
     rows.truncated = counts.pop("truncated", 0)
     rows.dropped += counts
@@ -122,7 +146,7 @@ def measured(setting: Setting, trainer: Any, meter: Meter, *, initial: bool = Fa
 
     with meter("evaluate"):
         scores = trainer.heldout_scores(initial=initial)
-    asked = setting.heldout[: setting.spec.eval.generations]
+    asked = setting.asked
     with meter("generate"):
         progress = shown("answers before" if initial else "answers after", setting.console)
         answers = answer(

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "alignment_lab"
 FLOORS = {
     "__init__": 0, "errors": 0,
-    "spec": 1, "artifacts": 1, "progress": 1, "provenance": 1, "meter": 1,
-    "explain": 2, "losses": 2, "logprobs": 2, "data": 2, "embedded": 2, "checkpoint": 2, "refstore": 2, "tracking": 2, "report": 2,
+    "spec": 1, "artifacts": 1, "progress": 1, "provenance": 1, "meter": 1, "attention": 1,
+    "explain": 2, "losses": 2, "logprobs": 2, "data": 2, "embedded": 2, "checkpoint": 2, "refstore": 2, "estimate": 2, "tracking": 2, "report": 2,
     "compose": 3, "model": 3, "reference": 3, "generation": 3, "eval": 3,
     "launch": 4, "training": 4,
     "method": 5,
@@ -22,7 +22,7 @@ FLOORS = {
 }  # fmt: skip
 READERS = {"report": {"artifacts", "errors", "spec"}}  # rooms that may use only these, whatever lies below them
 HEAVY = {"torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib", "wandb"}
-WITH_TORCH = {"losses", "logprobs", "reference", "generation", "training", "method"}  # every other room answers without
+WITH_TORCH = {"attention", "losses", "logprobs", "reference", "generation", "training", "method"}  # every other room answers without
 FILES = [*sorted(PACKAGE.rglob("*.py")), ROOT / "train.py"]
 
 

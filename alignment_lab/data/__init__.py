@@ -1,8 +1,8 @@
 """From a `data` setting to rows: read, bring to one of TRL's dataset types, split, and say what was left out. No torch."""
 
 from .formats import DataError
-from .split import Rows, load, needed, prompt_of
-from .tokenise import size
+from .split import Rows, first, load, needed, prompt_of, questions, units
+from .tokenise import longest, size
 from .tokens import cached
 
-__all__ = ["DataError", "Rows", "cached", "load", "needed", "prompt_of", "size"]
+__all__ = ["DataError", "Rows", "cached", "first", "load", "longest", "needed", "prompt_of", "questions", "size", "units"]

@@ -102,14 +102,30 @@ def _without_prompts_of(heldout: list[Row], train: list[Row], dropped: Counter[s
 
 def _shuffled(rows: list[Row], seed: int) -> list[Row]:
     """The rows in the seed's order; the two halves of a pair stay neighbours, so pairs come in the order that they have when unsplit."""
-    units: list[list[Row]] = []
-    for row in rows:
-        if units and len(units[-1]) == 1 and _halves(units[-1][0], row):
-            units[-1].append(row)
+    found = units(rows)
+    random.Random(seed).shuffle(found)
+    return [rows[place] for unit in found for place in unit]
+
+
+def units(rows: list[Row]) -> list[list[int]]:
+    """The places of rows that belong together: the halves of a pair, a good answer and a bad one behind it; any other row alone."""
+    found: list[list[int]] = []
+    for place, row in enumerate(rows):
+        if found and len(found[-1]) == 1 and _halves(rows[found[-1][0]], row):
+            found[-1].append(place)
         else:
-            units.append([row])
-    random.Random(seed).shuffle(units)
-    return [row for unit in units for row in unit]
+            found.append([place])
+    return found
+
+
+def first(rows: list[Row], count: int) -> list[Row]:
+    """The rows of the first `count` units: as many pairs whether they were parted or not."""
+    return [rows[place] for unit in units(rows)[:count] for place in unit]
+
+
+def questions(rows: list[Row], count: int) -> list[Row]:
+    """The first row of each of the first `count` units that has a prompt to answer."""
+    return [rows[unit[0]] for unit in units(rows) if prompt_of(rows[unit[0]])][:count]
 
 
 def _halves(one: Row, other: Row) -> bool:

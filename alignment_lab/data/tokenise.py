@@ -15,7 +15,7 @@ from .blocks import best_fit, pieces
 from .formats import DataError
 from .template import Encode, Message, document_ids, encoder, prompt_ids, rendered, stop_ids
 
-__all__ = ["COLUMNS", "Message", "conversations", "pairs", "prompt_ids", "size", "stop_ids", "texts", "unpaired"]
+__all__ = ["COLUMNS", "Message", "conversations", "longest", "pairs", "prompt_ids", "size", "stop_ids", "texts", "unpaired"]
 
 Row = dict[str, Any]
 BATCH = 1000  # conversations or texts per call of the tokenizer
@@ -93,6 +93,14 @@ def texts(tokenizer: Any, rows: list[Row], max_length: int) -> tuple[list[Row], 
 def size(row: Row) -> int:
     """Tokens of a tokenised row; a preference row's prompt counts once."""
     return sum(len(row[key]) for key in IDS if key in row)
+
+
+def longest(row: Row) -> int:
+    """Tokens of the longest sequence of a tokenised row."""
+    if "seq_lengths" in row:
+        return max(row["seq_lengths"])
+    answers = [len(row[key]) for key in ("chosen_ids", "rejected_ids", "completion_ids") if key in row]
+    return len(row["prompt_ids"]) + max(answers) if answers else len(row["input_ids"])
 
 
 def _closed(tokenizer: Any, documents: list[str]) -> Iterator[list[int]]:

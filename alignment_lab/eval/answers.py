@@ -43,7 +43,7 @@ def samples(rows: list[dict[str, Any]], before: list[str], after: list[str]) -> 
     return [
         {
             "prompt": prompt_of(row),
-            "expected": (row["chosen"] if "chosen" in row else row["messages"][-1:])[-1]["content"],
+            "expected": _expected(row),
             "before": first,
             "after": second,
             "before_correct": correct(first, row.get("answer")),
@@ -51,3 +51,10 @@ def samples(rows: list[dict[str, Any]], before: list[str], after: list[str]) -> 
         }
         for row, first, second in zip(rows, before, after, strict=False)
     ]
+
+
+def _expected(row: dict[str, Any]) -> str:
+    """The data's own answer; none where it is labelled a bad one."""
+    if "completion" in row:
+        return row["completion"][-1]["content"] if row["label"] else ""
+    return (row["chosen"] if "chosen" in row else row["messages"])[-1]["content"]

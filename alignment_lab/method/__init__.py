@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data import tokenise
-from . import preference, supervised
+from . import preference, reward, supervised, unpaired
 from .setting import Setting
 
 __all__ = ["METHODS", "Procedure", "Setting"]
@@ -21,10 +21,14 @@ class Procedure:
     """What run.py asks of a method."""
 
     tokenise: Callable[[Any, list[Row], int], tuple[list[Row], Counter[str]]]  # tokenizer, rows, max_length
-    trainer: Callable[..., Any]  # see preference.trainer
+    trainer: Callable[[Setting], Any]  # see preference.trainer
 
 
 METHODS: dict[str, Procedure] = {
     "sft": Procedure(tokenise.conversations, supervised.trainer),
-    "dpo": Procedure(tokenise.pairs, preference.trainer),
+    "cpt": Procedure(tokenise.texts, supervised.trainer),
+    "reward": Procedure(tokenise.pairs, reward.trainer),
+    "kto": Procedure(tokenise.unpaired, unpaired.trainer),
+    "bco": Procedure(tokenise.unpaired, unpaired.trainer),
+    **{name: Procedure(tokenise.pairs, preference.trainer) for name in preference.OBJECTIVES},
 }

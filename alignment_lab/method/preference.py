@@ -2,107 +2,175 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
 
 from .. import losses
-from ..eval.interval import Scores
-from ..logprobs import Sequences, completion, completion_logprobs, sequences
+from ..data.pack import Scored
+from ..logprobs import Seen
 from ..losses import PairLogprobs, PairLoss
-from ..progress import shown
-from ..reference import ANSWERS, COLUMNS, attach, score_pairs
-from ..spec import DPO, Method
-from ..training import LabTrainer
+from ..spec import LDDPO, ORPO, Method, Pairwise
+from ..training import GlobalBatch, LabTrainer
+from .referenced import check_first_step, reference_logps
 from .setting import Setting
 
-Objective = Callable[[PairLogprobs, PairLogprobs], PairLoss]
+Row = dict[str, Any]
+ANSWERS = ("chosen", "rejected")
+COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
+OBJECTIVES: dict[str, Callable[..., PairLoss]] = {
+    "dpo": losses.dpo,
+    "robust_dpo": losses.robust_dpo,
+    "ipo": losses.ipo,
+    "hinge": losses.hinge,
+    "exo": losses.exo,
+    "nca": losses.nca,
+    "sppo": losses.sppo,
+    "aot": losses.aot,
+    "apo_zero": losses.apo_zero,
+    "apo_down": losses.apo_down,
+    "bco_pair": losses.bco_pair,
+    "discopop": losses.discopop,
+    "dpo_norm": losses.dpo_norm,
+    "ld_dpo": losses.ld_dpo,
+    "mpo": losses.mpo,
+    "orpo": losses.orpo,
+    "simpo": losses.simpo,
+    "cpo": losses.cpo,
+}
 
 
-def _dpo(method: DPO) -> Objective:
-    return partial(losses.dpo, beta=method.beta, label_smoothing=method.label_smoothing)
-
-
-OBJECTIVES: dict[type[Method], Callable[[Any], Objective]] = {DPO: _dpo}
+def bound(method: Method) -> Callable[..., PairLoss]:
+    """The objective with the method's settings: its keyword-only parameters are fields of the spec."""
+    function = OBJECTIVES[method.name]
+    knobs = [name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    return partial(function, **{name: getattr(method, name) for name in knobs})
 
 
 def trainer(setting: Setting) -> PreferenceTrainer:
-    """Score the reference (the model as it stands), then build the trainer."""
+    """Ask the reference where the method has one, then build the trainer."""
     rows = [*setting.train, *setting.scored]
-    batch = setting.arguments["per_device_train_batch_size"]
-    rows = attach(setting.model, rows, batch, setting.dtype, shown("reference", setting.console))
+    if setting.spec.method.needs_reference and rows:
+        rows = with_reference(setting, rows)
     split = len(setting.train)
     return PreferenceTrainer(setting, rows[:split], rows[split:])
 
 
-class PreferenceTrainer(LabTrainer, Trainer):
-    """transformers' Trainer on preference pairs whose reference log-probabilities are columns of the rows."""
-
-    def __init__(self, setting: Setting, train: list[dict[str, Any]], heldout: list[dict[str, Any]]) -> None:
-        super().__init__(
-            model=setting.model,
-            args=TrainingArguments(**setting.arguments),
-            train_dataset=train,
-            data_collator=collate,
-            processing_class=setting.tokenizer,
-        )
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over rows: divide it by the accumulation steps
-        self.setting, self.heldout = setting, heldout
-        self.objective = OBJECTIVES[type(setting.spec.method)](setting.spec.method)
-        self._since_log: dict[str, list[Tensor]] = defaultdict(list)
-
-    def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """The mean loss of a micro-batch; its metrics stay on the device until they are logged."""
-        sums = completion_logprobs(model, Sequences(inputs["input_ids"], inputs["labels"])).sums  # [2B]
-        policy = PairLogprobs(*sums.view(-1, 2).unbind(1))
-        found = self.objective(policy, PairLogprobs(*(inputs[name] for name in COLUMNS)))
-        for name, values in metrics(policy, found).items():
-            self._since_log[name].append(values.mean())
-        loss = found.losses.mean()
-        return (loss, {}) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what the micro-batches since the last log came to."""
-        if "loss" in logs:
-            logs |= {name: torch.stack(values).mean().item() for name, values in self._since_log.items()}
-            self._since_log.clear()
-        super().log(logs, start_time)
-
-    def heldout_scores(self, *, initial: bool = False) -> dict[str, Scores]:
-        """Loss, rewards and log-probabilities of each held-out pair; the initial policy is the reference, so it costs nothing."""
-        if not self.heldout:
-            return {}
-        reference = PairLogprobs(*(torch.tensor([row[name] for row in self.heldout]) for name in COLUMNS))
-        policy = reference if initial else self._policy()
-        found = self.objective(policy, reference)
-        values = {"loss": found.losses, **metrics(policy, found)}
-        return {f"eval_{name}": Scores(value.tolist(), share=name == "rewards/accuracies") for name, value in values.items()}
-
-    def _policy(self) -> PairLogprobs:
-        progress = shown("held-out rows", self.setting.console)
-        batch = self.args.per_device_eval_batch_size
-        return PairLogprobs(**score_pairs(self.model, self.heldout, batch, self.setting.dtype, progress))
+def with_reference(setting: Setting, rows: list[Row]) -> list[Row]:
+    """The rows with COLUMNS, in nats, summed as the method sums."""
+    found = reference_logps(setting, [pair for row in rows for pair in sequences(row)])
+    alpha = setting.spec.method.alpha if isinstance(setting.spec.method, LDDPO) else None
+    attached = []
+    for row, chosen, rejected in zip(rows, found[::2], found[1::2], strict=True):
+        public = min(len(chosen), len(rejected))
+        sums = [
+            float(tokens.sum() if alpha is None else tokens[:public].sum() + alpha * tokens[public:].sum()) for tokens in (chosen, rejected)
+        ]
+        attached.append({**row, **dict(zip(COLUMNS, sums, strict=True))})
+    return attached
 
 
-def metrics(policy: PairLogprobs, found: PairLoss) -> dict[str, Tensor]:
-    """TRL's names, one value per row: [B] each. A tie counts as half an accuracy: at the start every margin is 0."""
-    margins = found.chosen_rewards - found.rejected_rewards
-    return {
-        "rewards/chosen": found.chosen_rewards,
-        "rewards/rejected": found.rejected_rewards,
-        "rewards/accuracies": (margins > 0).float() + 0.5 * (margins == 0).float(),
-        "rewards/margins": margins,
-        "logps/chosen": policy.chosen.detach(),
-        "logps/rejected": policy.rejected.detach(),
-    }
+def sequences(row: Row, prompt_loss: bool = False) -> list[Scored]:
+    """Chosen and rejected answer of a row; with `prompt_loss`, the chosen one's prompt is scored too."""
+    chosen, rejected = (Scored(row["prompt_ids"], row[f"{answer}_ids"]) for answer in ANSWERS)
+    return [replace(chosen, labels=chosen.prompt + chosen.answer) if prompt_loss else chosen, rejected]
 
 
-def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """B rows -> input_ids and labels [2B, T], chosen and rejected in turn, and the reference's log-probabilities [B]."""
-    batch = sequences([completion(row["prompt_ids"], row[f"{answer}_ids"]) for row in rows for answer in ANSWERS])
-    return {"input_ids": batch.input_ids, "labels": batch.labels, **{name: torch.tensor([row[name] for row in rows]) for name in COLUMNS}}
+@dataclass(frozen=True)
+class Said:
+    """What a policy says of B pairs, as the objectives take it: [B] each."""
+
+    logps: PairLogprobs
+    nll: Tensor  # of the chosen sequence's scored tokens, summed
+    weights: Tensor | None  # WPO's
+
+
+class PreferenceTrainer(LabTrainer):
+    """Pairs, with the reference's log-probabilities as columns where the method has a reference."""
+
+    def __init__(self, setting: Setting, train: list[Row], heldout: list[Row]) -> None:
+        method = setting.spec.method
+        assert isinstance(method, Pairwise)
+        self.method, self.objective = method, bound(method)
+        self.couples_rows = method.couples_rows
+        self.prompt_loss = isinstance(method, ORPO) and method.prompt_loss and method.sft_weight > 0
+        self.wants = {"log_squares": method.wpo}
+        super().__init__(setting, train, heldout)
+
+    def sequences(self, row: Row) -> list[Scored]:
+        """Chosen, then rejected."""
+        return sequences(row, self.prompt_loss)
+
+    def columns(self, rows: list[Row]) -> dict[str, Tensor]:
+        """The reference's sums, and how many tokens the NLL is over."""
+        taught = [len(row["chosen_ids"]) + (len(row["prompt_ids"]) - 1 if self.prompt_loss else 0) for row in rows]
+        found = {"nll_tokens": torch.tensor(taught)}
+        if self.method.needs_reference:
+            found |= {name: torch.tensor([row[name] for row in rows]) for name in COLUMNS}
+        return found
+
+    def values(self, seen: Seen, batch: GlobalBatch) -> dict[str, Tensor]:
+        """TRL's metrics; a tie counts as half an accuracy: at the start every margin is 0."""
+        places = seen.members[::2] // 2  # which rows of the batch: a pair is never parted
+        said = self._said(seen)
+        return self._values(said, self._reference(batch, places, said.logps), batch)
+
+    def _values(self, said: Said, reference: PairLogprobs | None, batch: GlobalBatch) -> dict[str, Tensor]:
+        found = self.objective(said.logps, reference) if reference else self.objective(said.logps)
+        loss = found.losses if said.weights is None else found.losses * said.weights
+        metrics = {}
+        if self.method.sft_weight:
+            nll = said.nll * (batch.rows / batch.columns["nll_tokens"].sum())  # its mean over rows is the mean over tokens
+            loss = loss + self.method.sft_weight * nll
+            metrics["nll_loss"] = nll.detach()
+        margins = found.chosen_rewards - found.rejected_rewards
+        return {
+            "loss": loss,
+            "rewards/chosen": found.chosen_rewards,
+            "rewards/rejected": found.rejected_rewards,
+            "rewards/accuracies": (margins > 0).float() + 0.5 * (margins == 0).float(),
+            "rewards/margins": margins,
+            "logps/chosen": said.logps.chosen.detach(),
+            "logps/rejected": said.logps.rejected.detach(),
+            **metrics,
+        }
+
+    def _said(self, seen: Seen) -> Said:
+        answer = seen.offsets >= 0  # [S]
+        lengths = seen.sums(answer.to(seen.logps.dtype))  # [2B]
+        sums = self._summed(seen, lengths) if isinstance(self.method, LDDPO) else seen.sums(torch.where(answer, seen.logps, 0.0))
+        weights = None
+        if seen.log_squares is not None and self.method.wpo:
+            means = seen.sums(torch.where(answer, seen.logps - seen.log_squares, 0.0)) / lengths.clamp(min=1)
+            weights = losses.wpo_weights(means[::2], means[1::2])
+        return Said(PairLogprobs(sums[::2], sums[1::2], lengths[::2], lengths[1::2]), -seen.sums(seen.logps)[::2], weights)
+
+    def _summed(self, seen: Seen, lengths: Tensor) -> Tensor:
+        """LD-DPO's sums: [2B]."""
+        assert isinstance(self.method, LDDPO)
+        public = torch.minimum(lengths[::2], lengths[1::2]).repeat_interleave(2)
+        return losses.desensitised(seen.logps, seen.owners, seen.offsets, public, len(lengths), alpha=self.method.alpha)
+
+    def _reference(self, batch: GlobalBatch, places: Tensor, policy: PairLogprobs) -> PairLogprobs | None:
+        if not self.method.needs_reference:
+            return None
+        reference = replace(policy, **{answer: batch.columns[name][places] for answer, name in zip(ANSWERS, COLUMNS, strict=True)})
+        if self.model.training and self.state.global_step == 0:
+            for answer in ANSWERS:
+                lengths = getattr(policy, f"{answer}_lengths")
+                check_first_step(self.setting, getattr(policy, answer), getattr(reference, answer), lengths)
+        return reference
+
+    def heldout_values(self, initial: bool) -> dict[str, Tensor]:
+        """The initial policy is the reference: it need not be asked again."""
+        if not initial or not self.method.needs_reference or self.method.wpo:
+            return super().heldout_values(initial)
+        columns = self.columns(self.heldout)
+        lengths = (torch.tensor([len(row[f"{answer}_ids"]) for row in self.heldout]) for answer in ANSWERS)
+        reference = PairLogprobs(*(columns[name] for name in COLUMNS), *lengths)
+        return self._values(Said(reference, -reference.chosen, None), reference, GlobalBatch([], len(self.heldout), columns))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..data import first, questions
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ..logprobs import Engine
     from ..spec import Experiment
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One experiment, loaded: tokenised rows, model on its device, and the keywords of TrainingArguments."""
+    """One experiment, loaded: tokenised rows, model on its device, how it is computed, and the keywords of TrainingArguments."""
 
     spec: Experiment
     model: PreTrainedModel
@@ -24,10 +28,17 @@ class Setting:
     heldout: list[dict[str, Any]]
     available: int  # training rows of the data; a run of few steps tokenises only those that it can see
     arguments: dict[str, Any]
+    engine: Engine
     dtype: torch.dtype
+    references: Path  # the folder that stores log-probabilities of these weights in this dtype
     console: Console
 
     @property
     def scored(self) -> list[dict[str, Any]]:
         """The first held-out rows: those whose loss is taken."""
-        return self.heldout[: self.spec.eval.rows]
+        return first(self.heldout, self.spec.eval.rows)
+
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        """The first held-out rows whose prompts are answered; none of a model that cannot."""
+        return questions(self.heldout, self.spec.eval.generations) if self.spec.method.generates else []

@@ -1,36 +1,69 @@
-"""Methods that learn to say a given text: TRL's SFTTrainer on rows that we tokenised and labelled."""
+"""Methods that learn to say a given text: the assistant's tokens of conversations, or every token of plain text."""
 
 from __future__ import annotations
 
-from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
+from itertools import accumulate, pairwise
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from ..data.pack import IGNORED, Scored
 from ..eval.interval import Scores
-from ..logprobs import score
-from ..progress import shown
-from ..training import LabTrainer
+from ..logprobs import Seen
+from ..training import GlobalBatch, LabTrainer
 from .setting import Setting
+
+Row = dict[str, Any]
 
 
 def trainer(setting: Setting) -> SupervisedTrainer:
-    """Cross-entropy on the labels: the assistant's tokens."""
-    return SupervisedTrainer(setting)
+    """Cross-entropy on the labels."""
+    return SupervisedTrainer(setting, setting.train, setting.scored)
 
 
-class SupervisedTrainer(LabTrainer, SFTTrainer):
-    """TRL's trainer, measured on held-out rows by our own engine."""
+def sequences(row: Row) -> list[Scored]:
+    """A conversation with its labels, or the documents of a block, each by itself."""
+    if "seq_lengths" not in row:
+        return [Scored([], row["input_ids"], row["labels"])]
+    ends = [0, *accumulate(row["seq_lengths"])]
+    return [Scored([], row["input_ids"][start:end]) for start, end in pairwise(ends)]
 
-    def __init__(self, setting: Setting) -> None:
-        rows = Dataset.from_list([{key: row[key] for key in ("input_ids", "labels")} for row in setting.train])
-        config = SFTConfig(**setting.arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
-        super().__init__(model=setting.model, args=config, train_dataset=rows, processing_class=setting.tokenizer)
-        self.setting, self.heldout = setting, setting.scored
+
+class SupervisedTrainer(LabTrainer):
+    """The loss is a mean over the tokens of a global batch, not over its rows: a long answer weighs more, as in every library."""
+
+    wants = {"likeliest": True}
+
+    def sequences(self, row: Row) -> list[Scored]:
+        """One or several."""
+        return sequences(row)
+
+    def columns(self, rows: list[Row]) -> dict[str, Tensor]:
+        """How many tokens of each row are predicted: no text's first one is."""
+        return {"tokens": torch.tensor([sum(map(predicted, sequences(row))) for row in rows])}
+
+    def values(self, seen: Seen, batch: GlobalBatch) -> dict[str, Tensor]:
+        """TRL's metrics."""
+        assert seen.likeliest is not None
+        nll = -seen.logps * (batch.rows / batch.columns["tokens"].sum())  # summed over tokens, divided by rows: the mean over tokens
+        return {"loss": nll, "mean_token_accuracy": seen.likeliest}
 
     def heldout_scores(self, *, initial: bool = False) -> dict[str, Scores]:
-        """Negative log-probability per assistant token, over all held-out rows."""
+        """Negative log-probability and accuracy per token; a conversation, or a document, is one of the sample."""
         if not self.heldout:
             return {}
-        rows = [(row["input_ids"], row["labels"]) for row in self.heldout]
-        batch = self.args.per_device_eval_batch_size
-        found = score(self.model, rows, batch, self.setting.dtype, shown("held-out rows", self.setting.console))
-        return {"eval_loss": Scores((-found.sums).tolist(), found.lengths.double().tolist())}
+        seen, _ = self.heldout_seen()
+        assert seen.likeliest is not None
+        tokens = seen.lengths.double().tolist()
+        right = seen.sums(seen.likeliest.float())
+        return {
+            "eval_loss": Scores((-seen.sums(seen.logps)).tolist(), tokens),
+            "eval_mean_token_accuracy": Scores(right.tolist(), tokens),
+        }
+
+
+def predicted(sequence: Scored) -> int:
+    """How many of its tokens are scored."""
+    labels = sequence.labels if sequence.labels is not None else [IGNORED] * len(sequence.prompt) + sequence.answer
+    return sum(label != IGNORED for label in labels[1:])

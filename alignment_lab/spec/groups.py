@@ -13,7 +13,7 @@ TEMPLATES = {path.stem: path for path in (Path(__file__).parents[1] / "template"
 ModelSource = Enum("ModelSource", ["hub", "embedded", "random"])
 DataSource = Enum("DataSource", ["hub", "local", "embedded"])
 Dtype = Enum("Dtype", ["auto", "float32", "bfloat16", "float16"])
-Attention = Enum("Attention", ["sdpa", "eager", "flash_attention_2"])
+Attention = Enum("Attention", ["shared_prefix", "sdpa", "eager", "flash_attention_2"])
 Device = Enum("Device", ["auto", "cpu", "cuda"])
 BadRows = Enum("BadRows", ["error", "drop"])
 Optimizer = Enum("Optimizer", ["adamw_torch", "adamw_torch_fused", "adafactor", "rmsprop", "sgd"])
@@ -48,7 +48,7 @@ class Model:
     path: str | None = None  # a Hub id or a directory with config.json and safetensors
     revision: str | None = None  # a Hub branch, tag or commit
     dtype: Dtype = Dtype.auto
-    attention: Attention = Attention.sdpa
+    attention: Attention = Attention.shared_prefix  # packed, prompts shared; any other pads
     chat_template: str | None = None  # null: the tokenizer's own; else a shipped name, a .jinja file, or a template
     trust_remote_code: bool = False
     shape: Shape | None = None  # what planning needs where there is no network
@@ -135,13 +135,13 @@ class Training:
     num_train_epochs: float = 1.0
     max_steps: int = -1  # above 0 it overrules num_train_epochs
     global_batch: int = 8  # rows per optimizer step, over all processes and accumulation
-    micro_batch: int | None = None  # rows per forward pass; null: 2, or 1 where global_batch is odd
+    micro_tokens: int | None = None  # tokens per forward pass; null: by device. A longer row goes alone. Changes no number but memory's
     lr_scheduler_type: Scheduler = Scheduler.cosine
     warmup_steps: float = 0.1  # below 1: a share of all steps
     optim: Optimizer = Optimizer.adamw_torch
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None  # null: where the estimate says that memory would not do
     seed: int = 42
     logging_steps: int = 1
     eval_steps: int | None = None  # null: before and after only
@@ -161,25 +161,13 @@ class Training:
             self.warmup_steps,
             "must be 0 or more; below 1 it is a share of all steps.",
         )
-        for key in ("global_batch", "micro_batch", "logging_steps", "eval_steps", "save_steps", "save_total_limit"):
+        for key in ("global_batch", "micro_tokens", "logging_steps", "eval_steps", "save_steps", "save_total_limit"):
             value = getattr(self, key)
             require(value is None or value > 0, f"training.{key}", value, "must be above 0.")
         require(self.weight_decay < math.inf, "training.weight_decay", self.weight_decay, "must be 0 or more, and finite.")
         require(self.seed < 2**32, "training.seed", self.seed, "must be below 2**32: numpy takes no larger one.")
         for key in ("weight_decay", "max_grad_norm", "seed"):
             require(getattr(self, key) >= 0, f"training.{key}", getattr(self, key), "must be 0 or more.")
-        if self.micro_batch is None:
-            self.micro_batch = 2 - self.global_batch % 2
-        require(
-            self.global_batch % self.micro_batch == 0,
-            "training.micro_batch",
-            self.micro_batch,
-            f"must divide training.global_batch={self.global_batch}: choose one of {_divisors(self.global_batch)}.",
-        )
-
-
-def _divisors(number: int) -> list[int]:
-    return [size for size in range(1, number + 1) if number % size == 0]
 
 
 @dataclass

@@ -1,0 +1,39 @@
+"""Keywords for TrainingArguments. Nothing that matters is left to a library's default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..artifacts import RunDirectory
+from ..spec import Device, Experiment
+
+
+def arguments(spec: Experiment, run: RunDirectory, dtype: torch.dtype, checkpointing: bool) -> dict[str, Any]:
+    """One item of the data loader is one global batch, so accumulation happens inside of a step: see trainer.LabTrainer."""
+    training = spec.training
+    same_name = ("learning_rate", "num_train_epochs", "max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
+    return {
+        **{name: getattr(training, name) for name in same_name},
+        "output_dir": str(run.partial),
+        "per_device_train_batch_size": training.global_batch,
+        "gradient_accumulation_steps": 1,
+        "lr_scheduler_type": training.lr_scheduler_type.name,
+        "optim": training.optim.name,
+        "activation_checkpointing": checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False},
+        "dataloader_pin_memory": False,  # a batch is a few thousand integers
+        "logging_steps": training.logging_steps,
+        "logging_nan_inf_filter": False,  # a NaN is shown, not replaced by the running mean
+        "save_strategy": "steps" if training.save_steps else "no",
+        "save_steps": training.save_steps or 1,
+        "save_total_limit": None,  # only committed checkpoints count: checkpoint.retain
+        "eval_strategy": "no",  # EvaluateEvery asks for it: our rows are no padded Dataset
+        "bf16": dtype is torch.bfloat16,
+        "fp16": False,
+        "use_cpu": spec.parallel.device is Device.cpu,
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+    }

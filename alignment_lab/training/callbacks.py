@@ -1,0 +1,77 @@
+"""What happens at each step besides the step: metrics on disk, checkpoints committed, evaluation asked for, a bar moved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .. import checkpoint
+from ..artifacts import RunDirectory
+from ..progress import Bar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class MetricsLog(TrainerCallback):
+    """Appends every logged step to metrics.jsonl."""
+
+    def __init__(self, run: RunDirectory, steps_per_epoch: float) -> None:
+        self.run, self.steps_per_epoch = run, steps_per_epoch
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
+        """One line a step, its epoch counted over all rows of the data; the Trainer's closing summary goes into report.json instead."""
+        if logs and "train_runtime" not in logs:
+            self.run.log({"step": state.global_step, **logs, "epoch": round(state.global_step / self.steps_per_epoch, 4)})
+
+
+class CommitCheckpoint(TrainerCallback):
+    """Gives a checkpoint its name once it is complete."""
+
+    def __init__(self, run: RunDirectory, run_id: str, limit: int) -> None:
+        self.run, self.run_id, self.limit = run, run_id, limit
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Publish what the Trainer wrote into the partial folder, then drop the oldest."""
+        name = f"checkpoint-{state.global_step}"
+        checkpoint.publish(self.run.partial / name, self.run.checkpoints / name, run_id=self.run_id, step=state.global_step)
+        checkpoint.retain(self.run.checkpoints, self.limit)
+
+
+class EvaluateEvery(TrainerCallback):
+    """Asks for an evaluation every `steps` optimizer steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Not at the last step: the run measures itself after training anyway."""
+        if state.global_step % self.steps == 0 and state.global_step < state.max_steps:
+            control.should_evaluate = True
+
+
+class ShowSteps(TrainerCallback):
+    """A bar of optimizer steps with the latest loss."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.note = console, ""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Open the bar."""
+        self.bar = Bar("training", state.max_steps, self.console)
+        self.bar.done = state.global_step
+        self.bar.__enter__()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Move the bar; a step's log comes after its end, so the note is that of the step before."""
+        self.bar.advance(self.note)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
+        """Keep what the next move shows."""
+        shown = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+        self.note = "  ".join(f"{label} {logs[name]:.3f}" for name, label in shown.items() if logs and name in logs) or self.note
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Close the bar."""
+        self.bar.__exit__()

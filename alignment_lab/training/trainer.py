@@ -1,0 +1,206 @@
+"""One optimizer step, whatever the objective: a global batch of rows, laid out in as few forward passes as memory allows.
+
+transformers' Trainer keeps its loop, its optimizer and its checkpoints. A method says which sequences a row has, and what their
+log-probabilities cost.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from ..data.pack import Scored
+from ..eval.interval import Scores
+from ..logprobs import Batch, Seen, inference, token_logprobs
+from ..progress import shown
+from .order import GlobalBatches
+
+if TYPE_CHECKING:
+    from ..method.setting import Setting
+
+Row = dict[str, Any]
+
+
+@dataclass
+class GlobalBatch:
+    """The rows of one optimizer step: forward passes with a gradient, forward passes without, and what else is known of each row."""
+
+    packs: list[Batch]
+    rows: int
+    columns: dict[str, Tensor]  # [rows, ...] each
+    aside: list[Batch] = field(default_factory=list)  # forward passes that only inform the loss
+    facts: dict[str, Tensor] = field(default_factory=dict)  # what those came to
+
+    def to(self, device: torch.device | str, **_: Any) -> GlobalBatch:
+        """The same on `device`."""
+        columns = {name: values.to(device) for name, values in self.columns.items()}
+        return replace(self, packs=[p.to(device) for p in self.packs], aside=[p.to(device) for p in self.aside], columns=columns)
+
+
+class LabTrainer(Trainer):
+    """The base of every method's trainer. Heirs say `sequences`, `columns` and `values`; the mean of `values()["loss"]` is the loss."""
+
+    couples_rows = False  # whether a row's loss depends on the other rows of its global batch
+    wants: dict[str, bool] = {}  # what `token_logprobs` is asked for besides log-probabilities
+
+    def __init__(self, setting: Setting, train: list[Row], heldout: list[Row]) -> None:
+        super().__init__(
+            model=setting.model,
+            args=TrainingArguments(**setting.arguments),
+            train_dataset=train,
+            data_collator=self.collate,
+            processing_class=setting.tokenizer,
+        )
+        self.model_accepts_loss_kwargs = False
+        self.setting, self.rows, self.heldout = setting, train, heldout
+        self._sums: dict[str, list[Tensor]] = defaultdict(list)  # since the last log: [sum, count] on the device
+
+    # What a method says.
+
+    def sequences(self, row: Row) -> list[Scored]:
+        """What is scored of a row."""
+        raise NotImplementedError
+
+    def columns(self, rows: list[Row]) -> dict[str, Tensor]:
+        """What else the loss needs of each row: [rows, ...] by name."""
+        return {}
+
+    def aside(self, rows: list[Row]) -> list[Scored]:
+        """Sequences whose log-probabilities only inform the loss."""
+        return []
+
+    def informed(self, batch: GlobalBatch) -> dict[str, Tensor]:
+        """What those forward passes came to, without a gradient: scalars by name."""
+        return {}
+
+    def values(self, seen: Seen, batch: GlobalBatch) -> dict[str, Tensor]:
+        """`loss` and every metric, one value per row among those in `seen`; losses of all rows of the batch average to the loss."""
+        raise NotImplementedError
+
+    def units(self) -> tuple[list[list[int]], list[Any]]:
+        """Rows that stay together in an epoch's order, and of which kind each unit is."""
+        return [[row] for row in range(len(self.rows))], [0] * len(self.rows)
+
+    # The order of rows and their layout.
+
+    def collate(self, rows: list[Row]) -> dict[str, GlobalBatch]:
+        """Lay out the rows of a global batch. Runs in a data worker too, and gives the same there."""
+        engine = self.setting.engine
+        packs = engine.batches([sequence for row in rows for sequence in self.sequences(row)])
+        return {"batch": GlobalBatch(packs, len(rows), self.columns(rows), engine.batches(self.aside(rows)))}
+
+    def batches(self) -> GlobalBatches:
+        """The order in which rows are seen."""
+        training = self.setting.spec.training
+        return GlobalBatches(*self.units(), training.global_batch, training.seed)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """One item is one global batch."""
+        loader = DataLoader(self.rows, batch_sampler=self.batches(), collate_fn=self.collate)  # type: ignore[arg-type]
+        return self.accelerator.prepare(loader)
+
+    # One step.
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of a global batch, pack by pack; nothing waits for the device."""
+        model.train()
+        batch = inputs["batch"]
+        batch.facts = self._informed(batch)
+        if self.couples_rows and len(batch.packs) > 1:
+            return self._coupled_step(model, batch)
+        losses = []
+        for pack in batch.packs:
+            with self.compute_loss_context_manager():
+                loss = self._loss(self.see(model, pack), batch)
+            self.accelerator.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    def see(self, model: Any, pack: Batch) -> Seen:
+        """One forward pass."""
+        return token_logprobs(model, pack, **self.wants)
+
+    def _loss(self, seen: Seen, batch: GlobalBatch) -> Tensor:
+        values = self.values(seen, batch)
+        for name, rows in values.items():
+            if name != "loss":
+                self._sums[name].append(torch.stack([rows.detach().double().sum(), torch.tensor(float(rows.numel()), device=rows.device)]))
+        return values["loss"].sum() / batch.rows
+
+    def _coupled_step(self, model: Any, batch: GlobalBatch) -> Tensor:
+        """A loss of all rows at once over several packs, exactly: what each token's gradient is, then the packs again with it.
+
+        Gradient caching, Gao et al. 2021 (arXiv:2101.06983): one more forward pass, no more memory.
+        """
+        with torch.no_grad(), self.compute_loss_context_manager():
+            parts = [self.see(model, pack) for pack in batch.packs]
+        seen = Seen.join(parts)
+        seen = replace(seen, logps=seen.logps.requires_grad_())
+        loss = self._loss(seen, batch)
+        (gradient,) = torch.autograd.grad(loss, seen.logps)
+        for pack, part in zip(batch.packs, gradient.split([len(part.logps) for part in parts]), strict=True):
+            with self.compute_loss_context_manager():
+                again = self.see(model, pack).logps
+            self.accelerator.backward((again * part).sum())
+        return loss.detach()
+
+    def _informed(self, batch: GlobalBatch) -> dict[str, Tensor]:
+        if not batch.aside:
+            return {}
+        with inference(self.model, self.setting.dtype):
+            return self.informed(batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the steps since the last log came to; this is where the device is waited for."""
+        if "loss" in logs and self._sums:
+            totals = torch.stack([torch.stack(parts).sum(0) for parts in self._sums.values()]).tolist()
+            logs |= {name: total / count for name, (total, count) in zip(self._sums, totals, strict=True) if count}
+            self._sums.clear()
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """6 N per token, N without the embedding; transformers would count the parameters again at every step."""
+        return 6 * self._parameters() * sum(pack.input_ids.numel() for pack in inputs["batch"].packs)
+
+    def _parameters(self) -> int:
+        if not hasattr(self, "_counted"):
+            self._counted = int(self.model.num_parameters(exclude_embeddings=True))
+        return self._counted
+
+    # Held-out rows.
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Score the held-out rows, log the means."""
+        metrics = {name: scores.mean for name, scores in self.heldout_scores().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def heldout_scores(self, *, initial: bool = False) -> dict[str, Scores]:
+        """Scores of the held-out rows by TRL's metric names with `eval_`; `initial` says that the weights are untouched."""
+        if not self.heldout:
+            return {}
+        return {f"eval_{name}": self.scored(name, values.tolist()) for name, values in self.heldout_values(initial).items()}
+
+    def scored(self, name: str, values: Sequence[float]) -> Scores:
+        """A metric of every held-out row."""
+        return Scores(list(values), share=name in ("rewards/accuracies", "accuracy"))
+
+    def heldout_values(self, initial: bool) -> dict[str, Tensor]:
+        """`values` of all held-out rows as one global batch."""
+        return self.values(*self.heldout_seen())
+
+    def heldout_seen(self) -> tuple[Seen, GlobalBatch]:
+        """What the model says of all held-out rows now, without gradients."""
+        batch = self.collate(self.heldout)["batch"].to(self.model.device)
+        batch.facts = self._informed(batch)
+        with inference(self.model, self.setting.dtype):
+            parts = [self.see(self.model, pack) for pack in shown("held-out rows", self.setting.console)(batch.packs)]
+        return Seen.join(parts), batch

@@ -1,0 +1,179 @@
+"""The lab side. Everything that knows the lab's inside is here: one training run, its rows in their order, tokens, start-up.
+
+What it asks of the lab: `compose`, `data.load`, `run.tokenised`, `model`, `METHODS[...].trainer(Setting)`, `training.fit`, and of a trainer
+its sampler and its `setting.train`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from rich.console import Console
+
+from alignment_lab import compose, data, model
+from alignment_lab.artifacts import RunDirectory
+from alignment_lab.spec import Experiment, to_yaml
+
+from .cases import Job, Measured, Row
+from .shapes import SHAPES
+
+COMMON = ("eval=none", "tracking=local", "training.lr_scheduler_type=constant", "training.warmup_steps=0", "training.logging_steps=1")
+# What the engine can be told to do, for gpu.py: overrides by name. "own": as it decides.
+LAYOUTS: dict[str, list[str]] = {"own": []}
+
+
+def experiment(job: Job) -> Experiment:
+    """The experiment of this job, as the command line would compose it."""
+    overrides = [
+        f"method={job.method}",
+        f"model={'tiny' if job.model in SHAPES else job.model}",
+        *(job.data or ["data=embedded"]),
+        *COMMON,
+        f"training.max_steps={job.steps}",
+        f"training.global_batch={job.batch}",
+        f"training.learning_rate={job.learning_rate}",
+        f"training.seed={job.seed}",
+        f"parallel.device={job.device}",
+        *job.overrides,
+    ]
+    compose.prepare()
+    with initialize_config_dir(str(compose.CONF), version_base="1.3"):
+        return compose.experiment(overrides)
+
+
+def train(job: Job) -> Measured:
+    """Train on the rows of `job.data`, or on the token rows of `job.feed`; loading and tokenising are not timed, the reference pass is."""
+    from transformers import set_seed
+
+    from alignment_lab import training
+    from alignment_lab.method import METHODS, Setting
+    from alignment_lab.run import tokenised
+
+    from .clock import Clock, Steps, import_late, peak_gb, step_logs
+
+    spec = experiment(job)
+    procedure = METHODS[spec.method.name]
+    where = model.locate(spec.model)
+    tokenizer = model.load_tokenizer(spec.model, where)
+    if job.feed:
+        rows = json.loads(Path(job.feed).read_text())["rows"][: job.rows]
+        available = len(rows)
+    else:
+        loaded = data.load(spec)
+        rows, _ = tokenised(spec, procedure.tokenise, tokenizer, loaded)
+        available = len(loaded.train)
+    set_seed(job.seed)
+    policy, dtype = _policy(job, spec, where)
+    run = RunDirectory(Path(job.folder, "run"))
+    run.begin(run_id=spec.run_id, spec=to_yaml(spec))
+    console = Console(quiet=True)
+    import_late()
+    clock, steps = Clock(), Steps()
+    with clock.running():
+        setting = Setting(spec, policy, tokenizer, rows, [], available, training.arguments(spec, run, dtype), dtype, console)
+        trainer = procedure.trainer(setting)
+        clock.lap()
+        head = _head(trainer)
+        trainer.add_callback(steps)
+        training.fit(trainer, spec, run, console)
+    notes = {"dtype": str(dtype), "layout": layout(trainer), **({"head": head} if head else {})}
+    seen = in_order(trainer, job)
+    return Measured(clock.seconds, clock.cpu_seconds, clock.lap_seconds, steps.seconds, step_logs(trainer), peak_gb(), seen, notes)
+
+
+def _policy(job: Job, spec: Experiment, where: Path) -> Any:
+    """The model on its device and the dtype to compute in, as run.train makes them; a shape of ours is built where it will run."""
+    import torch
+
+    if job.model not in SHAPES:
+        return model.place(model.load_model(spec.model, where), spec)
+    from .shapes import build
+
+    cpu = job.device == "cpu"
+    found = build(job.model, job.device, torch.bfloat16 if job.lora and not cpu else torch.float32)
+    if job.lora:
+        from peft import LoraConfig, get_peft_model
+
+        adapter = LoraConfig(r=job.lora, lora_alpha=2 * job.lora, target_modules="all-linear", task_type="CAUSAL_LM")
+        found = get_peft_model(found, adapter)
+    return found, torch.float32 if cpu else torch.bfloat16
+
+
+def in_order(trainer: Any, job: Job) -> list[Row]:
+    """The rows as the trainer took them, by its own sampler; one epoch at most."""
+    rows = trainer.setting.train
+    order = list(trainer._get_train_sampler())[: job.rows]
+    assert -(-len(order) // job.batch) == job.steps, f"{len(order)} rows for {job.steps} steps: too many were left out"
+    return [{key: value for key, value in rows[place].items() if key.endswith("_ids") or key in ("label", "labels")} for place in order]
+
+
+def _head(trainer: Any) -> list[list[float]] | None:
+    """A reward model's head before training: it is random, and TRL is to start from the same one."""
+    score = getattr(trainer.model, "score", None)
+    return None if score is None else score.weight.detach().tolist()
+
+
+def layout(trainer: Any) -> str:
+    """How the engine lays rows out, in its own words where it has some."""
+    engine = getattr(trainer, "engine", None)
+    return "padded" if engine is None or not getattr(engine, "packed", False) else "packed"
+
+
+def weights(job: Job) -> dict[str, str]:
+    """A directory with the job's model and tokenizer that plain transformers loads, in `job.feed` where it has to be made."""
+    spec = experiment(job)
+    where = model.locate(spec.model)
+    if job.model in SHAPES or spec.model.source.name != "random":
+        return {"folder": str(where)}
+    model.load_model(spec.model, where).save_pretrained(job.feed)
+    model.load_tokenizer(spec.model, where).save_pretrained(job.feed)
+    return {"folder": job.feed}
+
+
+def messages(job: Job) -> dict[str, Any]:
+    """The first training rows in the lab's order, as messages."""
+    columns = ("prompt", "chosen", "rejected", "messages", "completion", "label")
+    rows = data.load(experiment(job)).train[: job.rows]
+    return {"rows": [{key: row[key] for key in columns if key in row} for row in rows]}
+
+
+def tokens(job: Job) -> dict[str, Any]:
+    """Seconds to tokenise the rows, cold or from the cache as the lab finds it, and the token rows."""
+    from alignment_lab.method import METHODS
+
+    spec = experiment(job)
+    tokenise = METHODS[spec.method.name].tokenise
+    tokenizer = model.load_tokenizer(spec.model, model.locate(spec.model))
+    rows = data.load(spec).train[: job.rows]
+    tokenizer("warm")  # both sides: the first call builds what the others use
+    wall, cpu = time.perf_counter(), time.process_time()
+    found, _ = data.cached(tokenise, tokenizer, model.tokenizer_digest(tokenizer), rows, spec.data.max_length)
+    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    kept = [{key: value for key, value in row.items() if key.endswith("_ids") or key == "labels"} for row in found]
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "asked": len(rows), "rows": kept}
+
+
+def ready(job: Job) -> dict[str, float]:
+    """CPU and wall seconds of this process up to a trainer that could train, without loading the model."""
+    from alignment_lab import training
+    from alignment_lab.method import METHODS, Setting
+    from alignment_lab.run import tokenised
+
+    spec = experiment(job)
+    procedure = METHODS[spec.method.name]
+    loaded = data.load(spec)
+    where = model.locate(spec.model)
+    tokenizer = model.load_tokenizer(spec.model, where)
+    rows, _ = tokenised(spec, procedure.tokenise, tokenizer, loaded)
+    wall, cpu = time.time(), time.process_time()
+    policy, dtype = model.place(model.load_model(spec.model, where), spec)
+    load_wall, load_cpu = time.time() - wall, time.process_time() - cpu
+    run = RunDirectory(Path(job.folder, "run"))
+    run.begin(run_id=spec.run_id, spec=to_yaml(spec))
+    console = Console(quiet=True)
+    procedure.trainer(Setting(spec, policy, tokenizer, rows, [], len(loaded.train), training.arguments(spec, run, dtype), dtype, console))
+    return {"seconds": time.time() - job.started - load_wall, "cpu_seconds": time.process_time() - load_cpu}

@@ -1,0 +1,177 @@
+"""The TRL side: one training run of TRL on token rows that the lab made, and the same as a whole script of its own.
+
+Rows come tokenised, so that both sides train on the same tokens in the same order; `prepared` passes them by TRL's own preparation,
+which is timed by itself (tokens.py). Knows nothing of the lab.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+from .cases import MAX_LENGTH, MODES, REFERENCED, TUNED, Job, Measured, Row
+from .clock import Clock, Steps, import_late, peak_gb, step_logs
+from .shapes import SHAPES, build
+
+disable_progress_bars()
+os.environ["TQDM_DISABLE"] = "1"
+
+
+class Prepared(Dataset):
+    """Rows that need no preparation: TRL's maps and filters leave them as they are, but the one that stores the reference."""
+
+    def map(self, *args: Any, **options: Any) -> Dataset:
+        """Only what has a file to write to is done."""
+        return super().map(*args, **options) if "cache_file_name" in options else self
+
+    def filter(self, *_: Any, **__: Any) -> Dataset:
+        """Nothing is left out."""
+        return self
+
+
+def prepared(job: Job, rows: list[Row]) -> Dataset:
+    """The columns that a TRL trainer has after its own preparation."""
+    return Prepared.from_list(COLUMNS[job.method](rows, job.micro))
+
+
+def _pairs(rows: list[Row], _: int) -> list[Row]:
+    return [{key: row[key] for key in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in rows]
+
+
+def _whole_pairs(rows: list[Row], _: int) -> list[Row]:
+    return [{f"{answer}_ids": row["prompt_ids"] + row[f"{answer}_ids"] for answer in ("chosen", "rejected")} for row in rows]
+
+
+def _texts(rows: list[Row], _: int) -> list[Row]:
+    return [{key: row[key] for key in ("input_ids", "labels")} for row in rows]
+
+
+def _singles(rows: list[Row], micro: int) -> list[Row]:
+    """KTO's mismatched answers are the lab's where its rows name them; else TRL's: those of the neighbour in a forward pass."""
+    found = [{"prompt_ids": row["prompt_ids"], "completion_ids": row["completion_ids"], "label": row["label"]} for row in rows]
+    for start in range(0, len(rows), micro):
+        answers = [row["completion_ids"] for row in rows[start : start + micro]]
+        for row, own, other in zip(found[start:], rows[start:], [answers[-1], *answers[:-1]], strict=False):
+            row["KL_completion_ids"] = own.get("KL_completion_ids", other)
+    return found
+
+
+def _orpo(rows: list[Row], _: int) -> list[Row]:
+    """What ORPOTrainer.tokenize_row gives."""
+    found = []
+    for row in rows:
+        prompt = row["prompt_ids"]
+        columns = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
+        for name in ("chosen", "rejected"):
+            answer = row[f"{name}_ids"]
+            columns[f"{name}_input_ids"] = prompt + answer
+            columns[f"{name}_attention_mask"] = [1] * (len(prompt) + len(answer))
+            columns[f"{name}_labels"] = [-100] * len(prompt) + answer
+        found.append(columns)
+    return found
+
+
+COLUMNS: dict[str, Callable[[list[Row], int], list[Row]]] = {
+    "dpo": _pairs,
+    "ipo": _pairs,
+    "kto": _singles,
+    "orpo": _orpo,
+    "sft": _texts,
+    "reward": _whole_pairs,
+}
+TRAINERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "dpo": (DPOTrainer, DPOConfig, {}),
+    "ipo": (DPOTrainer, DPOConfig, {"loss_type": ["ipo"]}),
+    "kto": (KTOTrainer, KTOConfig, {}),
+    "orpo": (ORPOTrainer, ORPOConfig, {}),
+    "sft": (SFTTrainer, SFTConfig, {}),
+    "reward": (RewardTrainer, RewardConfig, {}),
+}
+
+
+def configuration(job: Job) -> Any:
+    """TRL's configuration: its defaults, the mode's changes, and what makes the two sides do the same work."""
+    _, schema, own = TRAINERS[job.method]
+    mode = {key: value for key, value in MODES[job.peer].items() if key != "precompute_ref_log_probs" or job.method in REFERENCED}
+    if job.device != "cpu" and job.peer == TUNED:
+        mode["bf16"] = True  # an accelerator has it
+    return schema(
+        output_dir=str(Path(job.folder, "trl")),
+        use_cpu=job.device == "cpu",
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=1,
+        seed=job.seed,
+        max_length=MAX_LENGTH,
+        max_steps=job.steps,
+        per_device_train_batch_size=job.micro,
+        gradient_accumulation_steps=job.batch // job.micro,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type="constant",
+        train_sampling_strategy="sequential",
+        **{**own, **mode, **job.settings},
+    )
+
+
+def load(job: Job) -> Any:
+    """The model as TRL loads it, in float32; a shape is built in the dtype that its training is usual in."""
+    if job.model in SHAPES:
+        return build(job.model, job.device, torch.bfloat16 if job.lora and job.device != "cpu" else torch.float32)
+    if job.method == "reward":
+        return AutoModelForSequenceClassification.from_pretrained(job.weights, dtype=torch.float32, num_labels=1)
+    return AutoModelForCausalLM.from_pretrained(job.weights, dtype=torch.float32)
+
+
+def adapter(job: Job) -> Any:
+    """LoRA on every linear layer, or None."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=job.lora, lora_alpha=2 * job.lora, target_modules="all-linear", task_type="CAUSAL_LM") if job.lora else None
+
+
+def train(job: Job) -> Measured:
+    """Train on the rows of `job.feed`, in their order; loading is not timed, the reference pass is."""
+    feed = json.loads(Path(job.feed).read_text())
+    rows = feed["rows"][: job.rows]
+    trainer_class, _, _ = TRAINERS[job.method]
+    tokenizer = AutoTokenizer.from_pretrained(job.weights)
+    model = load(job)
+    if feed.get("head"):  # a reward model's scores start from the lab's random head
+        model.score.weight.data.copy_(torch.tensor(feed["head"]))
+    options: dict[str, Any] = {"peft_config": adapter(job)} if job.lora else {}
+    config = configuration(job)
+    if job.method in REFERENCED and not config.precompute_ref_log_probs and not job.lora:
+        options["ref_model"] = load(job)  # the trainer would load it within the clock
+    dataset = prepared(job, rows)
+    import_late()
+    clock, steps = Clock(), Steps()
+    with clock.running():
+        trainer = trainer_class(model=model, args=config, train_dataset=dataset, processing_class=tokenizer, callbacks=[steps], **options)
+        trainer.remove_callback(PrinterCallback)
+        clock.lap()
+        trainer.train()
+    notes = {"micro": job.micro, "optim": str(config.optim), "bf16": config.bf16, "gradient_checkpointing": config.gradient_checkpointing}
+    return Measured(clock.seconds, clock.cpu_seconds, clock.lap_seconds, steps.seconds, step_logs(trainer), peak_gb(), [], notes)
+
+
+def script(job: Job) -> dict[str, Any]:
+    """What a user of TRL runs: rows of messages from a file, tokenised by TRL, trained on, the model saved. Timed from outside."""
+    trainer_class, _, _ = TRAINERS[job.method]
+    rows = Dataset.from_json(job.feed)
+    model: Any = job.weights if job.method != "orpo" else load(job)
+    trainer = trainer_class(
+        model=model, args=configuration(job), train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(job.weights)
+    )
+    trainer.train()
+    trainer.save_model()
+    return {"steps": trainer.state.global_step, "losses": [entry["loss"] for entry in step_logs(trainer)]}

@@ -1,0 +1,109 @@
+"""Fresh processes: the same environment and threads for each, a cache of its own, and the kernel's account of what it took. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .cases import ROOT, Job
+
+THREADS = os.cpu_count() or 1
+
+
+class Failed(RuntimeError):
+    """A process ended with an error; the end of what it said."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a whole process took."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_gb: float
+    output: str
+
+
+def environment(folder: Path, device: str = "cpu") -> dict[str, str]:
+    """The inherited one, with what must be equal on both sides and no way to the network."""
+    threads = str(THREADS)
+    fixed = {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "RAYON_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "true",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "WANDB_MODE": "disabled",
+        "HF_DATASETS_CACHE": str(folder / "datasets"),
+        "ALIGNMENT_LAB_CACHE": str(folder / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+    return os.environ | fixed | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
+
+
+@contextmanager
+def scratch(cache: Path | None = None) -> Iterator[Path]:
+    """A folder with a cold cache of the lab in it (no tokens, no reference), but with the embedded weights; or with the cache given."""
+    folder = Path(tempfile.mkdtemp(prefix="alignment_lab_bench_"))
+    try:
+        if cache:
+            (folder / "cache").symlink_to(cache)
+        else:
+            (folder / "cache").mkdir()
+            (folder / "cache" / "models").symlink_to(_weights_folder())
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _weights_folder() -> Path:
+    from alignment_lab.artifacts import cache_directory
+
+    folder = (cache_directory() / "models").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def run(command: Sequence[str], folder: Path, device: str = "cpu", timeout: float | None = None) -> Ended:
+    """Run a command from the root of the checkout, or raise Failed."""
+    output = folder / "output.txt"
+    started = time.perf_counter()
+    with output.open("w") as out:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(folder, device), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+        )
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    said = output.read_text(errors="replace")
+    if process.returncode:
+        raise Failed(f"{' '.join(command)}\n{said[-3000:]}\nexit code {process.returncode}")
+    return Ended(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9, said)
+
+
+def work(job: Job, cache: Path | None = None) -> dict[str, Any]:
+    """What worker.py gives for this job, in a process of its own; `process` is that whole process's account."""
+    with scratch(cache) as folder:
+        job = replace(job, folder=str(folder), started=time.time())
+        job.write(folder / "job.json")
+        ended = run([sys.executable, "-m", "benchmarks.worker", str(folder / "job.json"), str(folder / "result.json")], folder, job.device)
+        found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    found["process"] = {"seconds": round(ended.seconds, 3), "cpu_seconds": round(ended.cpu_seconds, 3), "peak_gb": round(ended.peak_gb, 3)}
+    return found
