@@ -147,7 +147,7 @@ def no_mask(device: torch.device) -> Tensor:
 
 
 def why_not(config: Any, longest: int) -> str | None:
-    """Why rows of `longest` tokens cannot be packed for this model, or None: a window that they exceed, or layers that are not attention."""
+    """Why rows of `longest` tokens cannot be packed for this model, or None: a window they exceed, or layers of another kind."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     others = kinds - {"full_attention", "sliding_attention"}
     if others:

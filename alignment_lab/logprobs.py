@@ -41,7 +41,8 @@ class Batch:
 
     def to(self, device: torch.device | str, **_: Any) -> Batch:
         """The same on `device`."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

@@ -130,11 +130,12 @@ class KTOTrainer(UnpairedTrainer):
     def __init__(self, setting: Setting, train: list[Row], heldout: list[Row]) -> None:
         super().__init__(setting, train, heldout)
         assert isinstance(self.method, KTO)
-        labels = [row["label"] for row in train]
-        balanced = losses.balanced_weights(sum(labels), len(labels) - sum(labels))
+        good = sum(row["label"] for row in train)
+        bad = len(train) - good
         given = (self.method.desirable_weight, self.method.undesirable_weight)
-        self.weights = balanced if given == (None, None) else tuple(1.0 if weight is None else weight for weight in given)
-        said = f"labels: {sum(labels)} desirable, {len(labels) - sum(labels)} undesirable; weights {self.weights[0]:.3g}, {self.weights[1]:.3g}"
+        balanced = losses.balanced_weights(good, bad) if given == (None, None) else (1.0, 1.0)
+        self.weights = tuple(one if weight is None else weight for weight, one in zip(given, balanced, strict=True))
+        said = f"labels: {good} desirable, weight {self.weights[0]:.3g}; {bad} undesirable, weight {self.weights[1]:.3g}"
         setting.console.print(said, highlight=False)
 
     def aside(self, rows: list[Row]) -> list[Scored]:

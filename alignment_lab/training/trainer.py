@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerControl, TrainingArguments
 
 from ..data.pack import Scored
 from ..eval.interval import Scores
@@ -103,7 +103,7 @@ class LabTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """One item is one global batch."""
-        loader = DataLoader(self.rows, batch_sampler=self.batches(), collate_fn=self.collate)  # type: ignore[arg-type]
+        loader: DataLoader = DataLoader(self.rows, batch_sampler=self.batches(), collate_fn=self.collate)  # type: ignore[arg-type]
         return self.accelerator.prepare(loader)
 
     # One step.
@@ -175,6 +175,8 @@ class LabTrainer(Trainer):
         return self._counted
 
     # Held-out rows.
+
+    control: TrainerControl
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Score the held-out rows, log the means."""
