@@ -71,22 +71,18 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
     """Load, measure, train, measure, save; torch is imported here."""
     meter = Meter()
     with meter("load"):
-        from . import reference, training
-        from .method import METHODS, Setting
+        from . import training
+        from .method import METHODS
 
         procedure = METHODS[spec.method.name]
         tokenizer = model.load_tokenizer(spec.model, where)
         train_rows, heldout = tokenised(spec, procedure.tokenise, tokenizer, rows)
         console.print(counted(train_rows, heldout, rows), highlight=False, soft_wrap=True)
         policy, dtype = model.place(model.load_model(spec.model, where, scores=not spec.method.generates), spec)
-        engine, checkpointing = planned(spec, policy, dtype, [*train_rows, *heldout], console)
-        weights = reference.digest(policy)
-        content = {"model": weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
+        setting = settled(spec, run, policy, dtype, tokenizer, train_rows, heldout, len(rows.train), console)
+        content = {"model": setting.weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
         write_json(run.provenance_file, {**provenance.collect(), "content": content})
     with meter("reference"):
-        keywords = training.arguments(spec, run, dtype, checkpointing)
-        references = reference.folder(weights, dtype)
-        setting = Setting(spec, policy, tokenizer, train_rows, heldout, len(rows.train), keywords, engine, dtype, references, console)
         trainer = procedure.trainer(setting)
     before = measured(setting, trainer, meter, initial=True)
     with meter("train"):
@@ -98,11 +94,22 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
     write_json(run.report_file, report(setting, rows, trainer.state.global_step, meter, before_after(before.scores, after.scores)))
 
 
-def planned(spec: Experiment, policy: Any, dtype: Any, rows: list[Row], console: Console) -> tuple[Any, bool]:
-    """How rows are laid out for this model, and whether with gradient checkpointing; said aloud, with the reason where they are padded."""
-    from . import estimate, logprobs
+def settled(
+    spec: Experiment,
+    run: RunDirectory,
+    policy: Any,
+    dtype: Any,
+    tokenizer: Any,
+    train_rows: list[Row],
+    heldout: list[Row],
+    available: int,
+    console: Console,
+) -> Setting:
+    """All that a method's trainer is built from. Says how rows are laid out, with the reason where they are padded."""
+    from . import estimate, logprobs, reference, training
+    from .method import Setting
 
-    longest = max(map(data.longest, rows))
+    longest = max(data.longest(row) for row in [*train_rows, *heldout])
     plan = estimate.plan(
         policy.config.get_text_config(),
         trained=sum(weight.numel() for weight in policy.parameters() if weight.requires_grad),
@@ -117,7 +124,8 @@ def planned(spec: Experiment, policy: Any, dtype: Any, rows: list[Row], console:
     layout = "packed, prompts shared" if engine.packed else f"padded: {reason}"
     kept = "gradient checkpointing" if plan.checkpointing else "no gradient checkpointing"
     console.print(f"engine: {layout}; {plan.tokens} tokens a pass; {dtype}, {kept}".replace("torch.", ""), highlight=False, soft_wrap=True)
-    return engine, plan.checkpointing
+    arguments, weights = training.arguments(spec, run, dtype, plan.checkpointing), reference.digest(policy)
+    return Setting(spec, policy, tokenizer, train_rows, heldout, available, arguments, engine, dtype, weights, console)
 
 
 def tokenised(spec: Experiment, tokenise: Any, tokenizer: Any, rows: data.Rows) -> tuple[list[Row], list[Row]]:

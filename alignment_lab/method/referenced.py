@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.pack import Scored
 from ..errors import UserError
-from ..reference import fetch
+from ..reference import fetch, folder
 from .setting import Setting
 
 Row = dict[str, Any]
@@ -19,8 +19,9 @@ APART = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # nats per token between two
 
 def reference_logps(setting: Setting, sequences: Sequence[Scored]) -> list[Tensor]:
     """log p of every answer token under the reference, [tokens] nats per sequence; says how much of it was there already."""
-    found, asked = fetch(setting.model, sequences, setting.engine, setting.dtype, setting.references, setting.console)
-    said = f"reference: {len(sequences) - asked} of {len(sequences)} answers from {setting.references}"
+    where = folder(setting.weights, setting.dtype)
+    found, asked = fetch(setting.model, sequences, setting.engine, setting.dtype, where, setting.console)
+    said = f"reference: {len(sequences) - asked} of {len(sequences)} answers from {where}"
     setting.console.print(said, highlight=False, soft_wrap=True)
     return found
 
@@ -29,7 +30,8 @@ def check_first_step(setting: Setting, policy: Tensor, reference: Tensor, length
     """UserError where the untrained policy is not its reference: [N] sums, [N] tokens. The first step's own forward proves the store."""
     apart = float(((policy.detach() - reference).abs() / lengths.clamp(min=1)).max())
     if not apart <= APART[setting.dtype]:
+        where = folder(setting.weights, setting.dtype)
         raise UserError(
-            f"The reference log-probabilities in {setting.references} are off by {apart:.3g} nats per token from what this model gives:"
+            f"The reference log-probabilities in {where} are off by {apart:.3g} nats per token from what this model gives:"
             " they were made by something else, so delete that folder and they are computed again."
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import first, questions
@@ -30,7 +29,7 @@ class Setting:
     arguments: dict[str, Any]
     engine: Engine
     dtype: torch.dtype
-    references: Path  # the folder that stores log-probabilities of these weights in this dtype
+    weights: str  # what these weights are, by content: reference.digest
     console: Console
 
     @property

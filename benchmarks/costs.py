@@ -1,0 +1,135 @@
+"""What training costs: seconds, CPU seconds and peak memory of the lab and of TRL on the same rows, in turn, the reference pass included.
+
+First a trial that is not counted: the lab's own run gives the rows in their order, then TRL is tuned by hand (its dtype, then its rows per
+forward pass, the faster of each), and the losses are compared. Then `repeats` rounds of lab, TRL tuned, TRL as shipped, each in a
+fresh process. Not measured here: imports, loading, tokenisation, evaluation, saving.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from . import check
+from .cases import BATCH, PEERS, TUNED, Case, Job
+from .process import scratch, work
+
+Result = dict[str, Any]
+Say = Callable[[str], None]
+SMALL = BATCH // 4  # rows per forward pass that TRL is tried with besides all of them: less padding, more passes
+KEPT = ("seconds", "cpu_seconds", "before_training", "peak_gb")
+
+
+@contextmanager
+def weights(model: str) -> Iterator[str]:
+    """A directory that TRL loads the model from; made for as long as it is needed where the lab has none."""
+    with scratch() as folder:
+        yield work(Job("lab.weights", model=model, feed=str(folder / "model")))["folder"]
+
+
+def measure(case: Case, *, model: str, where: str, rows: int, repeats: int, peers: tuple[str, ...], quick: bool, say: Say) -> Result:
+    """One case: the trial, the check, the rounds."""
+    ours = Job("lab.train", model=model, method=case.method, data=case.data, rows=rows)
+    with scratch() as folder:
+        say("lab, trial")
+        trial = work(ours)
+        feed = folder / "feed.json"
+        feed.write_text(json.dumps({"rows": trial["rows"], "head": trial["notes"].pop("head", None)}))
+        theirs = Job("trl.train", model=model, method=case.method, weights=where, feed=str(feed), rows=len(trial["rows"]))
+        plain, tuned, trials = tune(theirs, quick, say)
+        strict = check.strict(case.method, _in_float32(ours, trial, say), plain["logs"], same_kl="KL_completion_ids" in trial["rows"][0])
+        jobs = {"lab": ours, **{peer: tuned if peer == TUNED else replace(theirs, peer=peer) for peer in peers}}
+        runs: dict[str, list[Result]] = {side: [] for side in jobs}
+        for number in range(repeats):
+            for side, job in jobs.items():
+                say(f"{side}, {number + 1} of {repeats}")
+                runs[side].append(work(job))
+    assert all(run["rows"] == trial["rows"] for run in runs["lab"]), "the lab took other rows in another run"
+    loose = {peer: [check.loose(a["logs"], b["logs"]).plain() for a, b in zip(runs["lab"], runs[peer], strict=True)] for peer in peers}
+    return {
+        "case": case.name,
+        "method": case.method,
+        "data": case.file if case.path else "embedded",
+        "model": model,
+        "rows": len(trial["rows"]),
+        "batch": BATCH,
+        "tokens": sum(len(value) for row in trial["rows"] for key, value in row.items() if key.endswith("_ids")),
+        "comparable": all(one.holds for one in strict) and all(one["holds"] for pairs in loose.values() for one in pairs),
+        "check": {"float32": [one.plain() for one in strict], "as timed": loose},
+        "trials": trials,
+        "sides": {side: _side(found) for side, found in runs.items()},
+        "ratios": {peer: ratios(runs["lab"], runs[peer]) for peer in peers},
+    }
+
+
+def tune(job: Job, quick: bool, say: Say) -> tuple[Result, Job, list[Result]]:
+    """TRL without waste: (the float32 run in one forward pass a step, the fastest job, what each trial took)."""
+    trials: list[tuple[Job, Result]] = []
+
+    def trial(settings: dict[str, Any], micro: int) -> None:
+        tried = replace(job, settings=settings, micro=micro)
+        say(f"TRL, trial: {'bfloat16' if settings['bf16'] else 'float32'}, {micro} rows a pass")
+        trials.append((tried, work(tried)))
+
+    trial({"bf16": False}, BATCH)
+    if not quick:
+        trial({"bf16": True}, BATCH)
+        trial(min(trials, key=_seconds)[0].settings, SMALL)
+    said = [{**tried.settings, "micro": tried.micro, "seconds": round(found["seconds"], 3)} for tried, found in trials]
+    return trials[0][1], min(trials, key=_seconds)[0], said
+
+
+def _seconds(trial: tuple[Job, Result]) -> float:
+    seconds: float = trial[1]["seconds"]
+    return seconds
+
+
+def _in_float32(job: Job, found: Result, say: Say) -> list[dict[str, float]]:
+    """The logs of this run, or of one in float32 where the lab chose another dtype."""
+    if "float32" not in found["notes"]["dtype"]:
+        say("lab, in float32 for the check")
+        found = work(replace(job, overrides=[*job.overrides, "model.dtype=float32"]))
+    logs: list[dict[str, float]] = found["logs"]
+    return logs
+
+
+def _side(runs: list[Result]) -> Result:
+    """Every raw figure of one side, and its medians."""
+    raw = {key: [round(run[key], 4) for run in runs] for key in KEPT}
+    return {**raw, "steps": [run["steps"] for run in runs], "logs": runs[0]["logs"], "notes": runs[0]["notes"]} | {
+        f"median_{key}": median(values) for key, values in raw.items()
+    }
+
+
+def ratios(ours: list[Result], theirs: list[Result]) -> Result:
+    """How many times the lab's cost TRL's is, pair by pair; memory the other way round: the lab's share of TRL's."""
+    paired = list(zip(ours, theirs, strict=True))
+    return {
+        "seconds": spread([b["seconds"] / a["seconds"] for a, b in paired]),
+        "cpu_seconds": spread([b["cpu_seconds"] / a["cpu_seconds"] for a, b in paired]),
+        "memory": spread([a["peak_gb"] / b["peak_gb"] for a, b in paired]),
+    }
+
+
+def spread(values: list[float]) -> Result:
+    """The median of paired ratios, their range, and all of them."""
+    return {"median": round(median(values), 4), "low": round(min(values), 4), "high": round(max(values), 4), "pairs": values}
+
+
+def all_cases(cases: list[Case], *, model: str, rows: int, repeats: int, peers: tuple[str, ...] = PEERS, quick: bool, say: Say) -> Iterator[Result]:
+    """Each case as it comes about."""
+    with weights(model) as where:
+        for case in cases:
+            named = lambda what, name=case.name: say(f"{name}: {what}")  # noqa: E731
+            yield measure(case, model=model, where=where, rows=rows, repeats=repeats, peers=peers, quick=quick, say=named)
+
+
+def write_feed(rows: list[Result], path: Path) -> str:
+    """Token rows for both sides."""
+    path.write_text(json.dumps({"rows": rows}))
+    return str(path)
