@@ -167,7 +167,7 @@ def token_logprobs(model: PreTrainedModel, batch: Batch, *, log_squares: bool = 
     if batch.layout is not None:
         mask = no_mask(batch.input_ids.device)
         packing = {"position_ids": batch.position_ids, "attention_mask": mask, "layout": batch.layout, "logits_to_keep": batch.places}
-        logits = model(input_ids=batch.input_ids, use_cache=False, **packing).logits[0]  # [S, V]
+        logits = model(input_ids=batch.input_ids, use_cache=False, **packing).logits.squeeze(0)  # [S, V]
     else:
         width = batch.input_ids.shape[1]
         rows, columns = batch.places // width, batch.places % width

@@ -1,7 +1,7 @@
 """Whether two training runs computed the same thing. A time is believed only where they did.
 
-Strict, in float32 on both sides: every step's loss (and the log-probabilities, where both log them) to 1e-3. Loose, of each timed pair as it
-ran (TRL as shipped computes in bfloat16): the losses to 2e-2. KTO's KL is estimated over other mismatched answers on each side, so its
+Strict, in float32 on both sides: every step's loss (and the log-probabilities, where both log them) to 1e-3. Loose, of each timed pair as
+it ran (TRL as shipped computes in bfloat16): the losses to 2e-2. KTO's KL is estimated over other mismatched answers on each side, so its
 losses are compared at the first step, where policy and reference are equal and the KL is 0, and then its rewards at the second, which
 come of that first, KL-free gradient; where the lab names its mismatched answers TRL is given the same, and every step is compared.
 """

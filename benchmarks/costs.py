@@ -121,7 +121,9 @@ def spread(values: list[float]) -> Result:
     return {"median": round(median(values), 4), "low": round(min(values), 4), "high": round(max(values), 4), "pairs": values}
 
 
-def all_cases(cases: list[Case], *, model: str, rows: int, repeats: int, peers: tuple[str, ...] = PEERS, quick: bool, say: Say) -> Iterator[Result]:
+def all_cases(
+    cases: list[Case], *, model: str, rows: int, repeats: int, peers: tuple[str, ...] = PEERS, quick: bool, say: Say
+) -> Iterator[Result]:
     """Each case as it comes about."""
     with weights(model) as where:
         for case in cases:

@@ -23,7 +23,7 @@ from .shapes import SHAPES
 
 COMMON = ("eval=none", "tracking=local", "training.lr_scheduler_type=constant", "training.warmup_steps=0", "training.logging_steps=1")
 # What the engine can be told to do, for gpu.py: overrides by name. "own": as it decides.
-LAYOUTS: dict[str, list[str]] = {"own": []}
+LAYOUTS: dict[str, list[str]] = {"packed": [], "padded": ["model.attention=sdpa"]}
 
 
 def experiment(job: Job) -> Experiment:
@@ -50,8 +50,8 @@ def train(job: Job) -> Measured:
     from transformers import set_seed
 
     from alignment_lab import training
-    from alignment_lab.method import METHODS, Setting
-    from alignment_lab.run import tokenised
+    from alignment_lab.method import METHODS
+    from alignment_lab.run import settled, tokenised
 
     from .clock import Clock, Steps, import_late, peak_gb, step_logs
 
@@ -74,7 +74,7 @@ def train(job: Job) -> Measured:
     import_late()
     clock, steps = Clock(), Steps()
     with clock.running():
-        setting = Setting(spec, policy, tokenizer, rows, [], available, training.arguments(spec, run, dtype), dtype, console)
+        setting = settled(spec, run, policy, dtype, tokenizer, rows, [], available, console)
         trainer = procedure.trainer(setting)
         clock.lap()
         head = _head(trainer)
@@ -90,7 +90,7 @@ def _policy(job: Job, spec: Experiment, where: Path) -> Any:
     import torch
 
     if job.model not in SHAPES:
-        return model.place(model.load_model(spec.model, where), spec)
+        return model.place(model.load_model(spec.model, where, scores=not spec.method.generates), spec)
     from .shapes import build
 
     cpu = job.device == "cpu"
@@ -105,8 +105,8 @@ def _policy(job: Job, spec: Experiment, where: Path) -> Any:
 
 def in_order(trainer: Any, job: Job) -> list[Row]:
     """The rows as the trainer took them, by its own sampler; one epoch at most."""
-    rows = trainer.setting.train
-    order = list(trainer._get_train_sampler())[: job.rows]
+    rows = trainer.rows
+    order = [place for batch in trainer.batches() for place in batch][: job.rows]
     assert -(-len(order) // job.batch) == job.steps, f"{len(order)} rows for {job.steps} steps: too many were left out"
     return [{key: value for key, value in rows[place].items() if key.endswith("_ids") or key in ("label", "labels")} for place in order]
 
@@ -119,8 +119,7 @@ def _head(trainer: Any) -> list[list[float]] | None:
 
 def layout(trainer: Any) -> str:
     """How the engine lays rows out, in its own words where it has some."""
-    engine = getattr(trainer, "engine", None)
-    return "padded" if engine is None or not getattr(engine, "packed", False) else "packed"
+    return "packed" if trainer.setting.engine.packed else "padded"
 
 
 def weights(job: Job) -> dict[str, str]:
@@ -128,7 +127,7 @@ def weights(job: Job) -> dict[str, str]:
     spec = experiment(job)
     where = model.locate(spec.model)
     if job.model in SHAPES or spec.model.source.name != "random":
-        return {"folder": str(where)}
+        return {"folder": str(where.resolve())}
     model.load_model(spec.model, where).save_pretrained(job.feed)
     model.load_tokenizer(spec.model, where).save_pretrained(job.feed)
     return {"folder": job.feed}
@@ -159,9 +158,8 @@ def tokens(job: Job) -> dict[str, Any]:
 
 def ready(job: Job) -> dict[str, float]:
     """CPU and wall seconds of this process up to a trainer that could train, without loading the model."""
-    from alignment_lab import training
-    from alignment_lab.method import METHODS, Setting
-    from alignment_lab.run import tokenised
+    from alignment_lab.method import METHODS
+    from alignment_lab.run import settled, tokenised
 
     spec = experiment(job)
     procedure = METHODS[spec.method.name]
@@ -175,5 +173,5 @@ def ready(job: Job) -> dict[str, float]:
     run = RunDirectory(Path(job.folder, "run"))
     run.begin(run_id=spec.run_id, spec=to_yaml(spec))
     console = Console(quiet=True)
-    procedure.trainer(Setting(spec, policy, tokenizer, rows, [], len(loaded.train), training.arguments(spec, run, dtype), dtype, console))
+    procedure.trainer(settled(spec, run, policy, dtype, tokenizer, rows, [], len(loaded.train), console))
     return {"seconds": time.time() - job.started - load_wall, "cpu_seconds": time.process_time() - load_cpu}

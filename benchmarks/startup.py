@@ -16,7 +16,7 @@ from .process import run, scratch, work
 COMMANDS = {
     "train.py --cfg job": [sys.executable, "train.py", "--cfg", "job"],
     "train.py --help": [sys.executable, "train.py", "--help"],
-    "trl dpo --help": [sys.executable, "-m", "trl.cli", "dpo", "--help"],
+    "trl dpo --help": [sys.executable, "-c", "from trl.cli import main; main()", "dpo", "--help"],
 }
 
 

@@ -1,6 +1,6 @@
 """What tests share: an experiment composed in this process, the embedded tokenizer, rows in a file, the command as a process.
 
-No test reaches the network: the Hub's address is a closed port of this machine.
+No test reaches the network: the Hub's address is a closed port of this machine. None writes into the user's cache but the embedded weights.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ from alignment_lab import compose  # noqa: E402
 from alignment_lab.artifacts import cache_directory  # noqa: E402
 from alignment_lab.spec import Experiment  # noqa: E402
 
-os.environ["ALIGNMENT_LAB_CACHE"] = str(cache_directory())  # the same one for children that are given another home
+CACHE = Path(SCRATCH) / "cache"  # tokens and references of the tests' own; only the embedded weights, slow to convert, are the user's
+(cache_directory() / "models").mkdir(parents=True, exist_ok=True)
+CACHE.mkdir()
+(CACHE / "models").symlink_to((cache_directory() / "models").resolve())
+os.environ["ALIGNMENT_LAB_CACHE"] = str(CACHE)  # the same one for children, whatever home they are given
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORT = "import time:"  # how a line of `python -X importtime` begins
@@ -126,6 +130,15 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Any:
         return request.getfixturevalue("tokenizer")
     template, ends = OTHERS[request.param]
     return other_tokenizer(template, **ends)
+
+
+@pytest.fixture
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written to compute in float32 (norms, rotations, softmax) computes in float64: only an error is larger than 1e-12."""
+    import torch
+
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
 @pytest.fixture

@@ -9,7 +9,10 @@ import yaml
 
 from alignment_lab.compose import explain, folder_name
 from alignment_lab.launch.preflight import cells, constant
-from alignment_lab.spec import keys, to_plain
+from alignment_lab.spec import METHODS, keys, to_plain
+
+OPTIONS_OF_METHOD = ", ".join(sorted(METHODS))  # as Hydra lists files
+WITH_BETA = ", ".join(name for name, schema in METHODS.items() if hasattr(schema(), "beta"))
 
 # ---- keys that do not exist
 
@@ -97,7 +100,7 @@ VALUES = [
     ("model.dtype=bf16", "did you mean bfloat16?"),
     ("training.optim=adamw", "did you mean adamw_torch?"),
     ("training.lr_scheduler_type=cosin", "did you mean cosine?"),
-    ("model.attention=flash", "give one of [sdpa, eager, flash_attention_2]"),
+    ("model.attention=flash", "give one of [shared_prefix, sdpa, eager, flash_attention_2]"),
     ("parallel.device=gpu", "give one of [auto, cpu, cuda]"),
     ("data.bad_rows=ignore", "give one of [error, drop]."),
     ("action=trian", "give one of [train]; did you mean train?"),
@@ -118,7 +121,7 @@ def test_a_value_of_another_kind_says_which_kind(override, remedy, refused):
 
 
 OPTIONS = [
-    ("method=nope", "There are: dpo, sft."),
+    ("method=nope", f"There are: {OPTIONS_OF_METHOD}."),
     ("method=dpoo", "did you mean dpo?"),
     ("training=", "There are: default."),
     ("training=fast", "There are: default."),
@@ -165,10 +168,10 @@ def test_any_other_error_of_hydras_is_still_one_line():
 # ---- the process
 
 CHEAP = [  # CPU seconds; what answers without torch takes a third of one
-    (["method=nope"], "method=nope: no such option. There are: dpo, sft."),
+    (["method=nope"], f"method=nope: no such option. There are: {OPTIONS_OF_METHOD}."),
     (["training.lerning_rate=3"], "training.lerning_rate=3: no such key; did you mean training.learning_rate?"),
     (["beta=-1"], "method.beta=-1.0: must be above 0: at 0 nothing holds the policy to its reference."),
-    (["method=sft", "beta=0.1"], "beta=0.1: method=sft has no beta; leave it out, or use one of: dpo."),
+    (["method=sft", "beta=0.1"], f"beta=0.1: method=sft has no beta; leave it out, or use one of: {WITH_BETA}."),
     (["data=local", "data.path=nowhere.jsonl"], "data.path=nowhere.jsonl: no such file or folder"),
     (["data.path=[a"], "data.path=[a: cannot be read as KEY=VALUE"),
     (["--cfg", "job", "training.lr=3"], "training.lr=3: no such key"),
@@ -309,7 +312,7 @@ def test_what_every_cell_shares_names_none_of_them():
 
 
 def test_a_sweep_over_all_options_is_checked_too(door):
-    """glob needs to know the options. Two methods, of which sft has no beta."""
+    """glob needs to know the options. In their order, cpt is the first that has no beta."""
     assert door("--multirun", "method=glob(*)", "beta=0.1").errors == [
-        "error: beta=0.1: method=sft has no beta; leave it out, or use one of: dpo."
+        f"error: beta=0.1: method=cpt has no beta; leave it out, or use one of: {WITH_BETA}."
     ]

@@ -111,7 +111,7 @@ RANGES = {
     "training.num_train_epochs": [("0", "above 0"), ("-1", "above 0"), ("nan", "above 0")],
     "training.max_steps": [("0", "above 0, or -1 for whole epochs"), ("-2", "above 0, or -1")],
     "training.global_batch": [("0", "above 0"), ("-8", "above 0")],
-    "training.micro_batch": [("0", "above 0"), ("-1", "above 0"), ("3", "divide training.global_batch=8"), ("16", "one of [1, 2, 4, 8]")],
+    "training.micro_tokens": [("0", "above 0"), ("-1", "above 0")],
     "training.warmup_steps": [("-0.1", "0 or more"), ("nan", "0 or more")],
     "training.weight_decay": [("-0.1", "0 or more"), ("nan", "0 or more")],
     "training.max_grad_norm": [("-1", "0 or more"), ("nan", "0 or more")],
@@ -201,7 +201,7 @@ def test_every_number_of_every_method_is_checked(name, value):
 
 EDGES = [  # of each range, and of several at once
     "data.max_length=8 training.seed=0 training.max_steps=-1 training.warmup_steps=0 training.weight_decay=0 training.max_grad_norm=0",
-    "training.seed=4294967295 training.max_steps=1 training.warmup_steps=10 training.micro_batch=8 training.eval_steps=1",
+    "training.seed=4294967295 training.max_steps=1 training.warmup_steps=10 training.micro_tokens=1 training.eval_steps=1",
     "training.global_batch=7 eval.rows=0 eval.generations=0 method.label_smoothing=0 method.beta=1e-9 model.shape=null",
     "method.label_smoothing=0.49 data.eval_fraction=0.99 model.dtype=bfloat16 training.save_steps=1 training.save_total_limit=1",
     "method=ld_dpo method.alpha=0 method.sft_weight=0 method.divergence=alpha method.divergence_alpha=0.01 method.wpo=true",
@@ -216,12 +216,6 @@ EDGES = [  # of each range, and of several at once
 @pytest.mark.parametrize("overrides", EDGES)
 def test_the_edge_of_a_range_is_inside(overrides, composed):
     assert composed(overrides.split()).run_id
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3, 6, 7, 8, 9, 64])
-def test_the_micro_batch_divides_the_global_one_unless_set(rows):
-    assert rows % spec.Training(global_batch=rows).micro_batch == 0
-    assert spec.Training(global_batch=rows, micro_batch=1).micro_batch == 1
 
 
 @pytest.mark.parametrize("name", spec.METHODS)
@@ -284,7 +278,9 @@ CELLS = [
     "training.seed=1",
     "training.max_steps=5",
     "training.learning_rate=3e-5",
-    "training.micro_batch=8",
+    "training.micro_tokens=256",
+    "training.gradient_checkpointing=true",
+    "model.attention=sdpa",
     "training.optim=sgd",
     "eval.rows=8",
     "recipe=demo",
@@ -303,7 +299,7 @@ SAME = [
     "tracking=wandb tracking.tags=[a] tracking.project=p",
     "method=dpo beta=0.1",
     "method.beta=0.1",
-    f"training.micro_batch={spec.Training().micro_batch} training.learning_rate=0.000001",
+    "training.micro_tokens=null training.gradient_checkpointing=null training.learning_rate=0.000001",
 ]
 
 
@@ -362,7 +358,8 @@ def test_a_written_spec_is_whole_and_plain(composed):
     assert "${" not in spec.to_yaml(first)
     assert {key: plain[key] for key in plain if key != "defaults"} == spec.to_plain(first)
     assert (plain["training"]["learning_rate"], plain["name"]) == (1e-6, "dpo-embedded")
-    assert plain["training"]["micro_batch"] > 0
+    left = {key for key, value in plain["training"].items() if value is None}
+    assert left <= {"micro_tokens", "gradient_checkpointing", "eval_steps", "save_steps"}  # by device and memory; never
 
 
 PUBLISHED = {  # parameters in billions, from the models' cards

@@ -159,9 +159,7 @@ def differing(specs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _decider(key: str) -> str:
-    """The key that may decide the value of `key`: the name of its group, the global batch for the micro batch."""
-    if key == "training.micro_batch":
-        return "training.global_batch"
+    """The key that may decide the value of `key`: the name of its group."""
     return "" if key.endswith(".name") else f"{key.split('.')[0]}.name"
 
 

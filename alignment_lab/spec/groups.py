@@ -135,7 +135,7 @@ class Training:
     num_train_epochs: float = 1.0
     max_steps: int = -1  # above 0 it overrules num_train_epochs
     global_batch: int = 8  # rows per optimizer step, over all processes and accumulation
-    micro_tokens: int | None = None  # tokens per forward pass; null: by device. A longer row goes alone. Changes no number but memory's
+    micro_tokens: int | None = None  # tokens per forward pass; null: by device and memory. Changes no loss
     lr_scheduler_type: Scheduler = Scheduler.cosine
     warmup_steps: float = 0.1  # below 1: a share of all steps
     optim: Optimizer = Optimizer.adamw_torch

@@ -20,7 +20,7 @@ class Method:
     format: ClassVar[Format] = Format.conversation  # the data that it needs
     needs_reference: ClassVar[bool] = False  # whether it compares the policy with the model as it stood
     usual_learning_rate: ClassVar[float] = 2e-5
-    couples_rows: ClassVar[bool] = False  # whether a row's loss depends on which rows share its micro-batch
+    couples_rows: ClassVar[bool] = False  # whether a row's loss depends on which rows share its global batch
     generates: ClassVar[bool] = True  # whether what it trains can be asked for text
 
     name: str = "method"

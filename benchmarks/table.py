@@ -1,0 +1,116 @@
+"""The figures for a terminal."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .cases import CASES, PEERS
+
+Result = dict[str, Any]
+NOT = "[red]NOT COMPARABLE[/]"
+
+
+def show(pieces: dict[str, Any], console: Console) -> None:
+    """A table for every kind of piece that there is."""
+    costs = [piece["figures"] for name, piece in pieces.items() if name in CASES]
+    if costs:
+        console.print(training(costs))
+    for name, draw in (("tokens", tokens), ("startup", startup), ("sweep", sweep), ("grid", grid)):
+        if name in pieces:
+            console.print(draw(pieces[name]["figures"]))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def times(found: Result) -> str:
+    """A ratio: median [low, high]."""
+    return f"{found['median']:.2f}x [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def training(costs: list[Result]) -> Table:
+    """Seconds a row; times: how many times the lab's seconds TRL takes, the median of pairs and their range."""
+    table = _table(
+        "Training, the reference pass included", "case", "rows", "lab s/row", "TRL", "s/row", "times", "memory lab/TRL", "same loss"
+    )
+    for found in costs:
+        lab = found["sides"]["lab"]
+        for peer in (peer for peer in PEERS if peer in found["ratios"]):
+            ratio = found["ratios"][peer]
+            table.add_row(
+                found["case"],
+                str(found["rows"]),
+                f"{lab['median_seconds'] / found['rows']:.3f}",
+                _how(peer, found["sides"][peer]["notes"]),
+                f"{found['sides'][peer]['median_seconds'] / found['rows']:.3f}",
+                times(ratio["seconds"]),
+                f"{ratio['memory']['median']:.2f}",
+                _worst(found["check"]["float32"] + found["check"]["as timed"][peer]) if found["comparable"] else NOT,
+            )
+    table.caption = "Of 'same loss' the worst relative difference that the checks allowed."
+    return table
+
+
+def _how(peer: str, notes: Result) -> str:
+    return f"{peer}: {'bf16' if notes['bf16'] else 'fp32'} {notes['micro']}"
+
+
+def _worst(checks: list[Result]) -> str:
+    return f"{max(check['worst'] for check in checks):.0e}"
+
+
+def tokens(found: list[Result]) -> Table:
+    """Rows per CPU second."""
+    table = _table("Tokenisation", "rows", "lab rows/CPU s", "lab again", "TRL", "times", "same tokens")
+    for case in found:
+        rates = [case["rows"] / median(case["cpu_seconds"][side]) for side in ("lab", "again", "trl")]
+        table.add_row(
+            f"{case['case']} {case['rows']}",
+            *(f"{rate:.0f}" for rate in rates),
+            times(case["ratios"]["cpu_seconds"]),
+            f"{case['same_tokens']:.1%}",
+        )
+    return table
+
+
+def startup(found: Result) -> Table:
+    """CPU seconds."""
+    table = _table("Start-up", "what", "CPU s")
+    for name, seconds in found["medians"].items():
+        table.add_row(name, f"{seconds:.2f}")
+    for side, seconds in found["ready_cpu_seconds"].items():
+        table.add_row(f"{side}: a trainer ready, model load left out", f"{median(seconds):.2f}")
+    return table
+
+
+def sweep(found: Result) -> Table:
+    """Whole processes."""
+    rows = found["rows_per_cell"] // found["steps"]
+    title = f"Sweep of {len(found['cells'])} cells, {found['steps']} steps of {rows} rows, everything included"
+    table = _table(title, "side", "seconds", "CPU s", "times")
+    for side, runs in found["sides"].items():
+        said = times(found["ratios"][side]["seconds"]) if side in found["ratios"] else ""
+        seconds, cpu = (median(run[key] for run in runs) for key in ("seconds", "cpu_seconds"))
+        table.add_row(side, f"{seconds:.1f}", f"{cpu:.1f}", said if found["comparable"] else NOT)
+    return table
+
+
+def grid(found: Result) -> Table:
+    """One step at each point."""
+    table = _table("A DPO step by its shape, TRL tuned", "prompt", "answer", "rows", "lab s", "TRL s", "times", "memory lab/TRL")
+    for point in found["lengths"] + found["batches"]:
+        table.add_row(
+            *(str(point[key]) for key in ("prompt", "answer", "rows")),
+            *(f"{median(point['seconds'][side]):.2f}" for side in ("lab", "trl")),
+            times(point["ratios"]["seconds"]) if point["comparable"] else NOT,
+            f"{point['ratios']['memory']['median']:.2f}",
+        )
+    return table
