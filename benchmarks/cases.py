@@ -34,8 +34,9 @@ class Case:
 
     @property
     def data(self) -> list[str]:
-        """The lab's overrides that choose these rows."""
-        return [*(["data=local", f"data.path={self.path}"] if self.path else ["data=embedded"]), f"data.max_length={MAX_LENGTH}"]
+        """The lab's overrides that choose these rows; KTO's weights are TRL's, which the counts of both labels do not change."""
+        weights = ["method.desirable_weight=1", "method.undesirable_weight=1"] if self.method == "kto" else []
+        return [*weights, *(["data=local", f"data.path={self.path}"] if self.path else ["data=embedded"]), f"data.max_length={MAX_LENGTH}"]
 
 
 CASES = {

@@ -91,15 +91,17 @@ def _policy(job: Job, spec: Experiment, where: Path) -> Any:
 
     if job.model not in SHAPES:
         return model.place(model.load_model(spec.model, where, scores=not spec.method.generates), spec)
-    from .shapes import build
+    from alignment_lab import attention
 
+    from .shapes import adapter, build
+
+    attention.register()
     cpu = job.device == "cpu"
-    found = build(job.model, job.device, torch.bfloat16 if job.lora and not cpu else torch.float32)
+    found = build(job.model, job.device, torch.bfloat16 if job.lora and not cpu else torch.float32, spec.model.attention.name)
     if job.lora:
-        from peft import LoraConfig, get_peft_model
+        from peft import get_peft_model
 
-        adapter = LoraConfig(r=job.lora, lora_alpha=2 * job.lora, target_modules="all-linear", task_type="CAUSAL_LM")
-        found = get_peft_model(found, adapter)
+        found = get_peft_model(found, adapter(job.lora))
     return found, torch.float32 if cpu else torch.bfloat16
 
 

@@ -20,7 +20,7 @@ from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from .cases import MAX_LENGTH, MODES, REFERENCED, TUNED, Job, Measured, Row
 from .clock import Clock, Steps, import_late, peak_gb, step_logs
-from .shapes import SHAPES, build
+from .shapes import SHAPES, adapter, build
 
 disable_progress_bars()
 os.environ["TQDM_DISABLE"] = "1"
@@ -132,13 +132,6 @@ def load(job: Job) -> Any:
     return AutoModelForCausalLM.from_pretrained(job.weights, dtype=torch.float32)
 
 
-def adapter(job: Job) -> Any:
-    """LoRA on every linear layer, or None."""
-    from peft import LoraConfig
-
-    return LoraConfig(r=job.lora, lora_alpha=2 * job.lora, target_modules="all-linear", task_type="CAUSAL_LM") if job.lora else None
-
-
 def train(job: Job) -> Measured:
     """Train on the rows of `job.feed`, in their order; loading is not timed, the reference pass is."""
     feed = json.loads(Path(job.feed).read_text())
@@ -148,7 +141,7 @@ def train(job: Job) -> Measured:
     model = load(job)
     if feed.get("head"):  # a reward model's scores start from the lab's random head
         model.score.weight.data.copy_(torch.tensor(feed["head"]))
-    options: dict[str, Any] = {"peft_config": adapter(job)} if job.lora else {}
+    options: dict[str, Any] = {"peft_config": adapter(job.lora)} if job.lora else {}
     config = configuration(job)
     if job.method in REFERENCED and not config.precompute_ref_log_probs and not job.lora:
         options["ref_model"] = load(job)  # the trainer would load it within the clock

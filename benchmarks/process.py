@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,18 +63,20 @@ def scratch(cache: Path | None = None) -> Iterator[Path]:
             (folder / "cache").symlink_to(cache)
         else:
             (folder / "cache").mkdir()
-            (folder / "cache" / "models").symlink_to(_weights_folder())
+            _warm(folder / "cache")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _weights_folder() -> Path:
+def _warm(cache: Path) -> None:
+    """What every run of the lab on this machine finds: the embedded weights, and which dtype pays."""
     from alignment_lab.artifacts import cache_directory
 
-    folder = (cache_directory() / "models").resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    (cache_directory() / "models").mkdir(parents=True, exist_ok=True)
+    (cache / "models").symlink_to((cache_directory() / "models").resolve())
+    with suppress(FileNotFoundError):
+        shutil.copy(cache_directory() / "bfloat16.json", cache)
 
 
 def run(command: Sequence[str], folder: Path, device: str = "cpu", timeout: float | None = None) -> Ended:

@@ -43,9 +43,9 @@ SHAPES = {
 PEAKS = {"H100": 989, "H200": 989, "H800": 989, "A100": 312, "A800": 312, "L40S": 362, "L4": 121, "4090": 165, "3090": 71, "A10": 125}
 
 
-def build(name: str, device: str, dtype: torch.dtype) -> Any:
+def build(name: str, device: str, dtype: torch.dtype, attention: str = "sdpa") -> Any:
     """The same random weights in every process on this device."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     shape = SHAPES[name]
     config = LlamaConfig(
@@ -62,14 +62,16 @@ def build(name: str, device: str, dtype: torch.dtype) -> Any:
         eos_token_id=2,
         pad_token_id=2,
     )
-    before = torch.get_default_dtype()
     torch.manual_seed(0)
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            return LlamaForCausalLM(config).eval()
-    finally:
-        torch.set_default_dtype(before)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()
+
+
+def adapter(rank: int) -> Any:
+    """LoRA on every linear layer but the head."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def peak_tflops(device_name: str) -> float | None:

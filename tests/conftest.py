@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,12 +133,16 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is written to compute in float32 (norms, rotations, softmax) computes in float64: only an error is larger than 1e-12."""
     import torch
 
-    monkeypatch.setattr(torch, "float32", torch.float64)
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

@@ -30,7 +30,12 @@ def drawn(layout: Layout, heads: int = 4, kv_heads: int = 2, *, device: str = "c
 
 def visible(layout: Layout) -> torch.Tensor:
     """[T, T], by the definition: a token sees itself and what is before it in its own answer, and in its own tree's prompt."""
-    owners = [(tree, answer) for tree, (prompt, answers) in enumerate(layout.trees) for answer, n in enumerate((prompt, *answers)) for _ in range(n)]
+    owners = [
+        (tree, answer)
+        for tree, (prompt, answers) in enumerate(layout.trees)
+        for answer, n in enumerate((prompt, *answers))
+        for _ in range(n)
+    ]
     sees = [[i >= j and a[0] == b[0] and b[1] in (0, a[1]) for j, b in enumerate(owners)] for i, a in enumerate(owners)]
     return torch.tensor(sees)
 
@@ -50,7 +55,9 @@ def gathered(query, key, value, layout, scaling=None):
     groups = query.shape[1] // key.shape[1]
     keys, values = (tensor[0].repeat_interleave(groups, 0)[:, where.keys] for tensor in (key, value))  # [H, T_k, D]
     found = []
-    spans = zip(where.query_ends.tolist(), where.query_ends[1:].tolist(), where.key_ends.tolist(), where.key_ends[1:].tolist(), strict=False)
+    spans = zip(
+        where.query_ends.tolist(), where.query_ends[1:].tolist(), where.key_ends.tolist(), where.key_ends[1:].tolist(), strict=False
+    )
     for q0, q1, k0, k1 in spans:
         assert q1 - q0 <= where.longest_query
         assert k1 - k0 <= where.longest_key
@@ -76,7 +83,9 @@ def value_and_gradients(function, layout, scaling=None, **options):
 def test_a_token_sees_its_answer_and_its_prompt_and_nothing_else(way, name, heads):
     layout = Layout(LAYOUTS[name])
     for scaling in (None, 0.7):
-        found, true = (value_and_gradients(function, layout, scaling, heads=heads[0], kv_heads=heads[1]) for function in (way, by_definition))
+        found, true = (
+            value_and_gradients(function, layout, scaling, heads=heads[0], kv_heads=heads[1]) for function in (way, by_definition)
+        )
         for one, other in zip(found, true, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
@@ -105,8 +114,8 @@ class Kernel:
 
     @staticmethod
     def varlen_attn(q, k, v, q_ends, k_ends, longest_q, longest_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):
-        assert q.dtype == k.dtype == v.dtype, (q.dtype, k.dtype, v.dtype)
-        assert q.dtype in (torch.bfloat16, torch.float16), f"FlashAttention only supports fp16 and bf16, not {q.dtype}"
+        if not q.dtype == k.dtype == v.dtype or q.dtype not in (torch.bfloat16, torch.float16):
+            raise RuntimeError(f"FlashAttention only supports fp16 and bf16 data type, not {q.dtype}, {k.dtype} and {v.dtype}")
         assert all(tensor.stride(-1) == 1 for tensor in (q, k, v))
         assert window_size == (-1, 0)
         assert enable_gqa or q.shape[1] == k.shape[1]

@@ -1,53 +1,212 @@
-"""The engine: padding, batching and the head's shortcut change no number."""
+"""The engine's parts: how sequences lie in a batch, sums over them, and the log softmax that spends its logits."""
+
+from itertools import chain
 
 import pytest
 import torch
+from small_models import SEQUENCES, small
 
-from alignment_lab import model as models
-from alignment_lab.logprobs import IGNORED, completion, completion_logprobs, score, sequences
-from alignment_lab.spec import Model, ModelSource, Shape
+from alignment_lab import logprobs
+from alignment_lab.data.pack import IGNORED, Scored
+from alignment_lab.logprobs import Engine, Seen, _LogSoftmaxAt, token_logprobs
 
-ROWS = [completion([5, 6, 7], [8, 9, 2]), completion([11], [12, 13, 14, 15, 2]), completion(list(range(20, 40)), [41, 2])]
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    spec = Model(name="tiny", source=ModelSource.random, shape=Shape(vocabulary=64))
-    return models.load_model(spec, None)
+PAIR = [Scored([5, 6], [7, 8]), Scored([5, 6], [9])]
 
 
-def by_hand(model, ids, labels) -> float:
-    """log softmax at every position of one unpadded row, picked where the next token is scored."""
-    logits = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-    return sum(logits[place - 1, token].item() for place, token in enumerate(labels) if token != IGNORED)
+# ---- batches
 
 
-def test_a_padded_batch_is_each_row_by_itself(tiny):
-    found = completion_logprobs(tiny, sequences(ROWS))
-    assert found.sums.tolist() == pytest.approx([by_hand(tiny, *row) for row in ROWS], abs=1e-4)
-    assert found.lengths.tolist() == [3, 5, 2]
+def test_a_pair_in_one_row():
+    """[5 6 | 7 8 | 9]: both answers start at position 2; their first tokens are predicted at the prompt's last one."""
+    (batch,) = Engine(True, 100).batches(PAIR)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2]]
+    assert batch.layout.trees == ((2, (2, 1)),)
+    assert batch.places.tolist() == [1, 2, 1]
+    assert batch.targets.tolist() == [7, 8, 9]
+    assert batch.offsets.tolist() == [0, 1, 0]
+    assert (batch.lengths.tolist(), batch.ends.tolist(), batch.members.tolist()) == ([2, 1], [3, 4], [0, 1])
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 8])
-def test_scoring_is_the_same_for_every_batch_size_and_in_the_rows_order(tiny, batch):
-    found = score(tiny, ROWS, batch, torch.float32, lambda steps: steps)
-    assert found.sums.tolist() == pytest.approx([by_hand(tiny, *row) for row in ROWS], abs=1e-4)
-    assert found.lengths.tolist() == [3, 5, 2]
+def test_the_same_pair_padded():
+    """[5 6 7 8] and [5 6 9 0]: what is behind an answer is never seen, so any id will do."""
+    (batch,) = Engine(False, 100).batches(PAIR)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [5, 6, 9, 0]]
+    assert batch.layout is None
+    assert batch.places.tolist() == [1, 2, 5]
+    assert batch.targets.tolist() == [7, 8, 9]
+    assert (batch.lengths.tolist(), batch.ends.tolist(), batch.members.tolist()) == ([2, 1], [3, 6], [0, 1])
 
 
-def test_padding_gets_no_gradient(tiny):
-    """A row's gradient is the same alone and beside a longer one."""
+@pytest.mark.parametrize("packed", [True, False])
+def test_labels_say_what_is_scored(packed):
+    """A text's first token is predicted by nothing; a label in the prompt has an offset below 0."""
+    scored = [Scored([], [3, 4, 5]), Scored([6, 7], [8], labels=[6, 7, 8]), Scored([6, 7], [8, 9], labels=[IGNORED, IGNORED, IGNORED, 9])]
+    batches = Engine(packed, 100).batches(scored)
+    assert len(batches) == 1
+    assert batches[0].lengths.tolist() == [2, 2, 1]
+    assert batches[0].targets.tolist() == [4, 5, 7, 8, 9]
+    assert batches[0].offsets.tolist() == [1, 2, -1, 0, 1]
 
-    def gradient(rows):
-        tiny.zero_grad()
-        completion_logprobs(tiny, sequences(rows)).sums[0].backward()
-        return tiny.model.layers[0].self_attn.q_proj.weight.grad.clone()
 
-    torch.testing.assert_close(gradient(ROWS[:1]), gradient(ROWS), atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize("packed", [True, False])
+def test_batches_hold_every_sequence_once_with_its_members_rising(packed):
+    for budget in (1, 12, 40, 1000):
+        batches = Engine(packed, budget).batches(SEQUENCES)
+        members = [batch.members.tolist() for batch in batches]
+        assert all(found == sorted(found) for found in members)
+        assert sorted(chain(*members)) == list(range(len(SEQUENCES)))
+        for batch in batches:
+            last = batch.input_ids.flatten()[batch.ends].tolist()
+            assert last == [SEQUENCES[member].answer[-1] for member in batch.members.tolist()]
 
 
-def test_scoring_leaves_the_mode_of_the_model_alone(tiny):
-    tiny.train()
-    score(tiny, ROWS, 2, torch.float32, lambda steps: steps)
-    assert tiny.training
-    tiny.eval()
+def test_nothing_gives_no_batch():
+    assert Engine(True, 10).batches([]) == Engine(False, 10).batches([]) == []
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_text_of_one_token_is_silent_beside_others(packed):
+    """It has nothing to predict: no length, and a sum of 0."""
+    model = small("llama")
+    (batch,) = Engine(packed, 100).batches([*PAIR, Scored([], [17])])
+    seen = token_logprobs(model, batch)
+    assert seen.lengths.tolist() == [2, 1, 0]
+    assert seen.sums(seen.logps)[2] == 0
+
+
+def test_the_head_runs_only_where_a_scored_token_is_predicted():
+    """A tree of 20 + 2 + 1 tokens, three of them scored: three rows of logits, and not 23."""
+    model = small("llama", dtype=torch.float32)
+    rows = []
+    model.lm_head.register_forward_hook(lambda module, given, output: rows.append(output.shape[:-1].numel()))
+    (batch,) = Engine(True, 100).batches([Scored(list(range(20)), [21, 22]), Scored(list(range(20)), [23])])
+    token_logprobs(model, batch)
+    assert rows == [3]
+
+
+def test_a_batch_moves_with_all_its_tensors():
+    (batch,) = Engine(True, 100).batches(PAIR)
+    moved = batch.to("meta")
+    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
+    assert moved.layout is batch.layout
+
+
+# ---- what was seen
+
+
+def seen(logps, lengths, **more):
+    lengths = torch.tensor(lengths)
+    return Seen(torch.tensor(logps), torch.zeros(len(logps), dtype=torch.long), lengths, torch.arange(len(lengths)), **more)
+
+
+def test_sums_and_owners():
+    """Three sequences of 2, 0 and 1 tokens."""
+    found = seen([1.0, 2.0, 4.0], [2, 0, 1])
+    assert found.sums(found.logps).tolist() == [3.0, 0.0, 4.0]
+    assert found.owners.tolist() == [0, 0, 2]
+
+
+def test_sums_have_a_gradient():
+    found = seen([1.0, 2.0, 4.0], [2, 1])
+    found.logps.requires_grad_()
+    (found.sums(found.logps) * torch.tensor([3.0, 5.0])).sum().backward()
+    assert found.logps.grad.tolist() == [3.0, 3.0, 5.0]
+
+
+def test_several_are_joined_in_their_order():
+    found = Seen.join([seen([1.0, 2.0], [2]), seen([4.0], [1], likeliest=None)])
+    assert found.logps.tolist() == [1.0, 2.0, 4.0]
+    assert found.lengths.tolist() == [2, 1]
+    assert found.likeliest is None
+    likely = [seen([1.0], [1], likeliest=torch.tensor([True])), seen([1.0], [1], likeliest=torch.tensor([False]))]
+    assert Seen.join(likely).likeliest.tolist() == [True, False]
+
+
+# ---- log softmax
+
+
+def drawn(rows: int, dtype=torch.float64):
+    """Logits of 11 tokens and a target for each row; more rows than are worked on at a time."""
+    generator = torch.Generator().manual_seed(rows)
+    logits = 3 * torch.randn(rows, 11, generator=generator, dtype=torch.float64)
+    return logits.to(dtype).requires_grad_(), torch.randint(11, (rows,), generator=generator)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, logprobs.ROWS, logprobs.ROWS + 1, 3 * logprobs.ROWS - 7])
+def test_log_softmax_and_its_gradient_are_torchs(rows):
+    """The logits that it is given are a result (x * 1), as a head's are: going back spends their memory."""
+    logits, targets = drawn(rows)
+    weights = torch.linspace(-2, 3, rows, dtype=torch.float64)
+    logps, squares, likeliest = _LogSoftmaxAt.apply(logits * 1, targets, True, True)
+    (logps * weights).sum().backward()
+    found = logits.grad.clone()
+    logits.grad = None
+    true = logits.log_softmax(-1)
+    (true.gather(-1, targets[:, None])[:, 0] * weights).sum().backward()
+    torch.testing.assert_close(logps, true.gather(-1, targets[:, None])[:, 0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, logits.grad, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(squares, true.exp().square().sum(-1).log(), rtol=1e-12, atol=1e-12)
+    assert likeliest.tolist() == (true.argmax(-1) == targets).tolist()
+    assert logps.requires_grad and not squares.requires_grad and not likeliest.requires_grad
+
+
+def test_its_gradient_is_the_slope_of_its_value():
+    """Central differences in float64 along every single logit (torch's gradcheck goes back many times, which is refused)."""
+    logits, targets = drawn(4)
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+
+    def value(at):
+        return (_LogSoftmaxAt.apply(at * 1, targets, False, False)[0] * weights).sum()
+
+    value(logits).backward()
+    for place in range(logits.numel()):
+        step = torch.zeros(logits.numel(), dtype=torch.float64).index_fill(0, torch.tensor(place), 1e-5).view_as(logits)
+        with torch.no_grad():
+            slope = (value(logits + step) - value(logits - step)) / 2e-5
+        assert slope.item() == pytest.approx(logits.grad.flatten()[place].item(), abs=1e-9)
+
+
+def test_what_was_not_asked_for_is_not_computed():
+    logits, targets = drawn(3)
+    assert _LogSoftmaxAt.apply(logits * 1, targets, False, False)[1:] == (None, None)
+
+
+def test_it_goes_back_once():
+    """The logits' memory became their gradient: a second time would be wrong, and is refused instead."""
+    logits, targets = drawn(3)
+    logps = _LogSoftmaxAt.apply(logits * 1, targets, False, False)[0]
+    logps.sum().backward(retain_graph=True)
+    with pytest.raises((AssertionError, RuntimeError)):
+        logps.sum().backward()
+
+
+def test_its_gradient_has_no_gradient():
+    logits, targets = drawn(3)
+    logps = _LogSoftmaxAt.apply(logits * 1, targets, False, False)[0]
+    (slope,) = torch.autograd.grad(logps.sum(), logits, create_graph=True)
+    with pytest.raises(RuntimeError):
+        slope.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_log_probabilities_are_float32_whatever_the_logits(dtype):
+    """Normalised in float32: of 16-bit logits nothing more is lost than they had lost already. The gradient has the logits' type."""
+    logits, targets = drawn(6, dtype)
+    logps, squares, _ = _LogSoftmaxAt.apply(logits * 1, targets, True, False)
+    assert logps.dtype is squares.dtype is torch.float32
+    true = logits.detach().double().log_softmax(-1)
+    torch.testing.assert_close(logps.double(), true.gather(-1, targets[:, None])[:, 0], rtol=1e-6, atol=1e-6)
+    logps.sum().backward()
+    slope = torch.nn.functional.one_hot(targets, 11) - true.exp()
+    torch.testing.assert_close(logits.grad.double(), slope, rtol=0, atol={torch.float32: 1e-6}.get(dtype, 4e-3))
+
+
+def test_logits_of_any_size_stay_finite():
+    """A token whose logit is 1e4 above the others has log-probability 0, the others -1e4."""
+    logits = torch.tensor([[1e4, 0.0], [1e4, 0.0]], requires_grad=True)
+    logps, squares, _ = _LogSoftmaxAt.apply(logits * 1, torch.tensor([0, 1]), True, False)
+    assert logps.tolist() == [0.0, -1e4]
+    assert squares.tolist() == [0.0, 0.0]
+    logps.sum().backward()
+    assert logits.grad.tolist() == [[0.0, 0.0], [-1.0, 1.0]]

@@ -1,0 +1,122 @@
+"""Trainers of every method on tokenised embedded rows, without a run around them: what a run builds, for a step or two by hand."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from torch import Tensor
+
+from alignment_lab import data, model, run
+from alignment_lab.artifacts import RunDirectory
+from alignment_lab.data.tokenise import COLUMNS
+from alignment_lab.logprobs import Engine
+from alignment_lab.method import METHODS, Setting
+from alignment_lab.spec import METHODS as SCHEMAS
+from alignment_lab.spec import Divergence
+
+Row = dict[str, Any]
+SINGLE = torch.float32  # by another name: tests may patch torch's
+ROWS, MAX_LENGTH = 6, 96
+TEXTS = [f"The {place}th sentence of {place % 7 + 2} says {'very ' * (place % 9)}little." for place in range(90)]
+WEIGHTS, MOVE = 0.1, 0.01  # of random weights, and of what training did to them: log-ratios of some nats
+
+
+def renumbered(rows: list[Row]) -> list[Row]:
+    """The same rows in a language of few words: ids by their rank among those that occur. Its head is a hundredth of the embedded one's."""
+    used = sorted({token for row in rows for name in COLUMNS if name in row and name != "seq_lengths" for token in row[name]} - {-100})
+    rank = {-100: -100} | {token: place for place, token in enumerate(used)}
+    names = set(COLUMNS) - {"seq_lengths"}
+    return [{name: [rank[token] for token in value] if name in names else value for name, value in row.items()} for row in rows]
+
+
+@dataclass
+class Workshop:
+    """Makes settings and trainers. Rows are read and tokenised once for each format of data."""
+
+    composed: Callable[..., Any]
+    tokenizer: Any
+    folder: Path
+    known: dict[Any, list[Row]] = field(default_factory=dict)
+    bases: dict[tuple[str, ...], Any] = field(default_factory=dict)
+
+    def spec(self, method: str, *more: str) -> Any:
+        """An experiment on model=tiny; continued pre-training gets texts, which the embedded data are not.
+
+        Composing takes longer than a step: it is done once, and methods are put in by hand.
+        """
+        knobs = dict(one.removeprefix("method.").split("=") for one in more if one.startswith("method."))
+        others = [one for one in more if not one.startswith("method.")]
+        if method == "cpt":
+            path = self.folder / "texts.jsonl"
+            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+            others = ["data=local", f"data.path={path}", *others]
+        if tuple(others) not in self.bases:
+            tiny = ["model=tiny", "parallel.device=cpu", f"data.max_length={MAX_LENGTH}", "model.shape.vocabulary=1000"]
+            self.bases[tuple(others)] = self.composed([*tiny, *others])
+        values = {name: getattr(Divergence, value) if name == "divergence" else yaml.safe_load(value) for name, value in knobs.items()}
+        return replace(self.bases[tuple(others)], method=SCHEMAS[method](**values))
+
+    def rows(self, spec: Any) -> list[Row]:
+        """The first rows, those to train on and as many that are held out."""
+        if spec.method.format not in self.known:
+            rows = data.load(spec)
+            tokenise = METHODS[spec.method.name].tokenise
+            parts = (tokenise(self.tokenizer, data.first(part, 12 * ROWS), MAX_LENGTH)[0] for part in (rows.train, rows.heldout))
+            self.known[spec.method.format] = renumbered([row for part in parts for row in data.first(part, ROWS)])
+        return copy.deepcopy(self.known[spec.method.format])
+
+    def setting(self, method: str, *more: str, rows: list[Row] | None = None, policy: Any = None) -> Setting:
+        """One experiment, loaded as a run loads it, on `rows` (half of them held out) and `policy` where they are given."""
+        spec = self.spec(method, *more)
+        rows = rows or self.rows(spec)
+        half = len(rows) // 2
+        policy = policy or self.policy(spec)
+        console = Console(file=io.StringIO(), width=1000)
+        return run.settled(
+            spec, RunDirectory(self.folder / method), policy, SINGLE, self.tokenizer, rows[:half], rows[half:], half, console
+        )
+
+    def policy(self, spec: Any) -> Any:
+        """Random weights in the widest type there is, and large enough for every mistake to show."""
+        made = model.load_model(spec.model, self.folder, scores=not spec.method.generates).to(torch.float64)
+        shifted(made, WEIGHTS)
+        return made
+
+
+def trainer(made: Setting, engine: Engine | None = None) -> Any:
+    """The method's trainer, with another layout if one is given."""
+    return METHODS[made.spec.method.name].trainer(replace(made, engine=engine) if engine else made)
+
+
+def said(made: Setting) -> str:
+    """What was printed."""
+    return made.console.file.getvalue()
+
+
+def shifted(policy: Any, by: float = MOVE, seed: int = 3) -> None:
+    """Another policy than it was, by a fixed draw."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            if weight.requires_grad:
+                weight += by * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+
+
+def step(made: Any, rows: Sequence[Row] | None = None, at: int = 1) -> tuple[float, dict[str, Tensor], dict[str, float]]:
+    """Loss, gradients and means of the metrics of one training step on `rows`, all of the trainer's own by default."""
+    made.model.zero_grad()
+    made.state.global_step = at
+    loss = made.training_step(made.model, made.collate(list(rows or made.rows)))
+    totals = {name: torch.stack(parts).sum(0).tolist() for name, parts in made._sums.items()}
+    made._sums.clear()
+    gradients = {name: weight.grad.clone() for name, weight in made.model.named_parameters() if weight.grad is not None}
+    return loss.item(), gradients, {name: total / count for name, (total, count) in totals.items()}

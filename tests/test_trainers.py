@@ -1,0 +1,185 @@
+"""One optimizer step of every method: its layout, its budget of tokens and the cache of its reference change no loss and no gradient."""
+
+import pytest
+import torch
+from small_models import far
+from small_runs import Workshop, said, shifted, step, trainer
+
+from alignment_lab.data.pack import Scored, trees
+from alignment_lab.logprobs import Engine, score
+from alignment_lab.method import METHODS
+
+EXACT = 1e-9  # of float64, relative: what is asked for. What is found is 1e-14
+WHOLE = Engine(True, 10**6)
+OTHERS = {
+    "a tree at a time": Engine(True, 1),
+    "some trees": Engine(True, 150),
+    "padded": Engine(False, 10**6),
+    "padded, in parts": Engine(False, 99),
+}
+VARIANTS = [
+    *METHODS,
+    "dpo method.wpo=true method.sft_weight=0.5",
+    "dpo method.divergence=alpha method.label_smoothing=0.1",
+    "ld_dpo method.alpha=0 method.wpo=true",
+    "aot method.sft_weight=0.5 method.label_smoothing=0.2",
+    "orpo method.prompt_loss=false",
+    "simpo method.wpo=true",
+    "reward method.centering=0.1",
+    "kto method.desirable_weight=2",
+]
+
+
+@pytest.fixture(scope="module")
+def workshop(composed, tokenizer, tmp_path_factory):
+    return Workshop(composed, tokenizer, tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_is_the_same_in_every_layout(variant, workshop):
+    """Six rows, policy and reference nats apart: the global batch in one forward pass, against many, packed or padded.
+
+    So a loss over the whole batch (AOT's sorted margins, KTO's reference point), a mean over tokens (SFT, NLL terms) and a shift (BCO)
+    must be those of the batch and not of a pack. Metrics and held-out scores are held to the same.
+    """
+    method, *options = variant.split()
+    setting = workshop.setting(method, *options)
+    made = trainer(setting, WHOLE)
+    others = [trainer(setting, engine) for engine in OTHERS.values()]
+    assert [row for other in others for row in other.rows] == made.rows * len(others)  # the reference too, asked once and then read
+    shifted(setting.model)
+    batch = made.collate(made.rows)["batch"]
+    assert len(batch.packs) == 1
+    assert len(others[0].collate(made.rows)["batch"].packs) == len(trees([one for row in made.rows for one in made.sequences(row)])) > 5
+    loss, gradients, metrics = step(made)
+    heldout = made.heldout_scores()
+    assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-3
+    for other in others:
+        other_loss, other_gradients, other_metrics = step(other)
+        assert other_loss == pytest.approx(loss, rel=EXACT)
+        assert other_metrics == pytest.approx(metrics, rel=EXACT)
+        assert other_gradients.keys() == gradients.keys()
+        largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+        for name, gradient in gradients.items():
+            assert float((other_gradients[name] - gradient).abs().max()) <= EXACT * largest, name
+        scores = other.heldout_scores()
+        assert scores.keys() == heldout.keys()
+        for name, found in scores.items():
+            assert found.mean == pytest.approx(heldout[name].mean, rel=EXACT, abs=1e-12), name
+            if not made.couples_rows:  # else no value belongs to a row
+                assert sorted(found.values) == pytest.approx(sorted(heldout[name].values), rel=EXACT, abs=1e-12), name
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("method", ["sft", "cpt", "reward", "kto", "bco", "aot", "orpo"])
+def test_the_order_of_rows_in_a_batch_changes_nothing(method, workshop):
+    """Backwards, with the halves of a pair in their order."""
+    setting = workshop.setting(method)
+    made = trainer(setting)
+    shifted(setting.model)
+    units, _ = made.units()
+    one, other = ([made.rows[row] for unit in order for row in unit] for order in (units, units[::-1]))
+    (loss, gradients, _), (again, others, _) = (
+        step(made, one),
+        step(trainer(setting), other),
+    )  # BCO remembers steps: each trainer has its own
+    assert again == pytest.approx(loss, rel=EXACT)
+    assert all(far(others[name], gradient) < EXACT for name, gradient in gradients.items())
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_the_coupled_method_is_coupled(workshop):
+    """AOT on rows one by one is DPO; on the batch it is another loss. So the test above proves something about it."""
+    losses = {}
+    for method in ("aot", "dpo"):
+        setting = workshop.setting(method)
+        made = trainer(setting)
+        shifted(setting.model, 0.05)
+        losses[method] = [step(made)[0], sum(step(made, [row])[0] for row in made.rows) / len(made.rows)]
+    assert losses["aot"][1] == pytest.approx(losses["dpo"][0], rel=1e-9)
+    assert losses["dpo"][0] == pytest.approx(losses["dpo"][1], rel=1e-9)
+    assert abs(losses["aot"][0] - losses["dpo"][0]) > 1e-3
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_ktos_reference_point_is_the_global_batchs(workshop):
+    """It is above 0 here, the same for every pack, and that of `aside`'s sequences by hand. A reference of noisier weights sees to that."""
+    noisy = workshop.policy(workshop.spec("kto"))
+    shifted(noisy, 0.05)
+    setting = workshop.setting("kto", policy=noisy)
+    made = trainer(setting, Engine(True, 1))
+    shifted(setting.model, -0.05)
+    batch = made.collate(made.rows)["batch"]
+    facts = made._informed(batch)
+    asked = [Scored(row["prompt_ids"], row["KL_completion_ids"]) for row in made.rows]
+    logps = [float(tokens.sum()) for tokens in score(setting.model, asked, WHOLE, torch.float64, iter)]
+    by_hand = sum(found - row["ref_KL_logps"] for found, row in zip(logps, made.rows, strict=True)) / len(asked)
+    assert by_hand > 0.1
+    assert facts["kl"].item() == pytest.approx(by_hand, rel=1e-6)
+    assert step(made)[2]["kl"] == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("sft", "cpt", "reward")])
+def test_before_training_held_out_rows_need_no_second_look(method, workshop):
+    """The initial policy is the reference: what was stored of it gives the scores that the model itself would."""
+    setting = workshop.setting(method)
+    made = trainer(setting)
+    told, found = made.heldout_scores(initial=True), made.heldout_scores()
+    assert found.keys() - told.keys() <= {"eval_kl"}  # it is 0 before training
+    assert not told.keys() - found.keys()
+    for name in told.keys() - {"eval_rewards/accuracies"}:  # ties, which a rounding breaks
+        assert sorted(told[name].values) == pytest.approx(sorted(found[name].values), rel=1e-4, abs=1e-4), name
+    if "eval_rewards/accuracies" in told and setting.spec.method.needs_reference:
+        assert set(told["eval_rewards/accuracies"].values) == {0.5}
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_a_document_in_a_block_is_alone(workshop):
+    """Continued pre-training: the loss and gradients of blocks are those of their documents by themselves, each token once."""
+    setting = workshop.setting("cpt")
+    made = trainer(setting)
+    assert any(len(row["seq_lengths"]) > 1 for row in made.rows)
+    alone = []
+    for row in made.rows:
+        start = 0
+        for length in row["seq_lengths"]:
+            alone.append({"input_ids": row["input_ids"][start : start + length], "seq_lengths": [length]})
+            start += length
+    (loss, gradients, metrics), (again, others, again_metrics) = step(made), step(made, alone)
+    assert again == pytest.approx(loss, rel=EXACT)
+    assert again_metrics == pytest.approx(metrics, rel=EXACT)
+    assert all(far(others[name], gradient) < EXACT for name, gradient in gradients.items())
+    ids = [torch.tensor([row["input_ids"]]) for row in alone]
+    by_hand = sum(-setting.model(input_ids=one).logits[0, :-1].log_softmax(-1).gather(-1, one[0, 1:, None]).sum() for one in ids)
+    assert loss == pytest.approx(by_hand.item() / sum(one.shape[1] - 1 for one in ids), rel=EXACT)
+
+
+@pytest.mark.parametrize("engine", [WHOLE, Engine(False, 10**6)], ids=["packed", "padded"])
+def test_a_step_counts_its_tokens(engine, workshop):
+    """6 N T: N parameters without the embedding, T tokens of the forward passes."""
+    setting = workshop.setting("dpo")
+    made = trainer(setting, engine)
+    inputs = made.collate(made.rows)
+    parameters = sum(p.numel() for name, p in setting.model.named_parameters() if "embed_tokens" not in name)
+    tokens = sum(pack.input_ids.numel() for pack in inputs["batch"].packs)
+    assert made.floating_point_ops(inputs) == 6 * parameters * tokens
+
+
+def test_a_run_says_how_rows_are_laid_out(workshop):
+    assert "engine: packed, prompts shared; 77 tokens a pass; float32, no gradient checkpointing" in said(
+        workshop.setting("dpo", "training.micro_tokens=77")
+    )
+    found = said(workshop.setting("dpo", "model.attention=sdpa", "training.gradient_checkpointing=true"))
+    assert "engine: padded: model.attention=sdpa; " in found and found.endswith("float32, gradient checkpointing\n")
+
+
+def test_the_loader_gives_global_batches(workshop):
+    """One item is one step's rows, in the seed's order: with workers too, as collating chooses nothing."""
+    setting = workshop.setting("dpo", "training.global_batch=4")
+    made = trainer(setting, Engine(True, 100))
+    found = [[pack.input_ids.tolist() for pack in item["batch"].packs] for item in made.get_train_dataloader()]
+    assert len(found) == 2
+    rows = [[made.rows[place] for place in places] for places in made.batches()]
+    assert [len(some) for some in rows] == [4, 2]
+    assert found == [[pack.input_ids.tolist() for pack in made.collate(some)["batch"].packs] for some in rows]
