@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,9 +27,16 @@ def trainer(setting: Setting) -> RewardTrainer:
 class RewardTrainer(LabTrainer):
     """Pairs go through the engine as everywhere else; instead of the LM head, `score` looks at each answer's end."""
 
+    def __init__(self, setting: Setting, train: list[Row], heldout: list[Row]) -> None:
+        setting.model.config.get_text_config().pad_token_id = setting.tokenizer.pad_token_id  # who loads the model looks for it
+        super().__init__(setting, train, heldout)
+
     def sequences(self, row: Row) -> list[Scored]:
-        """Chosen, then rejected."""
-        return sequences(row)
+        """Chosen, then rejected, up to the token that transformers' own forward scores: the last one that is no padding token.
+
+        Where a tokenizer pads with its end of text, as many do, that is the token before the end.
+        """
+        return [replace(answer, answer=_unpadded(answer.answer, self.setting.tokenizer.pad_token_id)) for answer in sequences(row)]
 
     def columns(self, rows: list[Row]) -> dict[str, Tensor]:
         """How much better the chosen answer is, where every row says so."""
@@ -54,3 +62,9 @@ class RewardTrainer(LabTrainer):
             "margin": gap,
             "mean_reward": (found.chosen_rewards + found.rejected_rewards) / 2,
         }
+
+
+def _unpadded(answer: list[int], padding: int) -> list[int]:
+    """Without the padding tokens at its end; its first token stays."""
+    end = next((place for place in range(len(answer), 1, -1) if answer[place - 1] != padding), 1)
+    return answer[:end]
