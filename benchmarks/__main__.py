@@ -88,7 +88,7 @@ def measured(asked: argparse.Namespace, bf16: bool, say: costs.Say) -> Any:
     if "sweep" in asked.pieces:
         yield "sweep", sweep.measure(model=model, steps=asked.steps, repeats=long, peers=peers, bf16=bf16, say=say)
     if "grid" in asked.pieces:
-        yield "grid", grid.measure(model=model, repeats=long, bf16=bf16, quick=asked.quick, say=say)
+        yield "grid", grid.measure(model=model, repeats=long, quick=asked.quick, say=say)
 
 
 if __name__ == "__main__":

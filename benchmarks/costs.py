@@ -1,8 +1,8 @@
 """What training costs: seconds, CPU seconds and peak memory of the lab and of TRL on the same rows, in turn, the reference pass included.
 
-First a trial that is not counted: the lab's own run gives the rows in their order, then TRL is tuned by hand (its rows per forward pass,
-the faster of two), and the losses are compared. Then `repeats` rounds of lab, TRL tuned, TRL as shipped, each in a
-fresh process. Not measured here: imports, loading, tokenisation, evaluation, saving.
+First a trial that is not counted: the lab's own run gives the rows in their order, then TRL is tuned by hand (the dtype that the lab found
+to be the faster one here, and the faster of two numbers of rows per forward pass), and the losses are compared, in float32. Then `repeats`
+rounds of lab, TRL tuned, TRL as shipped, each in a fresh process. Not measured here: imports, loading, tokenisation, evaluation, saving.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def measure(case: Case, *, model: str, where: str, rows: int, repeats: int, peer
     with scratch() as folder:
         say("lab, trial")
         trial = work(ours)
-        feed = folder / "feed.json"
-        feed.write_text(json.dumps({"rows": trial["rows"], "head": trial["notes"].pop("head", None)}))
-        theirs = Job("trl.train", model=model, method=case.method, weights=where, feed=str(feed), rows=len(trial["rows"]))
-        plain, tuned, trials = tune(theirs, quick, say)
-        strict = check.strict(case.method, _in_float32(ours, trial, say), plain["logs"], same_kl="KL_completion_ids" in trial["rows"][0])
+        bf16 = "bfloat16" in trial["notes"]["dtype"]
+        common = Job("trl.train", model=model, method=case.method, weights=where, rows=len(trial["rows"]))
+        theirs = replace(common, feed=_fed(trial, folder / "feed.json"))
+        plain, tuned, trials = tune(replace(theirs, settings={"bf16": bf16}), quick, say)
+        strict = _in_float32(ours, common, folder, say) if bf16 else _strict(trial, plain, case.method)
         jobs = {"lab": ours, **{peer: tuned if peer == TUNED else replace(theirs, peer=peer) for peer in peers}}
         runs: dict[str, list[Result]] = {side: [] for side in jobs}
         if quick:  # the trials are the round
@@ -63,8 +63,8 @@ def measure(case: Case, *, model: str, where: str, rows: int, repeats: int, peer
         "rows": len(trial["rows"]),
         "batch": BATCH,
         "tokens": sum(len(value) for row in trial["rows"] for key, value in row.items() if key.endswith("_ids")),
-        "comparable": all(one.holds for one in strict) and all(one["holds"] for pairs in loose.values() for one in pairs),
-        "check": {"float32": [one.plain() for one in strict], "as timed": loose},
+        "comparable": all(one["holds"] for one in strict) and all(one["holds"] for pairs in loose.values() for one in pairs),
+        "check": {"float32": strict, "as timed": loose},
         "trials": trials,
         "sides": {side: _side(found) for side, found in runs.items()},
         "ratios": {peer: ratios(runs["lab"], runs[peer]) for peer in peers},
@@ -72,7 +72,7 @@ def measure(case: Case, *, model: str, where: str, rows: int, repeats: int, peer
 
 
 def tune(job: Job, quick: bool, say: Say) -> tuple[Result, Job, list[Result]]:
-    """TRL without waste, in float32 as the lab: (the run in one forward pass a step, the fastest job, what each trial took)."""
+    """TRL without waste: (the run with all rows of a step in one forward pass, the fastest job, what each trial took)."""
     trials: list[tuple[Job, Result]] = []
     for micro in (BATCH,) if quick else (BATCH, SMALL):
         tried = replace(job, micro=micro)
@@ -87,13 +87,24 @@ def _seconds(trial: tuple[Job, Result]) -> float:
     return seconds
 
 
-def _in_float32(job: Job, found: Result, say: Say) -> list[dict[str, float]]:
-    """The logs of this run, or of one in float32 where the lab chose another dtype."""
-    if "float32" not in found["notes"]["dtype"]:
-        say("lab, in float32 for the check")
-        found = work(replace(job, overrides=[*job.overrides, "model.dtype=float32"]))
-    logs: list[dict[str, float]] = found["logs"]
-    return logs
+def _fed(found: Result, path: Path) -> str:
+    """What the lab trained on, as a file for TRL: the rows in their order, and a reward model's head."""
+    path.write_text(json.dumps({"rows": found["rows"], "head": found["notes"].pop("head", None)}))
+    return str(path)
+
+
+def _strict(ours: Result, theirs: Result, method: str) -> list[Result]:
+    same_kl = "KL_completion_ids" in ours["rows"][0]
+    return [one.plain() for one in check.strict(method, ours["logs"], theirs["logs"], same_kl=same_kl)]
+
+
+def _in_float32(ours: Job, theirs: Job, folder: Path, say: Say) -> list[Result]:
+    """The strict check where what is timed computes in bfloat16: two steps of both sides in float32."""
+    say("both sides, two steps in float32 for the check")
+    rows = min(ours.rows, 2 * BATCH)
+    one = work(replace(ours, rows=rows, overrides=[*ours.overrides, "model.dtype=float32"]))
+    other = work(replace(theirs, rows=len(one["rows"]), feed=_fed(one, folder / "check.json"), settings={"bf16": False}))
+    return _strict(one, other, ours.method)
 
 
 def _side(runs: list[Result]) -> Result:

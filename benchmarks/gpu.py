@@ -1,4 +1,4 @@
-"""DPO on an accelerator: the lab packed and padded beside TRL tuned by hand.  python -m benchmarks.gpu [--shape 1.5b,8b] [--train lora,full]
+"""DPO on an accelerator: the lab, packed and padded, beside TRL tuned by hand.  python -m benchmarks.gpu [--shape 1.5b,8b]
 
 Random weights of a known shape and random tokens, with lengths spread as UltraFeedback's are: what is measured is arithmetic, memory and
 the work around them, not learning. Steps are timed after the first ones; the reference pass and the trainer's making stand by themselves.
@@ -130,7 +130,13 @@ def _cell(asked: argparse.Namespace, shape: str, train: str, device: Result, say
         jobs = {f"lab {layout}": Job("lab.train", overrides=OVERRIDES[layout], **common) for layout in LAYOUTS}
         ordered = work(replace(jobs["lab padded"], rows=count))  # TRL is to see the rows in the lab's order
         settings = {"max_length": asked.max_length}
-        theirs = Job("trl.train", weights=weights, peer=TUNED, settings=settings, **common | {"feed": write_feed(ordered["rows"], folder / "order.json")})
+        theirs = Job(
+            "trl.train",
+            weights=weights,
+            peer=TUNED,
+            settings=settings,
+            **common | {"feed": write_feed(ordered["rows"], folder / "order.json")},
+        )
         jobs["TRL tuned"] = _tuned(theirs, asked, say)
         runs: dict[str, list[Result]] = {side: [] for side in jobs}
         for number in range(asked.repeats):
@@ -139,7 +145,9 @@ def _cell(asked: argparse.Namespace, shape: str, train: str, device: Result, say
                 runs[side].append(work(job))
     taken = ordered["rows"][asked.warm * asked.rows :]
     sides = {side: figures(found, taken, asked.warm, shape, train, device["name"]) for side, found in runs.items()}
-    agrees = {side: check.loose(found[0]["logs"], runs["TRL tuned"][0]["logs"]).plain() for side, found in runs.items() if side != "TRL tuned"}
+    agrees = {
+        side: check.loose(found[0]["logs"], runs["TRL tuned"][0]["logs"]).plain() for side, found in runs.items() if side != "TRL tuned"
+    }
     return {"micro": jobs["TRL tuned"].micro, "settings": jobs["TRL tuned"].settings, "sides": sides} | {
         "comparable": all(one["holds"] for one in agrees.values()),
         "check": agrees,
@@ -172,7 +180,7 @@ def figures(runs: list[Result], taken: list[dict[str, list[int]]], warm: int, sh
     """Of one side: every run's seconds, and medians of what they come to."""
     from .shapes import SHAPES, peak_tflops, step_flops
 
-    lengths = [tuple(len(row[key]) for key in ("prompt_ids", "chosen_ids", "rejected_ids")) for row in taken]
+    lengths = [(len(row["prompt_ids"]), len(row["chosen_ids"]), len(row["rejected_ids"])) for row in taken]
     tokens = sum(2 * prompt + chosen + rejected for prompt, chosen, rejected in lengths)
     shared = runs[0]["notes"].get("layout") == "packed"
     flops = step_flops(SHAPES[f"shape-{shape}"], lengths, shared=shared, lora=train == "lora")

@@ -1,11 +1,12 @@
 """How the cost of a DPO step goes with the shape of the rows: prompt length against answer length, and rows per step.
 
 Token rows of exact lengths, cut from the text of the alpaca rows; one step each, its reference pass included, the lab as it comes beside
-TRL tuned by hand, in turn, each point and side in a fresh process.
+TRL tuned by hand (in the dtype that the lab found to be the faster one here), in turn, each point and side in a fresh process.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,17 @@ BATCHES, LENGTH = (1, 2, 4, 8, 16), 128  # rows of a step; prompt and answer len
 QUICK: dict[str, Any] = {"prompts": (64, 256), "answers": (64,), "batches": (1, 4)}
 
 
-def measure(*, model: str, repeats: int, bf16: bool, quick: bool, say: Say) -> Result:
+def measure(*, model: str, repeats: int, quick: bool, say: Say) -> Result:
     """Both curves."""
     prompts, answers, batches = QUICK.values() if quick else (PROMPTS, ANSWERS, BATCHES)
     lengths = [(prompt, answer, ROWS) for prompt, answer in product(prompts, answers)]
     rows = [(LENGTH, LENGTH, count) for count in batches]
     with weights(model) as where, scratch() as folder:
         text = _text(model)
-        found = [_point(*point, text, folder, model, where, repeats, bf16, say) for point in lengths + rows]
+        common = Job("trl.train", model=model, weights=where, peer=TUNED, feed=str(folder / "feed.json"))
+        found = [_point(point, text, common, repeats, say) for point in lengths + rows]
     return {
         "model": model,
-        "bf16": bf16,
         "comparable": all(point["comparable"] for point in found),
         "lengths": found[: len(lengths)],
         "batches": found[len(lengths) :],
@@ -54,18 +55,16 @@ def pairs(text: list[int], prompt: int, answer: int, count: int) -> list[dict[st
     return [{"prompt_ids": row[:prompt], "chosen_ids": row[prompt:ends], "rejected_ids": row[ends:]} for row in rows]
 
 
-def _point(
-    prompt: int, answer: int, count: int, text: list[int], folder: Path, model: str, where: str, repeats: int, bf16: bool, say: Say
-) -> Result:
-    feed = write_feed(pairs(text, prompt, answer, count), folder / "feed.json")
-    length = ["data=embedded", f"data.max_length={max(8, prompt + answer)}"]
-    common: dict[str, Any] = {"model": model, "feed": feed, "rows": count, "batch": count, "micro": count}
+def _point(point: tuple[int, int, int], text: list[int], common: Job, repeats: int, say: Say) -> Result:
+    prompt, answer, count = point
+    write_feed(pairs(text, prompt, answer, count), Path(common.feed))
+    common = replace(common, rows=count, batch=count, micro=count)
     ours, theirs = [], []
     for _ in range(repeats):
         say(f"grid: prompt {prompt}, answers {answer}, {count} rows")
-        ours.append(work(Job("lab.train", data=length, **common)))
-        settings = {"bf16": bf16, "max_length": prompt + answer}
-        theirs.append(work(Job("trl.train", weights=where, peer=TUNED, settings=settings, **common)))
+        ours.append(work(replace(common, work="lab.train", data=["data=embedded", f"data.max_length={prompt + answer}"])))
+        settings = {"bf16": "bfloat16" in ours[-1]["notes"]["dtype"], "max_length": prompt + answer}
+        theirs.append(work(replace(common, settings=settings)))
     agrees = check.loose(ours[0]["logs"], theirs[0]["logs"])
     return {
         "prompt": prompt,

@@ -106,7 +106,9 @@ def test_what_saves_memory_changes_no_weight(memory, composed, finished, tmp_pat
     execute(composed([*TINY, "method=dpo", "eval=none", memory]), run)
     first, second = (AutoModelForCausalLM.from_pretrained(one.model).state_dict() for one in (run, finished("dpo")))
     assert all((first[name] - second[name]).abs().max() < 2e-5 for name in first)  # a step is up to 1e-3 long
-    assert [row["loss"] for row in run.metrics()] == pytest.approx([row["loss"] for row in finished("dpo").metrics() if "loss" in row], abs=1e-5)
+    assert [row["loss"] for row in run.metrics()] == pytest.approx(
+        [row["loss"] for row in finished("dpo").metrics() if "loss" in row], abs=1e-5
+    )
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(composed, tmp_path):
