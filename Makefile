@@ -9,7 +9,7 @@ demo: setup      ## align the embedded model on the embedded data (three to five
 	$(BIN)/python train.py recipe=demo
 
 test: setup      ## every test but those that need an accelerator
-	$(BIN)/python -m pytest -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
 check: setup     ## style and types
 	$(BIN)/ruff check .

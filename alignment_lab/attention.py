@@ -96,8 +96,9 @@ def shared_prefix_attention(
     window = options.get("sliding_window")
     if asked or dropout or (window is not None and layout.longest > window):
         raise ValueError(f"packed attention has no {asked or ('dropout' if dropout else f'window of {window}')}")
-    if query.is_cuda:
-        return _by_gathering(query, key, value, layout, scaling), None
+    half = next((tensor.dtype for tensor in (value, key, query) if tensor.dtype.itemsize == 2), None)
+    if query.is_cuda and half:  # the kernel takes nothing wider; under autocast rotated queries are float32 and values are not
+        return _by_gathering(query.to(half), key.to(half), value.to(half), layout, scaling), None
     return _by_pieces(query, key, value, layout, scaling), None
 
 

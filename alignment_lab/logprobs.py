@@ -64,18 +64,30 @@ def choose(model: PreTrainedModel, longest: int, budget: int) -> tuple[Engine, s
     The model's own words are believed first, then a proof: a small tree must score as its sequences by themselves do.
     """
     asked = getattr(model.config, "_attn_implementation", None)
-    reason = f"model.attention={asked}" if asked != NAME else why_not(model.config, longest) or _disproved(model)
+    if asked != NAME:
+        return Engine(packed=False, budget=budget), f"model.attention={asked}"
+    reason = why_not(model.config, longest) or _disproved(model)
+    if reason:
+        model.set_attn_implementation(_own(model))
     return Engine(packed=reason is None, budget=budget), reason
 
 
+def _own(model: PreTrainedModel) -> str:
+    """The attention that transformers would choose: some models ask for what SDPA does not compute."""
+    return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
+
+
 def _disproved(model: PreTrainedModel) -> str | None:
-    """Whether a packed tree of random tokens scores otherwise than padded, as a reason; None where it does not."""
+    """Whether a packed tree of random tokens scores otherwise than transformers' own attention has it, as a reason; None where not."""
     ids = torch.randint(min(1000, model.config.vocab_size), (24,), generator=torch.Generator().manual_seed(0)).tolist()
     probe = [Scored(ids[:8], ids[8:13]), Scored(ids[:8], ids[13:20]), Scored(ids[20:22], ids[22:])]
     half = next(model.parameters()).dtype.itemsize < 4
     try:
         with inference(model, torch.float32):
-            one, other = (_score(model, probe, Engine(packed, 1000)) for packed in (True, False))
+            one = _score(model, probe, Engine(True, 1000))
+            model.set_attn_implementation(_own(model))
+            other = _score(model, probe, Engine(False, 1000))
+            model.set_attn_implementation(NAME)
     except (ValueError, TypeError, RuntimeError) as error:
         return f"its forward pass refuses packed rows ({' '.join(str(error).split())[:100]})"
     apart = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
@@ -221,7 +233,7 @@ class _LogSoftmaxAt(torch.autograd.Function):
             rows = (logits[here].to(normalizers.dtype) - normalizers[here, None]).exp_().mul_(-gradient[here, None])
             rows.scatter_add_(1, targets[here, None], gradient[here, None])
             logits[here] = rows
-        return logits, None, None, None
+        return logits.detach(), None, None, None
 
 
 @contextmanager

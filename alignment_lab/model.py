@@ -85,11 +85,19 @@ def load_model(model: Model, where: Path, *, scores: bool = False) -> PreTrained
         assert model.shape is not None
         found = kind.from_config(_config(model.shape, **({"num_labels": 1} if scores else {})), attn_implementation=model.attention.name)
     else:
-        code = {"trust_remote_code": model.trust_remote_code}
-        found = kind.from_pretrained(where, dtype=torch.float32, **attention, **code)
+        code: dict[str, Any] = {"trust_remote_code": model.trust_remote_code, "dtype": torch.float32}
+        try:
+            found = kind.from_pretrained(where, **attention, **code)
+            takes = found._supports_attention_backend
+        except KeyError:
+            takes = False
+        if not takes:  # a family whose attention is its own
+            found = kind.from_pretrained(where, **{**attention, "attn_implementation": None}, **code)
     for module in found.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
     return found.eval()
 
 

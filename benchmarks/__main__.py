@@ -35,6 +35,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--against", default=",".join(PEERS), help="TRL tuned by hand, as shipped, or both (default: tuned,shipped)")
     parser.add_argument("--model", default="embedded", help="embedded (135M) or tiny (default: embedded)")
     parser.add_argument("--embedded", action="store_true", help="the lab's own short rows, even where ../shared/data has others")
+    parser.add_argument("--lab", default="", help="overrides that the lab trains with, such as model.dtype=auto; TRL is tuned to its dtype")
     parser.add_argument("--quick", action="store_true", help="the fewest rows and rounds, TRL in float32 untuned: a trial of the harness")
     parser.add_argument("--out", type=Path, default=OUT, help="the file to write or to add to; the plot lies beside it")
     found = parser.parse_args(words)
@@ -67,7 +68,7 @@ def main() -> int:
     show(results.pieces, console)
     plot.draw(results.pieces, asked.out.with_suffix(".png"))
     console.print(f"{asked.out}", highlight=False, soft_wrap=True)
-    wrong = [name for name in failed(results.pieces) if name in asked.pieces]
+    wrong = [name for name in failed(results.pieces) if name.partition(" ")[0] in asked.pieces]
     for name in wrong:
         console.print(f"[red]{name}: NOT COMPARABLE[/], the two sides did not compute the same: see `check` in {asked.out}", soft_wrap=True)
     return 1 if wrong else 0
@@ -79,8 +80,9 @@ def measured(asked: argparse.Namespace, bf16: bool, say: costs.Say) -> Any:
     long = asked.repeats or 1  # rounds of what takes long
     model, peers = asked.model, asked.peers
     cases = [replace(CASES[name], **({"file": ""} if asked.embedded else {})) for name in asked.pieces if name in CASES]
-    for found in costs.all_cases(cases, model=model, rows=rows, repeats=repeats, peers=peers, quick=asked.quick, say=say):
-        yield found["case"], found
+    options = {"rows": rows, "repeats": repeats, "peers": peers, "lab": asked.lab.split(), "quick": asked.quick}
+    for found in costs.all_cases(cases, model=model, say=say, **options):
+        yield " ".join([found["case"], *found["lab"]]), found
     if "tokens" in asked.pieces:
         yield "tokens", tokens.measure(model=model, rows=100 if asked.quick else 1000, repeats=repeats, say=say)
     if "startup" in asked.pieces:

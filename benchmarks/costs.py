@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from . import check
-from .cases import BATCH, PEERS, TUNED, Case, Job
+from .cases import BATCH, TUNED, Case, Job
 from .process import scratch, work
 
 Result = dict[str, Any]
@@ -32,9 +32,11 @@ def weights(model: str) -> Iterator[str]:
         yield work(Job("lab.weights", model=model, feed=str(folder / "model")))["folder"]
 
 
-def measure(case: Case, *, model: str, where: str, rows: int, repeats: int, peers: tuple[str, ...], quick: bool, say: Say) -> Result:
-    """One case: the trial, the check, the rounds."""
-    ours = Job("lab.train", model=model, method=case.method, data=case.data, rows=rows)
+def measure(
+    case: Case, *, model: str, where: str, rows: int, repeats: int, peers: tuple[str, ...], lab: list[str], quick: bool, say: Say
+) -> Result:
+    """One case: the trial, the check, the rounds. `lab`: overrides that the lab is run with."""
+    ours = Job("lab.train", model=model, method=case.method, data=case.data, rows=rows, overrides=lab)
     with scratch() as folder:
         say("lab, trial")
         trial = work(ours)
@@ -54,12 +56,14 @@ def measure(case: Case, *, model: str, where: str, rows: int, repeats: int, peer
                 say(f"{side}, {number + 1} of {repeats}")
                 runs[side].append(work(job))
     assert all(run["rows"] == trial["rows"] for run in runs["lab"]), "the lab took other rows in another run"
+    assert all(run["notes"]["dtype"] == trial["notes"]["dtype"] for run in runs["lab"]), "the lab chose another dtype in another run"
     loose = {peer: [check.loose(a["logs"], b["logs"]).plain() for a, b in zip(runs["lab"], runs[peer], strict=True)] for peer in peers}
     return {
         "case": case.name,
         "method": case.method,
         "data": case.file if case.path else "embedded",
         "model": model,
+        "lab": lab,
         "rows": len(trial["rows"]),
         "batch": BATCH,
         "tokens": sum(len(value) for row in trial["rows"] for key, value in row.items() if key.endswith("_ids")),
@@ -130,14 +134,12 @@ def spread(values: list[float]) -> Result:
     return {"median": round(median(values), 4), "low": round(min(values), 4), "high": round(max(values), 4), "pairs": values}
 
 
-def all_cases(
-    cases: list[Case], *, model: str, rows: int, repeats: int, peers: tuple[str, ...] = PEERS, quick: bool, say: Say
-) -> Iterator[Result]:
-    """Each case as it comes about."""
+def all_cases(cases: list[Case], *, model: str, say: Say, **options: Any) -> Iterator[Result]:
+    """Each case as it comes about; `options` are those of `measure`."""
     with weights(model) as where:
         for case in cases:
             named = lambda what, name=case.name: say(f"{name}: {what}")  # noqa: E731
-            yield measure(case, model=model, where=where, rows=rows, repeats=repeats, peers=peers, quick=quick, say=named)
+            yield measure(case, model=model, where=where, say=named, **options)
 
 
 def write_feed(rows: list[Result], path: Path) -> str:

@@ -18,7 +18,7 @@ def draw(pieces: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    costs = {name: pieces[name]["figures"]["ratios"] for name in CASES if name in pieces}
+    costs = {name: piece["figures"]["ratios"] for name, piece in sorted(pieces.items()) if name.partition(" ")[0] in CASES}
     if "sweep" in pieces:
         costs["sweep"] = pieces["sweep"]["figures"]["ratios"]
     grid = pieces["grid"]["figures"] if "grid" in pieces else None

@@ -16,7 +16,7 @@ NOT = "[red]NOT COMPARABLE[/]"
 
 def show(pieces: dict[str, Any], console: Console) -> None:
     """A table for every kind of piece that there is."""
-    costs = [piece["figures"] for name, piece in pieces.items() if name in CASES]
+    costs = [piece["figures"] for name, piece in sorted(pieces.items()) if name.partition(" ")[0] in CASES]
     if costs:
         console.print(training(costs))
     for name, draw in (("tokens", tokens), ("startup", startup), ("sweep", sweep), ("grid", grid)):
@@ -39,7 +39,7 @@ def times(found: Result) -> str:
 def training(costs: list[Result]) -> Table:
     """Seconds a row; times: how many times the lab's seconds TRL takes, the median of pairs and their range."""
     table = _table(
-        "Training, the reference pass included", "case", "rows", "lab s/row", "TRL", "s/row", "times", "memory lab/TRL", "same loss"
+        "Training, the reference pass included", "case", "rows", "lab", "s/row", "TRL", "s/row", "times", "memory lab/TRL", "same loss"
     )
     for found in costs:
         lab = found["sides"]["lab"]
@@ -48,6 +48,7 @@ def training(costs: list[Result]) -> Table:
             table.add_row(
                 found["case"],
                 str(found["rows"]),
+                f"{lab['notes']['layout']} {_short(lab['notes']['dtype'])}",
                 f"{lab['median_seconds'] / found['rows']:.3f}",
                 _how(peer, found["sides"][peer]["notes"]),
                 f"{found['sides'][peer]['median_seconds'] / found['rows']:.3f}",
@@ -61,6 +62,10 @@ def training(costs: list[Result]) -> Table:
 
 def _how(peer: str, notes: Result) -> str:
     return f"{peer}: {'bf16' if notes['bf16'] else 'fp32'} {notes['micro']}"
+
+
+def _short(dtype: str) -> str:
+    return "bf16" if "bfloat16" in dtype else "fp32"
 
 
 def _worst(checks: list[Result]) -> str:
