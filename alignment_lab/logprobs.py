@@ -84,14 +84,22 @@ def _disproved(model: PreTrainedModel) -> str | None:
     half = next(model.parameters()).dtype.itemsize < 4
     try:
         with inference(model, torch.float32):
-            one = _score(model, probe, Engine(True, 1000))
+            one = _probed(model, probe, Engine(True, 1000))
             model.set_attn_implementation(_own(model))
-            other = _score(model, probe, Engine(False, 1000))
+            other = _probed(model, probe, Engine(False, 1000))
             model.set_attn_implementation(NAME)
     except (ValueError, TypeError, RuntimeError) as error:
         return f"its forward pass refuses packed rows ({' '.join(str(error).split())[:100]})"
     apart = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
     return None if apart <= (0.3 if half else 1e-3) else f"packed and padded log-probabilities differ by {apart:.2g}"
+
+
+def _probed(model: Any, probe: Sequence[Scored], engine: Engine) -> list[Tensor]:
+    """Log-probabilities, or of a model with another head the last hidden state of each sequence."""
+    if model.can_generate():
+        return _score(model, probe, engine)
+    (batch,) = engine.batches(probe)
+    return [last_hidden(model.base_model, batch.to(model.device))]
 
 
 def _pack(sequences: Sequence[Scored], pack: Sequence[Tree]) -> Batch:

@@ -45,7 +45,7 @@ class RewardTrainer(LabTrainer):
     def see(self, model: Any, pack: Batch) -> Seen:
         """One score per sequence."""
         scorer = model.get_base_model() if hasattr(model, "get_base_model") else model
-        scores = scorer.score(last_hidden(scorer.base_model, pack))[:, 0].float()  # [N]
+        scores = scorer.score(last_hidden(scorer.base_model, pack))[:, 0]  # [N]
         ones = torch.ones_like(pack.members)
         return Seen(scores, 0 * ones, ones, pack.members)
 
