@@ -99,7 +99,8 @@ def _probed(model: Any, probe: Sequence[Scored], engine: Engine) -> list[Tensor]
     if model.can_generate():
         return _score(model, probe, engine)
     (batch,) = engine.batches(probe)
-    return [last_hidden(model.base_model, batch.to(model.device))]
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return [last_hidden(plain.base_model, batch.to(model.device))]
 
 
 def _pack(sequences: Sequence[Scored], pack: Sequence[Tree]) -> Batch:

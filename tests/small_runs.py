@@ -119,4 +119,4 @@ def step(made: Any, rows: Sequence[Row] | None = None, at: int = 1) -> tuple[flo
     totals = {name: torch.stack(parts).sum(0).tolist() for name, parts in made._sums.items()}
     made._sums.clear()
     gradients = {name: weight.grad.clone() for name, weight in made.model.named_parameters() if weight.grad is not None}
-    return loss.item(), gradients, {name: total / count for name, (total, count) in totals.items()}
+    return loss.item(), gradients, {name: total / count for name, (total, count) in totals.items() if count}

@@ -101,10 +101,25 @@ def test_a_model_that_refuses_layouts_is_found_out(monkeypatch):
     assert reason.startswith("its forward pass refuses packed rows (") and "layout" in reason
 
 
+@pytest.mark.parametrize("head", ["language", "reward"])
+def test_an_adapter_is_no_reason_to_pad(head):
+    """Of a reward model, whose head is no language model's, the proof looks at hidden states."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    found = small("llama", dtype=torch.float32)
+    if head == "reward":
+        found.config.num_labels = 1
+        found = AutoModelForSequenceClassification.from_config(found.config, attn_implementation=attention.NAME)
+    assert choose(found, LONGEST, 1000) == (PACKED, None)
+    assert choose(get_peft_model(found, LoraConfig(target_modules=["q_proj"])), LONGEST, 1000) == (PACKED, None)
+
+
 def test_the_proof_leaves_the_model_as_it_was():
     found = small("llama", dtype=torch.float32).train()
     choose(found, LONGEST, 1000)
     assert found.training
+    assert found.config._attn_implementation == attention.NAME
     assert all(weight.grad is None for weight in found.parameters())
 
 

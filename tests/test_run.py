@@ -6,13 +6,12 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_lab import data, reference
 from alignment_lab.artifacts import RunDirectory, file_digest, read_json, write_json
 from alignment_lab.data import tokenise
 from alignment_lab.errors import UserError
-from alignment_lab.method import METHODS
 from alignment_lab.run import execute
 
 FILES = ["metrics.jsonl", "provenance.json", "report.html", "report.json", "run.json", "samples.jsonl", "spec.yaml"]
@@ -111,6 +110,15 @@ def test_what_saves_memory_changes_no_weight(memory, composed, finished, tmp_pat
     )
 
 
+@pytest.mark.parametrize("method", ["dpo", "bco"])
+def test_measuring_on_the_way_changes_no_weight(method, composed, finished, tmp_path):
+    """Held-out rows are looked at and forgotten: they move no weight and no shift, and their numbers stand in the log."""
+    run = RunDirectory(tmp_path / "run")
+    execute(composed([*TINY, f"method={method}", SAVED, "training.eval_steps=1"]), run)
+    assert weights(run) == weights(finished(method))
+    assert [row["step"] for row in run.metrics() if "eval_loss" in row] == [1, 2]
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(composed, tmp_path):
     digests = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -136,6 +144,30 @@ def test_a_cut_off_run_continues_to_the_same_weights(composed, finished, tmp_pat
     assert weights(whole) == weights(run)
     assert run.state()["attempts"] == 2
     assert [(row["step"], row["loss"]) for row in run.metrics()] == [(row["step"], row["loss"]) for row in whole.metrics()]
+
+
+def test_a_run_that_is_cut_off_in_its_second_epoch_sees_the_same_rows(composed, tmp_path, write_rows):
+    """18 pairs are 5 steps an epoch; from checkpoint 7 on, steps 8 to 10 are those of the second epoch's own order."""
+    rows = write_rows([{"prompt": f"What is {n}?", "chosen": f"A number, {n}.", "rejected": "No."} for n in range(20)])
+    epochs = [
+        "data=local",
+        f"data.path={rows}",
+        "training.max_steps=-1",
+        "training.num_train_epochs=2",
+        "eval=none",
+        "training.save_steps=7",
+    ]
+    whole, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "run")
+    execute(composed([*TINY, *epochs]), whole)
+    losses = [row["loss"] for row in whole.metrics()]
+    assert len(losses) == 10
+    shutil.copytree(whole.path, run.path)
+    shutil.rmtree(run.model)
+    shutil.rmtree(run.checkpoints / "checkpoint-10")
+    write_json(run.state_file, run.state() | {"state": "running"})
+    execute(composed([*TINY, *epochs]), run)
+    assert [row["loss"] for row in run.metrics()] == losses
+    assert weights(run) == weights(whole)
 
 
 def test_a_finished_run_is_left_as_it_is(composed, finished, capsys):
@@ -186,26 +218,3 @@ def test_dropped_and_truncated_rows_are_counted(composed, tmp_path):
 def test_tokens_are_counted_once_a_row(composed, finished, tokenizer):
     rows, _ = tokenise.pairs(tokenizer, data.load(composed(TINY)).train[:12], 256)
     assert finished("dpo").report()["tokens"] == sum(map(tokenise.size, rows))
-
-
-SHORTEST = ["eval.rows=2", "eval.generations=1", "eval.max_new_tokens=2", "model.shape.hidden=16", "model.shape.intermediate=16"]
-
-
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("sft", "dpo")])
-def test_every_method_runs(method, composed, tmp_path):
-    """Three steps leave every file, a loss that is a number, and a model that loads by its own class; texts are the user's."""
-    rows = tmp_path / "texts.jsonl"
-    rows.write_text("".join(json.dumps({"text": f"A text of {n} and more words."}) + "\n" for n in range(300)))
-    texts = ["data=local", f"data.path={rows}", "data.max_length=64"] if method == "cpt" else []
-    run = RunDirectory(tmp_path / "run")
-    execute(composed([*TINY, *SHORTEST, *texts, f"method={method}"]), run)
-    assert [name for name in FILES if not (run.path / name).is_file()] == []
-    losses = [row["loss"] for row in run.metrics() if "loss" in row]
-    assert len(losses) == 3 and all(map(math.isfinite, losses))
-    report = run.report()
-    assert (report["method"], report["steps"]) == (method, 3)
-    assert all(math.isfinite(found["after"]["value"]) for found in report["metrics"].values())
-    kind = AutoModelForSequenceClassification if method == "reward" else AutoModelForCausalLM
-    _, info = kind.from_pretrained(run.model, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
-    assert len(run.samples()) == (0 if method in ("cpt", "reward") else 1)

@@ -168,7 +168,8 @@ class PreferenceTrainer(LabTrainer):
 
     def heldout_values(self, initial: bool) -> dict[str, Tensor]:
         """The initial policy is the reference: it need not be asked again."""
-        if not initial or not self.method.needs_reference or self.method.wpo:
+        unlike = isinstance(self.method, LDDPO) and self.method.sft_weight  # its sums are not those of the NLL
+        if not initial or not self.method.needs_reference or self.method.wpo or unlike:
             return super().heldout_values(initial)
         columns = self.columns(self.heldout)
         lengths = (torch.tensor([len(row[f"{answer}_ids"]) for row in self.heldout]) for answer in ANSWERS)

@@ -115,13 +115,12 @@ class UnpairedTrainer(LabTrainer):
             found |= {"rewards/margins": margins, "rewards/accuracies": (margins > 0).float() + 0.5 * (margins == 0).float()}
         return found
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def derived(self, logs: dict[str, float]) -> None:
         """The margin is a difference of means, as the answers are not paired."""
         for prefix in ("", "eval_"):
             chosen, rejected = (logs.get(f"{prefix}rewards/{name}") for name in ("chosen", "rejected"))
             if chosen is not None and rejected is not None:
                 logs[f"{prefix}rewards/margins"] = chosen - rejected
-        super().log(logs, start_time)
 
 
 class KTOTrainer(UnpairedTrainer):

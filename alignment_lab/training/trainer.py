@@ -163,7 +163,11 @@ class LabTrainer(Trainer):
             totals = torch.stack([torch.stack(parts).sum(0) for parts in self._sums.values()]).tolist()
             logs |= {name: total / count for name, (total, count) in zip(self._sums, totals, strict=True) if count}
             self._sums.clear()
+        self.derived(logs)
         super().log(logs, start_time)
+
+    def derived(self, logs: dict[str, float]) -> None:
+        """Add what follows from the means that are logged."""
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """6 N per token, N without the embedding; transformers would count the parameters again at every step."""
@@ -196,8 +200,10 @@ class LabTrainer(Trainer):
         return Scores(list(values), share=name in ("rewards/accuracies", "accuracy"))
 
     def heldout_values(self, initial: bool) -> dict[str, Tensor]:
-        """`values` of all held-out rows as one global batch."""
-        return self.values(*self.heldout_seen())
+        """`values` of all held-out rows as one global batch; the model is told that this is no training."""
+        seen, batch = self.heldout_seen()
+        with inference(self.model, self.setting.dtype):
+            return self.values(seen, batch)
 
     def heldout_seen(self) -> tuple[Seen, GlobalBatch]:
         """What the model says of all held-out rows now, without gradients."""

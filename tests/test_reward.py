@@ -1,0 +1,70 @@
+"""A reward model: what it scores, and that what a run saves is what transformers loads."""
+
+import pytest
+import torch
+from small_runs import Workshop, trainer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from alignment_lab import data
+from alignment_lab.artifacts import RunDirectory
+from alignment_lab.data import tokenise
+from alignment_lab.run import execute
+
+SHORT = ["model=tiny", "method=reward", "parallel.device=cpu", "training.max_steps=3", "training.global_batch=4", "eval.rows=6"]
+SHORT += ["training.learning_rate=1e-2", "model.shape.hidden=32"]
+
+
+@pytest.fixture(scope="module")
+def finished(composed, tmp_path_factory):
+    run = RunDirectory(tmp_path_factory.mktemp("reward") / "run")
+    execute(composed(SHORT), run)
+    return run
+
+
+def test_a_saved_reward_model_gives_the_scores_that_the_run_measured(finished, composed, tokenizer):
+    """Held-out pairs through plain transformers, one by one: the report's means, to float32's last digits."""
+    model = AutoModelForSequenceClassification.from_pretrained(finished.model).eval()
+    rows, _ = tokenise.pairs(tokenizer, data.load(composed(SHORT)).heldout[:6], 1024)
+    with torch.no_grad():
+        scores = [
+            [model(torch.tensor([row["prompt_ids"] + row[f"{side}_ids"]])).logits.item() for side in ("chosen", "rejected")] for row in rows
+        ]
+    metrics = finished.report()["metrics"]
+    assert metrics["eval_margin"]["after"]["value"] == pytest.approx(sum(a - b for a, b in scores) / 6, abs=1e-5)
+    assert metrics["eval_mean_reward"]["after"]["value"] == pytest.approx(sum(a + b for a, b in scores) / 12, abs=1e-5)
+    assert metrics["eval_accuracy"]["after"]["value"] == sum(a > b for a, b in scores) / 6
+    assert abs(metrics["eval_margin"]["after"]["value"] - metrics["eval_margin"]["before"]["value"]) > 1e-3  # it did learn
+
+
+def test_padded_batches_of_a_saved_reward_model_score_as_rows_alone(finished, tokenizer):
+    """What another program does with it: right padding by its own tokenizer."""
+    model = AutoModelForSequenceClassification.from_pretrained(finished.model).eval()
+    loaded = AutoTokenizer.from_pretrained(finished.model)
+    loaded.padding_side = "right"
+    chats = [[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So. " * n}] for n in (1, 9)]
+    ids = [tokenizer.apply_chat_template(chat, return_dict=False) for chat in chats]
+    batch = loaded.pad({"input_ids": ids}, return_tensors="pt")
+    with torch.no_grad():
+        together = model(**batch).logits[:, 0].tolist()
+        alone = [model(torch.tensor([one])).logits.item() for one in ids]
+    assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_reward_model_has_one_output_and_answers_nobody(finished):
+    model = AutoModelForSequenceClassification.from_pretrained(finished.model)
+    assert model.config.num_labels == 1
+    assert finished.samples() == []
+
+
+def test_a_reward_model_is_packed(composed, tokenizer, tmp_path):
+    setting = Workshop(composed, tokenizer, tmp_path).setting("reward")
+    assert setting.engine.packed
+    assert len(trainer(setting).collate(setting.train)["batch"].packs) == 1
+
+
+def test_the_margin_of_rows_counts_only_where_all_have_one(composed, tokenizer, tmp_path):
+    workshop = Workshop(composed, tokenizer, tmp_path)
+    rows = workshop.rows(workshop.spec("reward"))
+    made = trainer(workshop.setting("reward", rows=[{**row, "margin": 0.5} for row in rows]))
+    assert made.columns(made.rows)["margin"].tolist() == [0.5] * 6
+    assert made.columns([made.rows[0], rows[0]]) == {}

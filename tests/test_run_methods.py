@@ -1,0 +1,34 @@
+"""Every method, run whole: three steps on tiny random weights leave what a run leaves. More is asked of sft and dpo in test_run.py."""
+
+import json
+import math
+
+import pytest
+from test_run import FILES, TINY
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from alignment_lab.artifacts import RunDirectory
+from alignment_lab.method import METHODS
+from alignment_lab.run import execute
+
+SHORTEST = ["eval.rows=2", "eval.generations=1", "eval.max_new_tokens=2", "model.shape.hidden=16", "model.shape.intermediate=16"]
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("sft", "dpo")])
+def test_every_method_runs(method, composed, tmp_path):
+    """Three steps leave every file, a loss that is a number, and a model that loads by its own class; texts are the user's."""
+    rows = tmp_path / "texts.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"A text of {n} and more words."}) + "\n" for n in range(300)))
+    texts = ["data=local", f"data.path={rows}", "data.max_length=64"] if method == "cpt" else []
+    run = RunDirectory(tmp_path / "run")
+    execute(composed([*TINY, *SHORTEST, *texts, f"method={method}"]), run)
+    assert [name for name in FILES if not (run.path / name).is_file()] == []
+    losses = [row["loss"] for row in run.metrics() if "loss" in row]
+    assert len(losses) == 3 and all(map(math.isfinite, losses))
+    report = run.report()
+    assert (report["method"], report["steps"]) == (method, 3)
+    assert all(math.isfinite(found["after"]["value"]) for found in report["metrics"].values())
+    kind = AutoModelForSequenceClassification if method == "reward" else AutoModelForCausalLM
+    _, info = kind.from_pretrained(run.model, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert len(run.samples()) == (0 if method in ("cpt", "reward") else 1)

@@ -1,0 +1,157 @@
+"""A step of the lab's trainers against TRL's own, on the ids that TRL made: loss, gradients and metrics, packed and padded, in float64.
+
+The objectives by themselves are held to TRL in test_losses_trl.py, whose small models, rows and patches of TRL's fused head serve here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from small_runs import Workshop, step, trainer
+from test_losses_trl import BETA, QUIET, ROWS, bench, dpo_bench, in_float64, orpo_bench, reward_bench, tiny_model, tiny_tokenizer
+from trl import SFTConfig, SFTTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+from alignment_lab import attention
+from alignment_lab.logprobs import Engine
+
+__all__ = ["dpo_bench", "in_float64", "orpo_bench", "reward_bench"]  # fixtures
+EXACT = 1e-9
+LAYOUTS = [Engine(True, 10**6), Engine(True, 1), Engine(False, 10**6)]
+
+
+@pytest.fixture(scope="module")
+def workshop(composed, tmp_path_factory):
+    return Workshop(composed, tiny_tokenizer(), tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture(autouse=True)
+def norms_in_float64(in_float64, monkeypatch):
+    """The models' norms ask for float32 by name."""
+    monkeypatch.setattr(torch, "float32", torch.float64)
+
+
+def again(model: Any) -> Any:
+    """Another model with the same weights."""
+    made = type(model)(model.config).double()
+    made.load_state_dict(model.state_dict())
+    return made
+
+
+def ours(workshop: Workshop, model: Any, rows: list[dict[str, Any]], method: str, *more: str, policy: Any = None) -> list[Any]:
+    """Loss, gradients and metrics of one step in each layout; of a method with a reference, `model` is that, and `policy` the policy."""
+    attention.register()
+    model.set_attn_implementation(attention.NAME)
+    setting = workshop.setting(method, *more, rows=[*rows, *rows], policy=model)  # half of them are held out
+    made = [trainer(setting, engine) for engine in LAYOUTS]
+    if policy is not None:
+        model.load_state_dict(policy.state_dict())
+    return [step(one) for one in made]
+
+
+def assert_trls(found: list[Any], theirs: torch.Tensor, model: Any, tolerance: float = EXACT) -> None:
+    """Each layout's loss and gradients are TRL's."""
+    names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    slopes = torch.autograd.grad(theirs, [dict(model.named_parameters())[name] for name in names], allow_unused=True)
+    true = {name: slope for name, slope in zip(names, slopes, strict=True) if slope is not None}
+    largest = max(float(slope.abs().max()) for slope in true.values())
+    assert largest > 1e-4
+    for loss, gradients, _ in found:
+        assert loss == pytest.approx(theirs.item(), rel=tolerance)
+        assert gradients.keys() == true.keys()
+        for name, slope in true.items():
+            assert float((gradients[name] - slope).abs().max()) <= tolerance * largest, name
+
+
+def pairs(batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+    """The rows of a batch with a completion mask, chosen answers first."""
+    sides = []
+    for ids, attended, answer in zip(batch["input_ids"], batch["attention_mask"].bool(), batch["completion_mask"].bool(), strict=True):
+        sides.append((ids[attended & ~answer].tolist(), ids[answer].tolist()))
+    half = len(sides) // 2
+    made = []
+    for (prompt, chosen), (other, rejected) in zip(sides[:half], sides[half:], strict=True):
+        assert prompt == other
+        made.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+    return made
+
+
+def test_dpos_step_is_trls(workshop, dpo_bench):
+    """The reference comes out of the store, where it is float32: good to a ten-millionth."""
+    trl = dpo_bench.trainer
+    theirs = trl.compute_loss(dpo_bench.policy, dict(dpo_bench.batch))
+    found = ours(workshop, again(dpo_bench.reference), pairs(dpo_bench.batch), "dpo", f"method.beta={BETA}", policy=dpo_bench.policy)
+    assert_trls(found, theirs, dpo_bench.policy, 1e-6)
+    for _, _, metrics in found:
+        for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"):
+            assert metrics[name] == pytest.approx(trl._metrics["train"][name][-1], rel=1e-5), name
+
+
+def test_orpos_step_is_trls_with_the_nll_of_prompt_and_answer(workshop, orpo_bench):
+    trl = orpo_bench.trainer
+    theirs, metrics = trl.get_batch_loss_metrics(orpo_bench.policy, orpo_bench.batch)
+    found = ours(workshop, again(orpo_bench.policy), free_pairs(orpo_bench.batch), "orpo", f"method.beta={BETA}", "method.prompt_loss=true")
+    assert_trls(found, theirs, orpo_bench.policy)
+    for _, _, ours_metrics in found:
+        assert ours_metrics["rewards/chosen"] == pytest.approx(metrics["rewards/chosen"], rel=EXACT)
+        assert ours_metrics["nll_loss"] == pytest.approx(float(metrics["nll_loss"]), rel=EXACT)
+
+
+def free_pairs(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a batch of TRL's reference-free trainers."""
+    made = []
+    for place in range(len(batch["chosen_input_ids"])):
+        row = {}
+        for side in ("chosen", "rejected"):
+            ids, attended, labels = (batch[f"{side}_{name}"][place] for name in ("input_ids", "attention_mask", "labels"))
+            answer = labels != -100
+            row |= {"prompt_ids": ids[attended.bool() & ~answer].tolist(), f"{side}_ids": ids[answer].tolist()}
+        made.append(row)
+    return made
+
+
+def test_cpos_step_is_trls(workshop, tmp_path):
+    found = bench(CPOTrainer, CPOConfig(str(tmp_path), beta=BETA, **QUIET), ROWS, reference=False)
+    theirs, _ = found.trainer.get_batch_loss_metrics(found.policy, found.batch)
+    assert_trls(ours(workshop, again(found.policy), free_pairs(found.batch), "cpo", f"method.beta={BETA}"), theirs, found.policy)
+
+
+@pytest.mark.parametrize("centering", [0.0, 0.01])
+@pytest.mark.parametrize("margins", [None, [0.0, 1.0, 0.5, 0.25]])
+def test_the_reward_models_step_is_trls(workshop, reward_bench, centering, margins):
+    """TRL's ids hold prompt and answer in one: where the seam lies makes no difference to a score."""
+    trl, batch = reward_bench.trainer, reward_bench.batch
+    trl.args.center_rewards_coefficient = centering or None
+    more = {} if margins is None else {"margin": torch.tensor(margins)}
+    theirs = trl.compute_loss(reward_bench.policy, dict(batch) | more)
+    ids = [one[attended.bool()].tolist() for one, attended in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    both = zip(ids[: len(ROWS)], ids[len(ROWS) :], strict=True)
+    rows = [{"prompt_ids": a[:1], "chosen_ids": a[1:], "rejected_ids": b[1:]} for a, b in both]
+    if margins is not None:
+        rows = [{**row, "margin": margin} for row, margin in zip(rows, margins, strict=True)]
+    found = ours(workshop, again(reward_bench.policy), rows, "reward", f"method.centering={centering}")
+    assert_trls(found, theirs, reward_bench.policy)
+    for _, _, metrics in found:
+        assert metrics["margin"] == pytest.approx(trl._metrics["train"]["margin"][-1], rel=EXACT)
+        assert metrics["mean_reward"] == pytest.approx(trl._metrics["train"]["mean_reward"][-1], rel=EXACT)
+        assert metrics["accuracy"] == pytest.approx(trl._metrics["train"]["accuracy"][-1], rel=EXACT)
+
+
+def test_sfts_step_is_trls_over_accumulated_batches(workshop, tmp_path):
+    """Two micro-batches of TRL's, divided by the tokens of both (`num_items_in_batch`), are one global batch of ours."""
+    model = tiny_model(0)
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in ROWS]
+    config = SFTConfig(str(tmp_path), **QUIET | {"per_device_train_batch_size": 2})
+    trl = SFTTrainer(model, config, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer())
+    batches = list(trl.get_train_dataloader())
+    count = sum((batch["labels"] != -100).sum() for batch in batches)
+    theirs = sum(trl.compute_loss(model, dict(batch), num_items_in_batch=count) for batch in batches)
+    made = []
+    for batch in batches:
+        for ids, labels, attended in zip(batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True):
+            made.append({"input_ids": ids[attended].tolist(), "labels": labels[attended].tolist()})
+    found = ours(workshop, again(model), made, "sft")
+    assert_trls(found, theirs, model)

@@ -1,0 +1,201 @@
+"""Labelled single answers: which answers stand beside which prompts, both labels in every batch, KTO's weights, BCO's memory."""
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+from small_runs import Workshop, said, shifted, step, trainer
+from transformers import TrainerCallback
+
+from alignment_lab.artifacts import RunDirectory
+from alignment_lab.method.unpaired import mismatched
+from alignment_lab.run import execute
+
+
+def row(prompt, completion, label=True):
+    return {"prompt": str(prompt), "prompt_ids": prompt, "completion_ids": completion, "label": label}
+
+
+def drawn(seed: int, prompts: int = 9, rows: int = 40):
+    """Rows of several answers to a prompt, some of them equal."""
+    dice = random.Random(seed)
+    asked = [[dice.randrange(30) for _ in range(1 + dice.randrange(8))] for _ in range(prompts)]
+    answers = [[dice.randrange(30) for _ in range(1 + dice.randrange(12))] for _ in range(15)]
+    return [row(dice.choice(asked), dice.choice(answers), dice.random() < 0.5) for _ in range(rows)]
+
+
+@pytest.fixture(scope="module")
+def workshop(composed, tokenizer, tmp_path_factory):
+    return Workshop(composed, tokenizer, tmp_path_factory.mktemp("workshop"))
+
+
+# ---- answers to other prompts
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_mismatched_answer_is_another_prompts(seed):
+    """It was given to a prompt that is not the row's own, all of one prompt's to one other; what was there stays as it was."""
+    rows = drawn(seed)
+    found = mismatched(rows, 1000)
+    given = {}
+    for one in rows:
+        given.setdefault(tuple(one["prompt_ids"]), []).append(one["completion_ids"])
+    for before, after in zip(rows, found, strict=True):
+        assert {**before, "KL_completion_ids": after["KL_completion_ids"]} == after
+        sources = [prompt for prompt, answers in given.items() if after["KL_completion_ids"] in answers]
+        assert set(sources) - {tuple(before["prompt_ids"])}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_rows_matches_nothing_anew(seed):
+    """The same content in another order: every row has the answer that it had."""
+    rows = drawn(seed)
+    shuffled = rows.copy()
+    random.Random(1).shuffle(shuffled)
+
+    def told(rows):
+        return Counter(
+            (tuple(one["prompt_ids"]), tuple(one["completion_ids"]), tuple(one["KL_completion_ids"])) for one in mismatched(rows, 1000)
+        )
+
+    assert told(rows) == told(shuffled)
+
+
+def test_a_mismatched_answer_is_cut_where_its_prompt_leaves_no_room():
+    """7 tokens in all: behind a prompt of 5 there are two, behind one of 2 all three of the other's."""
+    found = mismatched([row([1] * 5, [2, 3, 4]), row([5] * 2, [6, 7, 8])], 7)
+    assert [one["KL_completion_ids"] for one in found] == [[6, 7], [2, 3, 4]]
+
+
+def test_one_prompt_has_no_other():
+    rows = [row([1], [2]), row([1], [3], False)]
+    assert mismatched(rows, 100) == rows
+
+
+def test_without_another_prompt_ktos_reference_point_is_0(workshop):
+    """The loss of an answer as the reference has it is 1/2, whatever its label."""
+    one = [row([1, 2], [3, 4]), row([1, 2], [5], False)]
+    made = trainer(workshop.setting("kto", rows=[*one, *one]))
+    loss, _, metrics = step(made)
+    assert loss == pytest.approx(0.5, abs=1e-5)
+    assert "kl" not in metrics
+
+
+# ---- labels
+
+
+def unbalanced(workshop, good: int, bad: int):
+    """Rows without a partner, made of the embedded ones."""
+    rows = workshop.rows(workshop.spec("kto"))
+    found = []
+    for place in range(good + bad):
+        one = rows[place % len(rows)]
+        found.append({**one, "prompt_ids": [*one["prompt_ids"], place], "label": place < good})
+    return [*found, *found]
+
+
+def test_the_labels_and_their_weights_are_told(workshop):
+    """Eq. 8 of KTO's paper: of 12 good and 4 bad, 12 w_d / 4 w_u must come to 4/3 at most, so w_u = 9/4. One's own weights go first."""
+    setting = workshop.setting("kto", rows=unbalanced(workshop, 12, 4))
+    made = trainer(setting)
+    assert "labels: 12 desirable, weight 1; 4 undesirable, weight 2.25" in said(setting)
+    assert made.weights == (1.0, 2.25)
+    setting = workshop.setting("kto", "method.undesirable_weight=3", rows=unbalanced(workshop, 12, 4))
+    assert trainer(setting).weights == (1.0, 3.0)
+
+
+@pytest.mark.parametrize("method", ["kto", "bco"])
+def test_every_batch_has_its_share_of_both_labels(method, workshop):
+    """12 good rows and 4 bad ones in batches of four: three and one each, in every epoch."""
+    made = trainer(workshop.setting(method, "training.global_batch=4", rows=unbalanced(workshop, 12, 4)))
+    order = made.batches()
+    for epoch in range(3):
+        order.set_epoch(epoch)
+        assert [sum(made.rows[place]["label"] for place in batch) for batch in order] == [3] * 4
+
+
+@pytest.mark.parametrize("method", ["kto", "bco"])
+def test_halves_of_a_pair_share_a_batch_and_a_prompt(method, workshop):
+    setting = workshop.setting(method, "training.global_batch=4")
+    made = trainer(setting)
+    for batch in made.batches():
+        rows = [made.rows[place] for place in batch]
+        assert [one["label"] for one in rows] == [True, False] * (len(rows) // 2)
+        assert all(good["prompt_ids"] == bad["prompt_ids"] for good, bad in zip(rows[::2], rows[1::2], strict=True))
+
+
+# ---- what is measured
+
+
+@pytest.mark.parametrize("method", ["kto", "bco"])
+def test_pairs_have_margins_and_single_answers_have_none(method, workshop):
+    """The margin of a pair is the difference of its halves' rewards, and one above 0 is an accuracy."""
+    setting = workshop.setting(method)
+    made = trainer(setting)
+    shifted(setting.model)
+    found = made.heldout_scores()
+    good, bad = (torch.tensor(found[f"eval_rewards/{name}"].values) for name in ("chosen", "rejected"))
+    assert found["eval_rewards/margins"].values == pytest.approx((good - bad).tolist())
+    assert found["eval_rewards/accuracies"].values == (good > bad).float().tolist()
+    assert found["eval_rewards/accuracies"].share
+    alone = trainer(workshop.setting(method, rows=unbalanced(workshop, 5, 3))).heldout_scores()
+    assert "eval_rewards/margins" not in alone
+    assert len(alone["eval_rewards/chosen"].values) == 5
+
+
+def test_the_logged_margin_is_a_difference_of_means(workshop):
+    """Answers are not paired: the margin of a step is the mean reward of its good ones less that of its bad ones."""
+    setting = workshop.setting("kto")
+    made = trainer(setting)
+    shifted(setting.model)
+    logged = []
+    made.add_callback(
+        type("Keep", (TrainerCallback,), {"on_log": lambda self, args, state, control, logs=None, **_: logged.append(logs)})()
+    )
+    made.state.global_step = 1
+    made.training_step(made.model, made.collate(made.rows))
+    made.log({"loss": 0.5})
+    (found,) = logged
+    assert found["rewards/chosen"] != found["rewards/rejected"]
+    assert found["rewards/margins"] == pytest.approx(found["rewards/chosen"] - found["rewards/rejected"])
+
+
+# ---- BCO's shift
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_the_shift_is_the_mean_reward_of_all_steps_before(workshop):
+    """0 in the first step, then the mean over the rows of both labels, whatever the packs; evaluation adds nothing."""
+    setting = workshop.setting("bco", "training.micro_tokens=1")
+    made = trainer(setting)
+    rewards = []
+    for number in range(3):
+        shifted(setting.model, seed=number)
+        expected = sum(rewards) / len(rewards) if rewards else 0.0
+        _, _, metrics = step(made)
+        assert metrics["shift"] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        half = len(made.rows) // 2
+        rewards += [metrics["rewards/chosen"]] * half + [metrics["rewards/rejected"]] * half
+        made.heldout_scores()
+    assert made.count == 3 * len(made.rows)
+
+
+# ---- rows that never were pairs
+
+
+@pytest.mark.parametrize("method", ["kto", "bco"])
+def test_a_run_on_rows_that_never_were_pairs(method, composed, write_rows, tmp_path, capsys):
+    """30 labelled answers, a third of them good, one to a prompt: they train, and no margin is made up."""
+    rows = [{"prompt": f"Is {n} even?", "completion": "Yes." if n % 3 else "No.", "label": n % 3 == 0} for n in range(30)]
+    run = RunDirectory(tmp_path / "run")
+    tiny = ["model=tiny", "parallel.device=cpu", "model.shape.hidden=16", "data=local", f"data.path={write_rows(rows)}"]
+    execute(composed([*tiny, f"method={method}", "training.global_batch=9", "eval.generations=1", "eval.max_new_tokens=2"]), run)
+    found = run.report()
+    assert found["rows"]["train"] == 27 and found["steps"] == 3
+    assert {"eval_rewards/chosen", "eval_rewards/rejected", "eval_loss"} <= found["metrics"].keys()
+    assert "eval_rewards/accuracies" not in found["metrics"]
+    steps = [row for row in run.metrics() if "rewards/chosen" in row]
+    assert [row["rewards/margins"] for row in steps] == pytest.approx([row["rewards/chosen"] - row["rewards/rejected"] for row in steps])
+    if method == "kto":
+        assert "desirable, weight" in capsys.readouterr().out
