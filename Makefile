@@ -1,9 +1,9 @@
-# make demo, make test: from a bare clone to a result. Both set up first; a second call starts at once.
+# make demo, make test: from a bare clone to a result. Both set up first; a second call starts at once. make bench: figures beside TRL.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check bench setup clean
 
 demo: setup      ## align the embedded model on the embedded data (three to five minutes on two cores)
 	$(BIN)/python train.py recipe=demo
@@ -15,6 +15,9 @@ check: setup     ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: setup     ## what training, tokenising, starting and sweeping cost beside TRL (hours; BENCH="--quick --only dpo/hh" for a look)
+	$(BIN)/python -m benchmarks $(BENCH)
 
 setup: $(VENV)/ready
 

@@ -145,11 +145,9 @@ def _cell(asked: argparse.Namespace, shape: str, train: str, device: Result, say
                 runs[side].append(work(job))
     taken = ordered["rows"][asked.warm * asked.rows :]
     sides = {side: figures(found, taken, asked.warm, shape, train, device["name"]) for side, found in runs.items()}
-    agrees = {
-        side: check.loose(found[0]["logs"], runs["TRL tuned"][0]["logs"]).plain() for side, found in runs.items() if side != "TRL tuned"
-    }
+    agrees = {side: check.timed("dpo", found[0], runs["TRL tuned"][0]) for side, found in runs.items() if side != "TRL tuned"}
     return {"micro": jobs["TRL tuned"].micro, "settings": jobs["TRL tuned"].settings, "sides": sides} | {
-        "comparable": all(one["holds"] for one in agrees.values()),
+        "comparable": all(one["holds"] for found in agrees.values() for one in found),
         "check": agrees,
         "ratios": {side: _ratios(runs[side], runs["TRL tuned"], asked.warm) for side in agrees},
     }

@@ -65,12 +65,13 @@ def _point(point: tuple[int, int, int], text: list[int], common: Job, repeats: i
         ours.append(work(replace(common, work="lab.train", data=["data=embedded", f"data.max_length={prompt + answer}"])))
         settings = {"bf16": "bfloat16" in ours[-1]["notes"]["dtype"], "max_length": prompt + answer}
         theirs.append(work(replace(common, settings=settings)))
-    agrees = check.loose(ours[0]["logs"], theirs[0]["logs"])
+    agrees = check.timed("dpo", ours[0], theirs[0])
     return {
         "prompt": prompt,
         "answer": answer,
         "rows": count,
-        "comparable": agrees.holds,
+        "comparable": all(one["holds"] for one in agrees),
+        "check": agrees,
         "seconds": {"lab": [run["seconds"] for run in ours], "trl": [run["seconds"] for run in theirs]},
         "peak_gb": {"lab": [run["peak_gb"] for run in ours], "trl": [run["peak_gb"] for run in theirs]},
         "ratios": ratios(ours, theirs),

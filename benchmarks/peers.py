@@ -104,23 +104,23 @@ def configuration(job: Job) -> Any:
     mode = {key: value for key, value in MODES[job.peer].items() if key != "precompute_ref_log_probs" or job.method in REFERENCED}
     if job.device != "cpu" and job.peer == TUNED:
         mode["bf16"] = True  # an accelerator has it
-    return schema(
-        output_dir=str(Path(job.folder, "trl")),
-        use_cpu=job.device == "cpu",
-        report_to=[],
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_steps=1,
-        seed=job.seed,
-        max_length=MAX_LENGTH,
-        max_steps=job.steps,
-        per_device_train_batch_size=job.micro,
-        gradient_accumulation_steps=job.batch // job.micro,
-        learning_rate=job.learning_rate,
-        lr_scheduler_type="constant",
-        train_sampling_strategy="sequential",
-        **{**own, **mode, **job.settings},
-    )
+    fixed = {
+        "output_dir": str(Path(job.folder, "trl")),
+        "use_cpu": job.device == "cpu",
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "seed": job.seed,
+        "max_length": MAX_LENGTH,
+        "max_steps": job.steps,
+        "per_device_train_batch_size": job.micro,
+        "gradient_accumulation_steps": job.batch // job.micro,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": "constant",
+        "train_sampling_strategy": "sequential",
+    }
+    return schema(**{**fixed, **own, **mode, **job.settings})
 
 
 def load(job: Job) -> Any:

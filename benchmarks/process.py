@@ -31,6 +31,7 @@ class Ended:
     seconds: float
     cpu_seconds: float
     peak_gb: float
+    others: float  # processors that other processes kept busy meanwhile, on average: above 0.1 the seconds are not to be trusted
     output: str
 
 
@@ -82,7 +83,7 @@ def _warm(cache: Path) -> None:
 def run(command: Sequence[str], folder: Path, device: str = "cpu", timeout: float | None = None) -> Ended:
     """Run a command from the root of the checkout, or raise Failed."""
     output = folder / "output.txt"
-    started = time.perf_counter()
+    busy, started = _busy_seconds(), time.perf_counter()
     with output.open("w") as out:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment(folder, device), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
@@ -92,12 +93,21 @@ def run(command: Sequence[str], folder: Path, device: str = "cpu", timeout: floa
         except BaseException:
             process.kill()
             raise
-    seconds = time.perf_counter() - started
+    seconds, busy = time.perf_counter() - started, _busy_seconds() - busy
     process.returncode = os.waitstatus_to_exitcode(status)
     said = output.read_text(errors="replace")
     if process.returncode:
         raise Failed(f"{' '.join(command)}\n{said[-3000:]}\nexit code {process.returncode}")
-    return Ended(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9, said)
+    own = used.ru_utime + used.ru_stime
+    return Ended(seconds, own, used.ru_maxrss * 1024 / 1e9, max(0.0, busy - own) / seconds, said)
+
+
+def _busy_seconds() -> float:
+    """CPU seconds of all processes since the system started, with what a hypervisor withheld; 0 where the system does not tell."""
+    if not Path("/proc/stat").exists():
+        return 0.0
+    user, nice, system, _, _, hard, soft, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + hard + soft + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def work(job: Job, cache: Path | None = None) -> dict[str, Any]:
@@ -107,5 +117,5 @@ def work(job: Job, cache: Path | None = None) -> dict[str, Any]:
         job.write(folder / "job.json")
         ended = run([sys.executable, "-m", "benchmarks.worker", str(folder / "job.json"), str(folder / "result.json")], folder, job.device)
         found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    found["process"] = {"seconds": round(ended.seconds, 3), "cpu_seconds": round(ended.cpu_seconds, 3), "peak_gb": round(ended.peak_gb, 3)}
+    found["process"] = {key: round(getattr(ended, key), 3) for key in ("seconds", "cpu_seconds", "peak_gb", "others")}
     return found

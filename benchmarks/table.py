@@ -12,6 +12,7 @@ from .cases import CASES, PEERS
 
 Result = dict[str, Any]
 NOT = "[red]NOT COMPARABLE[/]"
+BUSY = 0.1  # processors that others may keep busy
 
 
 def show(pieces: dict[str, Any], console: Console) -> None:
@@ -39,7 +40,7 @@ def times(found: Result) -> str:
 def training(costs: list[Result]) -> Table:
     """Seconds a row; times: how many times the lab's seconds TRL takes, the median of pairs and their range."""
     table = _table(
-        "Training, the reference pass included", "case", "rows", "lab", "s/row", "TRL", "s/row", "times", "memory lab/TRL", "same loss"
+        "Training, the reference pass included", "case", "rows", "lab", "s/row", "TRL", "s/row", "times", "CPU", "memory", "same loss"
     )
     for found in costs:
         lab = found["sides"]["lab"]
@@ -53,10 +54,17 @@ def training(costs: list[Result]) -> Table:
                 _how(peer, found["sides"][peer]["notes"]),
                 f"{found['sides'][peer]['median_seconds'] / found['rows']:.3f}",
                 times(ratio["seconds"]),
+                f"{ratio['cpu_seconds']['median']:.2f}x",
                 f"{ratio['memory']['median']:.2f}",
-                _worst(found["check"]["float32"] + found["check"]["as timed"][peer]) if found["comparable"] else NOT,
+                f"{_worst(found['check']['float32'])} {_worst(found['check']['as timed'][peer])}" if found["comparable"] else NOT,
             )
-    table.caption = "Of 'same loss' the worst relative difference that the checks allowed."
+    said = (
+        "CPU: times in CPU seconds. memory: the lab's peak over TRL's. same loss: the worst relative difference, in float32 and as timed."
+    )
+    noisy = [found["case"] for found in costs if max(side.get("median_others", 0) for side in found["sides"].values()) > BUSY]
+    if noisy:
+        said += f"\n[red]Other work kept the machine busy during {', '.join(noisy)}: such seconds mean little; measure again.[/]"
+    table.caption = said
     return table
 
 
