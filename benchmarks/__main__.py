@@ -78,19 +78,19 @@ def measured(asked: argparse.Namespace, bf16: bool, say: costs.Say) -> Any:
     """(name, figures) of every piece that was asked for, as it comes about."""
     rows, repeats = asked.rows or (BATCH if asked.quick else 2 * BATCH), asked.repeats or (1 if asked.quick else 3)
     long = asked.repeats or 1  # rounds of what takes long
-    model, peers = asked.model, asked.peers
+    model, peers, lab = asked.model, asked.peers, asked.lab.split()
     cases = [replace(CASES[name], **({"file": ""} if asked.embedded else {})) for name in asked.pieces if name in CASES]
-    options = {"rows": rows, "repeats": repeats, "peers": peers, "lab": asked.lab.split(), "quick": asked.quick}
-    for found in costs.all_cases(cases, model=model, say=say, **options):
-        yield " ".join([found["case"], *found["lab"]]), found
+    for found in costs.all_cases(cases, model=model, rows=rows, repeats=repeats, peers=peers, lab=lab, quick=asked.quick, say=say):
+        yield " ".join([found["case"], *lab]), found
     if "tokens" in asked.pieces:
         yield "tokens", tokens.measure(model=model, rows=100 if asked.quick else 1000, repeats=repeats, say=say)
     if "startup" in asked.pieces:
         yield "startup", startup.measure(repeats=repeats, say=say)
     if "sweep" in asked.pieces:
-        yield "sweep", sweep.measure(model=model, steps=asked.steps, repeats=long, peers=peers, bf16=bf16, say=say)
+        found = sweep.measure(model=model, steps=asked.steps, repeats=long, peers=peers, lab=lab, bf16=bf16, say=say)
+        yield " ".join(["sweep", *lab]), found
     if "grid" in asked.pieces:
-        yield "grid", grid.measure(model=model, repeats=long, quick=asked.quick, say=say)
+        yield " ".join(["grid", *lab]), grid.measure(model=model, repeats=long, lab=lab, quick=asked.quick, say=say)
 
 
 if __name__ == "__main__":

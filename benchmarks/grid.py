@@ -22,17 +22,18 @@ BATCHES, LENGTH = (1, 2, 4, 8, 16), 128  # rows of a step; prompt and answer len
 QUICK: dict[str, Any] = {"prompts": (64, 256), "answers": (64,), "batches": (1, 4)}
 
 
-def measure(*, model: str, repeats: int, quick: bool, say: Say) -> Result:
+def measure(*, model: str, repeats: int, lab: list[str], quick: bool, say: Say) -> Result:
     """Both curves."""
     prompts, answers, batches = QUICK.values() if quick else (PROMPTS, ANSWERS, BATCHES)
     lengths = [(prompt, answer, ROWS) for prompt, answer in product(prompts, answers)]
     rows = [(LENGTH, LENGTH, count) for count in batches]
     with weights(model) as where, scratch() as folder:
         text = _text(model)
-        common = Job("trl.train", model=model, weights=where, peer=TUNED, feed=str(folder / "feed.json"))
+        common = Job("trl.train", model=model, weights=where, peer=TUNED, feed=str(folder / "feed.json"), overrides=lab)
         found = [_point(point, text, common, repeats, say) for point in lengths + rows]
     return {
         "model": model,
+        "lab": lab,
         "comparable": all(point["comparable"] for point in found),
         "lengths": found[: len(lengths)],
         "batches": found[len(lengths) :],

@@ -19,9 +19,8 @@ def draw(pieces: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     costs = {name: piece["figures"]["ratios"] for name, piece in sorted(pieces.items()) if name.partition(" ")[0] in CASES}
-    if "sweep" in pieces:
-        costs["sweep"] = pieces["sweep"]["figures"]["ratios"]
-    grid = pieces["grid"]["figures"] if "grid" in pieces else None
+    costs |= {name: piece["figures"]["ratios"] for name, piece in sorted(pieces.items()) if name.partition(" ")[0] == "sweep"}
+    grid = next((piece["figures"] for name, piece in sorted(pieces.items()) if name.partition(" ")[0] == "grid"), None)
     panels = [lambda axes: _bars(axes, costs)] * bool(costs) + (
         [lambda axes: _lengths(axes, grid), lambda axes: _rows(axes, grid)] if grid else []
     )
@@ -57,16 +56,14 @@ def _lengths(axes: Any, grid: Result) -> None:
     for answer in sorted({point["answer"] for point in grid["lengths"]}):
         points = [point for point in grid["lengths"] if point["answer"] == answer]
         axes.plot([point["prompt"] for point in points], [_ratio(point) for point in points], "o-", label=f"answers of {answer} tokens")
-    axes.set_xscale("log", base=2)
-    _labels(axes, "tokens of the prompt")
+    _labels(axes, "tokens of the prompt", grid["lengths"], "prompt")
 
 
 def _rows(axes: Any, grid: Result) -> None:
     points = grid["batches"]
     label = f"prompt and answers of {points[0]['prompt']} tokens"
     axes.plot([point["rows"] for point in points], [_ratio(point) for point in points], "o-", label=label)
-    axes.set_xscale("log", base=2)
-    _labels(axes, "rows of a step")
+    _labels(axes, "rows of a step", points, "rows")
 
 
 def _ratio(point: Result) -> float:
@@ -74,9 +71,12 @@ def _ratio(point: Result) -> float:
     return found
 
 
-def _labels(axes: Any, below: str) -> None:
+def _labels(axes: Any, below: str, points: list[Result], key: str) -> None:
     axes.axhline(1, color="black", lw=1)
     axes.set_ylim(bottom=0)
+    axes.set_xscale("log", base=2)
+    places = sorted({point[key] for point in points})
+    axes.set_xticks(places, list(map(str, places)))
     axes.set_xlabel(below)
     axes.set_ylabel("DPO: seconds of TRL tuned / of the lab")
     axes.legend(frameon=False)

@@ -26,29 +26,30 @@ RATE = 1e-6
 CASE = CASES["dpo/hh"]
 
 
-def measure(*, model: str, steps: int, repeats: int, peers: tuple[str, ...], bf16: bool, say: Say) -> Result:
-    """`repeats` rounds of the lab's sweep, and of TRL's six runs in each way. `bf16`: what TRL is tuned to on this machine."""
+def measure(*, model: str, steps: int, repeats: int, peers: tuple[str, ...], lab: list[str], bf16: bool, say: Say) -> Result:
+    """`repeats` rounds of the lab's sweep (`lab`: its overrides) and of TRL's six runs in each way. `bf16`: whether it is faster here."""
     with weights(model) as where, scratch() as folder:
         files = _files(folder, model, steps * BATCH)
-        lab: list[Result] = []
+        ours: list[Result] = []
         trl: dict[str, list[Result]] = {peer: [] for peer in peers}
         for number in range(repeats):
             say(f"sweep: lab, {number + 1} of {repeats}")
-            lab.append(_lab(files, model, steps))
+            ours.append(_lab(files, model, steps, lab))
             for peer in peers:
                 trl[peer].append(_trl(files, where, steps, peer, bf16, lambda what: say(f"sweep: {what}")))
-    checks = [_agrees(lab[0]["losses"], trl[peer][0]["losses"]) for peer in peers]
+    checks = [_agrees(ours[0]["losses"], trl[peer][0]["losses"]) for peer in peers]
     return {
         "cells": [f"{method} beta={beta}" for method, beta in CELLS],
         "data": CASE.file if CASE.path else "embedded",
         "model": model,
+        "lab": lab,
         "steps": steps,
         "rows_per_cell": steps * BATCH,
         "bf16": bf16,
         "comparable": all(checks),
-        "sides": {"lab": lab, **trl},
+        "sides": {"lab": ours, **trl},
         "ratios": {
-            peer: {key: spread([b[key] / a[key] for a, b in zip(lab, runs, strict=True)]) for key in ("seconds", "cpu_seconds")}
+            peer: {key: spread([b[key] / a[key] for a, b in zip(ours, runs, strict=True)]) for key in ("seconds", "cpu_seconds")}
             for peer, runs in trl.items()
         },
     }
@@ -71,7 +72,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _lab(files: dict[str, Path], model: str, steps: int) -> Result:
+def _lab(files: dict[str, Path], model: str, steps: int, overrides: list[str]) -> Result:
     """One call of the command line, and the first loss of each cell."""
     with scratch() as folder:
         command = [
@@ -82,6 +83,7 @@ def _lab(files: dict[str, Path], model: str, steps: int) -> Result:
             *(f"data.max_length={MAX_LENGTH}", "eval=none", "tracking=local", "parallel.device=cpu"),
             *(f"training.max_steps={steps}", f"training.global_batch={BATCH}", f"training.learning_rate={RATE}"),
             *("training.lr_scheduler_type=constant", "training.warmup_steps=0"),
+            *overrides,
             f"hydra.sweep.dir={folder / 'sweep'}",
         ]
         ended = run(command, folder)

@@ -21,8 +21,8 @@ def show(pieces: dict[str, Any], console: Console) -> None:
     if costs:
         console.print(training(costs))
     for name, draw in (("tokens", tokens), ("startup", startup), ("sweep", sweep), ("grid", grid)):
-        if name in pieces:
-            console.print(draw(pieces[name]["figures"]))
+        for full in (full for full in sorted(pieces) if full.partition(" ")[0] == name):
+            console.print(draw(pieces[full]["figures"]))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -107,7 +107,7 @@ def startup(found: Result) -> Table:
 def sweep(found: Result) -> Table:
     """Whole processes."""
     rows = found["rows_per_cell"] // found["steps"]
-    title = f"Sweep of {len(found['cells'])} cells, {found['steps']} steps of {rows} rows, everything included"
+    title = f"Sweep of {len(found['cells'])} cells, {found['steps']} steps of {rows} rows, all included{_with(found)}"
     table = _table(title, "side", "seconds", "CPU s", "times")
     for side, runs in found["sides"].items():
         said = times(found["ratios"][side]["seconds"]) if side in found["ratios"] else ""
@@ -116,9 +116,15 @@ def sweep(found: Result) -> Table:
     return table
 
 
+def _with(found: Result) -> str:
+    return f"; the lab with {' '.join(found['lab'])}" if found.get("lab") else ""
+
+
 def grid(found: Result) -> Table:
     """One step at each point."""
-    table = _table("A DPO step by its shape, TRL tuned", "prompt", "answer", "rows", "lab s", "TRL s", "times", "memory lab/TRL")
+    table = _table(
+        f"A DPO step by its shape, TRL tuned{_with(found)}", "prompt", "answer", "rows", "lab s", "TRL s", "times", "memory lab/TRL"
+    )
     for point in found["lengths"] + found["batches"]:
         table.add_row(
             *(str(point[key]) for key in ("prompt", "answer", "rows")),
