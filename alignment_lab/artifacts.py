@@ -32,6 +32,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     partial.replace(path)
 
 
+def sync(path: Path) -> None:
+    """Force a file, or what a folder lists, to the disk. Raises OSError where the file system cannot."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
 
-from .artifacts import file_digest, publish_directory, read_json, write_json
+from .artifacts import file_digest, publish_directory, read_json, sync, write_json
 
 MANIFEST = "manifest.json"
 
@@ -17,10 +16,10 @@ def publish(partial: Path, final: Path, *, run_id: str, step: int) -> None:
     files = {str(file.relative_to(partial)): file for file in sorted(partial.rglob("*")) if file.is_file()}
     facts = {name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files.items()}
     for file in files.values():
-        _sync(file)
+        sync(file)
     write_json(partial / MANIFEST, {"run": run_id, "step": step, "files": facts})
     publish_directory(partial, final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def verifies(checkpoint: Path, run_id: str) -> bool:
@@ -54,11 +53,3 @@ def retain(folder: Path, limit: int) -> None:
     """Delete all but the newest `limit` committed checkpoints, and nothing else."""
     for path in committed(folder)[:-limit]:
         shutil.rmtree(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

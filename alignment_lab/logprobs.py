@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .attention import NAME, Layout, no_mask, why_not
-from .data.pack import IGNORED, Scored, Tree, packed, padded, trees
+from .data.pack import Scored, Tree, packed, padded, trees
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,6 +43,13 @@ class Batch:
         """The same on `device`."""
         moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
+
+    def inputs(self) -> dict[str, Any]:
+        """What a model's forward is given."""
+        given: dict[str, Any] = {"input_ids": self.input_ids, "use_cache": False}
+        if self.layout is None:
+            return given
+        return {**given, "position_ids": self.position_ids, "attention_mask": no_mask(self.input_ids.device), "layout": self.layout}
 
 
 @dataclass(frozen=True)
@@ -141,12 +148,11 @@ def _batch(
     for member in members:
         sequence, (prompt_start, answer_start) = sequences[member], starts[member]
         size = len(sequence.prompt)
-        labels = sequence.labels or [IGNORED] * size + sequence.answer
         where = [*range(prompt_start, prompt_start + size), *range(answer_start, answer_start + len(sequence.answer))]
-        scored = [place for place in range(1, len(labels)) if labels[place] != IGNORED]
-        places += [where[place - 1] for place in scored]
-        targets += [labels[place] for place in scored]
-        offsets += [place - size for place in scored]
+        scored = sequence.scored()
+        places += [where[place - 1] for place, _ in scored]
+        targets += [token for _, token in scored]
+        offsets += [place - size for place, _ in scored]
         lengths.append(len(scored))
         ends.append(where[-1])
     found = (torch.tensor(values, dtype=torch.long) for values in (places, targets, offsets, lengths, ends, members))
@@ -186,25 +192,20 @@ class Seen:
 def token_logprobs(model: PreTrainedModel, batch: Batch, *, log_squares: bool = False, likeliest: bool = False) -> Seen:
     """log p of every scored token, and what else was asked for. Only `logps` has a gradient."""
     if batch.layout is not None:
-        mask = no_mask(batch.input_ids.device)
-        packing = {"position_ids": batch.position_ids, "attention_mask": mask, "layout": batch.layout, "logits_to_keep": batch.places}
-        logits = model(input_ids=batch.input_ids, use_cache=False, **packing).logits.squeeze(0)  # [S, V]
+        logits = model(**batch.inputs(), logits_to_keep=batch.places).logits.squeeze(0)  # [S, V]
     else:
         width = batch.input_ids.shape[1]
         rows, columns = batch.places // width, batch.places % width
         first = int(columns.min())  # before it, no row has a scored token
         kept = torch.arange(first, width, device=columns.device)
-        logits = model(input_ids=batch.input_ids, logits_to_keep=kept, use_cache=False).logits[rows, columns - first]  # [S, V]
+        logits = model(**batch.inputs(), logits_to_keep=kept).logits[rows, columns - first]  # [S, V]
     logps, squares, top = _LogSoftmaxAt.apply(logits, batch.targets, log_squares, likeliest)
     return Seen(logps, batch.offsets, batch.lengths, batch.members, squares, top)
 
 
 def last_hidden(model: Any, batch: Batch) -> Tensor:
     """The backbone's last hidden state at each sequence's end, for a head of another kind: [N, H]."""
-    options: dict[str, Any] = {}
-    if batch.layout is not None:
-        options = {"position_ids": batch.position_ids, "attention_mask": no_mask(batch.input_ids.device), "layout": batch.layout}
-    hidden = model(input_ids=batch.input_ids, use_cache=False, **options).last_hidden_state
+    hidden = model(**batch.inputs()).last_hidden_state
     return hidden.flatten(0, 1)[batch.ends]
 
 

@@ -74,16 +74,20 @@ def load_model(model: Model, where: Path, *, scores: bool = False) -> PreTrained
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.utils.logging import disable_progress_bar
 
     from . import attention as packed
 
     packed.register()
+    disable_progress_bar()  # transformers' own, for every shard that it reads or writes
     kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     attention: dict[str, Any] = {"attn_implementation": model.attention.name, **({"num_labels": 1} if scores else {})}
     torch.manual_seed(0)  # random weights, and a new head, are the same for every seed of the training
     if model.source is ModelSource.random:
         assert model.shape is not None
-        found = kind.from_config(_config(model.shape, **({"num_labels": 1} if scores else {})), attn_implementation=model.attention.name)
+        found = kind.from_config(
+            llama_config(model.shape, **({"num_labels": 1} if scores else {})), attn_implementation=model.attention.name
+        )
     else:
         code: dict[str, Any] = {"trust_remote_code": model.trust_remote_code, "dtype": torch.float32}
         try:
@@ -101,8 +105,8 @@ def load_model(model: Model, where: Path, *, scores: bool = False) -> PreTrained
     return found.eval()
 
 
-def _config(shape: Shape, **more: Any) -> Any:
-    """A Llama of this shape; its special tokens are the embedded tokenizer's."""
+def llama_config(shape: Shape, **more: Any) -> Any:
+    """A Llama of this shape; its special tokens are the embedded tokenizer's, and `more` is the config's own keywords."""
     from transformers import LlamaConfig
 
     return LlamaConfig(

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from .artifacts import write_atomic
+from .artifacts import sync, write_atomic
 from .errors import UserError
 
 Example = tuple[Sequence[int], Sequence[int]]  # prompt ids, completion ids
@@ -213,7 +213,8 @@ class ReferenceStore:
             for partial in self.folder.glob(f".{path.name}.*"):
                 partial.unlink(missing_ok=True)
             raise self._unwritable(error, needed) from None
-        _sync(self.folder)
+        with contextlib.suppress(OSError):  # where folders cannot be synced, the name gets there later
+            sync(self.folder)
 
     def _unwritable(self, error: OSError, needed: int) -> UserError:
         return UserError(
@@ -282,13 +283,3 @@ def _locked(file: BinaryIO) -> bool:
     except OSError as error:
         return not isinstance(error, BlockingIOError)
     return True
-
-
-def _sync(folder: Path) -> None:
-    """Force a rename to the disk; where folders cannot be synced, it gets there later."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

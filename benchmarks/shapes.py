@@ -45,23 +45,11 @@ PEAKS = {"H100": 989, "H200": 989, "H800": 989, "A100": 312, "A800": 312, "L40S"
 
 def build(name: str, device: str, dtype: torch.dtype, attention: str = "sdpa") -> Any:
     """The same random weights in every process on this device."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import AutoModelForCausalLM
 
-    shape = SHAPES[name]
-    config = LlamaConfig(
-        num_hidden_layers=shape.layers,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        vocab_size=shape.vocabulary,
-        tie_word_embeddings=shape.tied,
-        max_position_embeddings=8192,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
+    from alignment_lab.model import llama_config
+
+    config = llama_config(SHAPES[name], max_position_embeddings=8192)
     torch.manual_seed(0)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).eval()

@@ -67,7 +67,7 @@ def test_a_step_is_the_same_in_every_layout(variant, workshop):
         assert scores.keys() == heldout.keys()
         for name, found in scores.items():
             assert found.mean == pytest.approx(heldout[name].mean, rel=EXACT, abs=1e-12), name
-            if not made.couples_rows:  # else no value belongs to a row
+            if not setting.spec.method.couples_rows:  # else no value belongs to a row
                 assert sorted(found.values) == pytest.approx(sorted(heldout[name].values), rel=EXACT, abs=1e-12), name
 
 

@@ -26,6 +26,11 @@ class Scored:
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
 
+    def scored(self) -> list[tuple[int, int]]:
+        """(place, token) of what is scored: nothing predicts a sequence's first token."""
+        labels = self.labels or [IGNORED] * len(self.prompt) + self.answer
+        return [(place, label) for place, label in enumerate(labels) if place and label != IGNORED]
+
 
 @dataclass
 class Tree:

@@ -5,7 +5,7 @@ With a reference, `f(policy, reference, *, knobs)`; without, `f(policy, *, knobs
 tokens where it takes means, f' of the ratio under another divergence.
 """
 
-from .batch import PairLogprobs, PairLoss, SingleLoss
+from .batch import PairLogprobs, PairLoss, SingleLoss, accuracy
 from .mixed import MIXABLE, desensitised, mpo, weighted, wpo_weights
 from .reference_free import cpo, orpo, simpo
 from .referenced import (
@@ -32,6 +32,7 @@ __all__ = [
     "PairLogprobs",
     "PairLoss",
     "SingleLoss",
+    "accuracy",
     "aot",
     "apo_down",
     "apo_zero",

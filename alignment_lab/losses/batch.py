@@ -46,6 +46,11 @@ def per_token(sums: Tensor, lengths: Tensor) -> Tensor:
     return wide(sums) / lengths.clamp(min=1)
 
 
+def accuracy(margins: Tensor) -> Tensor:
+    """Whether the chosen answer is the better one: [B] -> [B]. A tie counts as half: at the start every margin is 0."""
+    return (margins > 0).float() + 0.5 * (margins == 0).float()
+
+
 def smoothed(margin: Tensor, label_smoothing: float) -> Tensor:
     """Cross-entropy of a pair's label, of which a share `label_smoothing` is believed to be flipped: [B] -> [B]."""
     return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)

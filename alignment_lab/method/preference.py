@@ -97,7 +97,6 @@ class PreferenceTrainer(LabTrainer):
         method = setting.spec.method
         assert isinstance(method, Pairwise)
         self.method, self.objective = method, bound(method)
-        self.couples_rows = method.couples_rows
         self.prompt_loss = isinstance(method, ORPO) and method.prompt_loss and method.sft_weight > 0
         self.wants = {"log_squares": method.wpo}
         super().__init__(setting, train, heldout)
@@ -108,14 +107,13 @@ class PreferenceTrainer(LabTrainer):
 
     def columns(self, rows: list[Row]) -> dict[str, Tensor]:
         """The reference's sums, and how many tokens the NLL is over."""
-        taught = [len(row["chosen_ids"]) + (len(row["prompt_ids"]) - 1 if self.prompt_loss else 0) for row in rows]
-        found = {"nll_tokens": torch.tensor(taught)}
+        found = {"nll_tokens": torch.tensor([len(self.sequences(row)[0].scored()) for row in rows])}
         if self.method.needs_reference:
             found |= {name: torch.tensor([row[name] for row in rows]) for name in COLUMNS}
         return found
 
     def values(self, seen: Seen, batch: GlobalBatch) -> dict[str, Tensor]:
-        """TRL's metrics; a tie counts as half an accuracy: at the start every margin is 0."""
+        """TRL's metrics."""
         places = seen.members[::2] // 2  # which rows of the batch: a pair is never parted
         said = self._said(seen)
         return self._values(said, self._reference(batch, places, said.logps), batch)
@@ -133,7 +131,7 @@ class PreferenceTrainer(LabTrainer):
             "loss": loss,
             "rewards/chosen": found.chosen_rewards,
             "rewards/rejected": found.rejected_rewards,
-            "rewards/accuracies": (margins > 0).float() + 0.5 * (margins == 0).float(),
+            "rewards/accuracies": losses.accuracy(margins),
             "rewards/margins": margins,
             "logps/chosen": said.logps.chosen.detach(),
             "logps/rejected": said.logps.rejected.detach(),

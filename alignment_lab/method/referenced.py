@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..data.pack import Scored
-from ..errors import UserError
 from ..reference import fetch, folder
+from ..refstore import check
 from .setting import Setting
 
 Row = dict[str, Any]
@@ -28,10 +28,5 @@ def reference_logps(setting: Setting, sequences: Sequence[Scored]) -> list[Tenso
 
 def check_first_step(setting: Setting, policy: Tensor, reference: Tensor, lengths: Tensor) -> None:
     """UserError where the untrained policy is not its reference: [N] sums, [N] tokens. The first step's own forward proves the store."""
-    apart = float(((policy.detach() - reference).abs() / lengths.clamp(min=1)).max())
-    if not apart <= APART[setting.dtype]:
-        where = folder(setting.weights, setting.dtype)
-        raise UserError(
-            f"The reference log-probabilities in {where} are off by {apart:.3g} nats per token from what this model gives:"
-            " they were made by something else, so delete that folder and they are computed again."
-        )
+    stored, live = (list((sums.detach() / lengths.clamp(min=1))[:, None].cpu().numpy()) for sums in (reference, policy))
+    check(stored, live, tolerance=APART[setting.dtype], folder=folder(setting.weights, setting.dtype))

@@ -58,7 +58,7 @@ class RewardTrainer(LabTrainer):
         gap = found.chosen_rewards - found.rejected_rewards
         return {
             "loss": found.losses,
-            "accuracy": (gap > 0).float() + 0.5 * (gap == 0).float(),
+            "accuracy": losses.accuracy(gap),
             "margin": gap,
             "mean_reward": (found.chosen_rewards + found.rejected_rewards) / 2,
         }

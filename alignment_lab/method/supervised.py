@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.pack import IGNORED, Scored
+from ..data.pack import Scored
 from ..eval.interval import Scores
 from ..logprobs import Seen
 from ..training import GlobalBatch, LabTrainer
@@ -41,7 +41,7 @@ class SupervisedTrainer(LabTrainer):
 
     def columns(self, rows: list[Row]) -> dict[str, Tensor]:
         """How many tokens of each row are predicted: no text's first one is."""
-        return {"tokens": torch.tensor([sum(map(predicted, sequences(row))) for row in rows])}
+        return {"tokens": torch.tensor([sum(len(one.scored()) for one in sequences(row)) for row in rows])}
 
     def values(self, seen: Seen, batch: GlobalBatch) -> dict[str, Tensor]:
         """TRL's metrics."""
@@ -61,9 +61,3 @@ class SupervisedTrainer(LabTrainer):
             "eval_loss": Scores((-seen.sums(seen.logps)).tolist(), tokens),
             "eval_mean_token_accuracy": Scores(right.tolist(), tokens),
         }
-
-
-def predicted(sequence: Scored) -> int:
-    """How many of its tokens are scored."""
-    labels = sequence.labels if sequence.labels is not None else [IGNORED] * len(sequence.prompt) + sequence.answer
-    return sum(label != IGNORED for label in labels[1:])

@@ -112,7 +112,7 @@ class UnpairedTrainer(LabTrainer):
             found = super().heldout_values(initial)
         if all(len(unit) == 2 for unit in units(self.heldout)):
             margins = found["rewards/chosen"] - found["rewards/rejected"]  # halves share their prompt, and so stand in the same order
-            found |= {"rewards/margins": margins, "rewards/accuracies": (margins > 0).float() + 0.5 * (margins == 0).float()}
+            found |= {"rewards/margins": margins, "rewards/accuracies": losses.accuracy(margins)}
         return found
 
     def derived(self, logs: dict[str, float]) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import PrinterCallback
-from transformers.utils.logging import disable_progress_bar
 
 from .. import checkpoint
 from ..artifacts import RunDirectory
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console) -> None:
     """Train to the end, from the newest checkpoint of this run where there is one."""
-    disable_progress_bar()  # transformers' own, for every shard that it writes
     trainer.remove_callback(PrinterCallback)
     callbacks = [
         *trackers(spec, run, console),

@@ -47,7 +47,6 @@ class GlobalBatch:
 class LabTrainer(Trainer):
     """The base of every method's trainer. Heirs say `sequences`, `columns` and `values`; the mean of `values()["loss"]` is the loss."""
 
-    couples_rows = False  # whether a row's loss depends on the other rows of its global batch
     wants: dict[str, bool] = {}  # what `token_logprobs` is asked for besides log-probabilities
 
     def __init__(self, setting: Setting, train: list[Row], heldout: list[Row]) -> None:
@@ -113,7 +112,7 @@ class LabTrainer(Trainer):
         model.train()
         batch = inputs["batch"]
         batch.facts = self._informed(batch)
-        if self.couples_rows and len(batch.packs) > 1:
+        if self.setting.spec.method.couples_rows and len(batch.packs) > 1:
             return self._coupled_step(model, batch)
         losses = []
         for pack in batch.packs:
