@@ -18,7 +18,7 @@ from .eval.interval import Measured, before_after
 from .meter import Meter, peak_memory_gb
 from .progress import shown
 from .report.terminal import show_run
-from .spec import Experiment, to_yaml
+from .spec import Experiment, Format, to_yaml
 from .tracking import end_tracking
 
 if TYPE_CHECKING:
@@ -77,9 +77,10 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
         procedure = METHODS[spec.method.name]
         tokenizer = model.load_tokenizer(spec.model, where)
         train_rows, heldout = tokenised(spec, procedure.tokenise, tokenizer, rows)
-        console.print(counted(train_rows, heldout, rows), highlight=False, soft_wrap=True)
+        available = len(train_rows if spec.method.format is Format.text else rows.train)  # of texts, blocks are the rows
+        console.print(counted(train_rows, heldout, available, rows), highlight=False, soft_wrap=True)
         policy, dtype = model.place(model.load_model(spec.model, where, scores=not spec.method.generates), spec)
-        setting = settled(spec, run, policy, dtype, tokenizer, train_rows, heldout, len(rows.train), console)
+        setting = settled(spec, run, policy, dtype, tokenizer, train_rows, heldout, available, console)
         content = {"model": setting.weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
         write_json(run.provenance_file, {**provenance.collect(), "content": content})
     with meter("reference"):
@@ -141,10 +142,10 @@ def tokenised(spec: Experiment, tokenise: Any, tokenizer: Any, rows: data.Rows) 
     return train_rows, heldout
 
 
-def counted(train_rows: list[Row], heldout: list[Row], rows: data.Rows) -> str:
+def counted(train_rows: list[Row], heldout: list[Row], available: int, rows: data.Rows) -> str:
     """What became of the rows, in a line: nobody should find out from a curve."""
     left_out = "; ".join(f"{count} left out: {reason}" for reason, count in sorted(rows.dropped.items())) or "none left out"
-    used = f"{len(train_rows)} of {len(rows.train)} to train on, {len(heldout)} held out"
+    used = f"{len(train_rows)} of {available} to train on, {len(heldout)} held out"
     return f"rows: {used}; {left_out}; {rows.truncated} cut at data.max_length"
 
 

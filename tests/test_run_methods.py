@@ -27,6 +27,7 @@ def test_every_method_runs(method, composed, tmp_path):
     assert len(losses) == 3 and all(map(math.isfinite, losses))
     report = run.report()
     assert (report["method"], report["steps"]) == (method, 3)
+    assert report["rows"]["train"] <= report["rows"]["available"]  # of texts too, whose rows are blocks
     assert all(math.isfinite(found["after"]["value"]) for found in report["metrics"].values())
     kind = AutoModelForSequenceClassification if method == "reward" else AutoModelForCausalLM
     _, info = kind.from_pretrained(run.model, output_loading_info=True)
