@@ -172,7 +172,7 @@ def report(setting: Setting, rows: data.Rows, steps: int, meter: Meter, metrics:
     counts = {
         "train": len(setting.train),
         "available": setting.available,
-        "eval": len(setting.scored),
+        "eval": len(data.units(setting.scored)),  # pairs are as many whether they were parted or not
         "dropped": dict(rows.dropped),
         "truncated": rows.truncated,
     }

@@ -28,6 +28,7 @@ def test_every_method_runs(method, composed, tmp_path):
     report = run.report()
     assert (report["method"], report["steps"]) == (method, 3)
     assert report["rows"]["train"] <= report["rows"]["available"]  # of texts too, whose rows are blocks
+    assert report["rows"]["eval"] == (1 if method == "cpt" else 2)  # two short texts are one block, the halves of a pair one of the sample
     assert all(math.isfinite(found["after"]["value"]) for found in report["metrics"].values())
     kind = AutoModelForSequenceClassification if method == "reward" else AutoModelForCausalLM
     _, info = kind.from_pretrained(run.model, output_loading_info=True)
