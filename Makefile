@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check bench setup clean
 
-demo: setup      ## align the embedded model on the embedded data (three to five minutes on two cores)
+demo: setup      ## align the embedded model on the embedded data (two to four minutes on two cores)
 	$(BIN)/python train.py recipe=demo
 
 test: setup      ## every test but those that need an accelerator
