@@ -18,7 +18,7 @@ from typing import Any
 
 from . import check
 from .cases import BATCH, TUNED, Case, Job
-from .process import scratch, work
+from .process import Killed, scratch, work
 
 Result = dict[str, Any]
 Say = Callable[[str], None]
@@ -80,11 +80,15 @@ def measure(
 def tune(job: Job, quick: bool, say: Say) -> tuple[Result, Job, list[Result]]:
     """TRL without waste: (the run with all rows of a step in one forward pass, the fastest job, what each trial took)."""
     trials: list[tuple[Job, Result]] = []
+    said: list[Result] = []
     for micro in (BATCH,) if quick else (BATCH, SMALL):
         tried = replace(job, micro=micro)
         say(f"TRL, trial: {micro} rows a pass")
-        trials.append((tried, work(tried)))
-    said = [{"micro": tried.micro, "seconds": round(found["seconds"], 3)} for tried, found in trials]
+        try:
+            trials.append((tried, work(tried)))
+            said.append({"micro": micro, "seconds": round(trials[-1][1]["seconds"], 3)})
+        except Killed:
+            said.append({"micro": micro, "seconds": None, "killed": "this machine has not enough memory for it"})
     return trials[0][1], min(trials, key=_seconds)[0], said
 
 

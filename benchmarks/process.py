@@ -24,6 +24,10 @@ class Failed(RuntimeError):
     """A process ended with an error; the end of what it said."""
 
 
+class Killed(Failed):
+    """The kernel ended it: there was no memory left."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """What a whole process took."""
@@ -97,7 +101,8 @@ def run(command: Sequence[str], folder: Path, device: str = "cpu", timeout: floa
     process.returncode = os.waitstatus_to_exitcode(status)
     said = output.read_text(errors="replace")
     if process.returncode:
-        raise Failed(f"{' '.join(command)}\n{said[-3000:]}\nexit code {process.returncode}")
+        kind = Killed if process.returncode == -9 else Failed
+        raise kind(f"{' '.join(command)}\n{said[-3000:]}\nexit code {process.returncode}")
     own = used.ru_utime + used.ru_stime
     return Ended(seconds, own, used.ru_maxrss * 1024 / 1e9, max(0.0, busy - own) / seconds, said)
 

@@ -1,0 +1,151 @@
+"""Which process of how many this is, and what processes tell each other. A process by itself pays nothing for any of it.
+
+Reads what torchrun and Slurm leave in the environment. Knows no model; torch is imported only where there are several processes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import UserError
+
+T = TypeVar("T")
+PATIENCE = timedelta(hours=6)  # processes wait for the one that tokenises or asks the reference, however long that takes
+PORTS = range(20000, 30000)  # of a rendezvous under Slurm, by the job's number
+
+
+def launched() -> bool:
+    """Whether a launcher (ours, torchrun, accelerate) started this process as one of several."""
+    return "RANK" in os.environ and world() > 1
+
+
+def rank() -> int:
+    """Which of the processes this one is, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
+def local_rank() -> int:
+    """Which of the processes of this machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def world() -> int:
+    """How many processes there are, over all machines."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints and writes."""
+    return rank() == 0
+
+
+def join(*, cpu: bool) -> None:
+    """Meet the other processes, once: over gloo on processors, over NCCL (and gloo for what lies on processors) on accelerators."""
+    import torch
+    import torch.distributed as dist
+
+    if world() == 1 or dist.is_initialized():
+        return
+    if not cpu:
+        torch.cuda.set_device(local_rank())
+    dist.init_process_group("gloo" if cpu else "cpu:gloo,cuda:nccl", timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Part from the others."""
+    import torch.distributed as dist
+
+    if world() > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world() > 1:
+        gathered(None)
+
+
+def agreed(value: T) -> T:
+    """What the first process has, on every one."""
+    return gathered(value)[0]
+
+
+def gathered(value: T) -> list[T]:
+    """What every process has, by rank. For anything that pickle takes; what it moves lies on processors."""
+    if world() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, value)
+    return found
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process does the block while the others wait, then they do it: what it left in a cache is there for them."""
+    if not is_first():
+        barrier()
+    yield
+    if is_first():
+        barrier()
+
+
+def share(count: int) -> range:
+    """Which of `count` things are this process's: every world-th one."""
+    return range(rank(), count, world())
+
+
+def visible_accelerators() -> int:
+    """How many NVIDIA devices this process may use, told without torch: CUDA_VISIBLE_DEVICES, else what the driver lists."""
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    listed = Path("/proc/driver/nvidia/gpus")
+    present = len(list(listed.iterdir())) if listed.is_dir() else 0
+    return present if said is None else min(present, len([one for one in said.split(",") if one.strip() not in ("", "-1")]))
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where the processes of several machines meet, and which of the machines this is."""
+
+    count: int
+    number: int
+    address: str
+    port: int
+
+
+def machines(wanted: int, environment: Mapping[str, str] = os.environ) -> Machines:
+    """The machines of a run: from Slurm's job, else from NODE_RANK, MASTER_ADDR and MASTER_PORT. Raises UserError where neither fits."""
+    if wanted == 1:
+        return Machines(1, 0, "127.0.0.1", 0)
+    said = f"parallel.nodes={wanted}"
+    if "SLURM_JOB_ID" in environment and "MASTER_ADDR" not in environment:
+        granted = int(environment.get("SLURM_NNODES", 1))
+        if granted != wanted:
+            raise UserError(f"{said}: this Slurm job has {granted} node{'s' * (granted > 1)}; ask it for {wanted}: sbatch --nodes={wanted}.")
+        job = int(environment["SLURM_JOB_ID"])
+        first = _first_host(environment["SLURM_JOB_NODELIST"])
+        return Machines(wanted, int(environment.get("SLURM_NODEID", 0)), first, PORTS[job % len(PORTS)])
+    try:
+        number, port = int(environment["NODE_RANK"]), int(environment.get("MASTER_PORT", 29500))
+        return Machines(wanted, number, environment["MASTER_ADDR"], port)
+    except (KeyError, ValueError):
+        raise UserError(
+            f"{said}: say where the machines meet: start the same command on each of them with NODE_RANK=0 to {wanted - 1} and "
+            "MASTER_ADDR=HOST of the first one in its environment, or run it under Slurm."
+        ) from None
+
+
+def _first_host(hosts: str) -> str:
+    """The first name of Slurm's list, such as node[03-05,09]."""
+    if "[" not in hosts:
+        return hosts.split(",")[0]
+    said = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=True)
+    return said.stdout.split()[0]
