@@ -129,7 +129,7 @@ def machines(wanted: int, environment: Mapping[str, str] = os.environ) -> Machin
     if "SLURM_JOB_ID" in environment and "MASTER_ADDR" not in environment:
         granted = int(environment.get("SLURM_NNODES", 1))
         if granted != wanted:
-            raise UserError(f"{said}: this Slurm job has {granted} node{'s' * (granted > 1)}; ask it for {wanted}: sbatch --nodes={wanted}.")
+            raise UserError(f"{said}: this Slurm job has {granted}; ask it for {wanted}: sbatch --nodes={wanted}.")
         job = int(environment["SLURM_JOB_ID"])
         first = _first_host(environment["SLURM_JOB_NODELIST"])
         return Machines(wanted, int(environment.get("SLURM_NODEID", 0)), first, PORTS[job % len(PORTS)])

@@ -1,6 +1,6 @@
 """Three dials (sharding, adapter, quantisation) turned into what DeepSpeed, FSDP2, peft and bitsandbytes are given.
 
-Everything is derived from the experiment, so that no number is stated twice. Also the one way to see a sharded model whole, tensor by tensor.
+Everything is derived from the experiment, so that no number is stated twice. Also the one way to see a sharded model whole.
 """
 
 from __future__ import annotations

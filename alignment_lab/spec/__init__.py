@@ -5,10 +5,11 @@ or one sentence.
 """
 
 from .check import SpecError
-from .experiment import Action, Experiment, keys, parse, register, to_plain, to_yaml
+from .experiment import Action, Experiment, Plan, keys, parse, register, to_plain, to_yaml
 from .groups import (
     GROUPS,
     TEMPLATES,
+    Adapter,
     Attention,
     BadRows,
     Data,
@@ -20,8 +21,10 @@ from .groups import (
     ModelSource,
     Optimizer,
     Parallel,
+    Quantisation,
     Scheduler,
     Shape,
+    Sharding,
     Tracking,
     Training,
 )
@@ -80,6 +83,7 @@ __all__ = [
     "APODown",
     "APOZero",
     "Action",
+    "Adapter",
     "Attention",
     "BCOPair",
     "BadRows",
@@ -101,11 +105,14 @@ __all__ = [
     "Optimizer",
     "Pairwise",
     "Parallel",
+    "Plan",
+    "Quantisation",
     "Referenced",
     "Reward",
     "RobustDPO",
     "Scheduler",
     "Shape",
+    "Sharding",
     "SimPO",
     "SpecError",
     "Tracking",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -12,10 +12,17 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from .check import SpecError, require
-from .groups import GROUPS, Attention, Data, Device, Dtype, Eval, Model, Parallel, Shape, Tracking, Training
+from .groups import GROUPS, Adapter, Attention, Data, Device, Dtype, Eval, Model, Parallel, Shape, Tracking, Training
 from .method import METHODS, Method
 
-Action = Enum("Action", ["train"])
+Action = Enum("Action", ["train", "plan"])
+
+
+@dataclass
+class Plan:
+    """What `action=plan` is asked."""
+
+    device: str | None = None  # a name in estimate.DEVICES; null: those of this machine, else every known one
 
 
 @dataclass
@@ -32,6 +39,7 @@ class Experiment:
     training: Training = MISSING
     tracking: Tracking = MISSING
     eval: Eval = MISSING
+    plan: Plan = field(default_factory=Plan)
 
     def __post_init__(self) -> None:
         require("/" not in self.name and self.name not in ("", ".", ".."), "name", self.name, "it names a directory: leave out '/'.")
@@ -43,8 +51,10 @@ class Experiment:
     def run_id(self) -> str:
         """Twelve hex digits from all that can change a number: the same experiment has the same id wherever it runs."""
         facts = to_plain(self)
-        for key in ("name", "tracking"):
+        for key in ("name", "action", "tracking", "plan"):
             del facts[key]
+        for key in ("name", "processes", "nodes"):
+            del facts["parallel"][key]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -62,6 +72,19 @@ def _check_pairs(spec: Experiment) -> None:
         "model.dtype",
         "float16",
         "full training in float16 overflows; use bfloat16, or float32 where there is no bf16.",
+    )
+    require(
+        spec.model.init_adapter is None or spec.parallel.adapter is not Adapter.none,
+        "model.init_adapter",
+        spec.model.init_adapter,
+        "an adapter goes on as an adapter; use parallel=lora, or merge it first and give model.path.",
+    )
+    wanted = (spec.parallel.processes or 1) * spec.parallel.nodes
+    require(
+        spec.training.global_batch >= wanted,
+        "training.global_batch",
+        spec.training.global_batch,
+        f"{wanted} processes want a row each at every step; raise it, or ask for fewer processes.",
     )
     require(
         spec.training.eval_steps is None or spec.eval.rows > 0,

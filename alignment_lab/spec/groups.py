@@ -15,6 +15,9 @@ DataSource = Enum("DataSource", ["hub", "local", "embedded"])
 Dtype = Enum("Dtype", ["auto", "float32", "bfloat16", "float16"])
 Attention = Enum("Attention", ["shared_prefix", "sdpa", "eager", "flash_attention_2"])
 Device = Enum("Device", ["auto", "cpu", "cuda"])
+Sharding = Enum("Sharding", ["none", "ddp", "zero1", "zero2", "zero3", "fsdp"])
+Adapter = Enum("Adapter", ["none", "lora", "dora", "rslora"])
+Quantisation = Enum("Quantisation", ["none", "nf4", "int8"])
 BadRows = Enum("BadRows", ["error", "drop"])
 Optimizer = Enum("Optimizer", ["adamw_torch", "adamw_torch_fused", "adafactor", "rmsprop", "sgd"])
 Scheduler = Enum("Scheduler", ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"])
@@ -51,6 +54,7 @@ class Model:
     attention: Attention = Attention.shared_prefix  # packed, prompts shared; any other pads
     chat_template: str | None = None  # null: the tokenizer's own; else a shipped name, a .jinja file, or a template
     trust_remote_code: bool = False
+    init_adapter: str | None = None  # a directory with a peft adapter to go on from; it is the reference too
     shape: Shape | None = None  # what planning needs where there is no network
 
     def __post_init__(self) -> None:
@@ -71,6 +75,13 @@ class Model:
             template,
             f"no such file; give {' or '.join(sorted(TEMPLATES))}, a .jinja file, or a template.",
         )
+        if self.init_adapter is not None:
+            require(
+                Path(self.init_adapter, "adapter_config.json").expanduser().is_file(),
+                "model.init_adapter",
+                self.init_adapter,
+                "no adapter lies there (a directory with adapter_config.json and safetensors); give the model/ folder of a LoRA run.",
+            )
         if self.path and (self.path[0] in "./~" or Path(self.path).is_dir()):
             require(
                 Path(self.path, "config.json").expanduser().is_file(),
@@ -121,10 +132,74 @@ class Data:
 
 @dataclass
 class Parallel:
-    """Where the run happens."""
+    """Where the run happens, and how weights are spread over processes, adapted and stored: three dials."""
 
     name: str = "single"
     device: Device = Device.auto
+    processes: int | None = None  # on each machine; null: one for each accelerator, one on a CPU
+    nodes: int = 1  # machines
+    sharding: Sharding = Sharding.none  # none is one process; ddp copies the model; zero1-3 and fsdp cut what it is trained with
+    offload: bool = False  # zero3: optimizer and weights wait in the machine's memory
+    adapter: Adapter = Adapter.none  # none trains every weight
+    rank: int = 16  # of the adapter
+    alpha: float | None = None  # its scale; null: twice the rank
+    targets: list[str] | None = None  # the layers that get one; null: every linear layer but the head
+    quantisation: Quantisation = Quantisation.none  # of the weights under the adapter
+
+    def __post_init__(self) -> None:
+        for key in ("processes", "nodes", "rank", "alpha"):
+            value = getattr(self, key)
+            require(value is None or value > 0, f"parallel.{key}", value, "must be above 0.")
+        several = (self.processes or 1) * self.nodes > 1
+        wanted = f"{self.nodes} nodes" if self.nodes > 1 else f"{self.processes} processes"
+        require(
+            self.sharding is not Sharding.none or not several,
+            "parallel.sharding",
+            "none",
+            f"is one process, and {wanted} are asked for; use parallel=ddp, zero2, zero3 or fsdp.",
+        )
+        _check_dials(self)
+
+
+def _check_dials(parallel: Parallel) -> None:
+    """Dials that are fine alone and wrong together: each with the reason and the way out."""
+    sharding, quantisation, adapter = parallel.sharding, parallel.quantisation, parallel.adapter
+    require(
+        quantisation is Quantisation.none or adapter is not Adapter.none,
+        "parallel.quantisation",
+        quantisation.name,
+        "quantised weights cannot be trained themselves; add an adapter: parallel.adapter=lora, or parallel=qlora.",
+    )
+    require(
+        quantisation is Quantisation.none or sharding is not Sharding.zero3,
+        "parallel.quantisation",
+        quantisation.name,
+        "ZeRO-3 cannot cut quantised weights; use parallel=fsdp_qlora to cut them, or parallel=zero2_qlora where they fit whole.",
+    )
+    require(
+        quantisation is not Quantisation.int8 or sharding is not Sharding.fsdp,
+        "parallel.quantisation",
+        "int8",
+        "FSDP cannot cut 8-bit weights; use parallel=fsdp_qlora, which stores 4 bits.",
+    )
+    require(
+        quantisation is not Quantisation.nf4 or sharding is not Sharding.fsdp or parallel.device is not Device.cpu,
+        "parallel.quantisation",
+        "nf4",
+        "4-bit weights are cut by FSDP only on accelerators; on a CPU use parallel=qlora.",
+    )
+    require(
+        not parallel.offload or sharding is Sharding.zero3,
+        "parallel.offload",
+        "true",
+        "only ZeRO-3 keeps weights in the machine's memory; use parallel=zero3_offload.",
+    )
+    require(
+        not parallel.offload or parallel.device is not Device.cpu,
+        "parallel.offload",
+        "true",
+        "there is no accelerator to take weights from on a CPU; use parallel=zero3.",
+    )
 
 
 @dataclass
@@ -138,7 +213,7 @@ class Training:
     micro_tokens: int | None = None  # tokens per forward pass; null: by device and memory. Changes no loss
     lr_scheduler_type: Scheduler = Scheduler.cosine
     warmup_steps: float = 0.1  # below 1: a share of all steps
-    optim: Optimizer = Optimizer.adamw_torch
+    optim: Optimizer = Optimizer.adamw_torch_fused
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool | None = None  # null: where the estimate says that memory would not do
