@@ -32,7 +32,7 @@ def _wandb(spec: Experiment, run: RunDirectory, console: Console) -> TrainerCall
     import wandb
     from transformers.integrations import WandbCallback
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "offline":
         sync = f"wandb sync {run.path}/wandb/offline-run-*"
         console.print(f"wandb: offline (no key, or WANDB_MODE=offline); send it later with  {sync}", highlight=False, soft_wrap=True)
@@ -52,7 +52,7 @@ def _wandb(spec: Experiment, run: RunDirectory, console: Console) -> TrainerCall
     return WandbCallback()
 
 
-def _has_key() -> bool:
+def has_key() -> bool:
     """Whether wandb could log in without asking: a prompt would hang a job that nobody watches."""
     if os.environ.get("WANDB_API_KEY"):
         return True

@@ -1,0 +1,157 @@
+"""Everything that is wrong with running an experiment here, in one list, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from . import estimate, parallel, tracking
+from .errors import UserError
+from .estimate import DEVICES, GB, Need
+from .spec import Adapter, Attention, Device, Experiment, ModelSource
+
+REMEDIES = (1, 2, 4, 8, 16)  # devices that are tried when this machine will not do
+USUAL = "h100"  # the device that people rent
+CPU_LIMIT = 2e9  # parameters; beyond it a step on processors takes minutes, and no advice is given that leads there
+
+
+def wrong(spec: Experiment, *, accelerators: int, folder: Path | None = None) -> list[str]:
+    """What keeps this experiment from running on this machine, a sentence with a remedy each; checkpoints would lie in `folder`."""
+    cpu = accelerators == 0 or spec.parallel.device is Device.cpu
+    return [
+        *_devices(spec, accelerators),
+        *parallel.missing(spec.parallel),
+        *_attention(spec, cpu),
+        *_weights(spec),
+        *_wandb(spec),
+        *_memory(spec, 0 if cpu else accelerators),
+        *_disk(spec, folder or Path.cwd()),
+    ]
+
+
+def refuse(spec: Experiment, accelerators: int, folder: Path | None = None) -> None:
+    """Raise one UserError with all that is wrong."""
+    found = wrong(spec, accelerators=accelerators, folder=folder)
+    if found:
+        raise UserError(found[0] if len(found) == 1 else "\n".join([f"{len(found)} things are wrong:", *(f"  {one}" for one in found)]))
+
+
+def _devices(spec: Experiment, accelerators: int) -> Iterator[str]:
+    dials = spec.parallel
+    if dials.device is Device.cuda and accelerators == 0:
+        yield "parallel.device=cuda: this machine shows no accelerator; use parallel.device=auto, or a machine that has one."
+    elif dials.processes and dials.device is not Device.cpu and 0 < accelerators < dials.processes:
+        yield f"parallel.processes={dials.processes}: this machine shows {_several(accelerators)}; ask for as many, or leave it null."
+    world = estimate.world(dials, max(1, accelerators))
+    if spec.training.global_batch < world:
+        yield (
+            f"training.global_batch={spec.training.global_batch}: {world} processes want a row each at every step; "
+            f"set training.global_batch={world}, or parallel.processes={spec.training.global_batch}."
+        )
+
+
+def _several(accelerators: int) -> str:
+    return "1 accelerator" if accelerators == 1 else f"{accelerators} accelerators"
+
+
+def _attention(spec: Experiment, cpu: bool) -> Iterator[str]:
+    if spec.model.attention is not Attention.flash_attention_2:
+        return
+    said = "model.attention=flash_attention_2:"
+    if cpu:
+        yield f"{said} needs an accelerator, and there is none here; use model.attention=shared_prefix."
+    elif find_spec("flash_attn") is None:
+        yield f"{said} needs flash-attn; pip install -e .[flash], or use model.attention=shared_prefix, which needs no package."
+
+
+def _weights(spec: Experiment) -> Iterator[str]:
+    """Weights of the Hub that this machine has not, while it may not ask for them."""
+    model, path = spec.model, spec.model.path
+    if model.source is not ModelSource.hub or path is None or Path(path).expanduser().is_dir() or not _offline():
+        return
+    if estimate.cached_file(model, "config.json") is None:
+        yield f"model.path={path}: is not on this machine, and HF_HUB_OFFLINE=1; fetch it where there is a network, or give a directory."
+
+
+def _offline() -> bool:
+    words = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads it
+    return any(os.environ.get(name, "").upper() in words for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+def _wandb(spec: Experiment) -> Iterator[str]:
+    if spec.tracking.wandb and os.environ.get("WANDB_MODE") == "online" and not tracking.has_key():
+        yield "tracking.wandb=true: WANDB_MODE=online, and there is no login here; call `wandb login`, or leave WANDB_MODE unset."
+
+
+def _memory(spec: Experiment, accelerators: int) -> Iterator[str]:
+    """Whether the estimate fits this machine, and what would do where it does not."""
+    device, count = estimate.here(accelerators)
+    if not device.accelerator:
+        device, count = estimate.this_cpu(free=True), 1
+    processes = estimate.world(spec.parallel, count)
+    local = processes // spec.parallel.nodes if not device.accelerator else processes
+    need = estimate.needs(spec, spec.parallel, device, local)
+    if need is None:
+        return
+    if not need.fits:
+        yield f"{_set(spec)}: {_missing(spec, need)}; {_remedy(spec, need)}."
+    elif need.host and need.host * local // spec.parallel.nodes > (free := estimate.this_cpu(free=True).bytes):
+        needed = need.host * local // spec.parallel.nodes
+        yield (
+            f"parallel.offload=true: needs {needed / GB:.0f} GB of the machine's memory, and {free / GB:.0f} are free; "
+            "use parallel=lora, or more machines."
+        )
+
+
+def _set(spec: Experiment) -> str:
+    return f"model={spec.model.name} parallel={spec.parallel.name}"
+
+
+def _missing(spec: Experiment, need: Need) -> str:
+    """What is needed and what there is."""
+    needed, has = f"{need.memory.total / GB:.0f} GB", f"{need.room / GB:.0f} GB"
+    if need.device.accelerator:
+        return f"needs about {needed} on each of {need.processes} x {need.device.name}, which have {has}"
+    each = "" if need.processes == 1 else f" for each of {need.processes} processes"
+    none = "an accelerator is not to be used" if spec.parallel.device is Device.cpu else "there is no accelerator here"
+    return f"{none}, it needs about {needed} of memory and {has} are free{each}"
+
+
+def _remedy(spec: Experiment, need: Need) -> str:
+    """The smallest set-up of the usual device that does; and the preset that would do with less."""
+    ways = []
+    usual = DEVICES[USUAL]
+    for count in REMEDIES:
+        other = estimate.needs(spec, spec.parallel, usual, count)
+        if other and other.fits and (count == 1 or spec.parallel.name != "single"):
+            ways.append(f"{count} x {usual.gb:.0f} GB" if count > 1 else f"one device of {usual.gb:.0f} GB")
+            break
+    known = estimate.of(spec)
+    here = estimate.smallest(spec, need.device, need.processes)
+    if here and known and (need.device.accelerator or known.total < CPU_LIMIT):
+        ways.append(f"parallel={here.parallel.name} here")
+    for device in sorted((device for device in DEVICES.values() if device.accelerator), key=lambda device: device.gb):
+        if not need.device.accelerator and (other := estimate.smallest(spec, device, 1)):
+            ways.append(f"parallel={other.parallel.name} on one device of {device.gb:.0f} GB")
+            break
+    return f"use {', '.join(ways[:-1])}{' or ' if ways[:-1] else ''}{ways[-1]}" if ways else "use a smaller model, or more devices"
+
+
+def _disk(spec: Experiment, folder: Path) -> Iterator[str]:
+    """Room for the checkpoints that are kept, one more while it is written, and the final model."""
+    known = estimate.of(spec)
+    if known is None:
+        return
+    weight = 4 if spec.parallel.adapter is Adapter.none else 2
+    kept = spec.training.save_total_limit + 1 if spec.training.save_steps else 0
+    needed = kept * (estimate.STATES - 4) * known.trained + weight * known.trained
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        yield (
+            f"training.save_total_limit={spec.training.save_total_limit}: checkpoints and model take about {needed / GB:.0f} GB, and "
+            f"{free / GB:.0f} are free in {existing}; keep fewer, save none, or write elsewhere: hydra.run.dir=DIRECTORY."
+        )

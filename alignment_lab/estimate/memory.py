@@ -1,0 +1,200 @@
+"""What a run needs in memory on one device, item by item. One arithmetic serves the run itself and `action=plan`.
+
+Calibrated twice. A Llama of 135M parameters in float32: a token of a forward pass that goes back costs 1.7 MB, a layer about 8 vectors of
+the hidden size and 6 of the intermediate one. Small Llamas under autocast, by what autograd saves: 32 bytes a number of the hidden size
+and 8 of the intermediate one, which for usual models comes to the same within a tenth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..spec import Adapter, Dtype, Experiment, Format, Optimizer, Parallel, Quantisation, Shape, Sharding
+from .devices import GB, Device
+from .shape import Parameters, from_config, parameters, shape_of
+
+STATES = 16  # bytes per trained parameter: float32 weight, gradient and Adam's two moments
+SHARE = 0.8  # of free memory that a plan may use: allocators fragment
+CPU_TOKENS, CUDA_TOKENS = 1024, 16384  # beyond these a larger forward pass is hardly faster
+MOMENTS = {Optimizer.rmsprop: 4, Optimizer.sgd: 0, Optimizer.adafactor: 0}  # bytes per trained parameter; Adam's are 8
+STORED = {  # bytes of a frozen weight of a linear layer
+    Quantisation.nf4: 0.5 + 1 / 64 + 4 / (64 * 256),  # four bits, a byte for 64 of them, a float32 for 256 of those
+    Quantisation.int8: 1.0,
+}
+ALL = ("weights", "gradients", "optimizer")
+CUT = {Sharding.zero1: ("optimizer",), Sharding.zero2: ("gradients", "optimizer"), Sharding.zero3: ALL, Sharding.fsdp: ALL}
+DEEPSPEED = (Sharding.zero1, Sharding.zero2, Sharding.zero3)
+LIVE = 10**9  # parameters that ZeRO-3 keeps gathered: DeepSpeed's stage3_max_live_parameters
+FRAGMENTS = 0.1  # of what comes and goes: what an allocator cannot reuse
+CONTEXT = {True: 1.0 * GB, False: 0.4 * GB}  # on an accelerator CUDA, its libraries and NCCL; on a CPU the interpreter with torch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tokens per forward pass, and whether activations are computed twice instead of kept."""
+
+    tokens: int
+    checkpointing: bool
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device, by what they hold."""
+
+    weights: int = 0
+    copies: int = 0  # autocast's, in bfloat16, of float32 weights; not cut, and kept through the forward pass
+    gradients: int = 0
+    optimizer: int = 0
+    adapter: int = 0  # its weights, gradients and optimizer
+    gathered: int = 0  # layers made whole, buckets that are sent, a matrix that is dequantised
+    activations: int = 0
+    logits: int = 0  # of scored tokens: at most all of a pass
+    reference: int = 0  # none: it is stored log-probabilities
+    fragments: int = 0
+    context: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(getattr(self, item.name) for item in fields(self))
+
+
+@dataclass(frozen=True)
+class Need:
+    """What an experiment needs on each of `processes` devices of a kind, and how it would be laid out there."""
+
+    parallel: Parallel
+    device: Device
+    processes: int
+    memory: Memory
+    layout: Plan
+    room: int  # bytes that one process may have
+    host: int = 0  # bytes of the machine's memory per process, for what is offloaded
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has that much."""
+        return self.memory.total <= self.room
+
+
+def activation_bytes(config: Any, tokens: int, width: int, *, checkpointing: bool = False) -> int:
+    """What `tokens` tokens keep between forward and backward; `width` is 4 or 2 bytes a number."""
+    shape = config if isinstance(config, Shape) else from_config(config)
+    return tokens * (_kept(shape, width, checkpointing) + _logits(shape))
+
+
+def _kept(shape: Shape, width: int, checkpointing: bool) -> int:
+    """Bytes a token. With checkpointing, a layer's input each (float32: autocast leaves sums in it) and all of one layer."""
+    layer = width * (8 * shape.hidden + 6 * shape.intermediate)
+    return shape.layers * 4 * shape.hidden + layer if checkpointing else shape.layers * layer
+
+
+def _logits(shape: Shape) -> int:
+    """Bytes a token: accelerate gives logits back in float32, and their gradient takes their place."""
+    return 4 * shape.vocabulary
+
+
+def plan(
+    config: Any, *, trained: int, width: int, free: int, longest: int, cuda: bool, tokens: int | None, checkpointing: bool | None
+) -> Plan:
+    """What is set stays; else the largest forward pass that pays and fits, with checkpointing only where nothing fits without.
+
+    `trained` parameters have states, `free` bytes are there besides the weights, `longest` tokens cannot be parted.
+    """
+    shape = config if isinstance(config, Shape) else from_config(config)
+    return _layout(shape, int(SHARE * free) - (STATES - 4) * trained, width, longest, cuda, tokens, checkpointing)
+
+
+def _layout(shape: Shape, room: int, width: int, longest: int, cuda: bool, tokens: int | None, checkpointing: bool | None) -> Plan:
+    """The same, once it is known how many bytes activations may have."""
+    if checkpointing is None:
+        checkpointing = activation_bytes(shape, max(longest, tokens or 0), width) > room
+    if tokens is None:
+        each = activation_bytes(shape, 1, width, checkpointing=checkpointing)
+        tokens = max(1, min(CUDA_TOKENS if cuda else CPU_TOKENS, room // each))
+    return Plan(tokens, checkpointing)
+
+
+def needs(spec: Experiment, dials: Parallel, device: Device, processes: int) -> Need | None:
+    """What this experiment with these dials needs on each of so many devices; None where its model's shape is not known here.
+
+    The run's own choice of a forward pass is made beforehand, from what the device leaves beside weights and states.
+    """
+    shape = shape_of(spec.model)
+    if shape is None:
+        return None
+    known = parameters(shape, dials, scores=not spec.method.generates)
+    width = width_of(spec, device)
+    room = device.bytes if device.accelerator else device.bytes // processes
+    fixed, host = _fixed(shape, known, dials, spec.training.optim, width, processes)
+    context = int(CONTEXT[device.accelerator])
+    left = int(SHARE * (room - context - fixed["weights"])) - sum(fixed.values()) + fixed["weights"]
+    longest = longest_row(spec)
+    asked = spec.training
+    layout = _layout(shape, left, width, longest, device.accelerator, asked.micro_tokens, asked.gradient_checkpointing)
+    passed = max(layout.tokens, longest)  # a row is never parted
+    activations = passed * _kept(shape, width, layout.checkpointing)
+    logits = passed * _logits(shape) if spec.method.generates else 0
+    fragments = int(FRAGMENTS * (activations + logits + fixed["gathered"] + fixed["copies"]))
+    memory = Memory(**fixed, activations=activations, logits=logits, fragments=fragments, context=context)
+    return Need(dials, device, processes, memory, layout, room, host)
+
+
+def width_of(spec: Experiment, device: Device) -> int:
+    """Bytes of a number that is computed with. On a CPU `auto` may be bfloat16, which only torch can find out: the larger is taken."""
+    half = spec.model.dtype is Dtype.bfloat16 or (spec.model.dtype is Dtype.auto and device.accelerator)
+    return 2 if half else 4
+
+
+def longest_row(spec: Experiment) -> int:
+    """Tokens that one forward pass must take at least: a pair is its prompt with both answers."""
+    return spec.data.max_length * (2 if spec.method.format is Format.preference else 1)
+
+
+def _fixed(shape: Shape, known: Parameters, dials: Parallel, optim: Optimizer, width: int, processes: int) -> tuple[dict[str, int], int]:
+    """Everything on a device that does not depend on the tokens of a pass; and what lies in the machine's memory instead."""
+    deepspeed = dials.sharding in DEEPSPEED
+    weight = width if deepspeed else 4
+    states = {"weights": weight, "gradients": weight, "optimizer": MOMENTS.get(optim, 8) + (4 if deepspeed else 0)}
+    share = {what: processes if what in CUT.get(dials.sharding, ()) else 1 for what in ALL}
+    trained = {what: size * known.trained // share[what] for what, size in states.items()}
+    copies = 2 * _cast(known, dials) if width == 2 and not deepspeed else 0
+    gathered = _gathered(shape, known, dials, width, processes)
+    if dials.adapter is Adapter.none:
+        fixed = {**trained, "adapter": 0}
+    else:
+        base = _frozen(known, dials, width) // share["weights"]
+        fixed = {"weights": base, "gradients": 0, "optimizer": 0, "adapter": sum(trained.values())}
+    host = 0
+    if dials.offload:
+        host = sum(fixed.values())
+        fixed = dict.fromkeys(fixed, 0)
+    return {**fixed, "copies": copies, "gathered": gathered}, host
+
+
+def _cast(known: Parameters, dials: Parallel) -> int:
+    """Weights that autocast casts once a pass and keeps: float32 matrices that are trained."""
+    return known.adapter if dials.adapter is not Adapter.none else known.multiplied + known.predicting
+
+
+def _frozen(known: Parameters, dials: Parallel, width: int) -> int:
+    """Bytes of the base under an adapter: in the dtype that is computed with; of a quantised one only the linear layers are smaller."""
+    stored = STORED.get(dials.quantisation, width)
+    return int(known.multiplied * stored) + (known.total - known.multiplied) * width
+
+
+def _gathered(shape: Shape, known: Parameters, dials: Parallel, width: int, processes: int) -> int:
+    """What is made whole for a moment, and what is sent."""
+    frozen = dials.adapter is not Adapter.none
+    whole = 0
+    if dials.quantisation is not Quantisation.none:
+        whole += width * shape.hidden * shape.intermediate  # the largest matrix, dequantised
+    if dials.sharding is Sharding.zero3:
+        whole += width * min(known.total, LIVE)
+    if dials.sharding is Sharding.fsdp:  # the layer at work, the next one, and what is no layer; of trained ones the gradients too
+        per = (STORED.get(dials.quantisation, width) if frozen else 2 * 4) * 2
+        whole += int(per * known.linear) + (width if frozen else 2 * 4) * (known.embedding + known.head)
+    if dials.sharding is Sharding.ddp and processes > 1:
+        whole += 4 * known.trained  # the buckets that are averaged are copies of the gradients
+    return whole

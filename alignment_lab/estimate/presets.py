@@ -1,0 +1,101 @@
+"""Which preset of conf/parallel fits a device, and what `parallel=auto` comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+from ..errors import UserError
+from ..spec import Adapter, Experiment, Parallel, Quantisation, Sharding
+from ..spec import Device as Kind
+from .devices import GB, Device, here
+from .memory import DEEPSPEED, Need, needs
+from .shape import UNKNOWN, shape_of
+
+AUTO = "auto"
+# From the least intrusive to the smallest: every weight trained before adapters, whole weights before cut ones, then 4 bits. The same
+# dials as in conf/parallel; a test holds them to each other.
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Parallel("single"),
+        Parallel("ddp", sharding=Sharding.ddp),
+        Parallel("zero2", sharding=Sharding.zero2),
+        Parallel("zero3", sharding=Sharding.zero3),
+        Parallel("fsdp", sharding=Sharding.fsdp),
+        Parallel("lora", sharding=Sharding.ddp, adapter=Adapter.lora),
+        Parallel("zero3_lora", sharding=Sharding.zero3, adapter=Adapter.lora),
+        Parallel("fsdp_lora", sharding=Sharding.fsdp, adapter=Adapter.lora),
+        Parallel("qlora", sharding=Sharding.ddp, adapter=Adapter.lora, quantisation=Quantisation.nf4),
+        Parallel("fsdp_qlora", sharding=Sharding.fsdp, adapter=Adapter.lora, quantisation=Quantisation.nf4),
+    )
+}
+PACKAGES: dict[str, Callable[[Parallel], bool]] = {
+    "deepspeed": lambda dials: dials.sharding in DEEPSPEED,
+    "bitsandbytes": lambda dials: dials.quantisation is not Quantisation.none,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `parallel=auto` came to, and why, in a sentence."""
+
+    parallel: Parallel
+    reason: str
+
+
+def candidates(device: Device, processes: int, *, installed: bool = False) -> Iterator[Parallel]:
+    """The presets that make sense on so many devices, in order; with `installed`, only those whose packages are here."""
+    for preset in PRESETS.values():
+        alone = preset.sharding is Sharding.none
+        whole = preset.adapter is not Adapter.none and preset.sharding is Sharding.ddp
+        senseless = alone if processes > 1 else not (alone or whole)
+        cut_on_cpu = not device.accelerator and preset.sharding is Sharding.fsdp and preset.quantisation is Quantisation.nf4
+        missing = installed and any(uses(preset) and find_spec(package) is None for package, uses in PACKAGES.items())
+        if not (senseless or cut_on_cpu or missing):
+            yield preset
+
+
+def smallest(spec: Experiment, device: Device, processes: int, *, installed: bool = False) -> Need | None:
+    """What the first preset that fits needs; None where none does, or the model's shape is not known."""
+    for preset in candidates(device, processes, installed=installed):
+        need = needs(spec, with_dials(spec.parallel, preset), device, processes)
+        if need and need.fits:
+            return need
+    return None
+
+
+def with_dials(parallel: Parallel, preset: Parallel) -> Parallel:
+    """The preset's dials, with the rest as it is: devices, machines, the adapter's size."""
+    sharding, adapter, quantisation = preset.sharding, preset.adapter, preset.quantisation
+    return replace(parallel, name=preset.name, sharding=sharding, adapter=adapter, quantisation=quantisation, offload=False)
+
+
+def world(parallel: Parallel, count: int) -> int:
+    """Processes of a run where this machine has `count` devices."""
+    return (parallel.processes or (1 if parallel.sharding is Sharding.none else count)) * parallel.nodes
+
+
+def chosen(spec: Experiment, accelerators: int | None = None) -> Choice:
+    """What `parallel=auto` is on this machine, or on one with so many accelerators. Raises UserError where it cannot be told."""
+    device, count = here(0 if spec.parallel.device is Kind.cpu else accelerators)
+    processes = world(spec.parallel, count)
+    where = f"{processes} x {device.name} ({device.gb:.0f} GB)"
+    if shape_of(spec.model) is None:
+        raise UserError(f"parallel=auto: the shape of model={spec.model.name} is not known here; {UNKNOWN}, or choose parallel=lora.")
+    found = smallest(spec, device, processes, installed=True)
+    if found:
+        name = found.parallel.name
+        full = found.parallel.adapter is Adapter.none
+        why = "all weights are trained" if full else "training all weights would not fit"
+        needed = f"{found.memory.total / GB:.1f} GB of {found.room / GB:.1f} on each device"
+        return Choice(found.parallel, f"parallel=auto is {name} on {where}: {why}, and it needs about {needed}.")
+    last = list(candidates(device, processes, installed=True))[-1]
+    reason = f"parallel=auto is {last.name} on {where}: nothing fits, and this needs the least."
+    return Choice(with_dials(spec.parallel, last), reason)
+
+
+def resolve(spec: Experiment, accelerators: int | None = None) -> Experiment:
+    """The experiment with the dials that `parallel=auto` comes to here; unchanged where it says itself what it wants."""
+    return replace(spec, parallel=chosen(spec, accelerators).parallel) if spec.parallel.name == AUTO else spec
