@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -98,9 +98,14 @@ def first_alone() -> Iterator[None]:
         barrier()
 
 
-def share(count: int) -> range:
-    """Which of `count` things are this process's: every world-th one."""
-    return range(rank(), count, world())
+def even(things: Sequence[T]) -> list[tuple[T, bool]]:
+    """This process's share, every world-th thing, as many as any other process has: (thing, whether it counts).
+
+    Where they do not come out even, the last one is done again by those who have none, and counts for nothing: what processes do together
+    they must do equally often.
+    """
+    rounds = range(0, len(things), world())
+    return [(things[min(start + rank(), len(things) - 1)], start + rank() < len(things)) for start in rounds]
 
 
 def visible_accelerators() -> int:

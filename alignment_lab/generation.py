@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from . import cluster
 from .data.tokenise import prompt_ids, stop_ids
 from .logprobs import Progress, inference
 from .spec import Eval
@@ -21,17 +22,22 @@ def answer(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[Message]],
     how: Eval,
+    device: torch.device,
     dtype: torch.dtype,
     progress: Progress,
 ) -> list[str]:
-    """One greedy answer per prompt, without special tokens, in the prompts' order; `how.batch` prompts of like length at once."""
+    """One greedy answer per prompt, without special tokens, in the prompts' order; `how.batch` prompts of like length at once.
+
+    Of several processes each answers its share, and all have every answer: they must ask together.
+    """
     ids = prompt_ids(tokenizer, prompts)
     order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
-    answers = [""] * len(ids)
+    batches = [order[start : start + how.batch] for start in range(0, len(order), how.batch)]
+    answers: dict[int, str] = {}
     stops = stop_ids(tokenizer)
     with inference(model, dtype):
-        for places in progress([order[start : start + how.batch] for start in range(0, len(order), how.batch)]):
-            tokens, mask = _left_padded([ids[place] for place in places], model.device)
+        for places, _ in progress(cluster.even(batches)):
+            tokens, mask = _left_padded([ids[place] for place in places], device)
             found = model.generate(
                 input_ids=tokens,
                 attention_mask=mask,
@@ -43,7 +49,8 @@ def answer(
             )
             for place, text in zip(places, tokenizer.batch_decode(found[:, tokens.shape[1] :], skip_special_tokens=True), strict=True):
                 answers[place] = text.strip()
-    return answers
+    everyone = {place: text for part in cluster.gathered(answers) for place, text in part.items()}
+    return [everyone[place] for place in range(len(ids))]
 
 
 def _left_padded(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

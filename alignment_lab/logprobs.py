@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import cluster
 from .attention import NAME, Layout, no_mask, why_not
-from .data.pack import Scored, Tree, packed, padded, trees
+from .data.pack import Scored, Tree, packed, padded, spread, trees
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,6 +39,7 @@ class Batch:
     lengths: Tensor  # [N] scored tokens of each sequence
     ends: Tensor  # [N] each sequence's last token, in the flattened input
     members: Tensor  # [N] which of the planned sequences they are, rising
+    spare: bool = False  # done again by a process that has no pack of its own left: it counts for nothing
 
     def to(self, device: torch.device | str, **_: Any) -> Batch:
         """The same on `device`."""
@@ -58,25 +60,46 @@ class Engine:
 
     packed: bool
     budget: int
+    parts: int = 1  # processes that share the work
+    device: torch.device | None = None  # where it is done; None: where the model's first weight lies
 
     def batches(self, sequences: Sequence[Scored]) -> list[Batch]:
         """All sequences, in as few forward passes as the budget allows; those with one prompt go together."""
-        plan, lay_out = (packed, _pack) if self.packed else (padded, _pad)
-        return [lay_out(sequences, pack) for pack in plan(trees(sequences), self.budget)]
+        return [self._laid_out(sequences, pack) for pack in self._plan(sequences)]
+
+    def share(self, sequences: Sequence[Scored]) -> list[Batch]:
+        """This process's forward passes: as many as any other's, so that the last may be a spare one."""
+        shares = cluster.even(self._plan(sequences))
+        return [replace(self._laid_out(sequences, pack), spare=not counts) for pack, counts in shares]
+
+    def _plan(self, sequences: Sequence[Scored]) -> list[list[Tree]]:
+        planned = trees(sequences)
+        if not planned:
+            return []
+        if self.parts == 1:
+            return packed(planned, self.budget) if self.packed else padded(planned, self.budget)
+        if self.packed:
+            return spread(planned, self.budget, self.parts)
+        width = sum(tree.longest * len(tree.members) for tree in planned)
+        return padded(planned, min(self.budget, -(-width // self.parts)))
+
+    def _laid_out(self, sequences: Sequence[Scored], pack: Sequence[Tree]) -> Batch:
+        return _pack(sequences, pack) if self.packed else _pad(sequences, pack)
 
 
-def choose(model: PreTrainedModel, longest: int, budget: int) -> tuple[Engine, str | None]:
-    """The engine that serves this model exactly, and why it pads where it does.
+def choose(model: PreTrainedModel, longest: int, budget: int, device: torch.device | None = None) -> tuple[Engine, str | None]:
+    """The engine that serves this model exactly, and why it pads where it does. Every process asks together.
 
     The model's own words are believed first, then a proof: a small tree must score as its sequences by themselves do.
     """
+    engine = Engine(packed=False, budget=budget, parts=cluster.world(), device=device)
     asked = getattr(model.config, "_attn_implementation", None)
     if asked != NAME:
-        return Engine(packed=False, budget=budget), f"model.attention={asked}"
-    reason = why_not(model.config, longest) or _disproved(model)
+        return engine, f"model.attention={asked}"
+    reason = why_not(model.config, longest) or _disproved(model, device)
     if reason:
         model.set_attn_implementation(_own(model))
-    return Engine(packed=reason is None, budget=budget), reason
+    return replace(engine, packed=reason is None), reason
 
 
 def _own(model: PreTrainedModel) -> str:
@@ -84,16 +107,16 @@ def _own(model: PreTrainedModel) -> str:
     return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
 
 
-def _disproved(model: PreTrainedModel) -> str | None:
+def _disproved(model: PreTrainedModel, device: torch.device | None) -> str | None:
     """Whether a packed tree of random tokens scores otherwise than transformers' own attention has it, as a reason; None where not."""
     ids = torch.randint(min(1000, model.config.vocab_size), (24,), generator=torch.Generator().manual_seed(0)).tolist()
     probe = [Scored(ids[:8], ids[8:13]), Scored(ids[:8], ids[13:20]), Scored(ids[20:22], ids[22:])]
     half = next(model.parameters()).dtype.itemsize < 4
     try:
         with inference(model, torch.float32):
-            one = _probed(model, probe, Engine(True, 1000))
+            one = _probed(model, probe, Engine(True, 1000, device=device))
             model.set_attn_implementation(_own(model))
-            other = _probed(model, probe, Engine(False, 1000))
+            other = _probed(model, probe, Engine(False, 1000, device=device))
             model.set_attn_implementation(NAME)
     except (ValueError, TypeError, RuntimeError) as error:
         return f"its forward pass refuses packed rows ({' '.join(str(error).split())[:100]})"
@@ -102,12 +125,11 @@ def _disproved(model: PreTrainedModel) -> str | None:
 
 
 def _probed(model: Any, probe: Sequence[Scored], engine: Engine) -> list[Tensor]:
-    """Log-probabilities, or of a model with another head the last hidden state of each sequence."""
+    """Log-probabilities, or what a model with another head says of each sequence."""
     if model.can_generate():
         return _score(model, probe, engine)
     (batch,) = engine.batches(probe)
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return [last_hidden(plain.base_model, batch.to(model.device))]
+    return [scores_at_ends(model, batch.to(engine.device or model.device))[None]]
 
 
 def _pack(sequences: Sequence[Scored], pack: Sequence[Tree]) -> Batch:
@@ -179,6 +201,14 @@ class Seen:
         """Sum over the scored tokens of each sequence: [S] -> [N]."""
         return torch.segment_reduce(values, "sum", lengths=self.lengths)
 
+    def detached(self) -> Seen:
+        """The same without its gradient."""
+        return replace(self, logps=self.logps.detach())
+
+    def to(self, device: torch.device | str) -> Seen:
+        """The same on `device`."""
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)})
+
     @staticmethod
     def join(parts: Sequence[Seen]) -> Seen:
         """Several as one."""
@@ -203,10 +233,20 @@ def token_logprobs(model: PreTrainedModel, batch: Batch, *, log_squares: bool = 
     return Seen(logps, batch.offsets, batch.lengths, batch.members, squares, top)
 
 
-def last_hidden(model: Any, batch: Batch) -> Tensor:
-    """The backbone's last hidden state at each sequence's end, for a head of another kind: [N, H]."""
-    hidden = model(**batch.inputs()).last_hidden_state
-    return hidden.flatten(0, 1)[batch.ends]
+def scores_at_ends(model: Any, batch: Batch) -> Tensor:
+    """What a reward model's head says at each sequence's end: [N].
+
+    The whole model is called, as wrappers for several processes want it; its own choice of a token does not know of packs, so that the
+    head's output is taken where it arises.
+    """
+    heads: list[Tensor] = []
+    plain = next(module for module in model.modules() if hasattr(module, "score") and hasattr(module, "config"))
+    taken = plain.score.register_forward_hook(lambda _module, _given, said: heads.append(said))
+    try:
+        model(**batch.inputs())
+    finally:
+        taken.remove()
+    return heads[-1].flatten()[batch.ends]
 
 
 class _LogSoftmaxAt(torch.autograd.Function):
@@ -259,15 +299,18 @@ def inference(model: PreTrainedModel, dtype: torch.dtype) -> Iterator[None]:
 
 
 def score(model: PreTrainedModel, sequences: Sequence[Scored], engine: Engine, dtype: torch.dtype, progress: Progress) -> list[Tensor]:
-    """Log-probabilities of the scored tokens of each sequence, in the sequences' order, on the CPU: [tokens] nats each."""
+    """Log-probabilities of the scored tokens of each sequence, in the sequences' order, on the CPU: [tokens] nats each.
+
+    Of several processes each scores its share and has all of them in the end: they must ask together.
+    """
     with inference(model, dtype):
         return _score(model, sequences, engine, progress)
 
 
 def _score(model: PreTrainedModel, sequences: Sequence[Scored], engine: Engine, progress: Progress = iter) -> list[Tensor]:
-    found: list[Tensor] = [torch.empty(0)] * len(sequences)
-    for batch in progress(engine.batches(sequences)):
-        tokens = token_logprobs(model, batch.to(model.device)).logps.cpu().split(batch.lengths.tolist())
-        for member, values in zip(batch.members.tolist(), tokens, strict=True):
-            found[member] = values
-    return found
+    found: dict[int, Tensor] = {}
+    for batch in progress(engine.share(sequences)):
+        tokens = token_logprobs(model, batch.to(engine.device or model.device)).logps.cpu().split(batch.lengths.tolist())
+        found |= zip(batch.members.tolist(), tokens, strict=True)
+    everyone = {member: values for part in cluster.gathered(found) for member, values in part.items()}
+    return [everyone[member] for member in range(len(sequences))]

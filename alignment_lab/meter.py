@@ -19,17 +19,21 @@ class Meter:
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._started = time.perf_counter()
+        self._inside = 0.0  # seconds of phases inside of the one that is counted
         if CLEAR.exists():
             CLEAR.write_text("5")  # resets the peak: a sweep's cells share a process
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """Count what happens inside as `phase`."""
-        started = time.perf_counter()
+        """Count what happens inside as `phase`, and as nothing else: a phase inside of another one is not part of it."""
+        started, inside = time.perf_counter(), self._inside
+        self._inside = 0.0
         try:
             yield
         finally:
-            self.seconds[phase] += time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            self.seconds[phase] += seconds - self._inside
+            self._inside = inside + seconds
 
     def report(self) -> dict[str, float]:
         """Seconds by phase, and `total` since the meter was made."""

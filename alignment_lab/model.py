@@ -6,14 +6,15 @@ Weights are held in float32 and computed with in `model.dtype`: an update of 1e-
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import embedded, provenance
-from .artifacts import cache_directory, read_json, write_json
+from . import cluster, embedded, parallel, provenance
+from .artifacts import cache_directory, publish_directory, read_json, write_json
 from .errors import UserError
-from .spec import TEMPLATES, Device, Dtype, Experiment, Model, ModelSource, Shape
+from .spec import TEMPLATES, Adapter, Device, Dtype, Experiment, Model, ModelSource, Shape, Sharding
 
 if TYPE_CHECKING:
     import torch
@@ -23,12 +24,33 @@ FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # of a Hub r
 
 
 def locate(model: Model) -> Path:
-    """The directory with config, weights and tokenizer, fetched from the Hub where need be. Raises UserError."""
-    if model.source is not ModelSource.hub:
-        return embedded.weights()  # random weights go with the embedded tokenizer
+    """The directory with config, weights and tokenizer, fetched from the Hub or made where need be. Raises UserError."""
+    if model.source is ModelSource.embedded:
+        return embedded.weights()
+    if model.source is ModelSource.random:
+        assert model.shape is not None
+        return _random(model.shape)
     assert model.path is not None
     local = Path(model.path).expanduser()
     return local if local.is_dir() else _fetch(model.path, model.revision)
+
+
+def _random(shape: Shape) -> Path:
+    """A Llama of this shape with random weights, the same ones for every seed of the training, and the embedded tokenizer. Made once."""
+    words = repr(sorted(vars(shape).items()))
+    final = cache_directory() / "models" / f"random-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+    if not final.is_dir():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(embedded.weights())
+        torch.manual_seed(0)
+        made = AutoModelForCausalLM.from_config(llama_config(shape))
+        partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+        made.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        publish_directory(partial, final)
+    return final
 
 
 def _fetch(repository: str, revision: str | None) -> Path:
@@ -67,10 +89,12 @@ def chat_template(said: str) -> str:
     return said if "{" in said else TEMPLATES.get(said, Path(said).expanduser()).read_text(encoding="utf-8")
 
 
-def load_model(model: Model, where: Path, *, scores: bool = False) -> PreTrainedModel:
-    """The model in float32, in evaluation mode, without dropout: policy and reference must be the same function.
+def load_model(
+    model: Model, where: Path, *, scores: bool = False, dtype: torch.dtype | None = None, quantisation: Any = None
+) -> PreTrainedModel:
+    """The model in evaluation mode, without dropout: policy and reference must be the same function. Weights are float32 unless said.
 
-    With `scores` it has a new head of one output instead of the LM head: a reward model.
+    With `scores` it has a new head of one output instead of the LM head: a reward model. `quantisation` is a BitsAndBytesConfig.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -81,28 +105,55 @@ def load_model(model: Model, where: Path, *, scores: bool = False) -> PreTrained
     packed.register()
     disable_progress_bar()  # transformers' own, for every shard that it reads or writes
     kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
-    attention: dict[str, Any] = {"attn_implementation": model.attention.name, **({"num_labels": 1} if scores else {})}
-    torch.manual_seed(0)  # random weights, and a new head, are the same for every seed of the training
-    if model.source is ModelSource.random:
-        assert model.shape is not None
-        found = kind.from_config(
-            llama_config(model.shape, **({"num_labels": 1} if scores else {})), attn_implementation=model.attention.name
-        )
-    else:
-        code: dict[str, Any] = {"trust_remote_code": model.trust_remote_code, "dtype": torch.float32}
-        try:
-            found = kind.from_pretrained(where, **attention, **code)
-            takes = found._supports_attention_backend
-        except KeyError:
-            takes = False
-        if not takes:  # a family whose attention is its own
-            found = kind.from_pretrained(where, **{**attention, "attn_implementation": None}, **code)
+    attention: dict[str, Any] = {"attn_implementation": model.attention.name}
+    options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code, "dtype": dtype or torch.float32}
+    options |= {"num_labels": 1} if scores else {}
+    if quantisation is not None:
+        here = cluster.local_rank() if torch.cuda.is_available() else "cpu"
+        options |= {"quantization_config": quantisation, "device_map": {"": here}}
+    torch.manual_seed(0)  # a new head is the same for every seed of the training
+    try:
+        found = kind.from_pretrained(where, **attention, **options)
+        takes = found._supports_attention_backend
+    except KeyError:
+        takes = False
+    if not takes:  # a family whose attention is its own
+        found = kind.from_pretrained(where, attn_implementation=None, **options)
     for module in found.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
     return found.eval()
+
+
+def load_policy(spec: Experiment, where: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model that is trained, with its adapter where it has one. What is frozen is held as it is computed with: in `dtype`, or quantised.
+
+    It lies on `device`, unless processes will cut it: then whoever cuts it places it.
+    """
+    import torch
+
+    dials = spec.parallel
+    frozen = dials.adapter is not Adapter.none
+    quantisation = parallel.quantised(dials, dtype)
+    scores = not spec.method.generates
+    model = load_model(spec.model, where, scores=scores, dtype=dtype if frozen else torch.float32, quantisation=quantisation)
+    policy = _adapted(model, spec) if frozen else model
+    return policy if quantisation is not None or dials.sharding in (Sharding.zero3, Sharding.fsdp) else policy.to(device)
+
+
+def _adapted(model: Any, spec: Experiment) -> Any:
+    """The model under a fresh adapter, drawn by the training's seed, or under the one that the experiment goes on from."""
+    import torch
+    from peft import PeftModel, get_peft_model
+
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    torch.manual_seed(spec.training.seed)
+    if spec.model.init_adapter:
+        return PeftModel.from_pretrained(model, Path(spec.model.init_adapter).expanduser(), is_trainable=True).eval()
+    return get_peft_model(model, parallel.lora(spec.parallel, scores=not spec.method.generates)).eval()
 
 
 def llama_config(shape: Shape, **more: Any) -> Any:
@@ -125,18 +176,18 @@ def llama_config(shape: Shape, **more: Any) -> Any:
     )
 
 
-def place(model: PreTrainedModel, spec: Experiment) -> tuple[PreTrainedModel, torch.dtype]:
-    """The model on the experiment's device, and the dtype to compute in: `auto` is bfloat16 where it is faster."""
+def device_and_dtype(spec: Experiment) -> tuple[torch.device, torch.dtype]:
+    """Where this process computes and in what: `auto` is an accelerator where torch sees one, and bfloat16 where it is faster."""
     import torch
 
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and spec.parallel.device is not Device.cpu
     if spec.parallel.device is Device.cuda and not cuda:
         raise UserError("parallel.device=cuda: torch sees no accelerator here; use parallel.device=auto, or a machine that has one.")
-    device = "cuda" if cuda and spec.parallel.device is not Device.cpu else "cpu"
     wanted = spec.model.dtype
     if wanted is Dtype.auto:
-        wanted = Dtype.bfloat16 if (torch.cuda.is_bf16_supported() if device == "cuda" else bfloat16_pays()) else Dtype.float32
-    return model.to(device), torch.bfloat16 if wanted is Dtype.bfloat16 else torch.float32
+        wanted = Dtype.bfloat16 if (torch.cuda.is_bf16_supported() if cuda else bfloat16_pays()) else Dtype.float32
+    device = torch.device("cuda", cluster.local_rank()) if cuda else torch.device("cpu")
+    return device, torch.bfloat16 if wanted is Dtype.bfloat16 else torch.float32
 
 
 def bfloat16_pays() -> bool:
@@ -169,12 +220,14 @@ def _multiplying(dtype: torch.dtype) -> float:
     return min(seconds)
 
 
-def free_bytes(model: PreTrainedModel) -> int:
-    """Memory that is free on the model's device, or in this machine."""
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device, or in this machine for each of its processes."""
     import psutil
     import torch
 
-    return torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -5,7 +5,8 @@ Everything is derived from the experiment, so that no number is stated twice. Al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -107,18 +108,32 @@ def shard(model: Any) -> None:
         raise UserError(f"parallel.sharding=fsdp: {type(plain).__name__} does not say what its layers are; use parallel=zero3.")
     for layer in layers:
         fully_shard(layer)
-    fully_shard(model, reshard_after_forward=False)
+    fully_shard(plain, reshard_after_forward=False)
+    plain._is_fsdp_managed_module = True  # by which transformers knows that processes must generate in step
 
 
-def whole(model: Any, *, trained_only: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the state of a model, sharded or not, as one process would have it, one after the other, on processors.
+def whole(
+    model: Any, *, wanted: Callable[[str], bool] = lambda name: True, called: Callable[[str], str] = str
+) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the state of a model, sharded or not, as one process would have it, by name, one after the other, on processors.
 
-    Every process must go through all of them together: a sharded tensor is gathered from all.
+    `wanted` chooses by the model's own names, `called` gives others. Every process must go through all of them together: a sharded
+    tensor is gathered from all.
     """
-    trained = {name for name, weight in model.named_parameters(remove_duplicate=False) if weight.requires_grad}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if not trained_only or name in trained:
-            yield name, _gathered(tensor)
+    tensors = {called(name): tensor for name, tensor in model.state_dict(keep_vars=True).items() if wanted(name)}
+    tied = {key for key, uses in Counter(map(id, tensors.values())).items() if uses > 1}
+    known: dict[int, Tensor] = {}
+    for name in sorted(tensors):
+        key = id(tensors[name])
+        found = known[key] if key in known else _gathered(tensors[name])
+        if key in tied:
+            known[key] = found  # one tensor under two names stays one
+        yield name, found
+
+
+def trained(model: Any) -> set[str]:
+    """Names in a model's state of what is trained."""
+    return {name for name, weight in model.named_parameters(remove_duplicate=False) if weight.requires_grad}
 
 
 def _gathered(tensor: Any) -> Tensor:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from . import cluster
 from .artifacts import cache_directory
 from .data.pack import Scored
 from .logprobs import Engine, score
+from .parallel import whole
 from .progress import shown
 from .refstore import Example, ReferenceStore
 
@@ -33,12 +35,16 @@ def folder(weights: str, dtype: torch.dtype) -> Path:
 
 
 def digest(model: Any) -> str:
-    """The sha256 of every weight that the reference computes with: the same with and without an adapter that does nothing yet."""
+    """The sha256 of every weight that the reference computes with: the same with and without an adapter that does nothing yet.
+
+    Of a sharded model too: every process asks together, the weights are gathered one after the other, and the first one's word counts.
+    """
     found = hashlib.sha256(repr(sorted(_facts(model).items())).encode())
-    for name, tensor in sorted(_weights(model)):
-        found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    for name, tensor in _weights(model):
+        if cluster.is_first():
+            found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return cluster.agreed(found.hexdigest())
 
 
 def _facts(model: Any) -> dict[str, Any]:
@@ -51,17 +57,19 @@ def _facts(model: Any) -> dict[str, Any]:
 
 
 def _weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) as a plain model would have them; of a fresh adapter, nothing."""
+    """(name, tensor) as a plain model would have them, by name; of a fresh adapter, nothing."""
     fresh = _fresh(model)
-    for name, tensor in model.state_dict().items():
-        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-        if not (fresh and "lora_" in plain):
-            yield plain, tensor
+    yield from whole(model, wanted=lambda name: not (fresh and "lora_" in name), called=_plain)
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", ".")
 
 
 def _fresh(model: Any) -> bool:
     """Whether the model has an adapter, and one that adds nothing: each of its B matrices is zero."""
-    zeros = [not tensor.any() for name, tensor in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
+    halves = whole(model, wanted=lambda name: "lora_B" in name or "lora_embedding_B" in name)
+    zeros = [not tensor.any() for _, tensor in halves]
     return bool(zeros) and all(zeros)
 
 
@@ -75,18 +83,26 @@ def as_reference(model: Any) -> Iterator[None]:
 def fetch(
     model: Any, sequences: Sequence[Scored], engine: Engine, dtype: torch.dtype, where: Path, console: Console
 ) -> tuple[list[torch.Tensor], int]:
-    """log p of every answer token of each sequence under the reference, [tokens] nats each, and how many sequences had to be asked."""
+    """log p of every answer token of each sequence under the reference, [tokens] nats each, and how many sequences had to be asked.
+
+    Of several processes the first one reads and writes the store; the others help it to score, block by block, and get what it found.
+    """
 
     def ask(block: Sequence[Example]) -> list[np.ndarray]:
         with as_reference(model):
             found = score(model, [Scored(list(prompt), list(answer)) for prompt, answer in block], engine, dtype, iter)
         return [values.float().numpy() for values in found]
 
+    while not cluster.is_first():
+        if (block := cluster.agreed(None)) is None:
+            return cluster.agreed(([], 0))
+        ask(block)
     found = ReferenceStore(where).fetch(
         [(sequence.prompt, sequence.answer) for sequence in sequences],
-        ask,
+        lambda block: ask(cluster.agreed(block)),
         progress=shown("reference", console),
-        block_tokens=PACKS * engine.budget,
+        block_tokens=PACKS * engine.budget * engine.parts,
         notice=lambda text: console.print(text, highlight=False, soft_wrap=True),
     )
-    return [torch.from_numpy(values.copy()) for values in found.logps], found.scored
+    cluster.agreed(None)
+    return cluster.agreed(([torch.from_numpy(values.copy()) for values in found.logps], found.scored))

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from . import data, model, provenance
+from . import cluster, data, model, provenance
 from .artifacts import RunDirectory, publish_directory, write_json
-from .errors import UserError
+from .errors import UserError, WorkerError
 from .eval.answers import measure, samples
 from .eval.interval import Measured, before_after
+from .launch import local
 from .meter import Meter, peak_memory_gb
 from .progress import shown
 from .report.terminal import show_run
-from .spec import Experiment, Format, to_yaml
+from .spec import Experiment, Format, Sharding, from_yaml, to_yaml
 from .tracking import end_tracking
 
 if TYPE_CHECKING:
     from .method import Setting
 
 Row = dict[str, Any]
+TALKATIVE = ("bitsandbytes", "DeepSpeed", "torch.distributed.elastic")  # loggers that have nothing to tell a user
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "true",
@@ -34,19 +38,39 @@ ENVIRONMENT = {
 
 def execute(spec: Experiment, run: RunDirectory) -> None:
     """Run the experiment and leave a complete run directory. Raises UserError for a mistake; the directory records any failure."""
-    console = Console()
+    console = Console(quiet=not cluster.is_first())
     if run.state().get("state") == "finished" and run.state()["id"] == spec.run_id:
         console.print(f"{run.path}: this experiment is finished; give another directory to run it again.", highlight=False, soft_wrap=True)
         return
-    with recorded(spec, run):
+    with recorded(spec, run) if cluster.is_first() else nullcontext():
         rows = data.load(spec)
         where = model.locate(spec.model)
         console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
-        train(spec, run, rows, where, console)
-    from .report.page import write_page  # matplotlib: not needed to answer a mistake
+        processes = local.processes(spec.parallel)
+        if processes * spec.parallel.nodes > 1 and not cluster.launched():
+            local.launch(spec.parallel, run.path, processes, console)
+        else:
+            train(spec, run, rows, where, console)
+    if cluster.is_first():
+        from .report.page import write_page  # matplotlib: not needed to answer a mistake
 
-    write_page(run)
-    show_run(run, console)
+        write_page(run)
+        show_run(run, console)
+
+
+def prepare() -> None:
+    """What libraries read when they are imported, and whom of them the user need not hear."""
+    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers")
+
+
+def work(run: RunDirectory) -> None:
+    """One of several processes that `execute` launched: the experiment is the one that it wrote down."""
+    spec = from_yaml(run.spec_file.read_text())
+    prepare()
+    train(spec, run, data.load(spec), model.locate(spec.model), Console(quiet=not cluster.is_first()))
 
 
 @contextmanager
@@ -55,12 +79,12 @@ def recorded(spec: Experiment, run: RunDirectory) -> Iterator[None]:
     other = run.state().get("id", spec.run_id)
     if other != spec.run_id:
         raise UserError(f"{run.path}: holds the run {other}, and this is {spec.run_id}; give this experiment a directory of its own.")
-    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
+    prepare()
     run.begin(run_id=spec.run_id, spec=to_yaml(spec))
     try:
         yield
     except BaseException as error:
-        run.fail(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        run.fail(str(error) if isinstance(error, UserError | WorkerError) else f"{type(error).__name__}: {error}")
         end_tracking(spec, failed=True)
         raise
     run.finish()
@@ -68,37 +92,45 @@ def recorded(spec: Experiment, run: RunDirectory) -> Iterator[None]:
 
 
 def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, console: Console) -> None:
-    """Load, measure, train, measure, save; torch is imported here."""
+    """Load, measure, train, measure, save; torch is imported here. Every process goes through all of it, and the first one writes."""
     meter = Meter()
     with meter("load"):
         from . import training
         from .method import METHODS
 
         procedure = METHODS[spec.method.name]
+        device, dtype = model.device_and_dtype(spec)
+        cluster.join(cpu=device.type == "cpu")
         tokenizer = model.load_tokenizer(spec.model, where)
-        train_rows, heldout = tokenised(spec, procedure.tokenise, tokenizer, rows)
+        with cluster.first_alone():
+            train_rows, heldout = tokenised(spec, procedure.tokenise, tokenizer, rows)
         available = len(train_rows if spec.method.format is Format.text else rows.train)  # of texts, blocks are the rows
         console.print(counted(train_rows, heldout, available, rows), highlight=False, soft_wrap=True)
-        policy, dtype = model.place(model.load_model(spec.model, where, scores=not spec.method.generates), spec)
-        setting = settled(spec, run, policy, dtype, tokenizer, train_rows, heldout, available, console)
-        content = {"model": setting.weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
-        write_json(run.provenance_file, {**provenance.collect(), "content": content})
-    with meter("reference"):
-        trainer = procedure.trainer(setting)
-    before = measured(setting, trainer, meter, initial=True)
+        arguments = training.arguments(spec, run, device, dtype)
+        policy = model.load_policy(spec, where, device, dtype)
+        setting = settled(spec, policy, arguments, device, dtype, tokenizer, train_rows, heldout, available, console)
+    trainer = procedure.trainer(setting)
+    before: list[Measured] = []
+    trainer.opening = lambda: before.append(measured(trainer, meter, initial=True))
+    trainer.asking = meter("reference")
     with meter("train"):
         training.fit(trainer, spec, run, console)
-    after = measured(setting, trainer, meter)
-    training.save(policy, tokenizer, run.partial / "model")
-    publish_directory(run.partial / "model", run.model)
-    run.write_samples(samples(setting.asked, before.answers, after.answers))
-    write_json(run.report_file, report(setting, rows, trainer.state.global_step, meter, before_after(before.scores, after.scores)))
+    after = measured(trainer, meter)
+    training.save(trainer, tokenizer, run.partial / "model")
+    if cluster.is_first():
+        publish_directory(run.partial / "model", run.model)
+        content = {"model": trainer.setting.weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
+        write_json(run.provenance_file, {**provenance.collect(), "content": content})
+        run.write_samples(samples(setting.asked, before[0].answers, after.answers))
+        write_json(run.report_file, report(setting, rows, trainer.state.global_step, meter, before_after(before[0].scores, after.scores)))
+    cluster.barrier()
 
 
 def settled(
     spec: Experiment,
-    run: RunDirectory,
     policy: Any,
+    arguments: Any,
+    device: Any,
     dtype: Any,
     tokenizer: Any,
     train_rows: list[Row],
@@ -106,27 +138,24 @@ def settled(
     available: int,
     console: Console,
 ) -> Setting:
-    """All that a method's trainer is built from. Says how rows are laid out, with the reason where they are padded."""
-    from . import estimate, logprobs, reference, training
+    """All that a method's trainer is built from."""
+    from . import estimate, parallel
     from .method import Setting
 
-    longest = max(data.longest(row) for row in [*train_rows, *heldout])
     plan = estimate.plan(
         policy.config.get_text_config(),
-        trained=sum(weight.numel() for weight in policy.parameters() if weight.requires_grad),
+        trained=parallel.count(policy, trained=True),
         width=dtype.itemsize,
-        free=model.free_bytes(policy),
-        longest=longest,
-        cuda=policy.device.type == "cuda",
+        free=model.free_bytes(device),
+        longest=max(data.longest(row) for row in [*train_rows, *heldout]),
+        cuda=device.type == "cuda",
         tokens=spec.training.micro_tokens,
         checkpointing=spec.training.gradient_checkpointing,
     )
-    engine, reason = logprobs.choose(policy, longest, plan.tokens)
-    layout = "packed, prompts shared" if engine.packed else f"padded: {reason}"
-    kept = "gradient checkpointing" if plan.checkpointing else "no gradient checkpointing"
-    console.print(f"engine: {layout}; {plan.tokens} tokens a pass; {dtype}, {kept}".replace("torch.", ""), highlight=False, soft_wrap=True)
-    arguments, weights = training.arguments(spec, run, dtype, plan.checkpointing), reference.digest(policy)
-    return Setting(spec, policy, tokenizer, train_rows, heldout, available, arguments, engine, dtype, weights, console)
+    arguments.activation_checkpointing = plan.checkpointing
+    made = Setting(spec, policy, tokenizer, train_rows, heldout, available, arguments, device, dtype, plan.tokens, console)
+    sharded = spec.parallel.sharding in (Sharding.zero3, Sharding.fsdp) and cluster.world() > 1
+    return made if sharded else made.complete()
 
 
 def tokenised(spec: Experiment, tokenise: Any, tokenizer: Any, rows: data.Rows) -> tuple[list[Row], list[Row]]:
@@ -149,18 +178,18 @@ def counted(train_rows: list[Row], heldout: list[Row], available: int, rows: dat
     return f"rows: {used}; {left_out}; {rows.truncated} cut at data.max_length"
 
 
-def measured(setting: Setting, trainer: Any, meter: Meter, *, initial: bool = False) -> Measured:
+def measured(trainer: Any, meter: Meter, *, initial: bool = False) -> Measured:
     """Scores and greedy answers of the model as it is now, on the held-out rows."""
     from .generation import answer
 
+    setting = trainer.setting
     with meter("evaluate"):
         scores = trainer.heldout_scores(initial=initial)
     asked = setting.asked
     with meter("generate"):
         progress = shown("answers before" if initial else "answers after", setting.console)
-        answers = answer(
-            setting.model, setting.tokenizer, [data.prompt_of(row) for row in asked], setting.spec.eval, setting.dtype, progress
-        )
+        prompts = [data.prompt_of(row) for row in asked]
+        answers = answer(trainer.model, setting.tokenizer, prompts, setting.spec.eval, setting.device, setting.dtype, progress)
     return Measured({**scores, **measure(answers, asked)}, answers)
 
 

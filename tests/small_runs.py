@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 from torch import Tensor
 
-from alignment_lab import data, model, run
+from alignment_lab import data, model, run, training
 from alignment_lab.artifacts import RunDirectory
 from alignment_lab.data.tokenise import COLUMNS
 from alignment_lab.logprobs import Engine
@@ -24,6 +24,7 @@ from alignment_lab.spec import METHODS as SCHEMAS
 from alignment_lab.spec import Divergence
 
 Row = dict[str, Any]
+CPU = torch.device("cpu")
 SINGLE = torch.float32  # by another name: tests may patch torch's
 ROWS, MAX_LENGTH = 6, 96
 TEXTS = [f"The {place}th sentence of {place % 7 + 2} says {'very ' * (place % 9)}little." for place in range(90)]
@@ -81,20 +82,21 @@ class Workshop:
         half = len(rows) // 2
         policy = policy or self.policy(spec)
         console = Console(file=io.StringIO(), width=1000)
-        return run.settled(
-            spec, RunDirectory(self.folder / method), policy, SINGLE, self.tokenizer, rows[:half], rows[half:], half, console
-        )
+        arguments = training.arguments(spec, RunDirectory(self.folder / method), CPU, SINGLE)
+        return run.settled(spec, policy, arguments, CPU, SINGLE, self.tokenizer, rows[:half], rows[half:], half, console)
 
     def policy(self, spec: Any) -> Any:
         """Random weights in the widest type there is, and large enough for every mistake to show."""
-        made = model.load_model(spec.model, self.folder, scores=not spec.method.generates).to(torch.float64)
+        made = model.load_model(spec.model, model.locate(spec.model), scores=not spec.method.generates).to(torch.float64)
         shifted(made, WEIGHTS)
         return made
 
 
 def trainer(made: Setting, engine: Engine | None = None) -> Any:
-    """The method's trainer, with another layout if one is given."""
-    return METHODS[made.spec.method.name].trainer(replace(made, engine=engine) if engine else made)
+    """The method's trainer with its reference asked, with another layout if one is given."""
+    found = METHODS[made.spec.method.name].trainer(replace(made, engine=engine) if engine else made)
+    found.begin()
+    return found
 
 
 def said(made: Setting) -> str:

@@ -19,7 +19,7 @@ FLOORS = {
     "launch": 4, "reference": 4, "generation": 4, "training": 4,
     "method": 5,
     "run": 6,
-    "train": 7,
+    "train": 7, "worker": 7,
 }  # fmt: skip
 READERS = {"report": {"artifacts", "errors", "spec"}}  # rooms that may use only these, whatever lies below them
 HEAVY = {"torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib", "wandb"}

@@ -68,6 +68,24 @@ def packed(planned: Sequence[Tree], budget: int) -> list[list[Tree]]:
     return packs
 
 
+def spread(planned: Sequence[Tree], budget: int, parts: int) -> list[list[Tree]]:
+    """The same for `parts` processes that go through packs side by side: about equally full ones, in as few rounds as the budget allows.
+
+    Longest tree first, each into the emptiest pack (Graham 1969). Fuller packs come first, so that those of one round are alike.
+    """
+    total, longest = sum(tree.tokens for tree in planned), max(tree.tokens for tree in planned)
+    for rounds in range(-(-total // (budget * parts)), len(planned) + 1):
+        packs: list[list[Tree]] = [[] for _ in range(rounds * parts)]
+        loads = [0] * len(packs)
+        for tree in sorted(planned, key=lambda tree: -tree.tokens):
+            place = loads.index(min(loads))
+            packs[place].append(tree)
+            loads[place] += tree.tokens
+        if max(loads) <= max(budget, longest):
+            break
+    return sorted(filter(None, packs), key=lambda pack: -sum(tree.tokens for tree in pack))
+
+
 def padded(planned: Sequence[Tree], budget: int) -> list[list[Tree]]:
     """The same for right-padded batches, where every sequence costs the longest one's tokens; a tree's members stay together."""
     packs: list[list[Tree]] = []

@@ -53,12 +53,8 @@ def bound(method: Method) -> Callable[..., PairLoss]:
 
 
 def trainer(setting: Setting) -> PreferenceTrainer:
-    """Ask the reference where the method has one, then build the trainer."""
-    rows = [*setting.train, *setting.scored]
-    if setting.spec.method.needs_reference and rows:
-        rows = with_reference(setting, rows)
-    split = len(setting.train)
-    return PreferenceTrainer(setting, rows[:split], rows[split:])
+    """The trainer of every pairwise method."""
+    return PreferenceTrainer(setting, setting.train, setting.scored)
 
 
 def with_reference(setting: Setting, rows: list[Row]) -> list[Row]:
@@ -100,6 +96,12 @@ class PreferenceTrainer(LabTrainer):
         self.prompt_loss = isinstance(method, ORPO) and method.prompt_loss and method.sft_weight > 0
         self.wants = {"log_squares": method.wpo}
         super().__init__(setting, train, heldout)
+
+    def asked_first(self) -> None:
+        """The reference, where the method has one."""
+        if self.method.needs_reference:
+            rows = with_reference(self.setting, [*self.rows, *self.heldout])
+            self.rows, self.heldout = rows[: len(self.rows)], rows[len(self.rows) :]
 
     def sequences(self, row: Row) -> list[Scored]:
         """Chosen, then rejected."""

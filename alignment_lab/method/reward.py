@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import losses
 from ..data.pack import Scored
-from ..logprobs import Batch, Seen, last_hidden
+from ..logprobs import Batch, Seen, scores_at_ends
 from ..spec import Reward
 from ..training import GlobalBatch, LabTrainer
 from .preference import sequences
@@ -44,8 +44,7 @@ class RewardTrainer(LabTrainer):
 
     def see(self, model: Any, pack: Batch) -> Seen:
         """One score per sequence."""
-        scorer = model.get_base_model() if hasattr(model, "get_base_model") else model
-        scores = scorer.score(last_hidden(scorer.base_model, pack))[:, 0]  # [N]
+        scores = scores_at_ends(model, pack)
         ones = torch.ones_like(pack.members)
         return Seen(scores, 0 * ones, ones, pack.members)
 

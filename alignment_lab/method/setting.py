@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..data import first, questions
+from ..data import first, longest, questions
+from ..logprobs import Engine, choose
+from ..reference import digest
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-    from ..logprobs import Engine
     from ..spec import Experiment
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One experiment, loaded: tokenised rows, model on its device, how it is computed, and the keywords of TrainingArguments."""
+    """One experiment, loaded: tokenised rows, model on its device, how it is computed, and transformers' arguments."""
 
     spec: Experiment
     model: PreTrainedModel
@@ -26,11 +27,27 @@ class Setting:
     train: list[dict[str, Any]]
     heldout: list[dict[str, Any]]
     available: int  # training rows of the data; a run of few steps tokenises only those that it can see
-    arguments: dict[str, Any]
-    engine: Engine
+    arguments: TrainingArguments
+    device: torch.device
     dtype: torch.dtype
-    weights: str  # what these weights are, by content: reference.digest
+    budget: int  # tokens per forward pass
     console: Console
+    engine: Engine | None = None  # how rows are laid out: known when the model can be called
+    weights: str = ""  # what the untouched weights are, by content: reference.digest
+
+    def complete(self) -> Setting:
+        """The same with engine and weights, told from a model that can be called: a sharded one only when it is wrapped.
+
+        Says how rows are laid out, with the reason where they are padded. Every process together.
+        """
+        if self.engine is not None:
+            return self
+        engine, reason = choose(self.model, max(map(longest, [*self.train, *self.heldout])), self.budget, self.device)
+        layout = "packed, prompts shared" if engine.packed else f"padded: {reason}"
+        kept = "gradient checkpointing" if self.arguments.activation_checkpointing else "no gradient checkpointing"
+        said = f"engine: {layout}; {engine.budget} tokens a pass; {self.dtype}, {kept}".replace("torch.", "")
+        self.console.print(said, highlight=False, soft_wrap=True)
+        return replace(self, engine=engine, weights=digest(self.model))
 
     @property
     def scored(self) -> list[dict[str, Any]]:

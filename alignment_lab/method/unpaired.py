@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import losses
+from .. import cluster, losses
 from ..artifacts import read_json, write_json
 from ..data import units
 from ..data.pack import Scored
@@ -25,12 +25,11 @@ STATE = "objective.json"  # in a checkpoint: what an objective remembers between
 
 
 def trainer(setting: Setting) -> UnpairedTrainer:
-    """Ask the reference, balance the labels, and build the trainer of the method."""
+    """The trainer of the method; KTO's rows get their mismatched answers."""
     kto = isinstance(setting.spec.method, KTO)
     train, heldout = (mismatched(rows, setting.spec.data.max_length) if kto else rows for rows in (setting.train, setting.scored))
-    rows = with_reference(setting, [*train, *heldout])
     made = KTOTrainer if kto else BCOTrainer
-    return made(setting, rows[: len(train)], rows[len(train) :])
+    return made(setting, train, heldout)
 
 
 def with_reference(setting: Setting, rows: list[Row]) -> list[Row]:
@@ -73,6 +72,11 @@ class UnpairedTrainer(LabTrainer):
         self.method = setting.spec.method
         super().__init__(setting, train, heldout)
 
+    def asked_first(self) -> None:
+        """The reference."""
+        rows = with_reference(self.setting, [*self.rows, *self.heldout])
+        self.rows, self.heldout = rows[: len(self.rows)], rows[len(self.rows) :]
+
     def sequences(self, row: Row) -> list[Scored]:
         """The answer."""
         return [Scored(row["prompt_ids"], row["completion_ids"])]
@@ -107,7 +111,9 @@ class UnpairedTrainer(LabTrainer):
         if initial:
             sums = torch.tensor([row["ref_logps"] for row in self.heldout])
             ones = torch.ones(len(sums), dtype=torch.long)
-            found = self.values(Seen(sums, 0 * ones, ones, ones.cumsum(0) - 1), GlobalBatch([], len(sums), self.columns(self.heldout)))
+            batch = GlobalBatch([], len(sums), self.columns(self.heldout))
+            batch.facts = self.informed(batch)
+            found = self.values(Seen(sums, 0 * ones, ones, ones.cumsum(0) - 1), batch)
         else:
             found = super().heldout_values(initial)
         if all(len(unit) == 2 for unit in units(self.heldout)):
@@ -142,8 +148,10 @@ class KTOTrainer(UnpairedTrainer):
         return [Scored(row["prompt_ids"], row["KL_completion_ids"]) for row in rows if "KL_completion_ids" in row]
 
     def informed(self, batch: GlobalBatch) -> dict[str, Tensor]:
-        """The reference point, in nats."""
-        seen = Seen.join([token_logprobs(self.model, pack) for pack in batch.aside])
+        """The reference point, in nats; none without a second prompt to take answers from."""
+        if not batch.aside:
+            return {}
+        seen = self.joined(batch.aside, [token_logprobs(self.model, pack) for pack in batch.aside])
         return {"kl": losses.kto_kl(seen.sums(seen.logps), batch.columns["ref_KL_logps"][seen.members])}
 
     def judge(self, policy: Tensor, reference: Tensor, desirable: Tensor, batch: GlobalBatch) -> SingleLoss:
@@ -162,21 +170,34 @@ class BCOTrainer(UnpairedTrainer):
         self.total = torch.zeros((), dtype=torch.float64, device=self.model.device)
         self.count = 0
 
+    def informed(self, batch: GlobalBatch) -> dict[str, Tensor]:
+        """The shift, over the rows of all processes in all steps before."""
+        total, count = self._totals()
+        return {"shift": (total / max(count, 1)).to(self.args.device)}
+
+    def _totals(self) -> tuple[Tensor, int]:
+        """Rewards and rows so far, of all processes."""
+        if cluster.world() == 1:
+            return self.total, self.count
+        everyone = cluster.gathered((self.total.cpu(), self.count))
+        return torch.stack([total for total, _ in everyone]).sum(), sum(count for _, count in everyone)
+
     def judge(self, policy: Tensor, reference: Tensor, desirable: Tensor, batch: GlobalBatch) -> SingleLoss:
         """BCO's loss; this batch's rewards count from the next step on, so that its packs share one shift."""
-        shift = batch.facts.setdefault("shift", (self.total / max(self.count, 1)).to(policy.dtype))
-        found = losses.bco(policy, reference, desirable, beta=self.method.beta, shift=shift)
-        if self.model.training:
+        found = losses.bco(policy, reference, desirable, beta=self.method.beta, shift=batch.facts["shift"].to(policy.dtype))
+        if self.model.training and not self.spare:
             self.total = self.total + found.rewards.double().sum()
             self.count += len(found.rewards)
         return found
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        write_json(folder / STATE, {"total": self.total.item(), "count": self.count})
+        total, count = self._totals()
+        if cluster.is_first():
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            write_json(folder / STATE, {"total": total.item(), "count": count})
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint and (state := read_json(Path(checkpoint) / STATE)):
+        if checkpoint and cluster.is_first() and (state := read_json(Path(checkpoint) / STATE)):
             self.total, self.count = self.total.new_tensor(state["total"]), state["count"]

@@ -5,7 +5,7 @@ or one sentence.
 """
 
 from .check import SpecError
-from .experiment import Action, Experiment, Plan, keys, parse, register, to_plain, to_yaml
+from .experiment import Action, Experiment, Plan, from_yaml, keys, parse, register, to_plain, to_yaml
 from .groups import (
     GROUPS,
     TEMPLATES,
@@ -118,6 +118,7 @@ __all__ = [
     "Tracking",
     "Training",
     "Unpaired",
+    "from_yaml",
     "keys",
     "parse",
     "register",

@@ -159,6 +159,13 @@ def to_plain(spec: Experiment) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+def from_yaml(text: str) -> Experiment:
+    """The experiment that `to_yaml` wrote."""
+    plain = OmegaConf.create(text)
+    assert isinstance(plain, DictConfig)
+    return parse(OmegaConf.masked_copy(plain, [key for key in plain if key != "defaults"]))
+
+
 def to_yaml(spec: Experiment) -> str:
     """spec.yaml: composes by itself with `--config-path RUN --config-name spec`."""
     defaults = ["/schema/experiment@_here_", f"/schema/method/{spec.method.name}@method", {"hydra": "lab"}, "_self_"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .. import checkpoint
+from .. import checkpoint, cluster
 from ..artifacts import RunDirectory
 from ..progress import Bar
 
@@ -33,10 +33,13 @@ class CommitCheckpoint(TrainerCallback):
         self.run, self.run_id, self.limit = run, run_id, limit
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Publish what the Trainer wrote into the partial folder, then drop the oldest."""
-        name = f"checkpoint-{state.global_step}"
-        checkpoint.publish(self.run.partial / name, self.run.checkpoints / name, run_id=self.run_id, step=state.global_step)
-        checkpoint.retain(self.run.checkpoints, self.limit)
+        """Publish what every process wrote into the partial folder, then drop the oldest. The first process does it, when all are done."""
+        cluster.barrier()
+        if cluster.is_first():
+            name = f"checkpoint-{state.global_step}"
+            checkpoint.publish(self.run.partial / name, self.run.checkpoints / name, run_id=self.run_id, step=state.global_step)
+            checkpoint.retain(self.run.checkpoints, self.limit)
+        cluster.barrier()
 
 
 class EvaluateEvery(TrainerCallback):

@@ -7,20 +7,25 @@ log-probabilities cost.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerControl, TrainingArguments
+from transformers import TrainerControl
 
+from .. import cluster, parallel
 from ..data.pack import Scored
 from ..eval.interval import Scores
 from ..logprobs import Batch, Seen, inference, token_logprobs
 from ..progress import shown
+from ..spec import Sharding
 from .order import GlobalBatches
+from .state import StatefulTrainer
 
 if TYPE_CHECKING:
     from ..method.setting import Setting
@@ -32,8 +37,8 @@ Row = dict[str, Any]
 class GlobalBatch:
     """The rows of one optimizer step: forward passes with a gradient, forward passes without, and what else is known of each row."""
 
-    packs: list[Batch]
-    rows: int
+    packs: list[Batch]  # of this process
+    rows: int  # of all
     columns: dict[str, Tensor]  # [rows, ...] each
     aside: list[Batch] = field(default_factory=list)  # forward passes that only inform the loss
     facts: dict[str, Tensor] = field(default_factory=dict)  # what those came to
@@ -44,7 +49,7 @@ class GlobalBatch:
         return replace(self, packs=[p.to(device) for p in self.packs], aside=[p.to(device) for p in self.aside], columns=columns)
 
 
-class LabTrainer(Trainer):
+class LabTrainer(StatefulTrainer):
     """The base of every method's trainer. Heirs say `sequences`, `columns` and `values`; the mean of `values()["loss"]` is the loss."""
 
     wants: dict[str, bool] = {}  # what `token_logprobs` is asked for besides log-probabilities
@@ -52,13 +57,17 @@ class LabTrainer(Trainer):
     def __init__(self, setting: Setting, train: list[Row], heldout: list[Row]) -> None:
         super().__init__(
             model=setting.model,
-            args=TrainingArguments(**setting.arguments),
+            args=setting.arguments,
             train_dataset=train,
             data_collator=self.collate,
             processing_class=setting.tokenizer,
         )
         self.model_accepts_loss_kwargs = False
         self.setting, self.rows, self.heldout = setting, train, heldout
+        self.begun = False
+        self.spare = False  # whether the pass that is being looked at counts for nothing
+        self.asking: AbstractContextManager[None] = nullcontext()  # around what the untouched model is asked
+        self.opening: Callable[[], None] = lambda: None  # called when that is known
         self._sums: dict[str, list[Tensor]] = defaultdict(list)  # since the last log: [sum, count] on the device
 
     # What a method says.
@@ -79,6 +88,9 @@ class LabTrainer(Trainer):
         """What those forward passes came to, without a gradient: scalars by name."""
         return {}
 
+    def asked_first(self) -> None:
+        """Complete the rows with what only the untouched model can say."""
+
     def values(self, seen: Seen, batch: GlobalBatch) -> dict[str, Tensor]:
         """`loss` and every metric, one value per row among those in `seen`; losses of all rows of the batch average to the loss."""
         raise NotImplementedError
@@ -92,8 +104,8 @@ class LabTrainer(Trainer):
     def collate(self, rows: list[Row]) -> dict[str, GlobalBatch]:
         """Lay out the rows of a global batch. Runs in a data worker too, and gives the same there."""
         engine = self.setting.engine
-        packs = engine.batches([sequence for row in rows for sequence in self.sequences(row)])
-        return {"batch": GlobalBatch(packs, len(rows), self.columns(rows), engine.batches(self.aside(rows)))}
+        packs = engine.share([sequence for row in rows for sequence in self.sequences(row)])
+        return {"batch": GlobalBatch(packs, len(rows), self.columns(rows), engine.share(self.aside(rows)))}
 
     def batches(self) -> GlobalBatches:
         """The order in which rows are seen."""
@@ -101,9 +113,42 @@ class LabTrainer(Trainer):
         return GlobalBatches(*self.units(), training.global_batch, training.seed)
 
     def get_train_dataloader(self) -> DataLoader:
-        """One item is one global batch."""
-        loader: DataLoader = DataLoader(self.rows, batch_sampler=self.batches(), collate_fn=self.collate)  # type: ignore[arg-type]
-        return self.accelerator.prepare(loader)
+        """One item is one global batch. Every process goes through all of them, and takes its share of each."""
+        places = range(len(self.rows))  # looked up late: rows are complete when the untouched model was asked
+        collate = lambda found: self.collate([self.rows[place] for place in found])  # noqa: E731
+        loader: DataLoader = DataLoader(places, batch_sampler=self.batches(), collate_fn=collate)  # type: ignore[arg-type]
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    # Before the first step.
+
+    def begin(self) -> None:
+        """Ask the untouched model what has to be known of it. Every process together; once."""
+        if not self.begun:
+            with self.asking:
+                self.setting = self.setting.complete()
+                self.asked_first()
+            self.begun = True
+            self.opening()
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None) -> Any:
+        """As transformers has it, with the untouched model asked when it is wrapped and before a checkpoint is loaded into it."""
+        if self.sharding is Sharding.fsdp:
+            parallel.shard(self.model)
+            self.is_distributed_loading_by_transformers = True  # transformers and accelerate then leave its weights where they are
+        found = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self.begin()
+        if resume_from_checkpoint is not None:
+            self._restore(resume_from_checkpoint)
+        return found
+
+    @property
+    def sharding(self) -> Sharding:  # type: ignore[override]
+        """How weights are spread over processes."""
+        return self.setting.spec.parallel.sharding if cluster.world() > 1 else Sharding.none
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # each process knows its own part of it
 
     # One step.
 
@@ -116,22 +161,33 @@ class LabTrainer(Trainer):
             return self._coupled_step(model, batch)
         losses = []
         for pack in batch.packs:
-            with self.compute_loss_context_manager():
-                loss = self._loss(self.see(model, pack), batch)
-            self.accelerator.backward(loss)
+            with self._reduced(model, pack is batch.packs[-1]):
+                with self.compute_loss_context_manager():
+                    loss = self._loss(self.see(model, pack), batch, spare=pack.spare)
+                self.accelerator.backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()
+
+    @contextmanager
+    def _reduced(self, model: Any, last: bool) -> Iterator[None]:
+        """Gradients of all processes meet at a step's last pass; where each holds a part of them, at every pass."""
+        self.accelerator.gradient_state._set_sync_gradients(last)
+        whole = self.sharding is Sharding.ddp
+        with self.accelerator.no_sync(model) if whole and not last else nullcontext():
+            yield
 
     def see(self, model: Any, pack: Batch) -> Seen:
         """One forward pass."""
         return token_logprobs(model, pack, **self.wants)
 
-    def _loss(self, seen: Seen, batch: GlobalBatch) -> Tensor:
+    def _loss(self, seen: Seen, batch: GlobalBatch, *, spare: bool = False) -> Tensor:
+        """This process's part, times the number of processes: they are averaged. A spare pass counts for nothing."""
+        self.spare = spare
         values = self.values(seen, batch)
         for name, rows in values.items():
-            if name != "loss":
+            if name != "loss" and not spare:
                 self._sums[name].append(torch.stack([rows.detach().double().sum(), torch.tensor(float(rows.numel()), device=rows.device)]))
-        return values["loss"].sum() / batch.rows
+        return values["loss"].sum() * (0 if spare else cluster.world() / batch.rows)
 
     def _coupled_step(self, model: Any, batch: GlobalBatch) -> Tensor:
         """A loss of all rows at once over several packs, exactly: what each token's gradient is, then the packs again with it.
@@ -139,31 +195,47 @@ class LabTrainer(Trainer):
         Gradient caching, Gao et al. 2021 (arXiv:2101.06983): one more forward pass, no more memory.
         """
         with torch.no_grad(), self.compute_loss_context_manager():
-            parts = [self.see(model, pack) for pack in batch.packs]
-        seen = Seen.join(parts)
+            parts = [self.see(self.model, pack) for pack in batch.packs]
+        seen = self.joined(batch.packs, parts)
         seen = replace(seen, logps=seen.logps.requires_grad_())
         loss = self._loss(seen, batch)
         (gradient,) = torch.autograd.grad(loss, seen.logps)
-        for pack, part in zip(batch.packs, gradient.split([len(part.logps) for part in parts]), strict=True):
-            with self.compute_loss_context_manager():
-                again = self.see(model, pack).logps
-            self.accelerator.backward((again * part).sum())
-        return loss.detach()
+        slopes = dict(zip(seen.members.tolist(), gradient.split(seen.lengths.tolist()), strict=True))
+        for pack in batch.packs:
+            with self._reduced(model, pack is batch.packs[-1]):
+                with self.compute_loss_context_manager():
+                    again = self.see(model, pack).logps
+                part = torch.cat([slopes[member] for member in pack.members.tolist()])
+                self.accelerator.backward((again * part).sum() * (not pack.spare))
+        return loss.detach() / cluster.world()
+
+    def joined(self, packs: Sequence[Batch], parts: Sequence[Seen]) -> Seen:
+        """What all processes saw, as one: these are the passes of this one. Without gradients."""
+        mine = [part.detached() for pack, part in zip(packs, parts, strict=True) if not pack.spare]
+        if cluster.world() == 1:
+            return Seen.join(mine)
+        everyone = cluster.gathered([part.to("cpu") for part in mine])
+        return Seen.join([part for found in everyone for part in found]).to(self.args.device)
 
     def _informed(self, batch: GlobalBatch) -> dict[str, Tensor]:
-        if not batch.aside:
-            return {}
         with inference(self.model, self.setting.dtype):
             return self.informed(batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what the steps since the last log came to; this is where the device is waited for."""
-        if "loss" in logs and self._sums:
-            totals = torch.stack([torch.stack(parts).sum(0) for parts in self._sums.values()]).tolist()
-            logs |= {name: total / count for name, (total, count) in zip(self._sums, totals, strict=True) if count}
-            self._sums.clear()
+        if "loss" in logs and (self._sums or cluster.world() > 1):
+            logs |= self._means()
         self.derived(logs)
         super().log(logs, start_time)
+
+    def _means(self) -> dict[str, float]:
+        """Of every metric over the rows of all processes since the last time."""
+        totals = torch.stack([torch.stack(parts).sum(0) for parts in self._sums.values()]).tolist() if self._sums else []
+        everyone = cluster.gathered(dict(zip(self._sums, totals, strict=True)))
+        self._sums.clear()
+        names = dict.fromkeys(name for one in everyone for name in one)
+        found = {name: [sum(pair) for pair in zip(*(one[name] for one in everyone if name in one), strict=True)] for name in names}
+        return {name: total / count for name, (total, count) in found.items() if count}
 
     def derived(self, logs: dict[str, float]) -> None:
         """Add what follows from the means that are logged."""
@@ -174,7 +246,8 @@ class LabTrainer(Trainer):
 
     def _parameters(self) -> int:
         if not hasattr(self, "_counted"):
-            self._counted = int(self.model.num_parameters(exclude_embeddings=True))
+            embeddings = self.model.get_input_embeddings()
+            self._counted = parallel.count(self.model) - parallel.count(embeddings)
         return self._counted
 
     # Held-out rows.
@@ -206,8 +279,8 @@ class LabTrainer(Trainer):
 
     def heldout_seen(self) -> tuple[Seen, GlobalBatch]:
         """What the model says of all held-out rows now, without gradients."""
-        batch = self.collate(self.heldout)["batch"].to(self.model.device)
+        batch = self.collate(self.heldout)["batch"].to(self.args.device)
         batch.facts = self._informed(batch)
         with inference(self.model, self.setting.dtype):
             parts = [self.see(self.model, pack) for pack in shown("held-out rows", self.setting.console)(batch.packs)]
-        return Seen.join(parts), batch
+        return self.joined(batch.packs, parts), batch

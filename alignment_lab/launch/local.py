@@ -1,0 +1,101 @@
+"""The processes of one run on this machine, by torch's elastic launcher: nobody types a torchrun line.
+
+Each of them reads the run's spec.yaml. When one dies the others are ended, and what is said is the first one's reason.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import cluster
+from ..errors import UserError, WorkerError
+from ..spec import Device, Parallel, Sharding
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PATIENCE = 20.0  # seconds that processes have to end when one of them has died
+USER = "UserError: "  # how a worker marks a user's mistake, for the user to read without a traceback
+
+
+def processes(parallel: Parallel) -> int:
+    """How many processes this machine runs: as many as are asked for, else one for each accelerator, one on a CPU."""
+    if parallel.sharding is Sharding.none:
+        return 1
+    if parallel.processes is not None:
+        return parallel.processes
+    return 1 if parallel.device is Device.cpu else max(1, cluster.visible_accelerators())
+
+
+def launch(parallel: Parallel, run: Path, count: int, console: Console) -> None:
+    """Start `count` processes on the run and wait for them. Raises UserError, or WorkerError with the first failure's reason."""
+    machines = cluster.machines(parallel.nodes)
+    over = f" on each of {machines.count} machines" if machines.count > 1 else ""
+    console.print(f"processes: {count}{over}, {parallel.sharding.name}", highlight=False, soft_wrap=True)
+    _quiet()
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import elastic_launch
+
+    os.environ |= _environment(parallel, count)
+    try:
+        elastic_launch(_config(machines, count), sys.executable)("-m", "alignment_lab.worker", str(run.absolute()))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise _told(rank, count * machines.count, failure) from None
+    except SignalException as error:
+        if error.sigval is signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise WorkerError(f"ended by {error.sigval.name}; the same command with hydra.run.dir={run} goes on from the newest checkpoint.") from None
+
+
+def _config(machines: cluster.Machines, count: int) -> Any:
+    from torch.distributed.launcher.api import LaunchConfig
+
+    alone = machines.count == 1
+    return LaunchConfig(
+        min_nodes=machines.count,
+        max_nodes=machines.count,
+        nproc_per_node=count,
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint="localhost:0" if alone else f"{machines.address}:{machines.port}",
+        rdzv_configs={} if alone else {"rank": machines.number, "timeout": 900},
+        run_id="alignment_lab",
+        max_restarts=0,
+        monitor_interval=0.2,
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT",
+        shutdown_timeout=PATIENCE,
+    )
+
+
+def _environment(parallel: Parallel, count: int) -> dict[str, str]:
+    """What workers find: their part of the processors, and where this machine has no accelerator, DeepSpeed told so."""
+    cpu = parallel.device is Device.cpu or not cluster.visible_accelerators()
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))} if "OMP_NUM_THREADS" not in os.environ else {}
+    return {**threads, **({"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""} if cpu else {})}
+
+
+def _quiet() -> None:
+    """The launcher's own log is not for the user: what matters is said in a sentence."""
+    import logging
+
+    for name in ("torch.distributed.elastic", "torch.distributed.run"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _told(rank: int, world: int, failure: Any) -> Exception:
+    """The error of the first process that failed, as the user should read it."""
+    said = failure.message if isinstance(failure.message, str) else failure.message.get("message", "")
+    if said.startswith(USER):
+        return UserError(said.removeprefix(USER))
+    who = f"process {rank} of {world}"
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        why = "killed by hand, or by the system for want of memory" if name == "SIGKILL" else "killed"
+        return WorkerError(f"{who} was ended by {name} ({why}), and the others with it; the same command goes on from the newest checkpoint.")
+    details = failure.message.get("extraInfo", {}).get("py_callstack", "") if isinstance(failure.message, dict) else ""
+    return WorkerError(f"{who} failed: {said or f'exit code {failure.exitcode}'}", details)

@@ -1,0 +1,32 @@
+"""The door of a launched process.  python -m alignment_lab.worker RUN, with the ranks that a launcher leaves in the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from . import cluster
+from .artifacts import RunDirectory
+from .errors import UserError
+
+
+def main() -> None:
+    """Do this process's part of the run. A failure is left where the launcher looks for it, and nothing is printed twice."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    from .run import work
+
+    handler = get_error_handler()
+    handler.initialize()
+    try:
+        work(RunDirectory(Path(sys.argv[1])))
+    except BaseException as error:
+        handler.record_exception(UserError(str(error)) if isinstance(error, UserError) else error)  # an heir by the name that is looked for
+        sys.stdout.flush()
+        os._exit(1)  # at once: a group of processes that lost a member waits for it in vain
+    cluster.leave()
+
+
+if __name__ == "__main__":
+    main()
