@@ -48,6 +48,7 @@ def adapter(base: Path, folder: Path, kind: str = "lora", how: saved.Loading | N
     with torch.no_grad():
         for weight in made.parameters():
             if weight.requires_grad:
+                weight.data = weight.float()  # what is trained is held in float32, whatever lies under it
                 weight += SPREAD * torch.randn(weight.shape, generator=generator)
     made.save_pretrained(folder)
     return made.eval()

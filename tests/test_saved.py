@@ -130,6 +130,17 @@ def test_a_reward_adapter_comes_with_its_head(kind, whole, tmp_path, here):
     assert "(no 'base_model.model.score.weight')" in sentence(tmp_path / kind, said)
 
 
+@pytest.mark.parametrize("scores", [False, True])
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_an_adapter_in_float32_on_a_base_in_bfloat16(kind, scores, whole, tmp_path, here):
+    """peft makes the new head as a copy of the base's, in bfloat16, and would round the trained values into it."""
+    how = saved.Loading(dtype=torch.bfloat16)
+    model = adapter(whole[0], tmp_path / kind, kind, how, scores=scores)
+    assert saved.verify(tmp_path / kind, saved.probe(model), how, tolerance=ROUNDING) <= ROUNDING
+    again = dict(saved.load(tmp_path / kind, how).named_parameters())
+    assert all(torch.equal(again[name], weight) for name, weight in model.named_parameters())
+
+
 def test_a_reward_model_of_full_weights(tmp_path, here):
     folder = tiny(tmp_path / "reward", scores=True)
     said = saved.probe(AutoModelForSequenceClassification.from_pretrained(folder))

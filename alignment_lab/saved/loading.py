@@ -12,7 +12,7 @@ from typing import Any
 from ..artifacts import read_json
 from ..errors import UserError
 from ..spec import Adapter, Parallel, Quantisation
-from .files import AGAIN, refuse_names, shapes
+from .files import AGAIN, refuse_names, shapes, tensors
 
 CANNOT = (OSError, ValueError, RuntimeError, KeyError, ImportError)  # what transformers and peft raise of what they cannot load
 
@@ -64,14 +64,18 @@ def load_base(folder: Path, how: Loading) -> Any:
 
 
 def adapted(model: Any, folder: Path) -> Any:
-    """`model` with the adapter in `folder`, every tensor of which has its place."""
+    """`model` with the adapter in `folder`, every tensor of which has its place and the type that it was saved in."""
     from peft import PeftModel, get_peft_model_state_dict
 
     with _explained(folder):
         found = PeftModel.from_pretrained(model, str(folder)).eval()
-    there, wanted = shapes(folder).keys(), get_peft_model_state_dict(found).keys()
-    refuse_names(wanted - there, folder, "lacks {}")
-    refuse_names(there - wanted, folder, "holds {}, which the adapter does not have")
+    there, wanted = shapes(folder).keys(), get_peft_model_state_dict(found)
+    refuse_names(wanted.keys() - there, folder, "lacks {}")
+    refuse_names(there - wanted.keys(), folder, "holds {}, which the adapter does not have")
+    places = {weight.data_ptr(): weight for weight in found.parameters()}
+    for name, tensor in tensors(folder):  # a head of float32 was made as a copy of the base's, which may be held in bfloat16
+        if tensor.dtype != wanted[name].dtype:
+            places[wanted[name].data_ptr()].data = tensor.to(wanted[name].device)
     return found
 
 

@@ -15,8 +15,7 @@ TOKENS, ROWS = 16, 8  # a causal model answers one row with T x V numbers; a rew
 def probe(model: Any) -> Tensor:
     """Logits [T, V] of a causal model, or a reward model's scores [N]: float32, on the CPU.
 
-    Ordinary forward calls, in the precision that the weights are held in: all processes of a sharded model ask together. Ids come from
-    the middle of the vocabulary, where no padding lies.
+    Ordinary forward calls: all processes of a sharded model ask together. Ids come from the middle of the vocabulary: no padding lies there.
     """
     import torch
 
@@ -33,16 +32,20 @@ def probe(model: Any) -> Tensor:
 
 @contextmanager
 def bare(model: Any) -> Iterator[None]:
-    """Evaluation mode, no gradients, and none of the casting to bfloat16 that accelerate puts around a forward; all given back."""
+    """Evaluation mode, no gradients, and float32 unless some weights are held in bfloat16; all given back.
+
+    What accelerate puts around a forward would cast to bfloat16, and whoever loads the model has no such thing.
+    """
     import torch
 
+    half = any(weight.dtype is torch.bfloat16 for weight in model.parameters())
     training, attention = model.training, getattr(model.config, "_attn_implementation", None) or ""
     wrapped = model.__dict__.pop("forward", None) if "_original_forward" in model.__dict__ else None
     if attention.startswith("flash"):
         model.set_attn_implementation("sdpa")  # FlashAttention takes no float32
     model.eval()
     try:
-        with torch.no_grad(), torch.autocast(next(model.parameters()).device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=half):
             yield
     finally:
         model.train(training)
