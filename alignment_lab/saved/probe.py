@@ -15,7 +15,7 @@ TOKENS, ROWS = 16, 8  # a causal model answers one row with T x V numbers; a rew
 def probe(model: Any) -> Tensor:
     """Logits [T, V] of a causal model, or a reward model's scores [N]: float32, on the CPU.
 
-    Ordinary forward calls: all processes of a sharded model ask together. Ids come from the middle of the vocabulary: no padding lies there.
+    Ordinary forward calls: all processes of a sharded model ask together. Ids come from the middle of the vocabulary, away from padding.
     """
     import torch
 
