@@ -11,15 +11,16 @@ from pathlib import Path
 from . import estimate, parallel, tracking
 from .errors import UserError
 from .estimate import DEVICES, GB, Need
-from .spec import Adapter, Attention, Device, Experiment, ModelSource
+from .spec import Attention, Device, Experiment, ModelSource, Quantisation, Sharding
 
 REMEDIES = (1, 2, 4, 8, 16)  # devices that are tried when this machine will not do
 USUAL = "h100"  # the device that people rent
-CPU_LIMIT = 2e9  # parameters; beyond it a step on processors takes minutes, and no advice is given that leads there
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # whole, or in parts
 
 
 def wrong(spec: Experiment, *, accelerators: int, folder: Path | None = None) -> list[str]:
     """What keeps this experiment from running on this machine, a sentence with a remedy each; checkpoints would lie in `folder`."""
+    spec = estimate.resolve(spec, accelerators)
     cpu = accelerators == 0 or spec.parallel.device is Device.cpu
     return [
         *_devices(spec, accelerators),
@@ -45,6 +46,11 @@ def _devices(spec: Experiment, accelerators: int) -> Iterator[str]:
         yield "parallel.device=cuda: this machine shows no accelerator; use parallel.device=auto, or a machine that has one."
     elif dials.processes and dials.device is not Device.cpu and 0 < accelerators < dials.processes:
         yield f"parallel.processes={dials.processes}: this machine shows {_several(accelerators)}; ask for as many, or leave it null."
+    if accelerators == 0 and dials.device is not Device.cpu:
+        if dials.offload:
+            yield "parallel.offload=true: this machine shows no accelerator to take weights from; use parallel=zero3."
+        if dials.sharding is Sharding.fsdp and dials.quantisation is Quantisation.nf4:
+            yield "parallel.quantisation=nf4: FSDP cuts 4-bit weights on accelerators, and this machine shows none; use parallel=qlora."
     world = estimate.world(dials, max(1, accelerators))
     if spec.training.global_batch < world:
         yield (
@@ -72,7 +78,7 @@ def _weights(spec: Experiment) -> Iterator[str]:
     model, path = spec.model, spec.model.path
     if model.source is not ModelSource.hub or path is None or Path(path).expanduser().is_dir() or not _offline():
         return
-    if estimate.cached_file(model, "config.json") is None:
+    if not any(estimate.cached_file(model, name) for name in WEIGHTS):
         yield f"model.path={path}: is not on this machine, and HF_HUB_OFFLINE=1; fetch it where there is a network, or give a directory."
 
 
@@ -92,22 +98,17 @@ def _memory(spec: Experiment, accelerators: int) -> Iterator[str]:
     if not device.accelerator:
         device, count = estimate.this_cpu(free=True), 1
     processes = estimate.world(spec.parallel, count)
-    local = processes // spec.parallel.nodes if not device.accelerator else processes
-    need = estimate.needs(spec, spec.parallel, device, local)
+    need = estimate.needs(spec, spec.parallel, device, processes)
     if need is None:
         return
     if not need.fits:
-        yield f"{_set(spec)}: {_missing(spec, need)}; {_remedy(spec, need)}."
-    elif need.host and need.host * local // spec.parallel.nodes > (free := estimate.this_cpu(free=True).bytes):
-        needed = need.host * local // spec.parallel.nodes
+        yield f"model={spec.model.name} parallel={spec.parallel.name}: {_missing(spec, need)}; {_remedy(spec, need)}."
+    needed, free = need.host * processes // spec.parallel.nodes, estimate.this_cpu(free=True).bytes
+    if device.accelerator and needed > free:
         yield (
             f"parallel.offload=true: needs {needed / GB:.0f} GB of the machine's memory, and {free / GB:.0f} are free; "
             "use parallel=lora, or more machines."
         )
-
-
-def _set(spec: Experiment) -> str:
-    return f"model={spec.model.name} parallel={spec.parallel.name}"
 
 
 def _missing(spec: Experiment, need: Need) -> str:
@@ -129,9 +130,8 @@ def _remedy(spec: Experiment, need: Need) -> str:
         if other and other.fits and (count == 1 or spec.parallel.name != "single"):
             ways.append(f"{count} x {usual.gb:.0f} GB" if count > 1 else f"one device of {usual.gb:.0f} GB")
             break
-    known = estimate.of(spec)
     here = estimate.smallest(spec, need.device, need.processes)
-    if here and known and (need.device.accelerator or known.total < CPU_LIMIT):
+    if here and estimate.bearable(spec, need.device):
         ways.append(f"parallel={here.parallel.name} here")
     for device in sorted((device for device in DEVICES.values() if device.accelerator), key=lambda device: device.gb):
         if not need.device.accelerator and (other := estimate.smallest(spec, device, 1)):
@@ -145,9 +145,8 @@ def _disk(spec: Experiment, folder: Path) -> Iterator[str]:
     known = estimate.of(spec)
     if known is None:
         return
-    weight = 4 if spec.parallel.adapter is Adapter.none else 2
     kept = spec.training.save_total_limit + 1 if spec.training.save_steps else 0
-    needed = kept * (estimate.STATES - 4) * known.trained + weight * known.trained
+    needed = (kept * (estimate.STATES - 4) + 4) * known.trained  # no gradients; the final model in float32
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +24,10 @@ CHARACTERS = 4  # of English, to a token of a usual vocabulary
 AROUND = 5  # tokens that a chat template puts around a message
 COUNTS = (1, 8)  # devices, where nobody said how many
 SAMPLE = 1000  # rows that time is given for, where their number is not known
+OURS = (  # what of a command line the advice replaces
+    *("action", "plan.device", "parallel", "parallel.processes"),
+    *(f"parallel.{dial}" for dial in ("sharding", "adapter", "quantisation", "offload")),
+)
 ITEMS = {
     "weights": "weights",
     "copies": "copies in bfloat16",  # autocast's
@@ -64,11 +68,8 @@ def _say(part: Any, console: Console, *, soft_wrap: bool = False) -> None:
 
 def asked_devices(spec: Experiment) -> list[Device]:
     """The device of `plan.device`; else what this machine has; where that has no accelerator, one of each size, and its processors."""
-    name = spec.plan.device
-    if name is not None:
-        if name not in DEVICES:
-            raise UserError(f"plan.device={name}: no such device is known; give one of {', '.join(DEVICES)}.")
-        return [DEVICES[name]]
+    if spec.plan.device is not None:
+        return [estimate.named(spec.plan.device)]
     device, _ = estimate.here()
     return [device] if device.accelerator else [DEVICES[known] for known in estimate.SHOWN]
 
@@ -89,7 +90,7 @@ def measured(spec: Experiment, rows: data.Rows | None) -> tuple[Load, str]:
     if rows is None:
         tokens = limit / 2
         scored = tokens if spec.method.format is Format.text else tokens / 2
-        return Load(None, tokens, scored), f"not read here: {tokens:.0f} tokens a row are assumed, half of data.max_length"
+        return Load(None, tokens, scored), "the data cannot be read here, so that half of data.max_length is assumed"
     sizes = [size for row in rows.train if (size := _size(row, limit))[0]]
     total, scored = sum(size for size, _ in sizes), sum(part for _, part in sizes)
     count = max(1, len(sizes))
@@ -125,7 +126,7 @@ def _facts(spec: Experiment, known: Parameters, load: Load, source: str) -> Tabl
     inside = known.multiplied + known.layers * known.norms
     table.add_row("model", f"{spec.model.name}: {_count(known.total)} parameters, {_count(inside)} of them in {known.layers} layers")
     table.add_row("trained", _trained(spec, known))
-    rows = "rows" if load.rows is None else f"{load.rows:,} rows"
+    rows = "unknown number of rows" if load.rows is None else f"{load.rows:,} rows"
     table.add_row("data", f"{rows}, {load.tokens:.0f} tokens each, {load.scored:.0f} of them scored ({source})")
     table.add_row("steps", _steps(spec, load))
     table.add_row("work", _work(spec, known, load))
@@ -145,8 +146,8 @@ def _trained(spec: Experiment, known: Parameters) -> str:
 def _steps(spec: Experiment, load: Load) -> str:
     epoch, steps = estimate.steps_per_epoch(spec, load), estimate.steps_of(spec, load)
     tokens = spec.training.global_batch * load.tokens
-    said = f"of {spec.training.global_batch} rows, about {tokens:,.0f} tokens"
-    return f"{steps or 'an unknown number'} {said}" + (f"; {epoch} an epoch" if epoch else "")
+    said = f"{steps or 'unknown number'}, each of {spec.training.global_batch} rows, about {tokens:,.0f} tokens"
+    return said + (f"; {epoch} an epoch" if epoch else "")
 
 
 def _work(spec: Experiment, known: Parameters, load: Load) -> str:
@@ -166,11 +167,11 @@ def _count(number: int) -> str:
     return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
 
 
-def memory_table(spec: Experiment, known: Parameters, load: Load, devices: list[Device], count: int) -> Table:
+def memory_table(spec: Experiment, known: Parameters, load: Load, devices: list[Device], count: int) -> RenderableType:
     """What each of `count` devices holds, kind by kind: items, their sum, the forward pass that would be chosen, the time."""
     each = "one device" if count == 1 else f"each of {count} devices"
-    table = Table(box=SIMPLE_HEAD, title=f"parallel={spec.parallel.name}: GB on {each}", title_justify="left", pad_edge=False)
-    found = [need for device in _sensible(devices, count) if (need := estimate.needs(spec, spec.parallel, device, count))]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    found = [need for device in _sensible(spec, devices, count) if (need := estimate.needs(spec, spec.parallel, device, count))]
     for heading, justify in [("", "left"), *((need.device.name, "right") for need in found)]:
         table.add_column(Text(heading), justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for item in fields(estimate.Memory):
@@ -180,12 +181,13 @@ def memory_table(spec: Experiment, known: Parameters, load: Load, devices: list[
     table.add_section()
     for label, cells in _conclusions(spec, known, load, found):
         table.add_row(label, *cells)
-    return table
+    return Group(Text(f"\nparallel={spec.parallel.name}: GB on {each}", "bold"), table)
 
 
-def _sensible(devices: list[Device], count: int) -> list[Device]:
-    """The processors only where they are asked for or one process runs: no machine has eight of them."""
-    return [device for device in devices if device.accelerator or count == 1 or len(devices) == 1]
+def _sensible(spec: Experiment, devices: list[Device], count: int) -> list[Device]:
+    """The processors only where they can do it, and are asked for or run one process: no machine has eight of them."""
+    able = [device for device in devices if estimate.possible(spec.parallel, device)]
+    return [device for device in able if device.accelerator or count == 1 or len(devices) == 1]
 
 
 def _conclusions(spec: Experiment, known: Parameters, load: Load, found: list[Need]) -> Iterator[tuple[str, list[Text | str]]]:
@@ -211,15 +213,15 @@ def _time(spec: Experiment, known: Parameters, load: Load, need: Need, passed: i
     return duration(3600 * estimate.hours(flops, need.device, need.processes))
 
 
-def preset_table(spec: Experiment, devices: list[Device], counts: list[int]) -> Table:
+def preset_table(spec: Experiment, devices: list[Device], counts: list[int]) -> RenderableType:
     """The least intrusive preset that fits each kind of device."""
-    table = Table(box=SIMPLE_HEAD, title="the least intrusive preset that fits", title_justify="left", pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "GB", *("1 device" if count == 1 else f"{count} devices" for count in counts)):
         table.add_column(Text(heading), justify="right" if heading == "GB" else "left")
     for device in devices:
         cells = [_preset(spec, device, count) if device.accelerator or count == 1 else "" for count in counts]
         table.add_row(device.name, f"{device.gb:.0f}", *cells)
-    return table
+    return Group(Text("The least intrusive preset that fits", "bold"), table)
 
 
 def _preset(spec: Experiment, device: Device, count: int) -> str:
@@ -230,11 +232,9 @@ def _preset(spec: Experiment, device: Device, count: int) -> str:
 def advice(spec: Experiment, devices: list[Device], counts: list[int]) -> list[str]:
     """What to call in the end, for the smallest device that does; and how the time was told."""
     rate = f"{estimate.UTILISATION:.0%} of the peak in bfloat16 is assumed" if any(device.accelerator for device in devices) else ""
-    note = [f"Time: {rate}; loading, evaluation and slow networks come on top."] if rate else []
-    as_asked = [need for device in devices for count in counts if (need := estimate.needs(spec, spec.parallel, device, count))]
-    here = [need.device for need in as_asked if need.fits and not need.device.accelerator and len(devices) > 1]
-    for device in [*here, *(device for device in devices if device.accelerator or len(devices) == 1)]:
-        for count in [1] if not device.accelerator else sorted({1, *counts}):
+    note = [f"Time: {rate}; short steps, slow networks, loading and evaluation come on top."] if rate else []
+    for device in [*_here(spec, devices), *(device for device in devices if device.accelerator or len(devices) == 1)]:
+        for count in _tried(spec, device, counts):
             need = estimate.smallest(spec, device, count)
             if need:
                 where = f"{count} x {device.name} ({device.gb:.0f} GB)"
@@ -243,10 +243,22 @@ def advice(spec: Experiment, devices: list[Device], counts: list[int]) -> list[s
     return [*note, "No preset fits any of these: take a smaller model, more devices (parallel.processes), or a smaller data.max_length."]
 
 
+def _here(spec: Experiment, devices: list[Device]) -> list[Device]:
+    """This machine's processors, where they are among others and would do for what was asked."""
+    own = [device for device in _sensible(spec, devices, 1) if not device.accelerator and estimate.bearable(spec, device)]
+    return [device for device in own if (need := estimate.needs(spec, spec.parallel, device, 1)) and need.fits and len(devices) > 1]
+
+
+def _tried(spec: Experiment, device: Device, counts: list[int]) -> list[int]:
+    """As many devices as were asked for; one first, where nobody asked."""
+    if spec.parallel.processes or spec.parallel.nodes > 1:
+        return counts
+    return sorted({1, *counts}) if device.accelerator else [1]
+
+
 def command(spec: Experiment, need: Need) -> str:
     """The command of this experiment with the preset that fits, as the user wrote the rest."""
-    ours = ("action", "plan.device", "parallel", "parallel.processes")
-    words = [word for word in sys.argv[1:] if word.lstrip("+~").partition("=")[0] not in ours]
+    words = [word for word in sys.argv[1:] if word.lstrip("+~").partition("=")[0] not in OURS]
     if Path(sys.argv[0]).name != "train.py":
         words = [f"method={spec.method.name}", f"model={spec.model.name}", f"data={spec.data.name}"]
     count = need.processes // spec.parallel.nodes

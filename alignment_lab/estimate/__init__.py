@@ -1,8 +1,8 @@
 """Memory, time and the smallest set-up that does, from a model's shape: no weights, no accelerator, no torch."""
 
-from .devices import DEVICES, GB, SHOWN, UTILISATION, Device, here, this_cpu
+from .devices import DEVICES, GB, SHOWN, UTILISATION, Device, here, named, this_cpu
 from .memory import CPU_TOKENS, CUDA_TOKENS, SHARE, STATES, Memory, Need, Plan, activation_bytes, longest_row, needs, plan
-from .presets import AUTO, PRESETS, Choice, chosen, resolve, smallest, with_dials, world
+from .presets import AUTO, PRESETS, Choice, bearable, chosen, possible, resolve, smallest, with_dials, world
 from .shape import UNKNOWN, Parameters, cached_file, from_config, of, parameters, shape_of
 from .work import Load, hours, passes, reference_flops, step_flops, steps_of, steps_per_epoch
 
@@ -26,17 +26,20 @@ __all__ = [
     "Parameters",
     "Plan",
     "activation_bytes",
+    "bearable",
     "cached_file",
     "chosen",
     "from_config",
     "here",
     "hours",
     "longest_row",
+    "named",
     "needs",
     "of",
     "parameters",
     "passes",
     "plan",
+    "possible",
     "reference_flops",
     "resolve",
     "shape_of",

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from .. import cluster
+from ..errors import UserError
 
 GB = 10**9
 DRIVER = Path("/proc/driver/nvidia/gpus")
@@ -66,12 +67,19 @@ DEVICES = {
 SHOWN = ("rtx4090", "a100-40gb", "l40s", "h100", "h200", "cpu")  # one of each size
 
 
+def named(name: str) -> Device:
+    """The device that `plan.device` names. Raises UserError with all names for another one."""
+    if name not in DEVICES:
+        raise UserError(f"plan.device={name}: no such device is known; give one of {', '.join(DEVICES)}.")
+    return DEVICES[name]
+
+
 def here(accelerators: int | None = None) -> tuple[Device, int]:
     """The kind of device that a run on this machine gets, and how many there are; one without an accelerator: the processors."""
     count = cluster.visible_accelerators() if accelerators is None else accelerators
     if count == 0:
         return DEVICES["cpu"], 1
-    return min((_named(model) for model in _models() or ["an accelerator"]), key=lambda device: device.gb), count
+    return min((_by_driver(model) for model in _models() or ["an accelerator"]), key=lambda device: device.gb), count
 
 
 def _models() -> list[str]:
@@ -83,7 +91,7 @@ def _models() -> list[str]:
     return found
 
 
-def _named(model: str) -> Device:
+def _by_driver(model: str) -> Device:
     """The device of this name; of one that is not in the table the memory is asked for, and the speed is the slowest one's."""
     for device in DEVICES.values():
         if device.words and all(word in model for word in device.words):

@@ -126,7 +126,7 @@ def needs(spec: Experiment, dials: Parallel, device: Device, processes: int) -> 
         return None
     known = parameters(shape, dials, scores=not spec.method.generates)
     width = width_of(spec, device)
-    room = device.bytes if device.accelerator else device.bytes // processes
+    room = device.bytes if device.accelerator else device.bytes // max(1, processes // dials.nodes)
     fixed, host = _fixed(shape, known, dials, spec.training.optim, width, processes)
     context = int(CONTEXT[device.accelerator])
     left = int(SHARE * (room - context - fixed["weights"])) - sum(fixed.values()) + fixed["weights"]

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from ..errors import UserError
-from ..spec import Adapter, Experiment, Parallel, Quantisation, Sharding
+from ..spec import Action, Adapter, Experiment, Parallel, Quantisation, Sharding
 from ..spec import Device as Kind
-from .devices import GB, Device, here
+from .devices import GB, Device, here, named
 from .memory import DEEPSPEED, Need, needs
-from .shape import UNKNOWN, shape_of
+from .shape import UNKNOWN, of, shape_of
 
 AUTO = "auto"
+CPU_LIMIT = 2e9  # parameters; beyond it a step on processors takes minutes, and no advice is given that leads there
 # From the least intrusive to the smallest: every weight trained before adapters, whole weights before cut ones, then 4 bits. The same
 # dials as in conf/parallel; a test holds them to each other.
 PRESETS = {
@@ -51,10 +52,20 @@ def candidates(device: Device, processes: int, *, installed: bool = False) -> It
         alone = preset.sharding is Sharding.none
         whole = preset.adapter is not Adapter.none and preset.sharding is Sharding.ddp
         senseless = alone if processes > 1 else not (alone or whole)
-        cut_on_cpu = not device.accelerator and preset.sharding is Sharding.fsdp and preset.quantisation is Quantisation.nf4
         missing = installed and any(uses(preset) and find_spec(package) is None for package, uses in PACKAGES.items())
-        if not (senseless or cut_on_cpu or missing):
+        if possible(preset, device) and not senseless and not missing:
             yield preset
+
+
+def possible(dials: Parallel, device: Device) -> bool:
+    """Whether such a device can be used so: FSDP cuts 4-bit weights on accelerators only, and processors have nowhere to offload to."""
+    return device.accelerator or not (dials.offload or (dials.sharding is Sharding.fsdp and dials.quantisation is Quantisation.nf4))
+
+
+def bearable(spec: Experiment, device: Device) -> bool:
+    """Whether anybody would want to wait for it."""
+    known = of(spec)
+    return device.accelerator or (known is not None and known.total <= CPU_LIMIT)
 
 
 def smallest(spec: Experiment, device: Device, processes: int, *, installed: bool = False) -> Need | None:
@@ -67,9 +78,18 @@ def smallest(spec: Experiment, device: Device, processes: int, *, installed: boo
 
 
 def with_dials(parallel: Parallel, preset: Parallel) -> Parallel:
-    """The preset's dials, with the rest as it is: devices, machines, the adapter's size."""
-    sharding, adapter, quantisation = preset.sharding, preset.adapter, preset.quantisation
-    return replace(parallel, name=preset.name, sharding=sharding, adapter=adapter, quantisation=quantisation, offload=False)
+    """The preset's dials, with the rest as it is: devices, machines, the adapter's size. One process needs no number."""
+    alone = preset.sharding is Sharding.none
+    return replace(
+        parallel,
+        name=preset.name,
+        processes=None if alone else parallel.processes,
+        nodes=1 if alone else parallel.nodes,
+        sharding=preset.sharding,
+        offload=False,
+        adapter=preset.adapter,
+        quantisation=preset.quantisation,
+    )
 
 
 def world(parallel: Parallel, count: int) -> int:
@@ -78,8 +98,14 @@ def world(parallel: Parallel, count: int) -> int:
 
 
 def chosen(spec: Experiment, accelerators: int | None = None) -> Choice:
-    """What `parallel=auto` is on this machine, or on one with so many accelerators. Raises UserError where it cannot be told."""
+    """What `parallel=auto` is on this machine, or on one with so many accelerators; in a plan, on the device that it names.
+
+    Raises UserError where it cannot be told.
+    """
+    _undecided(spec.parallel)
     device, count = here(0 if spec.parallel.device is Kind.cpu else accelerators)
+    if spec.action is Action.plan and spec.plan.device is not None:
+        device, count = named(spec.plan.device), 1
     processes = world(spec.parallel, count)
     where = f"{processes} x {device.name} ({device.gb:.0f} GB)"
     if shape_of(spec.model) is None:
@@ -94,6 +120,17 @@ def chosen(spec: Experiment, accelerators: int | None = None) -> Choice:
     last = list(candidates(device, processes, installed=True))[-1]
     reason = f"parallel=auto is {last.name} on {where}: nothing fits, and this needs the least."
     return Choice(with_dials(spec.parallel, last), reason)
+
+
+def _undecided(parallel: Parallel) -> None:
+    """Refuse a dial beside `auto`, which sets them all."""
+    for key, value, free in (
+        ("sharding", parallel.sharding, Sharding.ddp),  # the placeholder of conf/parallel/auto.yaml
+        ("adapter", parallel.adapter, Adapter.none),
+        ("quantisation", parallel.quantisation, Quantisation.none),
+    ):
+        if value is not free:
+            raise UserError(f"parallel.{key}={value.name}: parallel=auto chooses it; leave it out, or choose a preset, as parallel=lora.")
 
 
 def resolve(spec: Experiment, accelerators: int | None = None) -> Experiment:

@@ -20,9 +20,7 @@ NAMES = {  # of a config.json, by family
     "head_dim": ("head_dim",),
     "vocabulary": ("vocab_size",),
 }
-UNKNOWN = (
-    "fetch its config.json where there is a network, or say model.shape.layers, hidden, intermediate, heads, kv_heads, head_dim, vocabulary"
-)
+UNKNOWN = "give a directory with its config.json, or plan with a model of its size, as model=llama-3.1-8b"
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ class Parameters:
 
     @property
     def total(self) -> int:
-        """All of the model's own."""
-        return self.embedding + self.head + self.layers * (self.linear + self.norms)
+        """All of the model's own; one more norm stands before the head."""
+        return self.embedding + self.head + self.layers * (self.linear + self.norms) + self.norms // 2
 
     @property
     def multiplied(self) -> int:

@@ -1,0 +1,235 @@
+"""Parameters and bytes from a shape alone: numbers derived by hand, published ones, measured ones, and how they must move."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from alignment_lab import estimate
+from alignment_lab.estimate import DEVICES, GB, Device, memory
+from alignment_lab.spec import Quantisation
+
+BIG = Device("big", 1000, 1000)  # on which nothing is ever short
+
+
+def known(spec):
+    return estimate.parameters(spec.model.shape, spec.parallel)
+
+
+def needed(spec, processes=1, device=BIG):
+    return estimate.needs(spec, spec.parallel, device, processes)
+
+
+# ---- parameters
+
+
+@pytest.mark.parametrize(
+    ("model", "published"),
+    [("llama-3.1-8b", 8_030_261_248), ("mistral-7b", 7_241_732_096), ("smollm2-135m", 134_515_008), ("embedded", 134_515_008)],
+)
+def test_parameters_are_what_the_models_have(model, published, composed):
+    """Llama 3.1: 2 x 128256 x 4096 outside; 4096 (2 x 4096 + 2 x 1024 + 3 x 14336) + 2 x 4096 a layer, 32 times; 4096 at the end."""
+    assert known(composed([f"model={model}"])).total == published
+
+
+def test_other_families_come_out_within_a_thousandth(composed):
+    """Qwen3's norms of queries and keys are left out: 2 x 128 in each of 36 layers."""
+    assert known(composed(["model=qwen3-8b"])).total == pytest.approx(8_190_735_360, rel=1e-3)
+    assert known(composed(["model=gemma-7b"])).total == pytest.approx(8_537_680_896, rel=1e-3)
+
+
+def test_a_reward_model_has_a_head_of_one_output(composed):
+    spec = composed(["model=mistral-7b"])
+    scores = estimate.parameters(spec.model.shape, spec.parallel, scores=True)
+    assert known(spec).total - scores.total == 4096 * (32000 - 1)
+
+
+def test_lora_beside_every_linear_layer(composed):
+    """Mistral, rank 16: 16 (2 x 8192 + 2 x 5120 + 3 x 18432) = 1310720 a layer, 32 times. DoRA adds 3 x 4096 + 2 x 1024 + 2 x 14336."""
+    lora = known(composed(["model=mistral-7b", "parallel=lora"]))
+    assert lora.adapter == lora.trained == 41_943_040
+    assert known(composed(["model=mistral-7b", "parallel=lora", "parallel.rank=64"])).adapter == 4 * lora.adapter
+    dora = known(composed(["model=mistral-7b", "parallel=lora", "parallel.adapter=dora"]))
+    assert dora.adapter - lora.adapter == 32 * (3 * 4096 + 2 * 1024 + 2 * 14336)
+    few = known(composed(["model=mistral-7b", "parallel=lora", "parallel.targets=[q_proj,v_proj]"]))
+    assert few.adapter == 32 * 16 * (8192 + 5120)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+def test_transformers_and_peft_count_the_same(adapter, composed):
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from alignment_lab import model, parallel
+
+    spec = composed(["model=tiny", "parallel=lora", "parallel.rank=4", f"parallel.adapter={adapter}"])
+    plain = AutoModelForCausalLM.from_config(model.llama_config(spec.model.shape))
+    assert plain.num_parameters() == known(spec).total
+    adapted = get_peft_model(plain, parallel.lora(spec.parallel, scores=False))
+    assert sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad) == known(spec).adapter
+
+
+def test_the_shape_of_a_directory_is_what_its_config_says(composed, tmp_path):
+    """Not the option's, whose path was overridden; a family that names its dimensions otherwise is understood as well."""
+    (tmp_path / "config.json").write_text(json.dumps({"n_layer": 3, "n_embd": 32, "n_head": 4, "vocab_size": 99}))
+    shape = estimate.shape_of(composed(["model=mistral-7b", f"model.path={tmp_path}"]).model)
+    assert (shape.layers, shape.hidden, shape.intermediate, shape.heads, shape.kv_heads, shape.head_dim) == (3, 32, 128, 4, 4, 8)
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 5, "hidden_size": 64, "vocab_size": 99}}))
+    assert estimate.shape_of(composed(["model=hub", f"model.path={tmp_path}"]).model).layers == 5
+    (tmp_path / "config.json").write_text(json.dumps({"d_state": 5}))
+    assert estimate.shape_of(composed(["model=hub", f"model.path={tmp_path}"]).model) is None
+
+
+def test_the_shape_of_a_model_in_the_hubs_cache_is_known(composed, tmp_path, monkeypatch):
+    found = tmp_path / "config.json"
+    found.write_text(json.dumps({"num_hidden_layers": 5, "hidden_size": 64, "vocab_size": 99}))
+    spec = composed(["model=hub", "model.path=org/name"])
+    assert estimate.shape_of(spec.model) is None
+    monkeypatch.setattr("alignment_lab.estimate.shape.cached_file", lambda model, name: found)
+    assert estimate.shape_of(spec.model).hidden == 64
+
+
+# ---- memory
+
+P = 7.241732  # parameters of Mistral, in billions
+
+
+def fixed(spec, processes=1):
+    """GB of what does not depend on tokens, by item."""
+    held = needed(spec, processes).memory
+    return {name: getattr(held, name) / GB for name in ("weights", "copies", "gradients", "optimizer", "adapter")}
+
+
+@pytest.mark.parametrize(
+    ("preset", "weights", "gradients", "optimizer"),
+    [
+        ("single", 4, 4, 8),
+        ("ddp", 4, 4, 8),
+        ("fsdp", 4 / 8, 4 / 8, 8 / 8),
+        ("zero1", 2, 2, 12 / 8),
+        ("zero2", 2, 2 / 8, 12 / 8),
+        ("zero3", 2 / 8, 2 / 8, 12 / 8),
+    ],
+)
+def test_sixteen_bytes_a_parameter_cut_by_the_stage(preset, weights, gradients, optimizer, composed):
+    """float32 weights, gradients, two moments; DeepSpeed has bfloat16 weights and gradients, and a float32 master beside the moments."""
+    found = fixed(composed(["model=mistral-7b", f"parallel={preset}"]), 1 if preset == "single" else 8)
+    expected = [pytest.approx(size * P, abs=0.01) for size in (weights, gradients, optimizer)]
+    assert [found[name] for name in ("weights", "gradients", "optimizer")] == expected
+    assert found["adapter"] == 0
+
+
+def test_autocast_keeps_a_bfloat16_copy_of_every_matrix_and_cutting_does_not_help(composed):
+    """2 bytes for 6979321856 numbers in linear layers and 131072000 of the head.
+
+    Measured: the resident memory of a forward pass of 134M parameters grows by 288 MB inside of autocast, checkpointing or not.
+    """
+    for preset, processes in (("single", 1), ("ddp", 8), ("fsdp", 8)):
+        found = fixed(composed(["model=mistral-7b", f"parallel={preset}"]), processes)
+        assert found["copies"] == pytest.approx(2 * 7.110394, abs=1e-3)
+    assert fixed(composed(["model=mistral-7b", "parallel=zero3"]), 8)["copies"] == 0
+    assert fixed(composed(["model=mistral-7b", "model.dtype=float32"]))["copies"] == 0
+
+
+@pytest.mark.parametrize(
+    ("preset", "base", "cut"), [("lora", 2 * P, 1), ("fsdp_lora", 2 * P / 8, 8), ("zero3_lora", 2 * P / 8, 8), ("qlora", 4.125, 1)]
+)
+def test_a_frozen_base_is_held_as_it_is_computed_with(preset, base, cut, composed):
+    """qlora: 6979321856 numbers of 0.5 + 1/64 + 4/16384 bytes and 262410240 of 2: 3.600 + 0.525 GB. The adapter has 16 bytes a number."""
+    found = fixed(composed(["model=mistral-7b", f"parallel={preset}"]), 8)
+    assert found["weights"] == pytest.approx(base, abs=0.001)
+    assert found["gradients"] == found["optimizer"] == 0
+    assert found["adapter"] == pytest.approx(16 * 0.04194304 / cut, abs=0.001)
+
+
+def test_int8_is_a_byte(composed):
+    spec = composed(["model=mistral-7b", "parallel=qlora", "parallel.quantisation=int8"])
+    assert fixed(spec)["weights"] == pytest.approx(6.979 + 0.525, abs=0.001)
+
+
+def test_nf4_takes_what_bitsandbytes_takes():
+    functional = pytest.importorskip("bitsandbytes", reason="the extra `quantisation` is not installed").functional
+    import torch
+
+    stored, state = functional.quantize_4bit(torch.randn(1024, 1024).bfloat16(), quant_type="nf4", compress_statistics=True)
+    taken = sum(tensor.nbytes for tensor in (stored, state.absmax, state.state2.absmax))
+    assert taken / 1024**2 == pytest.approx(memory.STORED[Quantisation.nf4], abs=1e-5)
+
+
+def test_other_optimizers_have_other_moments(composed):
+    assert fixed(composed(["model=mistral-7b", "training.optim=sgd"]))["optimizer"] == 0
+    assert fixed(composed(["model=mistral-7b", "training.optim=rmsprop"]))["optimizer"] == pytest.approx(4 * P, abs=0.01)
+
+
+def test_offloaded_weights_wait_in_the_machines_memory(composed):
+    need = needed(composed(["model=mistral-7b", "parallel=zero3_offload"]), 4)
+    assert need.memory.weights == need.memory.optimizer == need.memory.gradients == 0
+    assert need.host * 4 / GB == pytest.approx(16 * P, abs=0.01)
+
+
+def test_a_reference_takes_no_memory_and_a_reward_model_has_no_logits(composed):
+    assert needed(composed(["model=mistral-7b", "method=dpo"])).memory.reference == 0
+    assert needed(composed(["model=mistral-7b", "method=reward"])).memory.logits == 0
+
+
+@pytest.mark.parametrize("preset", ["zero1", "zero2", "zero3", "fsdp", "zero3_lora", "fsdp_lora", "fsdp_qlora", "zero3_offload"])
+def test_more_processes_never_need_more_on_each(preset, composed):
+    spec = composed(["model=mistral-7b", f"parallel={preset}", "training.micro_tokens=4096", "training.gradient_checkpointing=true"])
+    totals = [needed(spec, processes).memory.total for processes in (1, 2, 3, 4, 8, 64)]
+    assert totals == sorted(totals, reverse=True)
+
+
+@pytest.mark.parametrize("model", ["tiny", "embedded", "qwen3-0.6b", "llama-3.1-8b", "gemma-7b"])
+def test_checkpointing_never_needs_more(model, composed):
+    spec = [f"model={model}", "training.micro_tokens=4096"]
+    kept, again = (needed(composed([*spec, f"training.gradient_checkpointing={word}"])).memory.total for word in ("false", "true"))
+    assert again <= kept
+
+
+def test_longer_passes_need_more_and_a_row_is_never_parted(composed):
+    """Pairs of at most 2 x 1024 tokens: below that, micro_tokens saves nothing."""
+    asked = [["model=mistral-7b", "data.max_length=1024", f"training.micro_tokens={tokens}"] for tokens in (1, 2048, 4096, 16384)]
+    totals = [needed(composed(overrides)).memory.total for overrides in asked]
+    assert totals[0] == totals[1] < totals[2] < totals[3]
+
+
+@pytest.mark.parametrize(("tokens", "measured"), [(512, 2.9), (1024, 3.9), (2048, 5.6), (4096, 9.9)])
+def test_what_was_measured_lies_under_the_estimate_by_at_most_a_third(tokens, measured, composed):
+    """docs/LOG.md: peaks of the embedded model in float32 by tokens a pass."""
+    spec = composed([f"training.micro_tokens={tokens}", "training.gradient_checkpointing=false", "data.max_length=128"])
+    assert measured <= needed(spec, device=DEVICES["cpu"]).memory.total / GB <= 4 / 3 * measured
+
+
+def test_processes_on_a_cpu_share_its_memory(composed):
+    one, two = (needed(composed(["parallel=ddp"]), count, DEVICES["cpu"]).room for count in (1, 2))
+    assert one == pytest.approx(2 * two, abs=2)
+
+
+# ---- what a run asks: the largest forward pass that pays and fits
+
+CONFIG = SimpleNamespace(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, vocab_size=49152)
+ASKED = {"trained": 134_515_008, "width": 4, "longest": 400, "cuda": False, "tokens": None, "checkpointing": None}
+
+
+def test_a_token_costs_what_was_measured(composed):
+    """30 layers of 8 x 576 + 6 x 1536 numbers, and 49152 logits, 4 bytes each: 1.66 MB and 0.2 MB."""
+    assert estimate.activation_bytes(CONFIG, 1, 4) == 4 * (30 * (8 * 576 + 6 * 1536) + 49152)
+    assert estimate.activation_bytes(CONFIG, 10, 2) == 10 * (2 * 30 * (8 * 576 + 6 * 1536) + 4 * 49152)
+    kept = 30 * 576 + 8 * 576 + 6 * 1536
+    assert estimate.activation_bytes(CONFIG, 1, 4, checkpointing=True) == 4 * (kept + 49152)
+    assert estimate.activation_bytes(composed([]).model.shape, 7, 2) == estimate.activation_bytes(CONFIG, 7, 2)
+
+
+def test_the_pass_fills_what_states_leave_of_the_share():
+    """0.8 of 20 GB less 12 bytes a parameter are 14.4 GB, more than 1024 tokens need; of 3 GB they are 0.786 GB: 423 of 1.855 MB."""
+    assert estimate.plan(CONFIG, free=20 * GB, **ASKED) == estimate.Plan(1024, False)
+    assert estimate.plan(CONFIG, free=3 * GB, **ASKED) == estimate.Plan(423, False)
+    assert estimate.plan(CONFIG, free=80 * GB, **{**ASKED, "cuda": True, "width": 2}) == estimate.Plan(16384, False)
+
+
+def test_checkpointing_comes_only_where_the_longest_row_would_not_fit():
+    plan = estimate.plan(CONFIG, free=int(2.5 * GB), **ASKED)
+    assert plan.checkpointing and plan.tokens > 400
+    assert estimate.plan(CONFIG, free=GB, **{**ASKED, "tokens": 64, "checkpointing": False}) == estimate.Plan(64, False)
