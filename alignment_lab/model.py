@@ -139,6 +139,7 @@ def load_policy(spec: Experiment, where: Path, device: torch.device, dtype: torc
     quantisation = parallel.quantised(dials, dtype)
     scores = not spec.method.generates
     model = load_model(spec.model, where, scores=scores, dtype=dtype if frozen else torch.float32, quantisation=quantisation)
+    parallel.steady(model)
     policy = _adapted(model, spec) if frozen else model
     return policy if quantisation is not None or dials.sharding in (Sharding.zero3, Sharding.fsdp) else policy.to(device)
 

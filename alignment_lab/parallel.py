@@ -94,6 +94,17 @@ def quantised(parallel: Parallel, dtype: torch.dtype) -> Any:
     )
 
 
+def steady(model: Any) -> None:
+    """Let 4-bit layers compute in evaluation mode as they do in training.
+
+    On processors with AVX512-BF16, bitsandbytes otherwise rewrites a layer's weights at its first forward in evaluation mode: rounded to
+    bfloat16, and for a kernel that passes no gradient on, so that training after an evaluation goes wrong without a word.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def shard(model: Any) -> None:
     """FSDP2 in place: each decoder layer is a unit, and what is left another. Gathered for forward and backward, freed in between.
 
@@ -110,6 +121,15 @@ def shard(model: Any) -> None:
         fully_shard(layer)
     fully_shard(plain, reshard_after_forward=False)
     plain._is_fsdp_managed_module = True  # by which transformers knows that processes must generate in step
+
+
+def reshard(model: Any) -> None:
+    """Cut again what FSDP2 left gathered."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def whole(

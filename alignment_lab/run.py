@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from . import cluster, data, model, provenance
+from . import checks, cluster, data, estimate, model, plan, provenance
 from .artifacts import RunDirectory, publish_directory, write_json
 from .errors import UserError, WorkerError
 from .eval.answers import measure, samples
@@ -21,7 +21,7 @@ from .launch import local
 from .meter import Meter, peak_memory_gb
 from .progress import shown
 from .report.terminal import show_run
-from .spec import Experiment, Format, Sharding, from_yaml, to_yaml
+from .spec import Action, DataSource, Device, Experiment, Format, Sharding, from_yaml, to_yaml
 from .tracking import end_tracking
 
 if TYPE_CHECKING:
@@ -39,10 +39,16 @@ ENVIRONMENT = {
 def execute(spec: Experiment, run: RunDirectory) -> None:
     """Run the experiment and leave a complete run directory. Raises UserError for a mistake; the directory records any failure."""
     console = Console(quiet=not cluster.is_first())
+    if spec.action is Action.plan:
+        plan.show(spec, _readable(spec), console)
+        run.discard()
+        return
+    spec, run = estimate.resolve(spec), _agreed(run, spec)
     if run.state().get("state") == "finished" and run.state()["id"] == spec.run_id:
         console.print(f"{run.path}: this experiment is finished; give another directory to run it again.", highlight=False, soft_wrap=True)
         return
     with recorded(spec, run) if cluster.is_first() else nullcontext():
+        checks.refuse(spec, cluster.visible_accelerators(), run.path)
         rows = data.load(spec)
         where = model.locate(spec.model)
         console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
@@ -56,6 +62,22 @@ def execute(spec: Experiment, run: RunDirectory) -> None:
 
         write_page(run)
         show_run(run, console)
+
+
+def _readable(spec: Experiment) -> data.Rows | None:
+    """The rows, where they are to be had without a network."""
+    return None if spec.data.source is DataSource.hub else data.load(spec)
+
+
+def _agreed(run: RunDirectory, spec: Experiment) -> RunDirectory:
+    """The first process's directory: torchrun and accelerate start the command itself, and the clock names a directory for each."""
+    if not cluster.launched():
+        return run
+    cluster.join(cpu=spec.parallel.device is Device.cpu or not cluster.visible_accelerators())
+    common = RunDirectory(cluster.agreed(run.path))
+    if common != run:
+        run.discard()
+    return common
 
 
 def prepare() -> None:
@@ -111,16 +133,22 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
         setting = settled(spec, policy, arguments, device, dtype, tokenizer, train_rows, heldout, available, console)
     trainer = procedure.trainer(setting)
     before: list[Measured] = []
-    trainer.opening = lambda: before.append(measured(trainer, meter, initial=True))
+
+    def opening() -> None:
+        content = {"model": trainer.setting.weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
+        if cluster.is_first():
+            write_json(run.provenance_file, {**provenance.collect(), "content": content})
+        before.append(measured(trainer, meter, initial=True))
+
+    trainer.opening = opening
     trainer.asking = meter("reference")
     with meter("train"):
         training.fit(trainer, spec, run, console)
     after = measured(trainer, meter)
-    training.save(trainer, tokenizer, run.partial / "model")
+    with meter("save"):
+        training.save(trainer, tokenizer, where, run.partial / "model")
     if cluster.is_first():
         publish_directory(run.partial / "model", run.model)
-        content = {"model": trainer.setting.weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
-        write_json(run.provenance_file, {**provenance.collect(), "content": content})
         run.write_samples(samples(setting.asked, before[0].answers, after.answers))
         write_json(run.report_file, report(setting, rows, trainer.state.global_step, meter, before_after(before[0].scores, after.scores)))
     cluster.barrier()
@@ -139,10 +167,10 @@ def settled(
     console: Console,
 ) -> Setting:
     """All that a method's trainer is built from."""
-    from . import estimate, parallel
+    from . import parallel
     from .method import Setting
 
-    plan = estimate.plan(
+    passes = estimate.plan(
         policy.config.get_text_config(),
         trained=parallel.count(policy, trained=True),
         width=dtype.itemsize,
@@ -152,8 +180,8 @@ def settled(
         tokens=spec.training.micro_tokens,
         checkpointing=spec.training.gradient_checkpointing,
     )
-    arguments.activation_checkpointing = plan.checkpointing
-    made = Setting(spec, policy, tokenizer, train_rows, heldout, available, arguments, device, dtype, plan.tokens, console)
+    arguments.activation_checkpointing = passes.checkpointing
+    made = Setting(spec, policy, tokenizer, train_rows, heldout, available, arguments, device, dtype, passes.tokens, console)
     sharded = spec.parallel.sharding in (Sharding.zero3, Sharding.fsdp) and cluster.world() > 1
     return made if sharded else made.complete()
 

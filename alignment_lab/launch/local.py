@@ -97,5 +97,7 @@ def _told(rank: int, world: int, failure: Any) -> Exception:
         name = signal.Signals(-failure.exitcode).name
         why = "killed by hand, or by the system for want of memory" if name == "SIGKILL" else "killed"
         return WorkerError(f"{who} was ended by {name} ({why}), and the others with it; the same command goes on from the newest checkpoint.")
+    if said.startswith("To enable traceback"):  # it ended before it could leave a reason
+        said = f"exit code {failure.exitcode}, and what it said stands above"
     details = failure.message.get("extraInfo", {}).get("py_callstack", "") if isinstance(failure.message, dict) else ""
-    return WorkerError(f"{who} failed: {said or f'exit code {failure.exitcode}'}", details)
+    return WorkerError(f"{who} failed: {said}", details)

@@ -6,7 +6,7 @@ each is found here, before anybody builds on it. Knows nothing of runs, methods 
 
 from .files import check_files, shapes
 from .fresh import verify
-from .loading import Loading, load, steady
+from .loading import Loading, load
 from .probe import distance, probe
 
-__all__ = ["Loading", "check_files", "distance", "load", "probe", "shapes", "steady", "verify"]
+__all__ = ["Loading", "check_files", "distance", "load", "probe", "shapes", "verify"]

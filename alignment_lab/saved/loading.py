@@ -11,6 +11,7 @@ from typing import Any
 
 from ..artifacts import read_json
 from ..errors import UserError
+from ..parallel import steady
 from ..spec import Adapter, Parallel, Quantisation
 from .files import AGAIN, refuse_names, shapes, tensors
 
@@ -99,17 +100,6 @@ def plain(folder: Path, how: Loading, *, scores: bool, new: tuple[str, ...] = ()
         refuse_names(keys["unexpected_keys"], folder, "holds {}, which the model does not have")
     steady(model)
     return (model if how.quantisation is not Quantisation.none else model.to(how.device)).eval()
-
-
-def steady(model: Any) -> None:
-    """Let 4-bit layers compute in evaluation mode as they do in training.
-
-    On processors with AVX512-BF16, bitsandbytes otherwise rewrites a layer's weights at its first forward in evaluation mode: rounded to
-    bfloat16, and for a kernel that passes no gradient on, so that training after an evaluation goes wrong without a word.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 @contextmanager

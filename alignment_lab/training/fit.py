@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import PrinterCallback
 
-from .. import checkpoint, cluster
+from .. import checkpoint, cluster, saved
 from ..artifacts import RunDirectory
 from ..data.tokenise import stop_ids
-from ..spec import Experiment
+from ..spec import Adapter, Experiment, Quantisation, Sharding
 from ..tracking import trackers
 from .callbacks import CommitCheckpoint, EvaluateEvery, MetricsLog, ShowSteps
 from .state import save_weights
@@ -18,6 +19,10 @@ from .state import save_weights
 if TYPE_CHECKING:
     from rich.console import Console
     from transformers import TrainerCallback
+
+    from ..method.setting import Setting
+
+ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.5}  # nats between what two computations of the same weights say
 
 
 def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console) -> None:
@@ -38,14 +43,40 @@ def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console) -> 
     trainer.train(resume_from_checkpoint=str(found) if found else None)
 
 
-def save(trainer: Any, tokenizer: Any, folder: Path) -> None:
-    """Weights, tokenizer, template and generation config, as plain transformers loads them; generation ends where training taught it to."""
+def save(trainer: Any, tokenizer: Any, base: Path, folder: Path) -> None:
+    """Weights, tokenizer, template and generation config, as plain transformers loads them; generation ends where training taught it to.
+
+    Raises UserError where what was written is not what was trained. What was gathered, or lies on a base, is loaded by a fresh process too.
+    """
     model = trainer.model
     model.config.use_cache = True
     if model.can_generate():
         model.generation_config.eos_token_id = stop_ids(tokenizer)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
+    dials = trainer.setting.spec.parallel
+    gathered = trainer.sharding in (Sharding.zero3, Sharding.fsdp) or dials.adapter is not Adapter.none
+    said = saved.probe(model) if gathered else None
     trainer.rest()
-    save_weights(model, folder)
+    state = save_weights(model, folder)
     if cluster.is_first():
         tokenizer.save_pretrained(folder)
+        saved.check_files(folder, state.items())
+        if said is not None:
+            apart = saved.verify(folder, said, _loading(trainer.setting, base), tolerance=ROUNDING[trainer.setting.dtype])
+            said_so = f"saved model: loaded again by a fresh process, log-probabilities within {apart:.2g}"
+            trainer.setting.console.print(said_so, highlight=False, soft_wrap=True)
+    cluster.barrier()
+
+
+def _loading(setting: Setting, base: Path) -> saved.Loading:
+    """How a fresh process is to load it: as it was trained; in this machine's memory unless 4 or 8 bits ask for the accelerator."""
+    dials = setting.spec.parallel
+    adapter = dials.adapter is not Adapter.none
+    return saved.Loading(
+        base=base if adapter else None,
+        quantisation=dials.quantisation,
+        compute=setting.dtype,
+        dtype=setting.dtype if adapter else torch.float32,
+        device=setting.device.type if dials.quantisation is not Quantisation.none else "cpu",
+        trust_remote_code=setting.spec.model.trust_remote_code,
+    )

@@ -41,9 +41,11 @@ class StatefulTrainer(Trainer):
             self.processing_class.save_pretrained(folder)
 
     def rest(self) -> None:
-        """Let go of weights that ZeRO-3 gathered ahead of a forward pass that did not come: what is in flight cannot be saved."""
+        """Cut again what was gathered: ZeRO-3 fetches ahead for a pass that may not come, FSDP2's outermost unit stays whole for its next."""
         if self.is_deepspeed_enabled and self.begun:
             self.deepspeed.empty_partition_cache()
+        if self.sharding is Sharding.fsdp:
+            parallel.reshard(self.model)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.sharding is not Sharding.fsdp:
@@ -73,6 +75,7 @@ class StatefulTrainer(Trainer):
         self._load_scaler(checkpoint)
 
     def _restore_shards(self, checkpoint: Path) -> None:
+        self.rest()
         first = cluster.is_first()
         weights = load_weights(self.model, checkpoint) if first else {}
         set_model_state_dict(self.model, weights, options=WHOLE)
@@ -81,8 +84,8 @@ class StatefulTrainer(Trainer):
         self.lr_scheduler.load_state_dict(torch.load(checkpoint / SCHEDULER, weights_only=True))
 
 
-def save_weights(model: Any, folder: Path) -> None:
-    """safetensors, config and generation config of a model, or of its adapter. Every process together; the first one writes."""
+def save_weights(model: Any, folder: Path) -> dict[str, torch.Tensor]:
+    """safetensors, config and generation config of a model, or of its adapter. Every process together; the first one writes, and has the state."""
     adapter = hasattr(model, "peft_config")
     trained = parallel.trained(model) if adapter else set()
     state = {}
@@ -93,6 +96,7 @@ def save_weights(model: Any, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder, state_dict=state, **({"save_embedding_layers": False} if adapter else {}))
     cluster.barrier()
+    return state
 
 
 def load_weights(model: Any, folder: Path) -> dict[str, torch.Tensor]:
