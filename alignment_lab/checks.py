@@ -104,16 +104,18 @@ def _memory(spec: Experiment, accelerators: int) -> Iterator[str]:
     if not need.fits:
         yield f"model={spec.model.name} parallel={spec.parallel.name}: {_missing(spec, need)}; {_remedy(spec, need)}."
     needed, free = need.host * processes // spec.parallel.nodes, estimate.this_cpu(free=True).bytes
-    if device.accelerator and needed > free:
+    if needed > free:
+        waits = "wait in" if spec.parallel.offload else "pass through"
+        remedy = "lora, or more machines" if spec.parallel.offload else "zero3, which reads them in parts, or fewer parallel.processes"
         yield (
-            f"parallel.offload=true: needs {needed / GB:.0f} GB of the machine's memory, and {free / GB:.0f} are free; "
-            "use parallel=lora, or more machines."
+            f"parallel={spec.parallel.name}: its weights {waits} the machine's memory, {needed / GB:.0f} GB in all, and {free / GB:.0f} "
+            f"are free; use parallel={remedy}."
         )
 
 
 def _missing(spec: Experiment, need: Need) -> str:
     """What is needed and what there is."""
-    needed, has = f"{need.memory.total / GB:.0f} GB", f"{need.room / GB:.0f} GB"
+    needed, has = f"{need.peak / GB:.0f} GB", f"{need.room / GB:.0f} GB"
     if need.device.accelerator:
         return f"needs about {needed} on each of {need.processes} x {need.device.name}, which have {has}"
     each = "" if need.processes == 1 else f" for each of {need.processes} processes"

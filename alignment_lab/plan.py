@@ -194,15 +194,17 @@ def _conclusions(spec: Experiment, known: Parameters, load: Load, found: list[Ne
     """The lines under the items."""
     yield "together", [f"{need.memory.total / GB:.1f}" for need in found]
     yield "there is", [f"{need.room / GB:.1f}" for need in found]
+    if any(need.loading > need.memory.total for need in found):
+        yield "while it is loaded", [f"{need.loading / GB:.1f}" for need in found]
     yield "fits", [Text("yes", "green") if need.fits else Text("no", "bold red") for need in found]
     if any(need.host for need in found):
-        yield "offloaded, a machine", [f"{need.host * need.processes / GB:.0f}" for need in found]
+        yield "machine's memory", [f"{need.host * need.processes / spec.parallel.nodes / GB:.0f}" for need in found]
     yield "tokens a pass", [f"{max(need.layout.tokens, estimate.longest_row(spec)):,}" for need in found]
     yield "checkpointing", ["yes" if need.layout.checkpointing else "no" for need in found]
     passed = [estimate.passes(spec, load, max(need.layout.tokens, estimate.longest_row(spec)), need.processes) for need in found]
     yield "passes a step", [str(one) for one in passed]
     steps = estimate.steps_of(spec, load)
-    label = "time" if steps else f"time for {SAMPLE:,} rows"
+    label = "time, at least" if steps else f"{SAMPLE:,} rows, at least"
     yield label, [_time(spec, known, load, need, one, steps or _sampled(spec)) for need, one in zip(found, passed, strict=True)]
 
 
@@ -239,7 +241,7 @@ def advice(spec: Experiment, devices: list[Device], counts: list[int]) -> list[s
             if need:
                 where = f"{count} x {device.name} ({device.gb:.0f} GB)"
                 said = f"The smallest of these that does: {where}, with parallel={need.parallel.name}"
-                return [*note, f"{said} ({need.memory.total / GB:.1f} GB):", f"    {command(spec, need)}"]
+                return [*note, f"{said} ({need.peak / GB:.1f} GB):", f"    {command(spec, need)}"]
     return [*note, "No preset fits any of these: take a smaller model, more devices (parallel.processes), or a smaller data.max_length."]
 
 

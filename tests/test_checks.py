@@ -172,9 +172,17 @@ def test_processes_share_a_machines_memory(found, memory):
 def test_what_is_offloaded_needs_the_machines_memory(found, memory, every_package):
     memory(64)
     (said,) = found("model=mistral-7b parallel=zero3_offload", accelerators=2)
-    assert said.startswith("parallel.offload=true: needs 116 GB of the machine's memory, and 64 are free;")
+    assert "wait in the machine's memory, 116 GB in all, and 64 are free; use parallel=lora" in said
     memory(256)
     assert found("model=mistral-7b parallel=zero3_offload", accelerators=2) == []
+
+
+def test_weights_pass_through_the_machines_memory(found, memory, every_package):
+    """4 bytes for each of 7.24e9, in each of 8 processes; ZeRO-3 reads them in parts."""
+    memory(64)
+    (said,) = found("model=mistral-7b parallel=fsdp", accelerators=8)
+    assert "pass through the machine's memory, 232 GB in all, and 64 are free; use parallel=zero3" in said
+    assert found("model=mistral-7b parallel=zero3", accelerators=8) == []
 
 
 def test_auto_is_judged_by_what_it_comes_to(found, memory):

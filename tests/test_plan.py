@@ -73,7 +73,7 @@ def test_without_the_data_half_of_the_limit_is_assumed_and_said(printed):
     lines = printed("model=mistral-7b parallel=zero3 data=hub data.path=org/name data.max_length=512", read=False)
     assert "unknown number of rows, 256 tokens each, 128 of them scored" in " ".join(cells(lines, "data") + lines)
     assert "cannot be read here" in " ".join(" ".join(lines).split())
-    assert any(line.strip().startswith("time for 1,000 rows") for line in lines)
+    assert any(line.strip().startswith("1,000 rows, at least") for line in lines)
     assert cells(printed("data=hub data.path=org/name training.max_steps=5", read=False), "steps")[0] == "5,"
 
 
@@ -190,22 +190,20 @@ def test_the_embedded_rows_are_estimated_within_a_factor(method, composed, token
 
 # ---- how it answers
 
-SCRIPT = """
-import sys
-from hydra import initialize_config_dir
-from rich.console import Console
-from alignment_lab import checks, compose, data, estimate, plan
-compose.prepare()
-with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-    spec = compose.experiment(sys.argv[1:])
-plan.show(estimate.resolve(spec), data.load(spec), Console())
-print(len(checks.wrong(spec, accelerators=0)))
-"""
 
-
-def test_it_answers_at_once_and_without_torch(door):
+def test_the_command_answers_at_once_without_torch_and_leaves_nothing(door, tmp_path):
     """CPU seconds, with every import timed: whatever else the machine does."""
-    ended = door("method=dpo", "model=mistral-7b", "parallel=zero3", "action=plan", script=["-c", SCRIPT])
+    ended = door("method=dpo", "model=mistral-7b", "parallel=zero3", "action=plan")
     assert (ended.code, ended.errors) == (0, [])
+    assert ended.output.splitlines()[-1].startswith("    python train.py method=dpo model=mistral-7b parallel=")
     assert not {"torch", "transformers", "datasets", "deepspeed", "bitsandbytes"} & ended.imported
     assert ended.seconds < 2
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_a_run_that_does_not_fit_is_refused_at_once(door):
+    ended = door("method=dpo", "model=llama-3.1-8b", "parallel=ddp", "parallel.device=cpu")
+    (said,) = ended.errors
+    assert ended.code == 2
+    assert said.startswith("error: model=llama-3.1-8b parallel=ddp: an accelerator is not to be used, it needs about 130 GB of memory and ")
+    assert not {"torch", "transformers"} & ended.imported

@@ -70,12 +70,18 @@ class Need:
     memory: Memory
     layout: Plan
     room: int  # bytes that one process may have
-    host: int = 0  # bytes of the machine's memory per process, for what is offloaded
+    loading: int = 0  # bytes of the device while the model comes in, where that is more than what stays
+    host: int = 0  # bytes of the machine's memory per process: what is offloaded, or weights on their way to an accelerator
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the worst moment."""
+        return max(self.memory.total, self.loading)
 
     @property
     def fits(self) -> bool:
         """Whether the device has that much."""
-        return self.memory.total <= self.room
+        return self.peak <= self.room
 
 
 def activation_bytes(config: Any, tokens: int, width: int, *, checkpointing: bool = False) -> int:
@@ -127,7 +133,10 @@ def needs(spec: Experiment, dials: Parallel, device: Device, processes: int) -> 
     known = parameters(shape, dials, scores=not spec.method.generates)
     width = width_of(spec, device)
     room = device.bytes if device.accelerator else device.bytes // max(1, processes // dials.nodes)
-    fixed, host = _fixed(shape, known, dials, spec.training.optim, width, processes)
+    fixed = _fixed(shape, known, dials, spec.training.optim, width, processes)
+    host = _host(known, dials, fixed, width) if device.accelerator else 0
+    if dials.offload and device.accelerator:
+        fixed |= dict.fromkeys((*ALL, "adapter"), 0)
     context = int(CONTEXT[device.accelerator])
     left = int(SHARE * (room - context - fixed["weights"])) - sum(fixed.values()) + fixed["weights"]
     longest = longest_row(spec)
@@ -138,7 +147,7 @@ def needs(spec: Experiment, dials: Parallel, device: Device, processes: int) -> 
     logits = passed * _logits(shape) if spec.method.generates else 0
     fragments = int(FRAGMENTS * (activations + logits + fixed["gathered"] + fixed["copies"]))
     memory = Memory(**fixed, activations=activations, logits=logits, fragments=fragments, context=context)
-    return Need(dials, device, processes, memory, layout, room, host)
+    return Need(dials, device, processes, memory, layout, room, _loading(known, dials) + context, host)
 
 
 def width_of(spec: Experiment, device: Device) -> int:
@@ -152,8 +161,8 @@ def longest_row(spec: Experiment) -> int:
     return spec.data.max_length * (2 if spec.method.format is Format.preference else 1)
 
 
-def _fixed(shape: Shape, known: Parameters, dials: Parallel, optim: Optimizer, width: int, processes: int) -> tuple[dict[str, int], int]:
-    """Everything on a device that does not depend on the tokens of a pass; and what lies in the machine's memory instead."""
+def _fixed(shape: Shape, known: Parameters, dials: Parallel, optim: Optimizer, width: int, processes: int) -> dict[str, int]:
+    """Everything that does not depend on the tokens of a pass, by item."""
     deepspeed = dials.sharding in DEEPSPEED
     weight = width if deepspeed else 4
     states = {"weights": weight, "gradients": weight, "optimizer": MOMENTS.get(optim, 8) + (4 if deepspeed else 0)}
@@ -166,11 +175,22 @@ def _fixed(shape: Shape, known: Parameters, dials: Parallel, optim: Optimizer, w
     else:
         base = _frozen(known, dials, width) // share["weights"]
         fixed = {"weights": base, "gradients": 0, "optimizer": 0, "adapter": sum(trained.values())}
-    host = 0
+    return {**fixed, "copies": copies, "gathered": gathered}
+
+
+def _loading(known: Parameters, dials: Parallel) -> int:
+    """Float32 weights that lie whole on a device until DeepSpeed has made them bfloat16; ZeRO-3 loads them cut."""
+    whole = dials.sharding in (Sharding.zero1, Sharding.zero2) and dials.adapter is Adapter.none
+    return 4 * known.total if whole else 0
+
+
+def _host(known: Parameters, dials: Parallel, fixed: dict[str, int], width: int) -> int:
+    """What waits in the machine's memory, or is read into it before it moves on: not what ZeRO-3 cuts or bitsandbytes packs meanwhile."""
     if dials.offload:
-        host = sum(fixed.values())
-        fixed = dict.fromkeys(fixed, 0)
-    return {**fixed, "copies": copies, "gathered": gathered}, host
+        return sum(fixed[item] for item in (*ALL, "adapter"))
+    if dials.sharding is Sharding.zero3 or dials.quantisation is not Quantisation.none:
+        return 0
+    return known.total * (4 if dials.adapter is Adapter.none else width)
 
 
 def _cast(known: Parameters, dials: Parallel) -> int:

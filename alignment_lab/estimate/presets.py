@@ -115,7 +115,7 @@ def chosen(spec: Experiment, accelerators: int | None = None) -> Choice:
         name = found.parallel.name
         full = found.parallel.adapter is Adapter.none
         why = "all weights are trained" if full else "training all weights would not fit"
-        needed = f"{found.memory.total / GB:.1f} GB of {found.room / GB:.1f} on each device"
+        needed = f"{found.peak / GB:.1f} GB of {found.room / GB:.1f} on each device"
         return Choice(found.parallel, f"parallel=auto is {name} on {where}: {why}, and it needs about {needed}.")
     last = list(candidates(device, processes, installed=True))[-1]
     reason = f"parallel=auto is {last.name} on {where}: nothing fits, and this needs the least."
