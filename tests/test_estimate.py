@@ -217,6 +217,7 @@ def test_processes_on_a_cpu_share_its_memory(composed):
 # ---- what a run asks: the largest forward pass that pays and fits
 
 CONFIG = SimpleNamespace(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, vocab_size=49152)
+CONFIG_OF_EMBEDDED = SimpleNamespace(**vars(CONFIG), num_attention_heads=9, num_key_value_heads=3, head_dim=64)
 ASKED = {"trained": 134_515_008, "width": 4, "longest": 400, "cuda": False, "tokens": None, "checkpointing": None}
 
 
@@ -234,6 +235,35 @@ def test_the_pass_fills_what_states_leave_of_the_share():
     assert estimate.plan(CONFIG, free=20 * GB, **ASKED) == estimate.Plan(1024, False)
     assert estimate.plan(CONFIG, free=3 * GB, **ASKED) == estimate.Plan(423, False)
     assert estimate.plan(CONFIG, free=80 * GB, **{**ASKED, "cuda": True, "width": 2}) == estimate.Plan(16384, False)
+
+
+@pytest.mark.parametrize("free", [20, 3, 2.5, 1])
+def test_on_one_device_in_float32_dials_change_nothing(free, composed):
+    spec = composed(["model=embedded"])
+    settled = estimate.settle(spec, CONFIG_OF_EMBEDDED, width=4, free=int(free * GB), longest=400, cuda=False, processes=1)
+    assert settled == estimate.plan(CONFIG, free=int(free * GB), **{**ASKED, "trained": known(spec).total})
+
+
+@pytest.mark.parametrize(("preset", "free"), [("zero3", 78 - 2 * P / 8), ("fsdp", 78), ("zero2", 78 - 4 * P), ("lora", 78 - 2 * P)])
+def test_a_run_over_eight_settles_for_what_its_plan_said(preset, free, composed):
+    """79 GB without the context, less what lies there already: cut weights, none yet, whole float32 ones, the frozen base."""
+    spec = composed(["model=mistral-7b", f"parallel={preset}", "data.max_length=256"])
+    shape = spec.model.shape
+    config = SimpleNamespace(
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        vocab_size=shape.vocabulary,
+        tie_word_embeddings=shape.tied,
+    )
+    settled = estimate.settle(spec, config, width=2, free=int((free + 1) * GB), longest=512, cuda=True, processes=8)
+    planned = needed(spec, 8, DEVICES["h100"]).layout
+    assert settled.checkpointing == planned.checkpointing
+    assert settled.tokens == pytest.approx(planned.tokens, abs=2)
+    assert settled.tokens > 512
 
 
 def test_checkpointing_comes_only_where_the_longest_row_would_not_fit():

@@ -1,7 +1,7 @@
 """Memory, time and the smallest set-up that does, from a model's shape: no weights, no accelerator, no torch."""
 
 from .devices import DEVICES, GB, SHOWN, UTILISATION, Device, here, named, this_cpu
-from .memory import CPU_TOKENS, CUDA_TOKENS, SHARE, STATES, Memory, Need, Plan, activation_bytes, longest_row, needs, plan
+from .memory import CPU_TOKENS, CUDA_TOKENS, SHARE, STATES, Memory, Need, Plan, activation_bytes, longest_row, needs, plan, settle
 from .presets import AUTO, PRESETS, Choice, bearable, chosen, possible, resolve, smallest, with_dials, world
 from .shape import UNKNOWN, Parameters, cached_file, from_config, of, parameters, shape_of
 from .work import Load, hours, passes, reference_flops, step_flops, steps_of, steps_per_epoch
@@ -42,6 +42,7 @@ __all__ = [
     "possible",
     "reference_flops",
     "resolve",
+    "settle",
     "shape_of",
     "smallest",
     "step_flops",

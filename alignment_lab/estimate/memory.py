@@ -133,14 +133,11 @@ def needs(spec: Experiment, dials: Parallel, device: Device, processes: int) -> 
     known = parameters(shape, dials, scores=not spec.method.generates)
     width = width_of(spec, device)
     room = device.bytes if device.accelerator else device.bytes // max(1, processes // dials.nodes)
-    fixed = _fixed(shape, known, dials, spec.training.optim, width, processes)
-    host = _host(known, dials, fixed, width) if device.accelerator else 0
-    if dials.offload and device.accelerator:
-        fixed |= dict.fromkeys((*ALL, "adapter"), 0)
-    context = int(CONTEXT[device.accelerator])
-    left = int(SHARE * (room - context - fixed["weights"])) - sum(fixed.values()) + fixed["weights"]
-    longest = longest_row(spec)
-    asked = spec.training
+    fixed, host = _fixed(shape, known, dials, spec.training.optim, width, processes), 0
+    if device.accelerator:
+        fixed, host = _offloaded(fixed, dials), _host(known, dials, fixed, width)
+    context, longest, asked = int(CONTEXT[device.accelerator]), longest_row(spec), spec.training
+    left = _left(room - context, fixed)
     layout = _layout(shape, left, width, longest, device.accelerator, asked.micro_tokens, asked.gradient_checkpointing)
     passed = max(layout.tokens, longest)  # a row is never parted
     activations = passed * _kept(shape, width, layout.checkpointing)
@@ -148,6 +145,41 @@ def needs(spec: Experiment, dials: Parallel, device: Device, processes: int) -> 
     fragments = int(FRAGMENTS * (activations + logits + fixed["gathered"] + fixed["copies"]))
     memory = Memory(**fixed, activations=activations, logits=logits, fragments=fragments, context=context)
     return Need(dials, device, processes, memory, layout, room, _loading(known, dials) + context, host)
+
+
+def settle(spec: Experiment, config: Any, *, width: int, free: int, longest: int, cuda: bool, processes: int) -> Plan:
+    """The forward pass of a run that has its weights: what is set stays; else as in `plan`, with states cut as the dials say.
+
+    `config` is transformers', and `free` bytes are there on the device, or in the machine for each process, beside what lies there already.
+    """
+    shape, dials, asked = from_config(config), spec.parallel, spec.training
+    known = parameters(shape, dials, scores=not spec.method.generates)
+    fixed = _fixed(shape, known, dials, asked.optim, width, processes)
+    there = _there(known, dials, fixed, width, cuda)
+    fixed = _offloaded(fixed, dials) if cuda else fixed
+    left = _left(free + there, fixed)
+    return _layout(shape, left, width, longest, cuda, asked.micro_tokens, asked.gradient_checkpointing)
+
+
+def _there(known: Parameters, dials: Parallel, fixed: dict[str, int], width: int, cuda: bool) -> int:
+    """Bytes that a model takes where it computes, before training begins. FSDP finds it in the machine's memory, unless it is quantised."""
+    if dials.offload:
+        return 0
+    if dials.sharding is Sharding.fsdp:
+        quantised = dials.quantisation is not Quantisation.none
+        whole = _frozen(known, dials, width) if dials.adapter is not Adapter.none else 4 * known.total
+        return whole if quantised or not cuda else 0
+    return _loading(known, dials) or fixed["weights"]
+
+
+def _left(room: int, fixed: dict[str, int]) -> int:
+    """Bytes that activations may have: the share of what weights leave, less states and copies."""
+    return int(SHARE * (room - fixed["weights"])) - (sum(fixed.values()) - fixed["weights"])
+
+
+def _offloaded(fixed: dict[str, int], dials: Parallel) -> dict[str, int]:
+    """The items once weights and states wait elsewhere."""
+    return {**fixed, **dict.fromkeys((*ALL, "adapter"), 0)} if dials.offload else fixed
 
 
 def width_of(spec: Experiment, device: Device) -> int:
