@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from alignment_lab import saved
+from alignment_lab.artifacts import RunDirectory
+from alignment_lab.saved import __main__ as process
+from alignment_lab.saved import fresh
 from alignment_lab.saved.loading import load_base
+from alignment_lab.spec import Experiment, to_yaml
 
 ADAPTERS: dict[str, dict[str, Any]] = {"lora": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
 SPREAD = 0.1  # of random weights; Llama's own 0.02 would leave logits that barely differ
@@ -52,3 +60,38 @@ def adapter(base: Path, folder: Path, kind: str = "lora", how: saved.Loading | N
                 weight += SPREAD * torch.randn(weight.shape, generator=generator)
     made.save_pretrained(folder)
     return made.eval()
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fresh process is this one: where the claim is about a folder, and not about the process."""
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        process.main(*command[3:])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(fresh.subprocess, "run", run)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The content of every file below a folder."""
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def finished(folder: Path, spec: Experiment, model: Path, tokenizer: Any, **report: Any) -> RunDirectory:
+    """A run directory as it is left by a run of this experiment that made the model in `model`; two prompts were answered."""
+    run = RunDirectory(folder)
+    run.begin(run_id=spec.run_id, spec=to_yaml(spec))
+    shutil.copytree(model, run.model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as model.load_tokenizer has it
+    tokenizer.save_pretrained(run.model)
+    prompts = ["What is it?", "Hello"] if spec.method.generates else []
+    run.write_samples([{"prompt": [{"role": "user", "content": prompt}], "before": "a", "after": "b"} for prompt in prompts])
+    before, after = ({"value": value, "ci95": [value - 0.1, value + 0.1], "n": 64} for value in (0.5, 0.75))
+    metrics = {"eval_rewards/accuracies": {"before": before, "after": after}, "eval_loss": {"before": before, "after": None}}
+    rows = {"train": 512, "available": 1024, "eval": 64, "dropped": {}, "truncated": 0}
+    run.report_file.write_text(json.dumps({"steps": 20, "tokens": 12345, "rows": rows, "metrics": metrics, **report}))
+    command = ["/usr/bin/python3", "train.py", "method=dpo", "data.path=my rows.jsonl"]
+    run.provenance_file.write_text(json.dumps({"command": command, "git": {"commit": "0" * 40, "dirty": True, "diff": ""}}))
+    run.finish()
+    return run

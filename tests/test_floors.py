@@ -16,7 +16,7 @@ FLOORS = {
     "explain": 2, "losses": 2, "data": 2, "embedded": 2, "checkpoint": 2, "refstore": 2, "estimate": 2, "tracking": 2, "report": 2,
     "parallel": 2,
     "compose": 3, "model": 3, "logprobs": 3, "eval": 3, "plan": 3, "checks": 3, "saved": 3,
-    "launch": 4, "reference": 4, "generation": 4, "training": 4,
+    "launch": 4, "reference": 4, "generation": 4, "training": 4, "export": 4,
     "method": 5,
     "run": 6,
     "train": 7, "worker": 7,

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_saves import ADAPTERS, adapter, quantised, tiny
+from small_saves import ADAPTERS, adapter, digests, here, quantised, tiny
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignment_lab import attention, embedded, saved
 from alignment_lab.errors import UserError
-from alignment_lab.saved import __main__ as verifying
-from alignment_lab.saved import fresh
 from alignment_lab.spec import Quantisation
 
 ROUNDING = 1e-4  # nats; the same float32 sums, by another number of threads perhaps
+__all__ = ["here"]  # a fixture
 WEIGHT = "model.layers.1.mlp.up_proj.weight"
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +39,6 @@ def damaged(whole, tmp_path):
         return folder
 
     return make
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """The fresh process is this one: where the claim is about the folder, and not about the process."""
-
-    def run(command, **_):
-        verifying.main(*command[3:])
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(fresh.subprocess, "run", run)
 
 
 def sentence(folder: Path, said: torch.Tensor, how: saved.Loading | None = None) -> str:

@@ -1,0 +1,309 @@
+"""What is given away computes what was trained: merged, cast, reloaded, described; and no mistake costs more than a sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small_saves import ADAPTERS, adapter, digests, finished, here, quantised, tiny
+from small_tokenizers import other_tokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from alignment_lab import embedded, saved
+from alignment_lab.errors import UserError
+from alignment_lab.export import __main__ as exporting
+from alignment_lab.export import hub, merge
+from alignment_lab.saved.loading import adapted, load_base
+from alignment_lab.spec import Quantisation
+
+__all__ = ["here"]  # a fixture
+PROMPTS = [list(range(100, 140)), list(range(500, 900, 3))]
+ROUNDING = 2e-4  # of logits of some tens, float32: a sum in another order
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("base") / "model")
+
+
+@pytest.fixture
+def a_run(composed, base, tmp_path):
+    """`a_run("parallel=lora")`: a finished run of that experiment, with an adapter or full weights that were trained."""
+
+    def make(*overrides: str, kind: str | None = None, name: str = "run", **report):
+        spec = composed(["model=tiny", "parallel.device=cpu", *overrides])
+        scores = not spec.method.generates
+        made = tmp_path / f"{name}-model"
+        if kind:
+            how = saved.Loading(quantisation=spec.parallel.quantisation)
+            adapter(base, made, kind, how, scores=scores)
+        else:
+            tiny(made, scores=scores)
+        return finished(tmp_path / name, spec, made, other_tokenizer("chatml"), **report)
+
+    return make
+
+
+def export(*words, expect: int = 0) -> None:
+    assert exporting.main([str(word) for word in words]) == expect
+
+
+@pytest.fixture
+def refused(capsys):
+    """`refused(run, "--push", "x")`: the sentence that the user reads."""
+
+    def sentence(*words) -> str:
+        export(*words, expect=2)
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1
+        return said.removeprefix("error: ").rstrip("\n")
+
+    return sentence
+
+
+def far(one, other) -> float:
+    return max(drift.largest for drift in merge.drift(merge.heard(one, PROMPTS), merge.heard(other, PROMPTS)))
+
+
+@pytest.mark.parametrize("scores", [False, True])
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_a_merged_adapter_computes_what_the_adapter_does(kind, scores, base, tmp_path):
+    trained = adapter(base, tmp_path / kind, kind, scores=scores)
+    merged = merge.merged(tmp_path / kind, saved.Loading())
+    assert far(trained, merged) <= ROUNDING
+    assert far(trained, load_base(tmp_path / kind, saved.Loading())) > 1
+    assert not any("lora" in name for name in merged.state_dict())
+
+
+@quantised
+@pytest.mark.parametrize("scores", [False, True])
+@pytest.mark.parametrize(("kind", "name"), [("lora", "nf4"), ("dora", "nf4"), ("rslora", "nf4"), ("lora", "int8"), ("rslora", "int8")])
+def test_an_adapter_on_quantised_weights_is_merged_into_what_they_stand_for(kind, name, scores, base, tmp_path):
+    """4-bit layers multiply by the dequantised weights, so that merging changes roundings only. 8-bit layers round activations as well.
+
+    DoRA's magnitudes are of the weights that it was trained on; into the original ones it would not merge either.
+    """
+    how = saved.Loading(quantisation=Quantisation[name])
+    trained = adapter(base, tmp_path / "adapter", kind, how, scores=scores)
+    right = far(trained, merge.merged(tmp_path / "adapter", how))
+    wrong = far(trained, adapted(load_base(tmp_path / "adapter", saved.Loading()), tmp_path / "adapter").merge_and_unload())
+    print(f"{name} {kind} scores={scores}: dequantised {right:.3g}, original {wrong:.3g}")
+    assert right <= ROUNDING if name == "nf4" else right < wrong
+    assert wrong > 100 * ROUNDING
+
+
+@quantised
+def test_a_base_that_was_held_in_bfloat16_is_rounded_before_it_is_merged(base, tmp_path):
+    """The run says what it held: weights in bfloat16, computed with in bfloat16, 8 bits of each product."""
+    how = saved.Loading(dtype="bfloat16", compute="bfloat16", quantisation=Quantisation.nf4)
+    trained = adapter(base, tmp_path / "adapter", "lora", how)
+    merged = merge.merged(tmp_path / "adapter", how)
+    assert merged.dtype is torch.float32
+    scale = float(saved.probe(trained).abs().max())
+    assert far(trained, merged) <= 0.05 * scale
+
+
+def test_full_weights_are_copied_and_the_run_stays_as_it_was(a_run, here, capsys):
+    run = a_run()
+    before = digests(run.path)
+    export(run.path)
+    out = run.path / "export"
+    after = digests(run.path)
+    assert {name: value for name, value in after.items() if not name.startswith("export/")} == before
+    model = {name.removeprefix("model/"): value for name, value in before.items() if name.startswith("model/")}
+    assert {name: value for name, value in digests(out).items() if name not in ("README.md", "export.json")} == model
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.startswith("full weights in float32, copied as they are\nproved: a fresh process loads it")
+    assert said.out.endswith(" MB\n")
+    export(run.path)  # again: an export may be written over
+
+
+def test_full_weights_are_cast(a_run, here, tmp_path, capsys):
+    run = a_run()
+    export(run.path, "--dtype", "bfloat16", "--out", tmp_path / "half")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype="auto")
+    assert model.dtype is torch.bfloat16
+    assert "drift from what was trained, 2 real prompts: logits apart by" in capsys.readouterr().out
+    cast, _ = merge.exported(run.model, saved.Loading(), "bfloat16", [])
+    assert far(cast, model) == 0  # the angles of positions are float32 in both
+    facts = json.loads((tmp_path / "half" / "export.json").read_text())
+    assert facts["dtype"] == "bfloat16" and 0 < facts["drift"][0]["largest"] < 1
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_an_adapter_becomes_a_plain_model(kind, a_run, here, tmp_path):
+    run = a_run("parallel=lora", f"parallel.adapter={kind}", kind=kind)
+    export(run.path, "--out", tmp_path / "out")
+    trained = saved.load(run.model, saved.Loading())
+    assert far(trained, AutoModelForCausalLM.from_pretrained(tmp_path / "out")) <= ROUNDING
+    assert not list((tmp_path / "out").glob("adapter*"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(run.model).chat_template
+    ends = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.eos_token_id in ends
+
+
+@quantised
+def test_an_adapter_on_4_bits_becomes_a_plain_model_in_a_process_of_its_own(a_run, tmp_path, capfd):
+    run = a_run("parallel=qlora", kind="lora")
+    export(run.path, "--out", tmp_path / "out")
+    said = capfd.readouterr().out
+    assert said.startswith(
+        "the adapter (lora, rank 4, alpha 8) was trained on nf4 weights and is merged into the dequantised ones; weights in float32\n"
+    )
+    trained = saved.load(run.model, saved.Loading(quantisation=Quantisation.nf4))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert far(trained, model) <= ROUNDING
+    assert not hasattr(model.config, "quantization_config")
+
+
+@pytest.mark.parametrize("kind", [None, "lora", "dora"])
+def test_a_reward_model_keeps_its_head_and_knows_its_padding(kind, a_run, here, tmp_path):
+    run = a_run("method=reward", *(["parallel=lora", f"parallel.adapter={kind}"] if kind else []), kind=kind)
+    export(run.path, "--out", tmp_path / "out")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert far(saved.load(run.model, saved.Loading()), model) <= ROUNDING
+    assert model.config.num_labels == 1
+    assert model.config.pad_token_id == 2  # the tiny model's; of an adapter's base the tokenizer's own, which is the same
+    assert "pipeline_tag: text-classification" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_card_says_what_the_run_was(a_run, here, tmp_path):
+    run = a_run("method=dpo", "beta=0.07", "parallel=lora", kind="lora")
+    export(run.path, "--out", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    head = yaml.safe_load(card.split("---\n")[1])
+    assert head == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["alignment-lab", "dpo"]}
+    for said in (
+        "# dpo-tiny\n",
+        "| method | dpo, sft_weight 0.0, beta 0.07",
+        "| adapter | lora, rank 4, alpha 8, on every linear layer |",
+        "| seen | 20 steps, 12,345 tokens; 512 rows to train on, 64 held out |",
+        "| eval_rewards/accuracies | 0.50 [0.40, 0.60] | 0.75 [0.65, 0.85] | 64 |",
+        "| eval_loss | 0.50 [0.40, 0.60] | – | 64 |",
+        f"at commit {'0' * 40} with changes:\n\n```\npython3 train.py method=dpo 'data.path=my rows.jsonl'\n```",
+        "- the adapter (lora, rank 4, alpha 8) is merged into its base; weights in float32",
+        "proved: a fresh process loads it",
+        f'AutoModelForCausalLM.from_pretrained("{tmp_path / "out"}")',
+    ):
+        assert said in card, card
+    assert "None" not in card
+
+
+def test_the_licence_of_the_base_is_passed_on(a_run, here, base, tmp_path):
+    """That of the embedded model is known; another base says it in its own card, if it lies beside the weights."""
+    run = a_run("model=embedded")
+    export(run.path, "--out", tmp_path / "one")
+    head = yaml.safe_load((tmp_path / "one" / "README.md").read_text().split("---\n")[1])
+    assert (head["base_model"], head["license"]) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+    own = tmp_path / "base"
+    own.mkdir()
+    for file in base.iterdir():
+        (own / file.name).write_bytes(file.read_bytes())
+    (own / "README.md").write_text("---\nlicense: llama3.1\n---\n# A model\n")
+    run = a_run("model=hub", f"model.path={own}", name="other")
+    export(run.path, "--out", tmp_path / "two")
+    assert "license: llama3.1" in (tmp_path / "two" / "README.md").read_text()
+    assert "base_model:" not in (tmp_path / "two" / "README.md").read_text()  # a folder is none to the Hub
+
+
+def test_a_base_that_was_moved_is_found_by_base(a_run, here, base, tmp_path, refused):
+    run = a_run("parallel=lora", kind="lora")
+    file = run.model / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "/gone"}))
+    assert refused(run.path).endswith("the weights under this adapter are not in /gone (no config.json there); say where they are.")
+    export(run.path, "--base", base)
+
+
+def test_mistakes_are_sentences(a_run, tmp_path, refused):
+    run = a_run()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("")
+    assert refused(tmp_path / "none").endswith(
+        "is no run (no run.json and spec.yaml in it); give what train.py printed as its output directory."
+    )
+    assert refused(run.path, "--out", tmp_path / "full") == f"--out={tmp_path / 'full'}: something else lies there; give another folder."
+    assert refused(run.path, "--revision", "v2") == "--revision=v2: is about the Hub; add --push=org/name."
+    assert refused(run.path, "--base", tmp_path).startswith(f"--base={tmp_path}: no model lies there")
+    run.model.rename(tmp_path / "away")
+    assert "has no model yet, its state is finished" in refused(run.path)
+    assert not (run.path / "export").exists()
+
+
+def test_weights_that_are_not_finite_are_not_given_away(a_run, here, refused):
+    from safetensors.torch import load_file, save_file
+
+    run = a_run("parallel=lora", kind="lora")
+    file = run.model / "adapter_model.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values()))[0, 0] = torch.nan
+    save_file(tensors, file)
+    assert "this adapter cannot be merged" in refused(run.path)
+    assert sorted(path.name for path in run.path.iterdir() if "export" in path.name) == []
+
+
+def test_a_push_without_a_login_is_refused_before_any_work(a_run, door, tmp_path):
+    run = a_run()
+    ended = door(str(run.path), "--push", "org/name", script=["-m", "alignment_lab.export"], HF_HOME=str(tmp_path / "hf"), HF_TOKEN="")
+    assert ended.code == 2
+    assert ended.errors == [
+        "error: --push=org/name: nobody is logged in to the Hub here; run `hf auth login`, or set HF_TOKEN.",
+    ]
+    assert not {"torch", "transformers", "peft"} & ended.imported
+
+
+def test_a_push_needs_a_name_and_a_network(a_run, refused, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_nobody")
+    run = a_run()
+    assert refused(run.path, "--push", "a/b/c") == "--push=a/b/c: is no name of a repository; give org/name."
+    assert refused(run.path, "--push", "org/name").startswith("--push=org/name: the Hub cannot be reached (")
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_a_push_is_private_unless_asked_and_goes_to_the_branch(public, a_run, here, monkeypatch, capsys):
+    calls = []
+
+    class Api:
+        def __getattr__(self, name):
+            return lambda *words, **more: calls.append((name, words, more)) or "https://hub/org/name"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setenv("HF_TOKEN", "hf_somebody")
+    run = a_run()
+    export(run.path, "--push", "org/name", "--revision", "v2", *(["--public"] if public else []))
+    assert [name for name, _, _ in calls] == ["whoami", "create_repo", "create_branch", "upload_folder"]
+    assert calls[1][2] == {"private": not public, "exist_ok": True}
+    assert calls[3][2]["folder_path"] == run.path / "export" and calls[3][2]["revision"] == "v2"
+    assert capsys.readouterr().out.endswith("https://hub/org/name\n")
+    assert 'from_pretrained("org/name")' in (run.path / "export" / "README.md").read_text()
+
+
+def test_what_the_hub_refuses_is_a_sentence(monkeypatch):
+    class Api:
+        def create_repo(self, *_, **__):
+            raise PermissionError("403")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    with pytest.raises(UserError, match=r"--push=org/name: the Hub cannot be reached \(PermissionError\)"):
+        hub.push(Path("x"), "org/name", revision=None, public=False, message="")
+
+
+@pytest.mark.slow
+@quantised
+def test_the_embedded_model_under_an_adapter_on_4_bits(composed, tokenizer, tmp_path, capfd):
+    """Logits of 135 million weights: merged into the dequantised ones they differ by roundings, into the original ones by nats."""
+    how = saved.Loading(quantisation=Quantisation.nf4)
+    trained = adapter(embedded.weights(), tmp_path / "adapter", "lora", how)
+    run = finished(tmp_path / "run", composed(["model=embedded", "parallel=qlora"]), tmp_path / "adapter", tokenizer)
+    export(run.path)
+    print(capfd.readouterr().out, file=sys.stderr)
+    model = AutoModelForCausalLM.from_pretrained(run.path / "export")
+    right = far(trained, model)
+    wrong = far(trained, adapted(load_base(run.model, saved.Loading()), run.model).merge_and_unload())
+    print(f"dequantised {right:.3g}, original {wrong:.3g}", file=sys.stderr)
+    assert right < 0.01 < wrong / 100
