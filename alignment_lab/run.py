@@ -38,7 +38,8 @@ ENVIRONMENT = {
 
 def execute(spec: Experiment, run: RunDirectory) -> None:
     """Run the experiment and leave a complete run directory. Raises UserError for a mistake; the directory records any failure."""
-    console = Console(quiet=not cluster.is_first())
+    leads = cluster.is_first() and cluster.machines(spec.parallel.nodes).number == 0
+    console = Console(quiet=not leads)
     if spec.action is Action.plan:
         plan.show(spec, _readable(spec), console)
         run.discard()
@@ -47,7 +48,7 @@ def execute(spec: Experiment, run: RunDirectory) -> None:
     if run.state().get("state") == "finished" and run.state()["id"] == spec.run_id:
         console.print(f"{run.path}: this experiment is finished; give another directory to run it again.", highlight=False, soft_wrap=True)
         return
-    with recorded(spec, run) if cluster.is_first() else nullcontext():
+    with recorded(spec, run) if leads else nullcontext():
         checks.refuse(spec, cluster.visible_accelerators(), run.path)
         rows = data.load(spec)
         where = model.locate(spec.model)
@@ -57,7 +58,7 @@ def execute(spec: Experiment, run: RunDirectory) -> None:
             local.launch(spec.parallel, run.path, processes, console)
         else:
             train(spec, run, rows, where, console)
-    if cluster.is_first():
+    if leads:
         from .report.page import write_page  # matplotlib: not needed to answer a mistake
 
         write_page(run)
@@ -85,7 +86,7 @@ def prepare() -> None:
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|accelerate")
 
 
 def work(run: RunDirectory) -> None:

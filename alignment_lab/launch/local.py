@@ -5,6 +5,7 @@ Each of them reads the run's spec.yaml. When one dies the others are ended, and 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -36,17 +37,16 @@ def launch(parallel: Parallel, run: Path, count: int, console: Console) -> None:
     machines = cluster.machines(parallel.nodes)
     over = f" on each of {machines.count} machines" if machines.count > 1 else ""
     console.print(f"processes: {count}{over}, {parallel.sharding.name}", highlight=False, soft_wrap=True)
-    _quiet()
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
+    _quiet()
     os.environ |= _environment(parallel, count)
     try:
         elastic_launch(_config(machines, count), sys.executable)("-m", "alignment_lab.worker", str(run.absolute()))
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise _told(rank, count * machines.count, failure) from None
+        raise _told(_first(error.failures), count * machines.count) from None
     except SignalException as error:
         if error.sigval is signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -81,18 +81,24 @@ def _environment(parallel: Parallel, count: int) -> dict[str, str]:
 
 def _quiet() -> None:
     """The launcher's own log is not for the user: what matters is said in a sentence."""
-    import logging
+    for name in logging.root.manager.loggerDict:  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
-    for name in ("torch.distributed.elastic", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+def _first(failures: dict[int, Any]) -> Any:
+    """What went wrong first: a process that a signal ended takes the others with it, and the launcher ends what is left by SIGTERM."""
+    found = list(failures.values())
+    killed = [one for one in found if one.exitcode < 0 and one.exitcode != -signal.SIGTERM]
+    return min(killed or found, key=lambda one: one.timestamp)
 
 
-def _told(rank: int, world: int, failure: Any) -> Exception:
+def _told(failure: Any, world: int) -> Exception:
     """The error of the first process that failed, as the user should read it."""
     said = failure.message if isinstance(failure.message, str) else failure.message.get("message", "")
     if said.startswith(USER):
         return UserError(said.removeprefix(USER))
-    who = f"process {rank} of {world}"
+    who = f"process {failure.local_rank} of {world}"
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         why = "killed by hand, or by the system for want of memory" if name == "SIGKILL" else "killed"

@@ -1,0 +1,221 @@
+"""A run on two processes: the losses and weights of one, whatever is cut; how it ends when one dies; how it goes on.
+
+On the CPU over gloo, tiny weights, float32. Each run is the command as a user types it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alignment_lab.artifacts import RunDirectory, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+COMMON = [
+    "model=tiny",
+    "parallel.device=cpu",
+    "training.max_steps=4",
+    "training.global_batch=8",
+    "training.micro_tokens=300",  # several passes a step, and not as many for each process
+    "training.learning_rate=1e-3",  # so that four steps show
+    "eval.rows=8",
+    "eval.generations=2",
+    "eval.max_new_tokens=4",
+]
+WHOLE = ["ddp", "zero1", "zero2", "zero3", "fsdp"]
+ADAPTED = ["lora", "zero3_lora", "fsdp_lora"]
+QUANTISED = ["qlora", "zero2_qlora"]
+SHAPES = {
+    "sft": "text",
+    "kto": "labelled single",
+    "reward": "reward",
+    "aot": "pairs whose rows depend on each other",
+    "bco": "running mean",
+}
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *COMMON, *overrides, f"hydra.run.dir={folder}"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"} | more
+
+
+def trained(folder: Path, *overrides: str, code: int = 0, **more: str) -> RunDirectory:
+    """The run that this command leaves."""
+    ended = subprocess.run(command(folder, *overrides), env=environment(**more), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == code, ended.stdout[-2000:] + ended.stderr[-4000:]
+    return RunDirectory(folder)
+
+
+def losses(run: RunDirectory) -> list[float]:
+    return [row["loss"] for row in run.metrics() if "loss" in row]
+
+
+def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
+    (file,) = run.model.glob("*model.safetensors")
+    return load_file(file)
+
+
+def assert_same(one: RunDirectory, other: RunDirectory) -> None:
+    """Losses of every step to 1e-5, final weights to 1e-4 of the largest in their tensor, the held-out measures and answers too."""
+    assert losses(one) == pytest.approx(losses(other), rel=1e-5)
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=1e-4 * float(theirs[name].abs().max()))
+    assert one.samples() == other.samples()
+    before, after = (run.report()["metrics"]["eval_loss"]["after"]["value"] for run in (one, other))
+    assert before == pytest.approx(after, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: Any) -> Callable[..., RunDirectory]:
+    """A run of one process, made when first asked for."""
+    made: dict[tuple[str, ...], RunDirectory] = {}
+
+    def make(*overrides: str) -> RunDirectory:
+        if overrides not in made:
+            made[overrides] = trained(tmp_path_factory.mktemp("alone") / "run", *overrides)
+        return made[overrides]
+
+    return make
+
+
+@pytest.mark.parametrize("preset", WHOLE)
+@pytest.mark.parametrize("method", ["dpo", "sft"])
+def test_two_processes_train_as_one_does(method, preset, alone, tmp_path):
+    assert_same(trained(tmp_path / "run", f"method={method}", f"parallel={preset}", "parallel.processes=2"), alone(f"method={method}"))
+
+
+@pytest.mark.parametrize("preset", ADAPTED)
+def test_an_adapter_is_trained_by_two_as_by_one(preset, alone, tmp_path):
+    two = trained(tmp_path / "run", f"parallel={preset}", "parallel.processes=2")
+    assert_same(two, alone("parallel=lora", "parallel.processes=1"))
+    assert all(tensor.abs().sum() > 0 for tensor in weights(two).values()), (
+        "an adapter that was never gathered is empty, an untrained one 0"
+    )
+
+
+@pytest.mark.parametrize("preset", QUANTISED)
+def test_an_adapter_on_a_quantised_base(preset, alone, tmp_path):
+    two = trained(tmp_path / "run", f"parallel={preset}", "parallel.processes=2")
+    assert_same(two, alone("parallel=qlora", "parallel.processes=1"))
+
+
+@pytest.mark.parametrize("preset", ["ddp", "zero3", "fsdp", "lora", "qlora", "zero3_lora", "fsdp_lora"])
+@pytest.mark.parametrize("method", SHAPES)
+def test_every_shape_of_data_with_every_way_to_train(method, preset, alone, tmp_path):
+    base = {"lora": "lora", "zero3_lora": "lora", "fsdp_lora": "lora", "qlora": "qlora"}.get(preset)
+    reference = alone(f"method={method}", *([f"parallel={base}", "parallel.processes=1"] if base else []))
+    assert_same(trained(tmp_path / "run", f"method={method}", f"parallel={preset}", "parallel.processes=2"), reference)
+
+
+# ---- going on
+
+
+@pytest.mark.parametrize("preset", ["ddp", "zero2", "zero3", "fsdp", "zero3_lora", "fsdp_lora"])
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(preset, tmp_path):
+    words = [f"parallel={preset}", "parallel.processes=2", "training.save_steps=2"]
+    run = trained(tmp_path / "run", *words)
+    whole, steps = weights(run), losses(run)
+    for gone in ("model", "checkpoints/checkpoint-4"):
+        subprocess.run(["rm", "-r", str(run.path / gone)], check=True)
+    write_json(run.state_file, {**run.state(), "state": "failed"})
+    trained(run.path, *words)
+    assert losses(run) == steps
+    assert run.state()["attempts"] == 2
+    again = weights(run)
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+# ---- who starts the processes
+
+
+def test_under_torchrun_it_is_one_run(alone, tmp_path):
+    """Each process composes the command; the first one's directory is everyone's."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ended = subprocess.run(
+        [*torchrun, *command(tmp_path / "run", "parallel=ddp")[1:]], env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert_same(RunDirectory(tmp_path / "run"), alone("method=dpo"))
+    assert ended.stdout.count("Held-out rows, before and after") == 1
+
+
+def test_two_machines_meet(alone, tmp_path):
+    """Two of them on this one, as the guide says: the same command on each, with its number and the first one's address."""
+    words = command(tmp_path / "run", "parallel=ddp", "parallel.processes=1", "parallel.nodes=2")
+    port = str(20000 + os.getpid() % 10000)
+    started = [
+        subprocess.Popen(
+            words, env=environment(NODE_RANK=number, MASTER_ADDR="127.0.0.1", MASTER_PORT=port), stdout=subprocess.PIPE, text=True
+        )
+        for number in ("0", "1")
+    ]
+    said = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert_same(RunDirectory(tmp_path / "run"), alone("method=dpo"))
+    assert ["Held-out rows" in one for one in said] == [True, False]
+
+
+# ---- how it ends
+
+
+def started(folder: Path, *overrides: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A run of many steps on two processes that is in the middle of training, and its workers."""
+    words = command(folder, "parallel=ddp", "parallel.processes=2", "training.max_steps=2000", *overrides)
+    process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 120
+    while len(losses(RunDirectory(folder))) < 2:
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.2)
+    workers = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "alignment_lab.worker" in " ".join(child.cmdline())
+    ]
+    assert len(workers) == 2
+    return process, workers
+
+
+def test_when_a_process_is_killed_the_run_ends_with_its_reason(tmp_path):
+    process, workers = started(tmp_path / "run")
+    workers[1].send_signal(signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.strip().startswith("error: process ") and errors.count("\n") == 1
+    assert "was ended by SIGKILL" in errors and "goes on from the newest checkpoint" in errors
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    state = RunDirectory(tmp_path / "run").state()
+    assert state["state"] == "failed" and "SIGKILL" in state["error"]
+
+
+def test_ctrl_c_ends_all_of_them(tmp_path):
+    process, workers = started(tmp_path / "run")
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors.strip() == "interrupted"
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    assert RunDirectory(tmp_path / "run").state()["state"] == "failed"
+
+
+def test_a_mistake_that_a_process_finds_is_one_sentence(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": "word " * 50, "chosen": f"a {n}", "rejected": f"b {n}"}) + "\n" for n in range(40)))
+    words = command(tmp_path / "run", "parallel=ddp", "parallel.processes=2", "data=local", f"data.path={rows}", "data.max_length=8")
+    ended = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert ended.stderr.strip() == "error: data.max_length=8: no row fits; raise it, or give shorter rows."
