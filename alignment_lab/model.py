@@ -128,7 +128,7 @@ def load_model(
 
 
 def load_policy(spec: Experiment, where: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """The model that is trained, with its adapter where it has one. What is frozen is held as it is computed with: in `dtype`, or quantised.
+    """The model that is trained, with its adapter where it has one. What is frozen is held in `dtype`, or quantised.
 
     It lies on `device`, unless processes will cut it: then whoever cuts it places it.
     """

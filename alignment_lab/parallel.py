@@ -59,13 +59,25 @@ def deepspeed_config(parallel: Parallel) -> dict[str, Any] | None:
     }
 
 
+def compile_deepspeed() -> None:
+    """Build now what DeepSpeed would compile at the first run of several processes on a CPU; nothing where that is not possible."""
+    import contextlib
+    import os
+
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    with contextlib.suppress(Exception):  # no compiler: DeepSpeed says so itself when it is asked to run
+        from deepspeed.accelerator import get_accelerator
+
+        get_accelerator().create_op_builder("ShareMemCommBuilder").load(verbose=False)
+
+
 def lora(parallel: Parallel, *, scores: bool) -> Any:
     """peft's LoraConfig; every linear layer but the head where no layers are named. A reward model's new head is trained whole."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=parallel.rank,
-        lora_alpha=parallel.alpha if parallel.alpha is not None else 2 * parallel.rank,
+        lora_alpha=parallel.alpha or 2 * parallel.rank,
         lora_dropout=0.0,
         target_modules=list(parallel.targets) if parallel.targets else "all-linear",
         modules_to_save=["score"] if scores else None,

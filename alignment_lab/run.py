@@ -168,18 +168,16 @@ def settled(
     console: Console,
 ) -> Setting:
     """All that a method's trainer is built from."""
-    from . import parallel
     from .method import Setting
 
-    passes = estimate.plan(
+    passes = estimate.settle(
+        spec,
         policy.config.get_text_config(),
-        trained=parallel.count(policy, trained=True),
         width=dtype.itemsize,
         free=model.free_bytes(device),
         longest=max(data.longest(row) for row in [*train_rows, *heldout]),
         cuda=device.type == "cuda",
-        tokens=spec.training.micro_tokens,
-        checkpointing=spec.training.gradient_checkpointing,
+        processes=cluster.world(),
     )
     arguments.activation_checkpointing = passes.checkpointing
     made = Setting(spec, policy, tokenizer, train_rows, heldout, available, arguments, device, dtype, passes.tokens, console)

@@ -28,9 +28,8 @@ KEPT = ("seconds", "cpu_seconds", "before_training", "peak_gb")
 
 @contextmanager
 def weights(model: str) -> Iterator[str]:
-    """A directory that TRL loads the model from; made for as long as it is needed where the lab has none."""
-    with scratch() as folder:
-        yield work(Job("lab.weights", model=model, feed=str(folder / "model")))["folder"]
+    """A directory that TRL loads the model from."""
+    yield work(Job("lab.weights", model=model))["folder"]
 
 
 def measure(

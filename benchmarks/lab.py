@@ -67,16 +67,18 @@ def train(job: Job) -> Measured:
         rows, _ = tokenised(spec, procedure.tokenise, tokenizer, loaded)
         available = len(loaded.train)
     set_seed(job.seed)
-    policy, dtype = _policy(job, spec, where)
+    device, dtype = model.device_and_dtype(spec)
+    policy, dtype = _policy(job, spec, where, device, dtype)
     run = RunDirectory(Path(job.folder, "run"))
     run.begin(run_id=spec.run_id, spec=to_yaml(spec))
     console = Console(quiet=True)
     import_late()
     clock, steps = Clock(), Steps()
     with clock.running():
-        setting = settled(spec, run, policy, dtype, tokenizer, rows, [], available, console)
+        arguments = training.arguments(spec, run, device, dtype)
+        setting = settled(spec, policy, arguments, device, dtype, tokenizer, rows, [], available, console)
         trainer = procedure.trainer(setting)
-        clock.lap()
+        trainer.opening = clock.lap  # the reference is known
         head = _head(trainer)
         trainer.add_callback(steps)
         training.fit(trainer, spec, run, console)
@@ -85,12 +87,12 @@ def train(job: Job) -> Measured:
     return Measured(clock.seconds, clock.cpu_seconds, clock.lap_seconds, steps.seconds, step_logs(trainer), peak_gb(), seen, notes)
 
 
-def _policy(job: Job, spec: Experiment, where: Path) -> Any:
+def _policy(job: Job, spec: Experiment, where: Path, device: Any, dtype: Any) -> Any:
     """The model on its device and the dtype to compute in, as run.train makes them; a shape of ours is built where it will run."""
     import torch
 
     if job.model not in SHAPES:
-        return model.place(model.load_model(spec.model, where, scores=not spec.method.generates), spec)
+        return model.load_policy(spec, where, device, dtype), dtype
     from alignment_lab import attention
 
     from .shapes import adapter, build
@@ -125,14 +127,8 @@ def layout(trainer: Any) -> str:
 
 
 def weights(job: Job) -> dict[str, str]:
-    """A directory with the job's model and tokenizer that plain transformers loads, in `job.feed` where it has to be made."""
-    spec = experiment(job)
-    where = model.locate(spec.model)
-    if job.model in SHAPES or spec.model.source.name != "random":
-        return {"folder": str(where.resolve())}
-    model.load_model(spec.model, where).save_pretrained(job.feed)
-    model.load_tokenizer(spec.model, where).save_pretrained(job.feed)
-    return {"folder": job.feed}
+    """A directory with the job's model and tokenizer that plain transformers loads."""
+    return {"folder": str(model.locate(experiment(job).model).resolve())}
 
 
 def messages(job: Job) -> dict[str, Any]:
@@ -160,6 +156,7 @@ def tokens(job: Job) -> dict[str, Any]:
 
 def ready(job: Job) -> dict[str, float]:
     """CPU and wall seconds of this process up to a trainer that could train, without loading the model."""
+    from alignment_lab import training
     from alignment_lab.method import METHODS
     from alignment_lab.run import settled, tokenised
 
@@ -170,10 +167,12 @@ def ready(job: Job) -> dict[str, float]:
     tokenizer = model.load_tokenizer(spec.model, where)
     rows, _ = tokenised(spec, procedure.tokenise, tokenizer, loaded)
     wall, cpu = time.time(), time.process_time()
-    policy, dtype = model.place(model.load_model(spec.model, where), spec)
+    device, dtype = model.device_and_dtype(spec)
+    policy = model.load_policy(spec, where, device, dtype)
     load_wall, load_cpu = time.time() - wall, time.process_time() - cpu
     run = RunDirectory(Path(job.folder, "run"))
     run.begin(run_id=spec.run_id, spec=to_yaml(spec))
     console = Console(quiet=True)
-    procedure.trainer(settled(spec, run, policy, dtype, tokenizer, rows, [], len(loaded.train), console))
+    arguments = training.arguments(spec, run, device, dtype)
+    procedure.trainer(settled(spec, policy, arguments, device, dtype, tokenizer, rows, [], len(loaded.train), console))
     return {"seconds": time.time() - job.started - load_wall, "cpu_seconds": time.process_time() - load_cpu}

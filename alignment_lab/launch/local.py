@@ -19,7 +19,7 @@ from ..spec import Device, Parallel, Sharding
 if TYPE_CHECKING:
     from rich.console import Console
 
-PATIENCE = 20.0  # seconds that processes have to end when one of them has died
+PATIENCE = 20  # seconds that processes have to end when one of them has died
 USER = "UserError: "  # how a worker marks a user's mistake, for the user to read without a traceback
 
 
@@ -50,7 +50,9 @@ def launch(parallel: Parallel, run: Path, count: int, console: Console) -> None:
     except SignalException as error:
         if error.sigval is signal.SIGINT:
             raise KeyboardInterrupt from None
-        raise WorkerError(f"ended by {error.sigval.name}; the same command with hydra.run.dir={run} goes on from the newest checkpoint.") from None
+        raise WorkerError(
+            f"ended by {error.sigval.name}; the same command with hydra.run.dir={run} goes on from the newest checkpoint."
+        ) from None
 
 
 def _config(machines: cluster.Machines, count: int) -> Any:
@@ -102,7 +104,7 @@ def _told(failure: Any, world: int) -> Exception:
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         why = "killed by hand, or by the system for want of memory" if name == "SIGKILL" else "killed"
-        return WorkerError(f"{who} was ended by {name} ({why}), and the others with it; the same command goes on from the newest checkpoint.")
+        return WorkerError(f"{who} was ended by {name} ({why}), the others with it; the same command goes on from the newest checkpoint.")
     if said.startswith("To enable traceback"):  # it ended before it could leave a reason
         said = f"exit code {failure.exitcode}, and what it said stands above"
     details = failure.message.get("extraInfo", {}).get("py_callstack", "") if isinstance(failure.message, dict) else ""

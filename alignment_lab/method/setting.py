@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..data import first, longest, questions
@@ -32,7 +32,9 @@ class Setting:
     dtype: torch.dtype
     budget: int  # tokens per forward pass
     console: Console
-    engine: Engine | None = None  # how rows are laid out: known when the model can be called
+    engine: Engine = field(
+        default_factory=lambda: Engine(packed=False, budget=0)
+    )  # how rows are laid out: known when the model can be called
     weights: str = ""  # what the untouched weights are, by content: reference.digest
 
     def complete(self) -> Setting:
@@ -40,7 +42,7 @@ class Setting:
 
         Says how rows are laid out, with the reason where they are padded. Every process together.
         """
-        if self.engine is not None:
+        if self.weights:
             return self
         engine, reason = choose(self.model, max(map(longest, [*self.train, *self.heldout])), self.budget, self.device)
         layout = "packed, prompts shared" if engine.packed else f"padded: {reason}"

@@ -163,7 +163,7 @@ def from_yaml(text: str) -> Experiment:
     """The experiment that `to_yaml` wrote."""
     plain = OmegaConf.create(text)
     assert isinstance(plain, DictConfig)
-    return parse(OmegaConf.masked_copy(plain, [key for key in plain if key != "defaults"]))
+    return parse(OmegaConf.masked_copy(plain, [str(key) for key in plain if key != "defaults"]))
 
 
 def to_yaml(spec: Experiment) -> str:

@@ -142,7 +142,7 @@ class Parallel:
     offload: bool = False  # zero3: optimizer and weights wait in the machine's memory
     adapter: Adapter = Adapter.none  # none trains every weight
     rank: int = 16  # of the adapter
-    alpha: float | None = None  # its scale; null: twice the rank
+    alpha: int | None = None  # its scale; null: twice the rank
     targets: list[str] | None = None  # the layers that get one; null: every linear layer but the head
     quantisation: Quantisation = Quantisation.none  # of the weights under the adapter
 

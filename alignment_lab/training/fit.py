@@ -30,7 +30,11 @@ def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console) -> 
     trainer.remove_callback(PrinterCallback)
     callbacks: list[TrainerCallback] = [CommitCheckpoint(run, spec.run_id, spec.training.save_total_limit)]
     if cluster.is_first():
-        callbacks += [*trackers(spec, run, console), MetricsLog(run, trainer.setting.available / spec.training.global_batch), ShowSteps(console)]
+        callbacks += [
+            *trackers(spec, run, console),
+            MetricsLog(run, trainer.setting.available / spec.training.global_batch),
+            ShowSteps(console),
+        ]
     if spec.training.eval_steps:
         callbacks.append(EvaluateEvery(spec.training.eval_steps))
     for callback in callbacks:

@@ -1,7 +1,7 @@
 """What a trainer writes into a checkpoint and reads back, whole however its weights are spread over processes.
 
-transformers' Trainer does most of it. Ours: weights gathered tensor by tensor, FSDP2's optimizer gathered too, and nothing loaded before the
-untouched model was asked.
+transformers' Trainer does most of it. Ours: weights gathered tensor by tensor, FSDP2's optimizer gathered too, and nothing loaded before
+the untouched model was asked.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StatefulTrainer(Trainer):
             self.processing_class.save_pretrained(folder)
 
     def rest(self) -> None:
-        """Cut again what was gathered: ZeRO-3 fetches ahead for a pass that may not come, FSDP2's outermost unit stays whole for its next."""
+        """Cut again what was gathered: ZeRO-3 fetches ahead for a pass that may not come, FSDP2's outermost unit stays whole."""
         if self.is_deepspeed_enabled and self.begun:
             self.deepspeed.empty_partition_cache()
         if self.sharding is Sharding.fsdp:
@@ -77,7 +77,7 @@ class StatefulTrainer(Trainer):
     def _restore_shards(self, checkpoint: Path) -> None:
         self.rest()
         first = cluster.is_first()
-        weights = load_weights(self.model, checkpoint) if first else {}
+        weights: dict[str, Any] = load_weights(self.model, checkpoint) if first else {}
         set_model_state_dict(self.model, weights, options=WHOLE)
         state = torch.load(checkpoint / OPTIMIZER, map_location="cpu", weights_only=True) if first else {}
         set_optimizer_state_dict(self.model, self.optimizer.optimizer, state, options=WHOLE)
@@ -85,7 +85,7 @@ class StatefulTrainer(Trainer):
 
 
 def save_weights(model: Any, folder: Path) -> dict[str, torch.Tensor]:
-    """safetensors, config and generation config of a model, or of its adapter. Every process together; the first one writes, and has the state."""
+    """safetensors and config of a model, or of its adapter. Every process together; the first one writes, and has the state."""
     adapter = hasattr(model, "peft_config")
     trained = parallel.trained(model) if adapter else set()
     state = {}
