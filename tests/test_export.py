@@ -220,7 +220,7 @@ def test_a_base_that_was_moved_is_found_by_base(a_run, here, base, tmp_path, ref
     export(run.path, "--base", base)
 
 
-def test_mistakes_are_sentences(a_run, tmp_path, refused):
+def test_mistakes_are_sentences(a_run, here, tmp_path, refused):
     run = a_run()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("")
@@ -230,6 +230,8 @@ def test_mistakes_are_sentences(a_run, tmp_path, refused):
     assert refused(run.path, "--out", tmp_path / "full") == f"--out={tmp_path / 'full'}: something else lies there; give another folder."
     assert refused(run.path, "--revision", "v2") == "--revision=v2: is about the Hub; add --push=org/name."
     assert refused(run.path, "--base", tmp_path).startswith(f"--base={tmp_path}: no model lies there")
+    taken = tmp_path / "full" / "thesis.txt"
+    assert refused(run.path, "--out", taken / "below").startswith(f"--out={taken / 'below'}: could not be written (")
     run.model.rename(tmp_path / "away")
     assert "has no model yet, its state is finished" in refused(run.path)
     assert not (run.path / "export").exists()

@@ -52,12 +52,14 @@ def export(asked: argparse.Namespace, console: Console) -> None:
     """Check, merge, write, prove, describe, push. Raises UserError."""
     run, out = RunDirectory(asked.run), asked.out or asked.run / "export"
     _check(asked, run, out)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.partial")
     try:
         with _quiet():
             facts = write(run, partial, dtype=asked.dtype, base=asked.base, device=asked.device)
         write_atomic(partial / "README.md", card(run, facts, asked.push or str(out)))
         publish_directory(partial, out)
+    except OSError as error:
+        raise UserError(f"--out={out}: could not be written ({error}); make room, mend the permissions, or give another folder.") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
