@@ -154,7 +154,11 @@ def _adapted(model: Any, spec: Experiment) -> Any:
     torch.manual_seed(spec.training.seed)
     if spec.model.init_adapter:
         return PeftModel.from_pretrained(model, Path(spec.model.init_adapter).expanduser(), is_trainable=True).eval()
-    return get_peft_model(model, parallel.lora(spec.parallel, scores=not spec.method.generates)).eval()
+    policy = get_peft_model(model, parallel.lora(spec.parallel, scores=not spec.method.generates)).eval()
+    for weight in policy.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()  # a reward model's head is a copy in the base's type: too coarse to be trained
+    return policy
 
 
 def llama_config(shape: Shape, **more: Any) -> Any:

@@ -239,6 +239,7 @@ def report(setting: Setting, rows: data.Rows, steps: int, meter: Meter, metrics:
         "method": spec.method.name,
         "model": spec.model.name,
         "data": spec.data.name,
+        "dtype": str(setting.dtype).removeprefix("torch."),
         "rows": counts,
         "steps": steps,
         "tokens": tokens,

@@ -183,6 +183,12 @@ def _check_dials(parallel: Parallel) -> None:
         "FSDP cannot cut 8-bit weights; use parallel=fsdp_qlora, which stores 4 bits.",
     )
     require(
+        quantisation is not Quantisation.int8 or adapter is not Adapter.dora,
+        "parallel.adapter",
+        "dora",
+        "peft's DoRA cannot read 8-bit weights; use parallel.adapter=lora, or parallel.quantisation=nf4.",
+    )
+    require(
         quantisation is not Quantisation.nf4 or sharding is not Sharding.fsdp or parallel.device is not Device.cpu,
         "parallel.quantisation",
         "nf4",
