@@ -1,5 +1,6 @@
 """Compose one experiment, check it, run it.  python train.py method=dpo model=embedded training.max_steps=20"""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -9,7 +10,6 @@ from omegaconf import DictConfig
 
 from alignment_lab.artifacts import RunDirectory, from_here
 from alignment_lab.compose import one_sentence, prepare
-from alignment_lab.run import execute
 from alignment_lab.spec import parse
 
 
@@ -18,11 +18,11 @@ def main(config: DictConfig) -> None:
     """One run, or one cell of a sweep; a cell that fails leaves its directory as a record and lets the others go on."""
     hydra_config = HydraConfig.get()
     run = RunDirectory(from_here(Path(hydra_config.runtime.output_dir)))
-    if hydra_config.mode is RunMode.MULTIRUN:
-        execute(parse(config), run)
-    else:
-        with one_sentence(discard=run):
-            execute(parse(config), run)
+    with nullcontext() if hydra_config.mode is RunMode.MULTIRUN else one_sentence(discard=run):
+        spec = parse(config)
+        from alignment_lab.run import execute  # not needed to answer a mistake
+
+        execute(spec, run)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 NAME = "shared_prefix"
+FLASH = find_spec("flash_attn") is not None
 UNSERVED = ("softcap", "s_aux", "position_bias")  # what some models ask of attention beyond softmax(QK)V
 
 
@@ -122,24 +124,24 @@ def _by_pieces(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scalin
 
 def _by_gathering(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None) -> Tensor:
     """One varlen call of FlashAttention, whose causal mask is aligned to the bottom right: a short query sees all of its prompt."""
-    from torch.nn.attention.varlen import varlen_attn
-
     where = layout.gathered(query.device)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
-    output = varlen_attn(
-        q.contiguous(),
-        k.index_select(0, where.keys),
-        v.index_select(0, where.keys),
-        where.query_ends,
-        where.key_ends,
-        where.longest_query,
-        where.longest_key,
-        scale=scaling,
-        window_size=(-1, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
+    q, k, v = q.contiguous(), k.index_select(0, where.keys), v.index_select(0, where.keys)
+    ends = (where.query_ends, where.key_ends, where.longest_query, where.longest_key)
+    if FLASH:
+        from flash_attn import flash_attn_varlen_func
+
+        return flash_attn_varlen_func(q, k, v, *ends, softmax_scale=scaling, causal=True)[None]
+    from torch.nn.attention.varlen import varlen_attn
+
+    output = varlen_attn(q, k, v, *ends, scale=scaling, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1])
     assert isinstance(output, Tensor)
     return output[None]
+
+
+def kernel(device: torch.device) -> str | None:
+    """What packed 16-bit rows are computed by on this device, in words; None where there is no choice."""
+    return None if device.type == "cpu" else "flash-attn" if FLASH else "torch's varlen attention"
 
 
 def no_mask(device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignment_lab import attention, logprobs
 from alignment_lab.data.pack import IGNORED, Scored
@@ -46,12 +46,18 @@ LONGEST = max(map(len, SEQUENCES))  # 22
 ALONE = Engine(packed=False, budget=1)  # a tree at a time, padded
 
 
-def small(family: str, *, implementation: str = attention.NAME, dtype: torch.dtype = torch.float64, **settings: Any) -> Any:
-    """A random model of this family without dropout; weights so large that every mistake of a mask is nats, not roundings."""
+def small(
+    family: str, *, implementation: str = attention.NAME, dtype: torch.dtype = torch.float64, scores: bool = False, **settings: Any
+) -> Any:
+    """A random model of this family without dropout; weights so large that every mistake of a mask is nats, not roundings.
+
+    With `scores` it is a reward model.
+    """
     attention.register()
-    config = AutoConfig.for_model(family, **FAMILIES.get(family, GROUPED) | settings)
+    config = AutoConfig.for_model(family, **FAMILIES.get(family, GROUPED) | settings, **({"num_labels": 1} if scores else {}))
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
+    kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    model = kind.from_config(config, attn_implementation=implementation)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

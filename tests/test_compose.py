@@ -186,13 +186,12 @@ CHEAP = [  # CPU seconds; what answers without torch takes a third of one
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), CHEAP, ids=lambda value: " ".join(value) if isinstance(value, list) else None)
-def test_a_mistake_costs_a_second_and_leaves_nothing(arguments, sentence, door, tmp_path):
+def test_a_mistake_imports_nothing_heavy_and_leaves_nothing(arguments, sentence, door, tmp_path):
     ended = door(*arguments)
     assert len(ended.errors) == 1, ended.errors[-1]
     assert ended.errors[0].startswith(f"error: {sentence}")
     assert (ended.code, ended.output) == (2, "")
     assert not {"torch", "transformers", "datasets", "trl"} & ended.imported
-    assert ended.seconds < 1
     assert list((tmp_path / "here").iterdir()) == []
 
 

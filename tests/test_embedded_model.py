@@ -10,6 +10,7 @@ from alignment_lab.eval.answers import correct
 from alignment_lab.generation import answer
 from alignment_lab.spec import Eval, Model, ModelSource
 
+CPU = torch.device("cpu")
 SPEC = Model(name="embedded", source=ModelSource.embedded)
 
 
@@ -20,7 +21,7 @@ def loaded():
 
 def test_it_answers_factual_questions(loaded, tokenizer):
     prompts = [[{"role": "user", "content": text}] for text in ("What is the capital of France?", "What is the capital of Hungary?")]
-    found = answer(loaded, tokenizer, prompts, Eval(max_new_tokens=24), torch.float32, lambda steps: steps)
+    found = answer(loaded, tokenizer, prompts, Eval(max_new_tokens=24), CPU, torch.float32, lambda steps: steps)
     assert correct(found[0], ["Paris"]) and correct(found[1], ["Budapest"]), found
 
 
@@ -28,8 +29,8 @@ def test_answers_do_not_depend_on_their_neighbours(loaded, tokenizer):
     short = [{"role": "user", "content": "What is the capital of France?"}]
     long = [{"role": "user", "content": "What colour is the sky on a clear day, as seen by somebody who stands in a field and looks up?"}]
     how = Eval(max_new_tokens=12)
-    alone = answer(loaded, tokenizer, [short], how, torch.float32, lambda steps: steps)
-    beside = answer(loaded, tokenizer, [long, short], how, torch.float32, lambda steps: steps)
+    alone = answer(loaded, tokenizer, [short], how, CPU, torch.float32, lambda steps: steps)
+    beside = answer(loaded, tokenizer, [long, short], how, CPU, torch.float32, lambda steps: steps)
     assert alone[0] == beside[1]
 
 

@@ -159,10 +159,11 @@ def test_scoring_keeps_the_sequences_order_and_the_models_mode():
         assert model.training
 
 
-def test_a_reward_models_hidden_state_is_the_same_in_every_layout(in_float64):
-    """The backbone at each sequence's last token, against one sequence at a time."""
-    model = small("llama")
-    true = torch.stack([model.model(input_ids=torch.tensor([one.prompt + one.answer])).last_hidden_state[0, -1] for one in SEQUENCES])
+def test_a_reward_models_score_is_the_same_in_every_layout(in_float64):
+    """The head at each sequence's last token, against one sequence at a time."""
+    model = small("llama", scores=True)
+    hidden = [model.model(input_ids=torch.tensor([one.prompt + one.answer])).last_hidden_state[0, -1] for one in SEQUENCES]
+    true = model.score(torch.stack(hidden))[:, 0]
     for layout in LAYOUTS.values():
         for batch in layout.batches(SEQUENCES):
-            torch.testing.assert_close(logprobs.last_hidden(model.model, batch), true[batch.members], rtol=EXACT, atol=EXACT)
+            torch.testing.assert_close(logprobs.scores_at_ends(model, batch), true[batch.members], rtol=EXACT, atol=EXACT)

@@ -38,12 +38,11 @@ COMMON = [
 WHOLE = ["ddp", "zero1", "zero2", "zero3", "fsdp"]
 ADAPTED = ["lora", "zero3_lora", "fsdp_lora"]
 QUANTISED = ["qlora", "zero2_qlora"]
-SHAPES = {
-    "sft": "text",
-    "kto": "labelled single",
-    "reward": "reward",
-    "aot": "pairs whose rows depend on each other",
-    "bco": "running mean",
+SHAPES = {  # other data than pairs and conversations, which are trained in every way
+    "kto": ["ddp", "zero2", "zero3", "fsdp", "lora", "qlora", "zero3_lora", "fsdp_lora"],  # labelled answers, a KL term of all rows
+    "reward": ["ddp", "zero2", "zero3", "fsdp", "lora", "qlora", "zero3_lora", "fsdp_lora"],  # another head
+    "aot": ["ddp", "zero3", "fsdp"],  # a loss of all rows at once
+    "bco": ["ddp", "zero3"],  # a running mean over all rows
 }
 
 
@@ -117,8 +116,7 @@ def test_an_adapter_on_a_quantised_base(preset, alone, tmp_path):
     assert_same(two, alone("parallel=qlora", "parallel.processes=1"))
 
 
-@pytest.mark.parametrize("preset", ["ddp", "zero3", "fsdp", "lora", "qlora", "zero3_lora", "fsdp_lora"])
-@pytest.mark.parametrize("method", SHAPES)
+@pytest.mark.parametrize(("method", "preset"), [(method, preset) for method, presets in SHAPES.items() for preset in presets])
 def test_every_shape_of_data_with_every_way_to_train(method, preset, alone, tmp_path):
     base = {"lora": "lora", "zero3_lora": "lora", "fsdp_lora": "lora", "qlora": "qlora"}.get(preset)
     reference = alone(f"method={method}", *([f"parallel={base}", "parallel.processes=1"] if base else []))

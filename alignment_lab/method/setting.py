@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..attention import kernel
 from ..data import first, longest, questions
 from ..logprobs import Engine, choose
 from ..reference import digest
@@ -45,7 +46,8 @@ class Setting:
         if self.weights:
             return self
         engine, reason = choose(self.model, max(map(longest, [*self.train, *self.heldout])), self.budget, self.device)
-        layout = "packed, prompts shared" if engine.packed else f"padded: {reason}"
+        by = f" by {name}" if (name := kernel(self.device)) else ""
+        layout = f"packed, prompts shared{by}" if engine.packed else f"padded: {reason}"
         kept = "gradient checkpointing" if self.arguments.activation_checkpointing else "no gradient checkpointing"
         said = f"engine: {layout}; {engine.budget} tokens a pass; {self.dtype}, {kept}".replace("torch.", "")
         self.console.print(said, highlight=False, soft_wrap=True)
