@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from . import checks, cluster, data, estimate, model, plan, provenance
+from . import checks, cluster, data, estimate, model, parallel, plan, provenance
 from .artifacts import RunDirectory, publish_directory, write_json
 from .errors import UserError, WorkerError
 from .eval.answers import measure, samples
@@ -21,7 +21,7 @@ from .launch import local
 from .meter import Meter, peak_memory_gb
 from .progress import shown
 from .report.terminal import show_run
-from .spec import Action, DataSource, Device, Experiment, Format, Sharding, from_yaml, to_yaml
+from .spec import Action, DataSource, Device, Experiment, Format, Quantisation, Sharding, from_yaml, to_yaml
 from .tracking import end_tracking
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
         console.print(counted(train_rows, heldout, available, rows), highlight=False, soft_wrap=True)
         arguments = training.arguments(spec, run, device, dtype)
         policy = model.load_policy(spec, where, device, dtype)
+        if hasattr(policy, "peft_config"):
+            console.print(adapter_line(spec, policy), highlight=False, soft_wrap=True)
         setting = settled(spec, policy, arguments, device, dtype, tokenizer, train_rows, heldout, available, console)
     trainer = procedure.trainer(setting)
     before: list[Measured] = []
@@ -153,6 +155,16 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
         run.write_samples(samples(setting.asked, before[0].answers, after.answers))
         write_json(run.report_file, report(setting, rows, trainer.state.global_step, meter, before_after(before[0].scores, after.scores)))
     cluster.barrier()
+
+
+def adapter_line(spec: Experiment, policy: Any) -> str:
+    """What is trained of an adapted model, and what its reference is."""
+    (settings,) = policy.peft_config.values()
+    dials, start = spec.parallel, spec.model.init_adapter
+    base = "the base" if dials.quantisation is Quantisation.none else f"the base in {dials.quantisation.name}"
+    kind = f"{dials.adapter.name}, rank {settings.r}, alpha {settings.lora_alpha}, {parallel.count(policy, trained=True):,} parameters"
+    reference = f"it goes on from {start}, and is the reference as it lies there" if start else f"the reference is {base}"
+    return f"adapter: {kind} on {base}; {reference}"
 
 
 def settled(
