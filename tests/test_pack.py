@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from alignment_lab.data.pack import Scored, packed, padded, trees
+from alignment_lab.data.pack import Scored, packed, padded, spread, trees
 
 
 def drawn(seed: int, count: int = 60) -> list[Scored]:
@@ -75,3 +75,21 @@ def test_a_prompt_is_computed_once():
     (tree,) = trees([Scored(list(range(10)), [1, 2, 3]), Scored(list(range(10)), [1, 2, 3, 4])])
     assert tree.tokens == 17
     assert packed([tree], 17) == [[tree]]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+@pytest.mark.parametrize("budget", [40, 100, 1000])
+def test_several_processes_get_alike_packs_within_the_budget(parts, budget):
+    """Every tree once; no pack over the budget but a tree that is longer by itself; the packs of a round are alike in size."""
+    planned = trees([Scored([n], list(range(3 + 7 * n % 41))) for n in range(60)])
+    packs = spread(planned, budget, parts)
+    loads = [sum(tree.tokens for tree in pack) for pack in packs]
+    assert sorted(member for pack in packs for tree in pack for member in tree.members) == list(range(60))
+    assert max(loads) <= max(budget, max(tree.tokens for tree in planned))
+    assert loads == sorted(loads, reverse=True)
+    assert len(packs) % parts == 0 and max(loads[:parts]) - min(loads[:parts]) <= max(tree.tokens for tree in planned)
+
+
+def test_fewer_trees_than_processes_are_a_pack_each():
+    planned = trees([Scored([n], [1, 2]) for n in range(3)])
+    assert [len(pack) for pack in spread(planned, 1000, 8)] == [1, 1, 1]

@@ -66,7 +66,17 @@ def test_the_probe_leaves_a_model_as_it_was_and_is_the_same_under_packed_attenti
     assert said.shape == (16, 1000) and said.dtype is torch.float32
 
 
-def test_the_probe_is_float32_where_accelerate_casts_the_forward(whole):
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate keeps one state a process: whoever came before chose its precision."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def test_the_probe_is_float32_where_accelerate_casts_the_forward(whole, fresh_accelerate):
     """accelerate puts an autocast around the forward of what it prepares, and leaves it there."""
     from accelerate import Accelerator
 

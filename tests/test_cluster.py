@@ -1,0 +1,74 @@
+"""Who does what of several processes, and where machines meet."""
+
+import pytest
+
+from alignment_lab import cluster
+from alignment_lab.errors import UserError
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """`processes(rank, world)`: this process is one of several."""
+
+    def set_them(rank: int, world: int) -> None:
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(world))
+
+    return set_them
+
+
+def test_a_process_by_itself_does_everything_and_imports_no_torch():
+    assert (cluster.rank(), cluster.world(), cluster.is_first(), cluster.launched()) == (0, 1, True, False)
+    assert cluster.even(["a", "b"]) == [("a", True), ("b", True)]
+    assert cluster.agreed(7) == 7 and cluster.gathered(7) == [7]
+    with cluster.first_alone():
+        cluster.barrier()
+
+
+@pytest.mark.parametrize("world", [2, 3, 8])
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 16])
+def test_shares_are_even_and_everything_counts_once(count, world, processes):
+    """Processes that do a thing together do it equally often; what is done again counts for nothing."""
+    shares = []
+    for rank in range(world):
+        processes(rank, world)
+        shares.append(cluster.even(list(range(count))))
+    assert {len(share) for share in shares} == {-(-count // world)}
+    assert sorted(thing for share in shares for thing, counts in share if counts) == list(range(count))
+    assert all(thing == count - 1 for share in shares for thing, counts in share if not counts)
+
+
+def test_one_machine_needs_no_address():
+    assert cluster.machines(1, {}) == cluster.Machines(1, 0, "127.0.0.1", 0)
+
+
+def test_machines_meet_where_the_environment_says():
+    found = cluster.machines(2, {"NODE_RANK": "1", "MASTER_ADDR": "first", "MASTER_PORT": "1234"})
+    assert found == cluster.Machines(2, 1, "first", 1234)
+
+
+def test_machines_of_a_slurm_job_meet_on_its_first_one():
+    """Every node works out the same port from the job's number."""
+    job = {"SLURM_JOB_ID": "20123", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n1,n2"}
+    found = [cluster.machines(2, {**job, "SLURM_NODEID": number}) for number in ("0", "1")]
+    assert found == [cluster.Machines(2, 0, "n1", 20123), cluster.Machines(2, 1, "n1", 20123)]
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "NODE_RANK=0 to 1 and MASTER_ADDR=HOST"),
+        ({"NODE_RANK": "x", "MASTER_ADDR": "a"}, "NODE_RANK=0 to 1"),
+        ({"SLURM_JOB_ID": "1", "SLURM_NNODES": "4", "SLURM_JOB_NODELIST": "a"}, "this Slurm job has 4; ask it for 2: sbatch --nodes=2"),
+    ],
+)
+def test_machines_that_cannot_meet_are_a_sentence(environment, said):
+    with pytest.raises(UserError, match="parallel.nodes=2: ") as error:
+        cluster.machines(2, environment)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(("said", "count"), [("", 0), ("-1", 0)])
+def test_hidden_accelerators_are_not_there(said, count, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
+    assert cluster.visible_accelerators() == count
