@@ -63,7 +63,7 @@ def test_machines_of_a_slurm_job_meet_on_its_first_one():
     ],
 )
 def test_machines_that_cannot_meet_are_a_sentence(environment, said):
-    with pytest.raises(UserError, match="parallel.nodes=2: ") as error:
+    with pytest.raises(UserError, match=r"^parallel\.nodes=2: ") as error:
         cluster.machines(2, environment)
     assert said in str(error.value)
 

@@ -19,6 +19,7 @@ from ..spec import Device, Parallel, Sharding
 if TYPE_CHECKING:
     from rich.console import Console
 
+ROOT = Path(__file__).resolve().parents[2]  # where a worker finds the lab, wherever the command was typed
 PATIENCE = 20  # seconds that processes have to end when one of them has died
 USER = "UserError: "  # how a worker marks a user's mistake, for the user to read without a traceback
 
@@ -42,6 +43,7 @@ def launch(parallel: Parallel, run: Path, count: int, console: Console) -> None:
     from torch.distributed.launcher.api import elastic_launch
 
     _quiet()
+    before = dict(os.environ)
     os.environ |= _environment(parallel, count)
     try:
         elastic_launch(_config(machines, count), sys.executable)("-m", "alignment_lab.worker", str(run.absolute()))
@@ -53,6 +55,9 @@ def launch(parallel: Parallel, run: Path, count: int, console: Console) -> None:
         raise WorkerError(
             f"ended by {error.sigval.name}; the same command with hydra.run.dir={run} goes on from the newest checkpoint."
         ) from None
+    finally:  # the next cell of a sweep is another run
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _config(machines: cluster.Machines, count: int) -> Any:
@@ -78,7 +83,8 @@ def _environment(parallel: Parallel, count: int) -> dict[str, str]:
     """What workers find: their part of the processors, and where this machine has no accelerator, DeepSpeed told so."""
     cpu = parallel.device is Device.cpu or not cluster.visible_accelerators()
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))} if "OMP_NUM_THREADS" not in os.environ else {}
-    return {**threads, **({"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""} if cpu else {})}
+    found = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**threads, "PYTHONPATH": found, **({"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""} if cpu else {})}
 
 
 def _quiet() -> None:
