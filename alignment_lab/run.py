@@ -93,7 +93,12 @@ def work(run: RunDirectory) -> None:
     """One of several processes that `execute` launched: the experiment is the one that it wrote down."""
     spec = from_yaml(run.spec_file.read_text())
     prepare()
-    train(spec, run, data.load(spec), model.locate(spec.model), Console(quiet=not cluster.is_first()))
+    failed = True
+    try:
+        train(spec, run, data.load(spec), model.locate(spec.model), Console(quiet=not cluster.is_first()))
+        failed = False
+    finally:
+        end_tracking(spec, failed=failed)
 
 
 @contextmanager
