@@ -84,6 +84,8 @@ def _agreed(run: RunDirectory, spec: Experiment) -> RunDirectory:
 def prepare() -> None:
     """What libraries read when they are imported, and whom of them the user need not hear."""
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
+    if not cluster.visible_accelerators():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one, and say so
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|accelerate")
