@@ -34,3 +34,12 @@ def test_every_method_runs(method, composed, tmp_path):
     _, info = kind.from_pretrained(run.model, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert len(run.samples()) == (0 if method in ("cpt", "reward") else 1)
+
+
+@pytest.mark.parametrize("preset", ["ddp", "zero2", "zero3", "fsdp"])
+def test_one_process_has_nobody_to_cut_with(preset, composed, tmp_path):
+    """A preset for many on a machine with one device is a run of one process."""
+    run = RunDirectory(tmp_path / "run")
+    execute(composed([*TINY, *SHORTEST, f"parallel={preset}"]), run)
+    assert run.state()["state"] == "finished"
+    assert run.metrics()[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from .. import cluster, parallel
 from ..artifacts import RunDirectory
+from ..errors import UserError
 from ..spec import Experiment
 
 
@@ -17,7 +18,10 @@ def arguments(spec: Experiment, run: RunDirectory, device: torch.device, dtype: 
 
     Made before the model is loaded and kept as long as it: while it lives, transformers cuts what it loads under ZeRO-3.
     """
-    deepspeed = parallel.deepspeed_config(spec.parallel)
+    alone = cluster.world() == 1  # there is nobody to cut anything with
+    if alone and spec.parallel.offload:
+        raise UserError("parallel.offload=true: works from two processes on; use parallel=qlora or parallel=lora on one accelerator.")
+    deepspeed = None if alone else parallel.deepspeed_config(spec.parallel)
     if deepspeed:
         from deepspeed.comm import init_distributed
 
