@@ -97,11 +97,9 @@ class PreferenceTrainer(LabTrainer):
         self.wants = {"log_squares": method.wpo}
         super().__init__(setting, train, heldout)
 
-    def asked_first(self) -> None:
-        """The reference, where the method has one."""
-        if self.method.needs_reference:
-            rows = with_reference(self.setting, [*self.rows, *self.heldout])
-            self.rows, self.heldout = rows[: len(self.rows)], rows[len(self.rows) :]
+    def completed(self, rows: list[Row]) -> list[Row]:
+        """With the reference's sums, where the method has a reference."""
+        return with_reference(self.setting, rows) if self.method.needs_reference else rows
 
     def sequences(self, row: Row) -> list[Scored]:
         """Chosen, then rejected."""

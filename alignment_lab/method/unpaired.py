@@ -72,10 +72,9 @@ class UnpairedTrainer(LabTrainer):
         self.method = setting.spec.method
         super().__init__(setting, train, heldout)
 
-    def asked_first(self) -> None:
-        """The reference."""
-        rows = with_reference(self.setting, [*self.rows, *self.heldout])
-        self.rows, self.heldout = rows[: len(self.rows)], rows[len(self.rows) :]
+    def completed(self, rows: list[Row]) -> list[Row]:
+        """With the reference's sums."""
+        return with_reference(self.setting, rows)
 
     def sequences(self, row: Row) -> list[Scored]:
         """The answer."""

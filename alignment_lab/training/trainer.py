@@ -88,8 +88,9 @@ class LabTrainer(StatefulTrainer):
         """What those forward passes came to, without a gradient: scalars by name."""
         return {}
 
-    def asked_first(self) -> None:
-        """Complete the rows with what only the untouched model can say."""
+    def completed(self, rows: list[Row]) -> list[Row]:
+        """The rows with what only the untouched model can say."""
+        return rows
 
     def values(self, seen: Seen, batch: GlobalBatch) -> dict[str, Tensor]:
         """`loss` and every metric, one value per row among those in `seen`; losses of all rows of the batch average to the loss."""
@@ -126,7 +127,8 @@ class LabTrainer(StatefulTrainer):
         if not self.begun:
             with self.asking:
                 self.setting = self.setting.complete()
-                self.asked_first()
+                rows = self.completed([*self.rows, *self.heldout])
+                self.rows, self.heldout = rows[: len(self.rows)], rows[len(self.rows) :]
             self.begun = True
             self.opening()
 
