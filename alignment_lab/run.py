@@ -21,14 +21,20 @@ from .launch import local
 from .meter import Meter, peak_memory_gb
 from .progress import shown
 from .report.terminal import show_run
-from .spec import Action, DataSource, Device, Experiment, Format, Quantisation, Sharding, from_yaml, to_yaml
+from .spec import Action, DataSource, Device, Experiment, Format, Quantisation, Sharding, differences, from_yaml, to_plain, to_yaml
 from .tracking import end_tracking
 
 if TYPE_CHECKING:
     from .method import Setting
 
 Row = dict[str, Any]
-TALKATIVE = ("bitsandbytes", "DeepSpeed", "torch.distributed.elastic")  # loggers that have nothing to tell a user
+TALKATIVE = (  # loggers that have nothing to tell a user
+    "bitsandbytes",
+    "DeepSpeed",
+    "torch.distributed.elastic",
+    "transformers.trainer_utils",  # that a run goes on with another save_steps
+)
+NAMED = 5  # settings that a sentence names
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "true",
@@ -106,9 +112,7 @@ def work(run: RunDirectory) -> None:
 @contextmanager
 def recorded(spec: Experiment, run: RunDirectory) -> Iterator[None]:
     """Keep run.json true: running, then finished, or failed with the reason."""
-    other = run.state().get("id", spec.run_id)
-    if other != spec.run_id:
-        raise UserError(f"{run.path}: holds the run {other}, and this is {spec.run_id}; give this experiment a directory of its own.")
+    _refuse_another(spec, run)
     prepare()
     run.begin(run_id=spec.run_id, spec=to_yaml(spec))
     try:
@@ -119,6 +123,16 @@ def recorded(spec: Experiment, run: RunDirectory) -> Iterator[None]:
         raise
     run.finish()
     end_tracking(spec, failed=False)
+
+
+def _refuse_another(spec: Experiment, run: RunDirectory) -> None:
+    """Raise UserError, naming what differs, where the directory belongs to another experiment."""
+    if run.state().get("id", spec.run_id) == spec.run_id:
+        return
+    found = differences(run.spec(), to_plain(spec)) if run.spec() else []
+    said = ", ".join(found[:NAMED]) + (f", and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    said = said or "its settings are the same, and were written down by another version of the lab"
+    raise UserError(f"{run.path}: {said}: this is another experiment; give it a directory of its own: hydra.run.dir=DIRECTORY.")
 
 
 def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, console: Console) -> None:

@@ -282,8 +282,6 @@ CELLS = [
     "training.seed=1",
     "training.max_steps=5",
     "training.learning_rate=3e-5",
-    "training.micro_tokens=256",
-    "training.gradient_checkpointing=true",
     "model.attention=sdpa",
     "training.optim=sgd",
     "eval.rows=8",
@@ -304,6 +302,8 @@ SAME = [
     "method=dpo beta=0.1",
     "method.beta=0.1",
     "training.micro_tokens=null training.gradient_checkpointing=null training.learning_rate=0.000001",
+    "training.micro_tokens=256 training.gradient_checkpointing=true training.save_steps=10 training.save_total_limit=1",
+    "parallel=ddp parallel.processes=2 parallel.nodes=2 action=plan",
 ]
 
 

@@ -28,6 +28,7 @@ from .groups import (
     Tracking,
     Training,
 )
+from .identity import differences
 from .method import (
     AOT,
     BCO,
@@ -118,6 +119,7 @@ __all__ = [
     "Tracking",
     "Training",
     "Unpaired",
+    "differences",
     "from_yaml",
     "keys",
     "parse",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
@@ -13,6 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from .check import SpecError, require
 from .groups import GROUPS, Adapter, Attention, Data, Device, Dtype, Eval, Model, Parallel, Shape, Tracking, Training
+from .identity import identity
 from .method import METHODS, Method
 
 Action = Enum("Action", ["train", "plan"])
@@ -49,13 +48,8 @@ class Experiment:
 
     @property
     def run_id(self) -> str:
-        """Twelve hex digits from all that can change a number: the same experiment has the same id wherever it runs."""
-        facts = to_plain(self)
-        for key in ("name", "action", "tracking", "plan"):
-            del facts[key]
-        for key in ("name", "processes", "nodes"):
-            del facts["parallel"][key]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hex digits from all that can change a trained number: the same experiment has the same id wherever it runs."""
+        return identity(to_plain(self))
 
 
 def _check_pairs(spec: Experiment) -> None:

@@ -132,6 +132,12 @@ class LabTrainer(StatefulTrainer):
             self.begun = True
             self.opening()
 
+    def _init_training_state(self, max_steps: int, *others: Any) -> tuple[int, int]:
+        """As transformers has it, but how often to log and to save is what this attempt says, not what a checkpoint remembers."""
+        found: tuple[int, int] = super()._init_training_state(max_steps, *others)
+        self.state.compute_steps(self.args, max_steps)
+        return found
+
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None) -> Any:
         """As transformers has it, with the untouched model asked when it is wrapped and before a checkpoint is loaded into it."""
         if self.sharding is Sharding.fsdp:

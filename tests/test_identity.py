@@ -1,0 +1,170 @@
+"""A run goes on with other settings where they change no number; in a directory of another experiment, what differs is named."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import yaml
+
+from alignment_lab.artifacts import RunDirectory, file_digest, write_json
+from alignment_lab.errors import UserError
+from alignment_lab.run import execute
+from alignment_lab.spec import Experiment, differences, keys, to_plain, to_yaml
+from alignment_lab.spec.identity import FREE, SHOWN
+
+TINY = ["model=tiny", "parallel.device=cpu", "training.max_steps=4", "training.global_batch=4", "training.learning_rate=1e-3", "eval=none"]
+
+
+def test_the_table_names_settings_that_there_are():
+    assert set(FREE) <= set(keys())
+    assert len(set(FREE)) == len(FREE)
+
+
+FREED = {  # another value of each
+    "name": "name=other",
+    "action": "action=plan",
+    "tracking": "tracking=wandb tracking.project=p tracking.tags=[a]",
+    "plan": "plan.device=h100",
+    "parallel.name": "parallel.name=other",
+    "parallel.processes": "parallel=ddp parallel.processes=2",
+    "parallel.nodes": "parallel=ddp parallel.nodes=2",
+    "parallel.sharding": "parallel=zero3",
+    "training.micro_tokens": "training.micro_tokens=64",
+    "training.gradient_checkpointing": "training.gradient_checkpointing=true",
+    "training.logging_steps": "training.logging_steps=10",
+    "training.eval_steps": "training.eval_steps=10",
+    "training.save_steps": "training.save_steps=10",
+    "training.save_total_limit": "training.save_total_limit=7",
+}
+
+
+@pytest.mark.parametrize("key", FREE)
+def test_what_may_change_makes_no_other_experiment(key, composed):
+    spec, other = composed(), composed(FREED[key].split())
+    assert spec != other
+    assert spec.run_id == other.run_id
+    assert differences(to_plain(spec), to_plain(other)) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.seed=43", "training.seed is 42 there and 43 here"),
+        ("data.max_length=300", "data.max_length is 256 there and 300 here"),
+        ("training.learning_rate=3e-6", "training.learning_rate is 1e-06 there and 3e-06 here"),
+        ("model.dtype=bfloat16", "model.dtype is float32 there and bfloat16 here"),
+        ("training.max_grad_norm=0", "training.max_grad_norm is 1.0 there and 0.0 here"),
+        ("data.subset=de", "data.subset is null there and de here"),
+        ("model.trust_remote_code=true", "model.trust_remote_code is false there and true here"),
+        ("parallel.targets=[q_proj]", 'parallel.targets is null there and ["q_proj"] here'),
+        ("parallel.rank=8", "parallel.rank is 16 there and 8 here"),
+        ("parallel.device=cpu", "parallel.device is auto there and cpu here"),
+        ("eval.rows=8", "eval.rows is 64 there and 8 here"),
+    ],
+)
+def test_what_makes_another_experiment_is_named(override, said, composed):
+    spec, other = composed(), composed([override])
+    assert spec.run_id != other.run_id
+    assert differences(yaml.safe_load(to_yaml(spec)), to_plain(other)) == [said]
+
+
+def test_adapters_and_bits_are_other_experiments(composed):
+    assert differences(to_plain(composed()), to_plain(composed(["parallel=qlora"]))) == [
+        "parallel.adapter is none there and lora here",
+        "parallel.quantisation is none there and nf4 here",
+    ]
+
+
+def test_settings_that_only_one_of_them_has_are_named(composed):
+    said = differences(to_plain(composed(["method=dpo"])), to_plain(composed(["method=ld_dpo", "method.alpha=0.5"])))
+    assert "method.name is dpo there and ld_dpo here" in said
+    assert "method.alpha is not set there and 0.5 here" in said
+
+
+def test_a_long_value_is_cut(composed):
+    (said,) = differences(to_plain(composed()), to_plain(composed(["model.chat_template='{{ messages }}" + "x" * 100 + "'"])))
+    assert said.endswith("[...] here") and len(said) < 2 * SHOWN + 40
+
+
+# ---- on the disk
+
+
+@pytest.fixture(scope="module")
+def finished(composed, tmp_path_factory) -> RunDirectory:
+    run = RunDirectory(tmp_path_factory.mktemp("identity") / "run")
+    execute(composed([*TINY, "training.save_steps=2"]), run)
+    return run
+
+
+def cut_off(finished: RunDirectory, run: RunDirectory) -> RunDirectory:
+    """A copy that was ended behind its second step."""
+    shutil.copytree(finished.path, run.path)
+    shutil.rmtree(run.model)
+    shutil.rmtree(run.checkpoints / "checkpoint-4")
+    write_json(run.state_file, run.state() | {"state": "failed"})
+    return run
+
+
+def test_a_run_goes_on_with_what_may_change_and_it_takes_effect(composed, finished, tmp_path, capsys):
+    run = cut_off(finished, RunDirectory(tmp_path / "run"))
+    spec = composed([*TINY, "name=renamed", "training.save_steps=1", "training.save_total_limit=5", "training.logging_steps=2"])
+    execute(spec, run)
+    said = capsys.readouterr()
+    assert "resuming from" in said.out and "do not match" not in said.out + said.err
+    assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
+    assert [row["step"] for row in run.metrics()] == [1, 2, 4]
+    assert file_digest(run.model / "model.safetensors") == file_digest(finished.model / "model.safetensors")
+    assert run.spec_file.read_text() == to_yaml(spec)
+    assert run.spec()["name"] == "renamed" and run.spec()["training"]["save_steps"] == 1
+    assert run.state()["id"] == finished.state()["id"] and run.state()["attempts"] == 2
+
+
+def test_passes_of_another_size_go_on_with_the_same_losses(composed, finished, tmp_path):
+    run = cut_off(finished, RunDirectory(tmp_path / "run"))
+    execute(composed([*TINY, "training.save_steps=2", "training.micro_tokens=1", "training.gradient_checkpointing=true"]), run)
+    assert [row["loss"] for row in run.metrics()] == pytest.approx([row["loss"] for row in finished.metrics()], rel=1e-4)
+
+
+def test_a_finished_run_stays_as_it_is_whatever_may_change(composed, finished, capsys):
+    before = {file: file.stat().st_mtime_ns for file in finished.path.rglob("*") if file.is_file()}
+    execute(composed([*TINY, "training.save_steps=1", "name=renamed"]), finished)
+    assert "this experiment is finished" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in finished.path.rglob("*") if file.is_file()} == before
+
+
+def refusal(spec: Experiment, run: RunDirectory) -> str:
+    before = run.spec_file.read_text(), run.state()
+    with pytest.raises(UserError) as refused:
+        execute(spec, run)
+    assert (run.spec_file.read_text(), run.state()) == before
+    return str(refused.value)
+
+
+def test_another_experiment_is_refused_by_what_differs(composed, finished):
+    assert refusal(composed([*TINY, "training.save_steps=9", "training.seed=43", "data.max_length=99"]), finished) == (
+        f"{finished.path}: data.max_length is 256 there and 99 here, training.seed is 42 there and 43 here: this is another experiment; "
+        "give it a directory of its own: hydra.run.dir=DIRECTORY."
+    )
+
+
+def test_five_differences_are_named_and_the_others_counted(composed, finished):
+    others = ["training.seed=1", "data.max_length=99", "training.max_steps=9", "training.weight_decay=1", "training.optim=sgd"]
+    said = refusal(composed([*TINY, *others, "training.max_grad_norm=9", "eval.batch=3"]), finished)
+    assert said.count(" there and ") == 5
+    assert ", and 2 more: this is another experiment" in said
+
+
+def test_the_command_ends_with_one_sentence_and_2(door, finished):
+    ended = door(*TINY, "training.seed=43", f"hydra.run.dir={finished.path}")
+    assert ended.code == 2
+    assert len(ended.errors) == 1 and ended.errors[0].startswith("error: ")
+    assert "training.seed is 42 there and 43 here: this is another experiment" in ended.errors[0]
+    assert finished.state()["state"] == "finished"
+
+
+def test_a_directory_of_another_version_of_the_lab_says_so(composed, finished, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(finished.path, run.path)
+    write_json(run.state_file, run.state() | {"id": "0" * 12})
+    assert "another version of the lab" in refusal(composed(TINY), run)
