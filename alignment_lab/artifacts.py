@@ -6,6 +6,7 @@ Knows paths, JSON and atomic writes. Refuses to know what a model, a method or a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -19,17 +20,23 @@ from typing import Any
 
 import yaml
 
-STATES = ("queued", "running", "finished", "failed")
+from .errors import UserError
+
+STATES = ("queued", "running", "interrupted", "finished", "failed")  # interrupted: the same command goes on
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` by way of a hidden neighbour and a rename: readers see the old file or the new one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:
@@ -169,6 +176,8 @@ class RunDirectory:
     def begin(self, *, run_id: str, spec: str) -> None:
         """Open the directory for an attempt: spec.yaml and run.json in state running."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for left in (self.partial, *self.checkpoints.glob(".*.gone")):  # by an attempt that was killed
+            shutil.rmtree(left, ignore_errors=True)
         write_atomic(self.spec_file, spec)
         if self.metrics_file.exists() and not self.metrics_file.read_bytes().endswith(b"\n"):
             with self.metrics_file.open("a") as file:
@@ -183,10 +192,30 @@ class RunDirectory:
         shutil.rmtree(self.partial, ignore_errors=True)
         self._set_state("finished", ended=now())
 
-    def fail(self, error: str) -> None:
-        """Close the directory: the run stopped, and why."""
+    def fail(self, error: str, *, resumable: bool = False) -> None:
+        """Close the directory: the run stopped, and why. Resumable: nothing is wrong with it. A full disk keeps the state that was."""
         shutil.rmtree(self.partial, ignore_errors=True)
-        self._set_state("failed", ended=now(), error=error)
+        with contextlib.suppress(OSError):
+            self._set_state("interrupted" if resumable else "failed", ended=now(), error=error)
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Nobody else runs in this directory meanwhile. Raises UserError where somebody does; the kernel frees a killed one's lock."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.path / ".lock"
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                state = self.state()
+                who = f"process {state.get('pid')} on {state.get('host')}"
+                raise UserError(f"{self.path}: {who} runs there now; wait for it, end it, or give another directory.") from None
+            except OSError:
+                pass  # a file system without locks
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one logged step to metrics.jsonl, as one write."""

@@ -1,46 +1,75 @@
-"""What makes a checkpoint one: it is complete, its manifest says so, and only then does it get its name."""
+"""What makes a checkpoint one: it is complete, its manifest says so, and only then does it get its name.
+
+All processes write into a folder that is none yet; when all are done one of them forces it to the disk, writes the manifest, and renames.
+A file that is missing, cut, changed or of another run makes it no checkpoint. Knows bytes, and no tensors.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
-from .artifacts import file_digest, publish_directory, read_json, sync, write_json
+from .artifacts import file_digest, read_json, sync, write_json
 
 MANIFEST = "manifest.json"
 
 
-def publish(partial: Path, final: Path, *, run_id: str, step: int) -> None:
-    """Write the manifest of a finished directory, force it to disk, and give it its name."""
+def publish(partial: Path, final: Path, *, run_id: str, step: int, world: int = 1) -> None:
+    """Force a finished directory to disk, write its manifest, and give it its name."""
     files = {str(file.relative_to(partial)): file for file in sorted(partial.rglob("*")) if file.is_file()}
-    facts = {name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files.items()}
+    facts: dict[str, Any] = {name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files.items()}
     for file in files.values():
         sync(file)
-    write_json(partial / MANIFEST, {"run": run_id, "step": step, "files": facts})
-    publish_directory(partial, final)
+    manifest = {"run": run_id, "step": step, "world": world, "files": facts}
+    write_json(partial / MANIFEST, {**manifest, "sha256": _digest(manifest)})
+    sync(partial)
+    if final.exists():  # it did not verify, or this run would have gone on from there
+        _delete(final) if _belongs(final, run_id) else _set_aside(final)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial.replace(final)
     sync(final.parent)
 
 
-def verifies(checkpoint: Path, run_id: str) -> bool:
-    """Whether every file is there, as it was written, by this experiment."""
-    manifest = read_json(checkpoint / MANIFEST) or {}
-    return manifest.get("run") == run_id and all(
-        (checkpoint / name).is_file()
-        and (checkpoint / name).stat().st_size == facts["bytes"]
-        and file_digest(checkpoint / name) == facts["sha256"]
-        for name, facts in manifest["files"].items()
-    )
+def damage(checkpoint: Path, run_id: str) -> str | None:
+    """What is wrong with a published directory; None where every file is as it was written, by this experiment."""
+    try:
+        manifest = read_json(checkpoint / MANIFEST)
+        said = manifest.pop("sha256")
+        if said != _digest(manifest) or manifest["step"] != step_of(checkpoint):
+            return f"{MANIFEST} is not what was written"
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return f"{MANIFEST} cannot be read"
+    if manifest["run"] != run_id:
+        return f"it is of the run {manifest['run']}"
+    for name, facts in manifest["files"].items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != facts["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes of {facts['bytes']}"
+        if file_digest(file) != facts["sha256"]:
+            return f"{name} is not what was written"
+    return None
 
 
-def newest(folder: Path, run_id: str) -> Path | None:
-    """The checkpoint to resume from: the newest whose manifest verifies."""
-    return next((checkpoint for checkpoint in reversed(committed(folder)) if verifies(checkpoint, run_id)), None)
+def newest(folder: Path, run_id: str) -> tuple[Path | None, list[str]]:
+    """The checkpoint to resume from, the newest that is whole, and a sentence for each that had to be passed over."""
+    passed: list[str] = []
+    for checkpoint in reversed(published(folder)):
+        wrong = damage(checkpoint, run_id)
+        if wrong is None:
+            return checkpoint, passed
+        passed.append(f"{checkpoint} is passed over: {wrong}")
+    return None, passed
 
 
-def committed(folder: Path) -> list[Path]:
-    """Directories that were published here, oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and (path / MANIFEST).is_file()]
+def published(folder: Path) -> list[Path]:
+    """Directories that have a checkpoint's name, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
     return sorted(found, key=step_of)
 
 
@@ -49,7 +78,34 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def retain(folder: Path, limit: int) -> None:
-    """Delete all but the newest `limit` committed checkpoints, and nothing else."""
-    for path in committed(folder)[:-limit]:
-        shutil.rmtree(path)
+def retain(folder: Path, limit: int, run_id: str) -> None:
+    """Delete all but the newest `limit` checkpoints of this run, once the newest is known to be whole; and nothing else."""
+    ours = [path for path in published(folder) if _belongs(path, run_id)]
+    if len(ours) > limit and damage(ours[-1], run_id) is None:
+        for path in ours[:-limit]:
+            _delete(path)
+
+
+def _belongs(checkpoint: Path, run_id: str) -> bool:
+    try:
+        return read_json(checkpoint / MANIFEST)["run"] == run_id
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _delete(checkpoint: Path) -> None:
+    """It loses its name before it loses a file."""
+    gone = checkpoint.with_name(f".{checkpoint.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    checkpoint.replace(gone)
+    shutil.rmtree(gone)
+
+
+def _set_aside(folder: Path) -> None:
+    """What another made, or nobody can read, loses nothing but its name."""
+    names = (folder.with_name(f"{folder.name}.set-aside{number}") for number in range(10**6))
+    folder.replace(next(name for name in names if not name.exists()))
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

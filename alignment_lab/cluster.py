@@ -72,6 +72,18 @@ def barrier() -> None:
         gathered(None)
 
 
+def any_of(flag: bool) -> bool:
+    """Whether it holds on any process."""
+    if world() == 1:
+        return flag
+    import torch
+    import torch.distributed as dist
+
+    found = torch.tensor([flag], dtype=torch.int32)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return bool(found.item())
+
+
 def agreed(value: T) -> T:
     """What the first process has, on every one."""
     return gathered(value)[0]

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .artifacts import RunDirectory
-from .errors import UserError, WorkerError
+from .errors import Interrupted, RunError, UserError
 from .explain import explain, is_group_error
 from .spec import Experiment, parse, register
 
@@ -66,7 +66,7 @@ def experiment(overrides: list[str], config_name: str = "config") -> Experiment:
 def one_sentence(discard: RunDirectory | None = None) -> Iterator[None]:
     """Turn a user's mistake into one sentence and exit code 2, and take back the run directory in which nothing came about.
 
-    HYDRA_FULL_ERROR=1 gives the traceback instead. A launched process that failed ends with 1, Ctrl-C with 130, as shells have it.
+    HYDRA_FULL_ERROR=1 gives the traceback instead. A run that failed ends with 1, one that a signal ended with 128 and its number.
     """
     try:
         yield
@@ -79,9 +79,12 @@ def one_sentence(discard: RunDirectory | None = None) -> Iterator[None]:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
-    except WorkerError as error:
-        print(f"{error.details}error: {error}", file=sys.stderr)
-        sys.exit(1)
+    except RunError as error:
+        print(f"{getattr(error, 'details', '')}error: {error}", file=sys.stderr)
+        sys.exit(error.code)
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -51,7 +51,7 @@ def deepspeed_config(parallel: Parallel) -> dict[str, Any] | None:
         zero |= {f"offload_{what}": {"device": "cpu", "pin_memory": True} for what in ("optimizer", "param")}
     return {
         **dict.fromkeys(BATCHES, "auto"),
-        "bf16": {"enabled": "auto"},
+        "bf16": {"enabled": "auto", "check_grad_overflow": True},  # no step with a gradient that is no number
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

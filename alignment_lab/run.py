@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +16,17 @@ from rich.console import Console
 
 from . import checks, cluster, data, estimate, model, parallel, plan, provenance
 from .artifacts import RunDirectory, publish_directory, write_json
-from .errors import UserError, WorkerError
+from .errors import Hung, Interrupted, RunError, UserError
 from .eval.answers import measure, samples
 from .eval.interval import Measured, before_after
 from .launch import local
 from .meter import Meter, peak_memory_gb
-from .progress import shown
 from .report.terminal import show_run
+from .signals import Stop
 from .spec import Action, DataSource, Device, Experiment, Format, Quantisation, Sharding, differences, from_yaml, to_plain, to_yaml
 from .tracking import end_tracking
+from .trouble import out_of_memory
+from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     from .method import Setting
@@ -54,21 +58,24 @@ def execute(spec: Experiment, run: RunDirectory) -> None:
     if run.state().get("state") == "finished" and run.state()["id"] == spec.run_id:
         console.print(f"{run.path}: this experiment is finished; give another directory to run it again.", highlight=False, soft_wrap=True)
         return
-    with recorded(spec, run) if leads else nullcontext():
+    stop = Stop()
+    with stop.heeded(), recorded(spec, run) if leads else nullcontext():
         checks.refuse(spec, cluster.visible_accelerators(), run.path)
         rows = data.load(spec)
         where = model.locate(spec.model)
         console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
         processes = local.processes(spec.parallel)
         if processes * spec.parallel.nodes > 1 and not cluster.launched():
-            local.launch(spec.parallel, run.path, processes, console)
+            local.launch(spec.parallel, run, processes, console, stop)
         else:
-            train(spec, run, rows, where, console)
+            train(spec, run, rows, where, console, stop)
     if leads:
         from .report.page import write_page  # matplotlib: not needed to answer a mistake
 
         write_page(run)
         show_run(run, console)
+    if stop.asked:  # at the very end: this run is finished, what would follow it does not start
+        raise Interrupted(stop.asked, f"interrupted by {stop.asked.name}; this run is finished")
 
 
 def _readable(spec: Experiment) -> data.Rows | None:
@@ -102,26 +109,34 @@ def work(run: RunDirectory) -> None:
     spec = from_yaml(run.spec_file.read_text())
     prepare()
     failed = True
+    stop = Stop()
     try:
-        train(spec, run, data.load(spec), model.locate(spec.model), Console(quiet=not cluster.is_first()))
+        with stop.heeded():
+            train(spec, run, data.load(spec), model.locate(spec.model), Console(quiet=not cluster.is_first()), stop)
         failed = False
+    except Interrupted as reason:
+        if cluster.is_first():
+            run.fail(str(reason), resumable=True)
+        raise
     finally:
         end_tracking(spec, failed=failed)
 
 
 @contextmanager
 def recorded(spec: Experiment, run: RunDirectory) -> Iterator[None]:
-    """Keep run.json true: running, then finished, or failed with the reason."""
+    """Keep run.json true: running, then finished, interrupted, or failed with the reason."""
     _refuse_another(spec, run)
     prepare()
-    run.begin(run_id=spec.run_id, spec=to_yaml(spec))
-    try:
-        yield
-    except BaseException as error:
-        run.fail(str(error) if isinstance(error, UserError | WorkerError) else f"{type(error).__name__}: {error}")
-        end_tracking(spec, failed=True)
-        raise
-    run.finish()
+    with run.owned():
+        run.begin(run_id=spec.run_id, spec=to_yaml(spec))
+        try:
+            yield
+        except BaseException as error:
+            said = str(error) if isinstance(error, UserError | RunError | Interrupted) else f"{type(error).__name__}: {error}"
+            run.fail(said, resumable=isinstance(error, KeyboardInterrupt | Hung))
+            end_tracking(spec, failed=True)
+            raise
+        run.finish()
     end_tracking(spec, failed=False)
 
 
@@ -135,8 +150,17 @@ def _refuse_another(spec: Experiment, run: RunDirectory) -> None:
     raise UserError(f"{run.path}: {said}: this is another experiment; give it a directory of its own: hydra.run.dir=DIRECTORY.")
 
 
-def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, console: Console) -> None:
+def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, console: Console, stop: Stop) -> None:
     """Load, measure, train, measure, save; torch is imported here. Every process goes through all of it, and the first one writes."""
+    try:
+        _train(spec, run, rows, where, console, stop)
+    except (RuntimeError, MemoryError) as error:
+        if said := out_of_memory(error, spec):
+            raise RunError(said) from None
+        raise
+
+
+def _train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, console: Console, stop: Stop) -> None:
     meter = Meter()
     with meter("load"):
         from . import training
@@ -166,16 +190,27 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
 
     trainer.opening = opening
     trainer.asking = meter("reference")
-    with meter("train"):
-        training.fit(trainer, spec, run, console)
-    after = measured(trainer, meter)
-    with meter("save"):
-        training.save(trainer, tokenizer, where, run.partial / "model")
+    watchdog = Watchdog(spec.training.watchdog_minutes, run.path / f"stacks-{cluster.rank()}.txt", partial(_hung, run))
+    trainer.beat = watchdog.beat
+    with watchdog.watching():
+        with meter("train"):
+            training.fit(trainer, spec, run, console, stop)
+        after = measured(trainer, meter)
+        trainer.heed()
+        with meter("save"):
+            training.save(trainer, tokenizer, where, run.partial / "model")
     if cluster.is_first():
         publish_directory(run.partial / "model", run.model)
         run.write_samples(samples(setting.asked, before[0].answers, after.answers))
         write_json(run.report_file, report(setting, rows, trainer.state.global_step, meter, before_after(before[0].scores, after.scores)))
     cluster.barrier()
+
+
+def _hung(run: RunDirectory, said: str) -> None:
+    """What is left to do for a process that will not return."""
+    if cluster.is_first():
+        run.fail(said, resumable=True)
+        print(f"error: {said}", file=sys.stderr, flush=True)
 
 
 def adapter_line(spec: Experiment, policy: Any) -> str:
@@ -247,7 +282,7 @@ def measured(trainer: Any, meter: Meter, *, initial: bool = False) -> Measured:
         scores = trainer.heldout_scores(initial=initial)
     asked = setting.asked
     with meter("generate"):
-        progress = shown("answers before" if initial else "answers after", setting.console)
+        progress = trainer.watched("answers before" if initial else "answers after")
         prompts = [data.prompt_of(row) for row in asked]
         answers = answer(trainer.model, setting.tokenizer, prompts, setting.spec.eval, setting.device, setting.dtype, progress)
     return Measured({**scores, **measure(answers, asked)}, answers)

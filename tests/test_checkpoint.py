@@ -20,9 +20,9 @@ def published(tmp_path):
 
 def test_the_newest_is_by_number_and_not_by_name(tmp_path, published):
     published(9)
-    assert checkpoint.newest(tmp_path, "abc") == tmp_path / "checkpoint-9"
+    assert checkpoint.newest(tmp_path, "abc") == (tmp_path / "checkpoint-9", [])
     published(10)
-    assert checkpoint.newest(tmp_path, "abc") == tmp_path / "checkpoint-10"
+    assert checkpoint.newest(tmp_path, "abc") == (tmp_path / "checkpoint-10", [])
 
 
 DAMAGE = {
@@ -37,12 +37,15 @@ DAMAGE = {
 def test_a_damaged_one_is_passed_over(tmp_path, published, damage):
     published(1)
     DAMAGE[damage](published(2))
-    assert checkpoint.newest(tmp_path, "abc") == tmp_path / "checkpoint-1"
+    found, passed = checkpoint.newest(tmp_path, "abc")
+    assert found == tmp_path / "checkpoint-1"
+    assert len(passed) == 1 and "checkpoint-2 is passed over: " in passed[0]
 
 
 def test_another_experiments_checkpoint_is_not_ours(tmp_path, published):
     published(1)
-    assert checkpoint.newest(tmp_path, "another") is None
+    found, (passed,) = checkpoint.newest(tmp_path, "another")
+    assert found is None and passed.endswith("checkpoint-1 is passed over: it is of the run abc")
 
 
 def test_retention_deletes_the_oldest_committed_and_nothing_else(tmp_path, published):
@@ -50,7 +53,7 @@ def test_retention_deletes_the_oldest_committed_and_nothing_else(tmp_path, publi
         published(step)
     (tmp_path / "checkpoint-best").mkdir()
     (tmp_path / "checkpoint-7").mkdir()  # no manifest: not ours to delete
-    checkpoint.retain(tmp_path, 2)
+    checkpoint.retain(tmp_path, 2, "abc")
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
         "checkpoint-2",
         "checkpoint-3",

@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from alignment_lab import checkpoint
 from alignment_lab.artifacts import RunDirectory, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -201,13 +202,23 @@ def test_when_a_process_is_killed_the_run_ends_with_its_reason(tmp_path):
     assert state["state"] == "failed" and "SIGKILL" in state["error"]
 
 
-def test_ctrl_c_ends_all_of_them(tmp_path):
-    process, workers = started(tmp_path / "run")
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+@pytest.mark.parametrize("preset", ["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_ends_all_of_them_with_a_checkpoint(number, preset, tmp_path):
+    """Ctrl-C reaches every process by way of the terminal, the others the command alone."""
+    process, workers = started(tmp_path / "run", f"parallel={preset}")
+    run = RunDirectory(tmp_path / "run")
+    os.killpg(process.pid, number) if number is signal.SIGINT else process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and errors.strip() == "interrupted"
+    assert process.returncode == 128 + number
+    step = len(losses(run))
+    assert errors.strip() == (
+        f"interrupted by {number.name} at step {step}; the same command with hydra.run.dir={run.path} goes on from checkpoint-{step}"
+    )
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
-    assert RunDirectory(tmp_path / "run").state()["state"] == "failed"
+    assert run.state()["state"] == "interrupted"
+    found, passed = checkpoint.newest(run.checkpoints, run.state()["id"])
+    assert found == run.checkpoints / f"checkpoint-{step}" and not passed
 
 
 def test_a_mistake_that_a_process_finds_is_one_sentence(tmp_path):

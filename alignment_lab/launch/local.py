@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import cluster
-from ..errors import UserError, WorkerError
+from ..artifacts import RunDirectory
+from ..errors import HUNG, Hung, Interrupted, UserError, WorkerError
+from ..signals import Stop
 from ..spec import Device, Parallel, Sharding
 
 if TYPE_CHECKING:
@@ -33,12 +35,14 @@ def processes(parallel: Parallel) -> int:
     return 1 if parallel.device is Device.cpu else max(1, cluster.visible_accelerators())
 
 
-def launch(parallel: Parallel, run: Path, count: int, console: Console) -> None:
-    """Start `count` processes on the run and wait for them. Raises UserError, or WorkerError with the first failure's reason."""
+def launch(parallel: Parallel, run: RunDirectory, count: int, console: Console, stop: Stop) -> None:
+    """Start `count` processes on the run and wait for them; they get the signals that come meanwhile.
+
+    Raises UserError, Interrupted, Hung, or WorkerError with the first failure's reason.
+    """
     machines = cluster.machines(parallel.nodes)
     over = f" on each of {machines.count} machines" if machines.count > 1 else ""
     console.print(f"processes: {count}{over}, {parallel.sharding.name}", highlight=False, soft_wrap=True)
-    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
@@ -46,18 +50,17 @@ def launch(parallel: Parallel, run: Path, count: int, console: Console) -> None:
     before = dict(os.environ)
     os.environ |= _environment(parallel, count)
     try:
-        elastic_launch(_config(machines, count), sys.executable)("-m", "alignment_lab.worker", str(run.absolute()))
+        with stop.passed_on():
+            elastic_launch(_config(machines, count), sys.executable)("-m", "alignment_lab.worker", str(run.path.absolute()))
     except ChildFailedError as error:
-        raise _told(_first(error.failures), count * machines.count) from None
-    except SignalException as error:
-        if error.sigval is signal.SIGINT:
-            raise KeyboardInterrupt from None
-        raise WorkerError(
-            f"ended by {error.sigval.name}; the same command with hydra.run.dir={run} goes on from the newest checkpoint."
-        ) from None
+        if stop.asked:
+            raise Interrupted(stop.asked, f"interrupted by {stop.asked.name}; {_goes_on(run)}") from None
+        raise _told(_first(error.failures), count * machines.count, run) from None
     finally:  # the next cell of a sweep is another run
         os.environ.clear()
         os.environ.update(before)
+    if run.state().get("state") == "interrupted":  # its workers ended in order
+        raise Interrupted(stop.asked or signal.SIGTERM, run.state()["error"])
 
 
 def _config(machines: cluster.Machines, count: int) -> Any:
@@ -74,7 +77,7 @@ def _config(machines: cluster.Machines, count: int) -> Any:
         run_id="alignment_lab",
         max_restarts=0,
         monitor_interval=0.2,
-        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT",
+        signals_to_handle="SIGHUP,SIGQUIT",  # the others are ours
         shutdown_timeout=PATIENCE,
     )
 
@@ -101,16 +104,22 @@ def _first(failures: dict[int, Any]) -> Any:
     return min(killed or found, key=lambda one: one.timestamp)
 
 
-def _told(failure: Any, world: int) -> Exception:
+def _goes_on(run: RunDirectory) -> str:
+    return f"the same command with hydra.run.dir={run.path} goes on from the newest checkpoint"
+
+
+def _told(failure: Any, world: int, run: RunDirectory) -> Exception:
     """The error of the first process that failed, as the user should read it."""
     said = failure.message if isinstance(failure.message, str) else failure.message.get("message", "")
     if said.startswith(USER):
         return UserError(said.removeprefix(USER))
+    if failure.exitcode == HUNG:
+        return Hung(run.state().get("error") or "nothing moved for too long")
     who = f"process {failure.local_rank} of {world}"
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         why = "killed by hand, or by the system for want of memory" if name == "SIGKILL" else "killed"
-        return WorkerError(f"{who} was ended by {name} ({why}), the others with it; the same command goes on from the newest checkpoint.")
+        return WorkerError(f"{who} was ended by {name} ({why}), the others with it; {_goes_on(run)}.")
     if said.startswith("To enable traceback"):  # it ended before it could leave a reason
         said = f"exit code {failure.exitcode}, and what it said stands above"
     details = failure.message.get("extraInfo", {}).get("py_callstack", "") if isinstance(failure.message, dict) else ""

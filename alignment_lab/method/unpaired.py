@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import cluster, losses
-from ..artifacts import read_json, write_json
 from ..data import units
 from ..data.pack import Scored
 from ..logprobs import Seen, token_logprobs
@@ -21,7 +19,6 @@ from .referenced import check_first_step, reference_logps
 from .setting import Setting
 
 Row = dict[str, Any]
-STATE = "objective.json"  # in a checkpoint: what an objective remembers between steps
 
 
 def trainer(setting: Setting) -> UnpairedTrainer:
@@ -171,10 +168,10 @@ class BCOTrainer(UnpairedTrainer):
 
     def informed(self, batch: GlobalBatch) -> dict[str, Tensor]:
         """The shift, over the rows of all processes in all steps before."""
-        total, count = self._totals()
+        total, count = self._totals_so_far()
         return {"shift": (total / max(count, 1)).to(self.args.device)}
 
-    def _totals(self) -> tuple[Tensor, int]:
+    def _totals_so_far(self) -> tuple[Tensor, int]:
         """Rewards and rows so far, of all processes."""
         if cluster.world() == 1:
             return self.total, self.count
@@ -189,14 +186,12 @@ class BCOTrainer(UnpairedTrainer):
             self.count += len(found.rewards)
         return found
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        total, count = self._totals()
-        if cluster.is_first():
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            write_json(folder / STATE, {"total": total.item(), "count": count})
+    def remembered(self) -> dict[str, Any]:
+        """The sum and the number of rewards."""
+        total, count = self._totals_so_far()
+        return {"total": total.item(), "count": count}
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint and cluster.is_first() and (state := read_json(Path(checkpoint) / STATE)):
-            self.total, self.count = self.total.new_tensor(state["total"]), state["count"]
+    def remember(self, kept: dict[str, Any]) -> None:
+        """The first process has all of it, as they are added up."""
+        if cluster.is_first():
+            self.total, self.count = self.total.new_tensor(kept["total"]), kept["count"]

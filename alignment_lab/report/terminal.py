@@ -17,7 +17,7 @@ from ..artifacts import RunDirectory
 from . import compare, text
 from .compare import Cell
 
-STATE_STYLES = {"finished": "green", "failed": "bold red", "unreadable": "bold red", "running": "yellow", "queued": "dim"}
+STATE_STYLES = {"finished": "green", "failed": "bold red", "unreadable": "bold red"} | dict.fromkeys(("running", "interrupted"), "yellow")
 VERDICTS = {True: Text(" right", "green"), False: Text(" wrong", "red"), None: Text("")}
 
 

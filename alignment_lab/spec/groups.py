@@ -20,6 +20,7 @@ Adapter = Enum("Adapter", ["none", "lora", "dora", "rslora"])
 Quantisation = Enum("Quantisation", ["none", "nf4", "int8"])
 BadRows = Enum("BadRows", ["error", "drop"])
 Optimizer = Enum("Optimizer", ["adamw_torch", "adamw_torch_fused", "adafactor", "rmsprop", "sgd"])
+OnNonfinite = Enum("OnNonfinite", ["stop", "skip"])
 Scheduler = Enum("Scheduler", ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"])
 
 
@@ -228,6 +229,9 @@ class Training:
     eval_steps: int | None = None  # null: before and after only
     save_steps: int | None = None  # null: no checkpoint on the way
     save_total_limit: int = 2
+    on_nonfinite: OnNonfinite = OnNonfinite.stop  # a loss or gradient that is no number: no step is taken, and the run ends or goes on
+    max_nonfinite: int = 5  # such steps in a row, where it goes on
+    watchdog_minutes: float | None = 30.0  # without any progress: stacks are written down, and the run ends; null: never
 
     def __post_init__(self) -> None:
         rate = self.learning_rate
@@ -245,6 +249,9 @@ class Training:
         for key in ("global_batch", "micro_tokens", "logging_steps", "eval_steps", "save_steps", "save_total_limit"):
             value = getattr(self, key)
             require(value is None or value > 0, f"training.{key}", value, "must be above 0.")
+        minutes = self.watchdog_minutes
+        require(minutes is None or minutes > 0, "training.watchdog_minutes", minutes, "must be above 0, or null for no watchdog.")
+        require(self.max_nonfinite >= 0, "training.max_nonfinite", self.max_nonfinite, "must be 0 or more.")
         require(self.weight_decay < math.inf, "training.weight_decay", self.weight_decay, "must be 0 or more, and finite.")
         require(self.seed < 2**32, "training.seed", self.seed, "must be below 2**32: numpy takes no larger one.")
         for key in ("weight_decay", "max_grad_norm", "seed"):

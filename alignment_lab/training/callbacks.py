@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .. import checkpoint, cluster
+from .. import cluster
 from ..artifacts import RunDirectory
 from ..progress import Bar
+from ..signals import Stop
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,20 +27,20 @@ class MetricsLog(TrainerCallback):
             self.run.log({"step": state.global_step, **logs, "epoch": round(state.global_step / self.steps_per_epoch, 4)})
 
 
-class CommitCheckpoint(TrainerCallback):
-    """Gives a checkpoint its name once it is complete."""
+class LeaveWhenAsked(TrainerCallback):
+    """A signal came: the step in progress was the last, it is logged, and a checkpoint is committed."""
 
-    def __init__(self, run: RunDirectory, run_id: str, limit: int) -> None:
-        self.run, self.run_id, self.limit = run, run_id, limit
+    def __init__(self, stop: Stop) -> None:
+        self.stop, self.left = stop, False
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Publish what every process wrote into the partial folder, then drop the oldest. The first process does it, when all are done."""
-        cluster.barrier()
-        if cluster.is_first():
-            name = f"checkpoint-{state.global_step}"
-            checkpoint.publish(self.run.partial / name, self.run.checkpoints / name, run_id=self.run_id, step=state.global_step)
-            checkpoint.retain(self.run.checkpoints, self.limit)
-        cluster.barrier()
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """From here on there is something to lose."""
+        self.stop.patient = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """All processes leave at the same step."""
+        if cluster.any_of(self.stop.asked is not None):
+            self.left = control.should_save = control.should_training_stop = True
 
 
 class EvaluateEvery(TrainerCallback):

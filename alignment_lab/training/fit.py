@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,9 +12,13 @@ from transformers import PrinterCallback
 from .. import checkpoint, cluster, saved
 from ..artifacts import RunDirectory
 from ..data.tokenise import stop_ids
+from ..errors import Interrupted
+from ..signals import Stop
 from ..spec import Adapter, Experiment, Quantisation, Sharding
 from ..tracking import trackers
-from .callbacks import CommitCheckpoint, EvaluateEvery, MetricsLog, ShowSteps
+from .callbacks import EvaluateEvery, LeaveWhenAsked, MetricsLog, ShowSteps
+from .keeper import Keeper
+from .refusals import Refusals
 from .state import save_weights
 
 if TYPE_CHECKING:
@@ -25,10 +30,21 @@ if TYPE_CHECKING:
 ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.5}  # nats between what two computations of the same weights say
 
 
-def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console) -> None:
-    """Train to the end, from the newest checkpoint of this run where there is one. The first process alone shows and writes."""
+def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console, stop: Stop) -> None:
+    """Train to the end, from the newest checkpoint of this run where there is one. The first process alone shows and writes.
+
+    Raises Interrupted after a signal, once a checkpoint is committed; RunError where a step cannot be taken or a checkpoint not be written.
+    """
+
+    def notice(sentence: str) -> None:
+        console.print(sentence, highlight=False, soft_wrap=True)
+
     trainer.remove_callback(PrinterCallback)
-    callbacks: list[TrainerCallback] = [CommitCheckpoint(run, spec.run_id, spec.training.save_total_limit)]
+    trainer.keeper = Keeper(run, spec.run_id, spec.training.save_total_limit, notice)
+    trainer.refuse = Refusals(run, spec.training, notice)
+    trainer.heed = lambda: leave(trainer, stop)
+    leaving = LeaveWhenAsked(stop)
+    callbacks: list[TrainerCallback] = [leaving]
     if cluster.is_first():
         callbacks += [
             *trackers(spec, run, console),
@@ -39,12 +55,27 @@ def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console) -> 
         callbacks.append(EvaluateEvery(spec.training.eval_steps))
     for callback in callbacks:
         trainer.add_callback(callback)
-    found = cluster.agreed(checkpoint.newest(run.checkpoints, spec.run_id) if cluster.is_first() else None)
+    found = trainer.keeper.find()
     if found:
-        console.print(f"resuming from {found}", highlight=False, soft_wrap=True)
+        notice(f"resuming from {found}")
     if cluster.is_first():
         run.rewind(checkpoint.step_of(found) if found else 0)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
+    if leaving.left:
+        leave(trainer, stop)
+
+
+def leave(trainer: Any, stop: Stop) -> None:
+    """Where a signal came to any process: commit a checkpoint of the steps that were taken, raise Interrupted. All processes together."""
+    if not cluster.any_of(stop.asked is not None):
+        return
+    number, where = stop.asked or Signals.SIGTERM, ""
+    if stop.patient:
+        step = trainer.state.global_step
+        if trainer.keeper.saved != step:
+            trainer._save_checkpoint(trainer.model_wrapped, None)
+        where = f" at step {step}; the same command with hydra.run.dir={trainer.keeper.run.path} goes on from checkpoint-{step}"
+    raise Interrupted(number, f"interrupted by {number.name}{where}")
 
 
 def save(trainer: Any, tokenizer: Any, base: Path, folder: Path) -> None:

@@ -6,10 +6,11 @@ log-probabilities cost.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,6 +43,7 @@ class GlobalBatch:
     columns: dict[str, Tensor]  # [rows, ...] each
     aside: list[Batch] = field(default_factory=list)  # forward passes that only inform the loss
     facts: dict[str, Tensor] = field(default_factory=dict)  # what those came to
+    places: list[int] = field(default_factory=list)  # of the rows, among those to train on
 
     def to(self, device: torch.device | str, **_: Any) -> GlobalBatch:
         """The same on `device`."""
@@ -65,10 +67,13 @@ class LabTrainer(StatefulTrainer):
         self.model_accepts_loss_kwargs = False
         self.setting, self.rows, self.heldout = setting, train, heldout
         self.begun = False
+        self.batch: GlobalBatch | None = None  # of the step in progress
         self.spare = False  # whether the pass that is being looked at counts for nothing
         self.asking: AbstractContextManager[None] = nullcontext()  # around what the untouched model is asked
         self.opening: Callable[[], None] = lambda: None  # called when that is known
-        self._sums: dict[str, list[Tensor]] = defaultdict(list)  # since the last log: [sum, count] on the device
+        self.heed: Callable[[], None] = lambda: None  # called where leaving loses nothing
+        self.beat: Callable[[], None] = lambda: None  # called whenever something moved
+        self.refuse: Callable[[int, float, list[Row]], None] = lambda step, norm, rows: None  # told of a step that was not taken
 
     # What a method says.
 
@@ -116,7 +121,12 @@ class LabTrainer(StatefulTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """One item is one global batch. Every process goes through all of them, and takes its share of each."""
         places = range(len(self.rows))  # looked up late: rows are complete when the untouched model was asked
-        collate = lambda found: self.collate([self.rows[place] for place in found])  # noqa: E731
+
+        def collate(found: list[int]) -> dict[str, GlobalBatch]:
+            made = self.collate([self.rows[place] for place in found])
+            made["batch"].places = found
+            return made
+
         loader: DataLoader = DataLoader(places, batch_sampler=self.batches(), collate_fn=collate)  # type: ignore[arg-type]
         return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
@@ -146,7 +156,7 @@ class LabTrainer(StatefulTrainer):
         found = super()._prepare_for_training(max_steps, train_dataloader, None)
         self.begin()
         if resume_from_checkpoint is not None:
-            self._restore(resume_from_checkpoint)
+            self._restore(Path(resume_from_checkpoint))
         return found
 
     @property
@@ -156,14 +166,32 @@ class LabTrainer(StatefulTrainer):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # each process knows its own part of it
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # each process knows its own part of it
+        if not math.isfinite(norm):
+            self._leave_out(float(norm))
+        return norm
+
+    def _leave_out(self, norm: float) -> None:
+        """No step is taken: an optimizer passes over weights that have no gradient. DeepSpeed has left it out by itself already."""
+        assert self.batch is not None
+        if self.is_deepspeed_enabled:
+            self.lr_scheduler.step()  # the schedule is one of steps, taken or not
+        else:
+            model = self.model
+            model.zero_grad(set_to_none=True)
+        rows = [{"row": place, "begins": self._beginning(self.rows[place])} for place in self.batch.places]
+        self.refuse(self.state.global_step + 1, norm, rows)
+
+    def _beginning(self, row: Row) -> str:
+        first = self.sequences(row)[0]
+        return self.setting.tokenizer.decode((first.prompt or first.answer)[:20])
 
     # One step.
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of a global batch, pack by pack; nothing waits for the device."""
         model.train()
-        batch = inputs["batch"]
+        self.batch = batch = inputs["batch"]
         batch.facts = self._informed(batch)
         if self.setting.spec.method.couples_rows and len(batch.packs) > 1:
             return self._coupled_step(model, batch)
@@ -172,9 +200,16 @@ class LabTrainer(StatefulTrainer):
             with self._reduced(model, pack is batch.packs[-1]):
                 with self.compute_loss_context_manager():
                     loss = self._loss(self.see(model, pack), batch, spare=pack.spare)
-                self.accelerator.backward(loss)
-            losses.append(loss.detach())
+                losses.append(loss.detach())
+                self.accelerator.backward(loss * self._sound(losses) if pack is batch.packs[-1] else loss)
+            self.beat()
         return torch.stack(losses).sum()
+
+    @staticmethod
+    def _sound(losses: list[Tensor]) -> Tensor:
+        """1, and NaN where a loss is no number: then no gradient is one, on any process, and none of them takes the step."""
+        total = torch.stack(losses).sum()
+        return 1 + (total - total)
 
     @contextmanager
     def _reduced(self, model: Any, last: bool) -> Iterator[None]:
@@ -214,7 +249,8 @@ class LabTrainer(StatefulTrainer):
                 with self.compute_loss_context_manager():
                     again = self.see(model, pack).logps
                 part = torch.cat([slopes[member] for member in pack.members.tolist()])
-                self.accelerator.backward((again * part).sum() * (not pack.spare))
+                self.accelerator.backward((again * part).sum() * (not pack.spare) * self._sound([loss.detach()]))
+            self.beat()
         return loss.detach() / cluster.world()
 
     def joined(self, packs: Sequence[Batch], parts: Sequence[Seen]) -> Seen:
@@ -285,10 +321,22 @@ class LabTrainer(StatefulTrainer):
         with inference(self.model, self.setting.dtype):
             return self.values(seen, batch)
 
+    def watched(self, label: str) -> Callable[[Sequence[Any]], Iterator[Any]]:
+        """Goes through a sequence with a bar. A process by itself may leave between any two; several leave together, at the end."""
+
+        def through(steps: Sequence[Any]) -> Iterator[Any]:
+            for step in shown(label, self.setting.console)(steps):
+                yield step
+                self.beat()
+                if cluster.world() == 1:
+                    self.heed()
+
+        return through
+
     def heldout_seen(self) -> tuple[Seen, GlobalBatch]:
         """What the model says of all held-out rows now, without gradients."""
         batch = self.collate(self.heldout)["batch"].to(self.args.device)
         batch.facts = self._informed(batch)
         with inference(self.model, self.setting.dtype):
-            parts = [self.see(self.model, pack) for pack in shown("held-out rows", self.setting.console)(batch.packs)]
+            parts = [self.see(self.model, pack) for pack in self.watched("held-out rows")(batch.packs)]
         return self.joined(batch.packs, parts), batch

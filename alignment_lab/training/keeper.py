@@ -1,0 +1,76 @@
+"""Keeps a run's checkpoints: room before a save, a name after it, and no more of them than the user wants."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .. import checkpoint, cluster
+from ..artifacts import RunDirectory
+from ..errors import RunError
+
+FULL = ("No space left", "Disk quota", "os error 28", "os error 122", "unexpected pos", "file write failed")  # as libraries put ENOSPC
+
+
+@dataclass
+class Keeper:
+    """The checkpoints of one run."""
+
+    run: RunDirectory
+    run_id: str
+    limit: int
+    notice: Callable[[str], None]
+    saved: int | None = None  # the step of the newest
+    size: int = field(default=0, repr=False)  # bytes of one, as soon as there is one
+
+    def find(self) -> Path | None:
+        """The one to go on from, the same for every process; what had to be passed over is said."""
+        found: Path | None = None
+        if cluster.is_first():
+            found, passed = checkpoint.newest(self.run.checkpoints, self.run_id)
+            for sentence in passed:
+                self.notice(sentence)
+            if found is None and passed:
+                self.notice("no checkpoint is whole: starting from the first step")
+        found = cluster.agreed(found)
+        self.saved = checkpoint.step_of(found) if found else None
+        return found
+
+    @contextmanager
+    def saving(self, step: int, weights: int, trained: int) -> Iterator[None]:
+        """Around a save of `weights` numbers, `trained` of them with two more each. Raises RunError where the disk has no room for it."""
+        needed = self.size or 4 * (min(weights, trained) if trained < weights else weights) + 8 * trained
+        wrong = self._no_room(needed, step) if cluster.is_first() and self._free() < needed else None
+        if told := cluster.agreed(wrong):
+            raise RunError(told)
+        try:
+            yield
+        except Exception as error:
+            if not (getattr(error, "errno", None) in (28, 122) or any(words in str(error) for words in FULL)):
+                raise
+            raise RunError(self._no_room(needed, step)) from None
+        finally:
+            if cluster.is_first():
+                shutil.rmtree(self.run.partial / f"checkpoint-{step}", ignore_errors=True)
+        self.saved = step
+
+    def commit(self, step: int) -> None:
+        """Give what all processes wrote its name, then drop the oldest. The first process alone, when all are done."""
+        name = f"checkpoint-{step}"
+        final = self.run.checkpoints / name
+        checkpoint.publish(self.run.partial / name, final, run_id=self.run_id, step=step, world=cluster.world())
+        self.size = sum(file.stat().st_size for file in final.rglob("*") if file.is_file())
+        checkpoint.retain(self.run.checkpoints, self.limit, self.run_id)
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self.run.path).free
+
+    def _no_room(self, needed: int, step: int) -> str:
+        kept = f"checkpoint-{self.saved} stays good" if self.saved else "there is no checkpoint yet"
+        return (
+            f"step {step}: a checkpoint takes about {needed / 1e6:,.0f} MB, and {self._free() / 1e6:,.0f} MB are free in {self.run.path}; "
+            f"{kept}; make room there, and the same command with hydra.run.dir={self.run.path} goes on."
+        )
