@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .artifacts import RunDirectory
 from .errors import Interrupted, RunError, UserError
-from .explain import explain, is_group_error
+from .explain import explain, is_group_error, is_part_of_nothing
 from .spec import Experiment, parse, register
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -70,8 +70,9 @@ def one_sentence(discard: RunDirectory | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException, ValueError) as error:
-        if not isinstance(error, UserError | HydraException | OmegaConfBaseException) and not is_group_error(error):
+    except (UserError, HydraException, OmegaConfBaseException, ValueError, AssertionError, AttributeError) as error:
+        known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+        if not known and not is_group_error(error) and not is_part_of_nothing(error):
             raise
         if discard:
             discard.discard()

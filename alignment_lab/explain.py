@@ -22,12 +22,20 @@ def is_group_error(error: Exception) -> bool:
     return "Config group override must be a string or a list" in str(error)
 
 
+def is_part_of_nothing(error: Exception) -> bool:
+    """Whether a part was set of what is null, or several at once, for which OmegaConf has only an assertion and an AttributeError."""
+    asserted = isinstance(error, AssertionError) and str(error).startswith("Unexpected type for root")
+    return asserted or (isinstance(error, AttributeError) and "full_key: " in str(error) and "object_type=NoneType" in str(error))
+
+
 def explain(error: Exception) -> str:
     """One sentence for what Hydra, OmegaConf or the lab raised: the key, the value, the nearest real one, the remedy."""
     if isinstance(error, UserError):
         return str(error)
     if is_group_error(error):
         return f"{_written(lambda key: key in GROUPS or key in ('method', 'recipe', ''))}: a group needs the name of one of its options."
+    if is_part_of_nothing(error):
+        return _part_of_nothing()
     if isinstance(error, MissingMandatoryValue | InterpolationToMissingValueError):
         key = str(error).partition("ing mandatory value: ")[2].split()[0]
         return f"{_written(lambda word: word == key, key)}: it cannot be left out; choose one of its options with {key}=OPTION."
@@ -51,6 +59,20 @@ def explain(error: Exception) -> str:
 def _no_such_option(file: str, options: list[str]) -> str:
     group, _, option = file.rpartition("/")
     return f"{group}={option}: no such option{_nearest(option, options) or '.'} There are: {', '.join(options)}."
+
+
+def _part_of_nothing() -> str:
+    """Only an option that brings a shape has one to change; every other setting that may be null is one value."""
+    shape = _written(lambda key: key.startswith("model.shape")).lstrip("+~")
+    if shape:
+        model = _written(lambda key: key == "model", "this model")
+        return (
+            f"{shape}: {model} has no shape to change, as its weights bring their own in config.json; leave it out, "
+            "or plan with a model of its size, as model=llama-3.1-8b."
+        )
+    known = set(keys())
+    written = _written(lambda key: any(key.startswith(f"{one}.") for one in known - set(GROUPS) - {"method"})).lstrip("+~")
+    return f"{written}: {written.partition('=')[0].rpartition('.')[0]} is one value and has no parts; set it as a whole."
 
 
 def _no_such_key(key: str, cause: str) -> str:

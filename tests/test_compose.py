@@ -120,6 +120,18 @@ def test_a_value_of_another_kind_says_which_kind(override, remedy, refused):
     assert not re.search(r"full_key|object_type|reference_type|ConfigKey", said)  # OmegaConf's own words
 
 
+@pytest.mark.parametrize("override", ["model.shape.layers=4", "+model.shape.layers=4", "model.shape={layers:4,hidden:64}"])
+def test_a_model_without_a_shape_has_none_to_change(override, refused):
+    assert refused(f"model=hub model.path=org/name {override}") == (
+        f"{override.lstrip('+')}: model=hub has no shape to change, as its weights bring their own in config.json; leave it out, "
+        "or plan with a model of its size, as model=llama-3.1-8b."
+    )
+
+
+def test_what_is_null_has_no_parts(refused):
+    assert refused("parallel.targets.x=4") == "parallel.targets.x=4: parallel.targets is one value and has no parts; set it as a whole."
+
+
 OPTIONS = [
     ("method=nope", f"There are: {OPTIONS_OF_METHOD}."),
     ("method=dpoo", "did you mean dpo?"),
@@ -180,6 +192,7 @@ CHEAP = [  # CPU seconds; what answers without torch takes a third of one
     (["--multirun", "method=dpo,nope"], "method=nope: no such option."),
     (["--multirun", "method=dpo,sft", "beta=0.1"], "beta=0.1: method=sft has no beta"),
     (["model.shape.kv_heads=0"], "model.shape.kv_heads=0: "),
+    (["model=hub", "model.path=org/name", "model.shape.layers=4"], "model.shape.layers=4: model=hub has no shape to change"),
     (["method=1"], "method=1: "),
     (["hydra.run.dir=/proc/nowhere"], ""),
 ]
