@@ -3,16 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check bench bench-gpu setup clean
+.PHONY: demo test test-slow test-slurm check bench bench-gpu setup clean
 
 demo: setup      ## align the embedded model on the embedded data (two to four minutes on two cores)
 	$(BIN)/python train.py recipe=demo
 
-test: setup      ## every test but the slow ones and those that need an accelerator (under ten minutes on two cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow" -n 2 --dist loadfile
+test: setup      ## every test but the slow ones and those that need an accelerator or Slurm (under ten minutes on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow and not slurm" -n 2 --dist loadfile
 
 test-slow: setup ## runs on several processes, and what trains the embedded model
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu" -n 2 --dist load
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu and not slurm" -n 2 --dist load
+
+test-slurm: setup ## what needs Slurm, on a real one of one node; Debian's is installed where it is missing, with root or sudo
+	tests/slurm/cluster.sh install
+	trap 'tests/slurm/cluster.sh stop' EXIT INT TERM; tests/slurm/cluster.sh start && \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -rs -n 2 --dist load
 
 check: setup     ## style and types
 	$(BIN)/ruff check .

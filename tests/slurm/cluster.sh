@@ -1,0 +1,196 @@
+#!/usr/bin/env bash
+# A real Slurm of one node out of Debian's packages, without systemd, accounting included: tests/slurm/cluster.sh install|start|stop|status
+#
+# `start` and `status` print one line, SLURM_CONF=<path>, for the environment of clients: export "$(tests/slurm/cluster.sh start)"
+# Everything lies in SLURM_LAB_STATE; /etc is not touched. Jobs run as whoever started it, root or not; only `install` needs root or sudo.
+set -euo pipefail
+state=${SLURM_LAB_STATE:-/tmp/alignment_lab-slurm-$(id -u)}
+patience=${SLURM_LAB_PATIENCE:-120} # seconds for each wait: this machine may have other work
+node=lab                            # a name of its own: whether the machine's resolves does not matter
+daemons=(munged mariadbd slurmdbd slurmctld slurmd)
+etc=$state/etc run=$state/run log=$state/log spool=$state/spool
+conf=$etc/slurm.conf
+export SLURM_CONF=$conf PATH=$PATH:/usr/sbin:/sbin MYSQL_UNIX_PORT=$run/mariadbd.socket
+
+die() { echo "cluster.sh: $*" >&2 && exit 1; }
+
+installed() { command -v "${daemons[@]}" srun mariadb-install-db >/dev/null; }
+
+install() {
+    installed && return
+    local root=(env) policy=/usr/sbin/policy-rc.d said
+    [ "$(id -u)" = 0 ] || root=(sudo -n)
+    said=$(mktemp)
+    if [ ! -e $policy ]; then # packages start no services of their own
+        trap '"${root[@]}" rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${root[@]}" install -m 755 /dev/stdin $policy
+    fi
+    {
+        "${root[@]}" apt-get -q -o DPkg::Lock::Timeout=300 update
+        "${root[@]}" DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends \
+            munge slurmctld slurmd slurm-client slurmdbd mariadb-server-core mariadb-client-core
+    } >"$said" 2>&1 || { tail -n 15 "$said" >&2 && die "apt could not install Slurm: it needs root, or sudo without a password"; }
+    rm -f "$said"
+    installed || die "apt installed Slurm, but not all of: ${daemons[*]}"
+}
+
+# The process of a daemon, if it runs. A pid file alone may be older than the machine's last start, or name a dead process that nobody reaps.
+pid() {
+    local found
+    found=$(cat "$run/$1.pid" 2>/dev/null) && tr '\0' ' ' 2>/dev/null <"/proc/$found/cmdline" | grep -q "^[^ ]*$1" && echo "$found"
+}
+
+registered() { timeout 10 sacctmgr -i add cluster lab >"$log/sacctmgr.log" 2>&1; }
+
+node_is() { timeout 10 sinfo -h -o %T 2>/dev/null | grep -qxE "$1"; }
+
+status() {
+    local daemon
+    for daemon in "${daemons[@]}"; do pid "$daemon" >/dev/null || die "$daemon does not run"; done
+    node_is 'idle|mixed|allocated|completing' || die "the node takes no jobs: $(timeout 10 sinfo -h -o '%T %E' 2>&1)"
+    echo "SLURM_CONF=$conf"
+}
+
+# `await WHAT COMMAND...`: until the command succeeds, else the logs' ends and nothing left running.
+await() {
+    local what=$1 end=$((SECONDS + patience)) node
+    shift
+    until "$@"; do
+        if [ $SECONDS -ge $end ]; then
+            node=$(timeout 10 sinfo -h -o '; the node: %T %E' 2>/dev/null || true)
+            tail -n 12 "$log"/*.log >&2
+            stop
+            die "$what took more than $patience s$node; the logs' ends are above"
+        fi
+        sleep 0.2
+    done
+}
+
+configure() {
+    local user host cpus port
+    user=$(id -un)
+    host=$(uname -n) && host=${host%%.*}
+    cpus=$(nproc) && cpus=$((cpus > 8 ? cpus : 8)) # more than there are: several jobs at once on two cores
+    port=$((10000 + $(cksum <<<"$state" | cut -d' ' -f1) % 3000 * 3)) # another state folder is another cluster
+    cat >"$conf" <<CONF
+ClusterName=lab
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=$port
+SlurmdPort=$((port + 1))
+SlurmUser=$user
+SlurmdUser=$user
+StateSaveLocation=$spool/slurmctld
+SlurmdSpoolDir=$spool/slurmd
+SlurmctldPidFile=$run/slurmctld.pid
+SlurmdPidFile=$run/slurmd.pid
+SlurmctldLogFile=$log/slurmctld.log
+SlurmdLogFile=$log/slurmd.log
+
+# A requeued job waits until its credential has expired: two minutes by default.
+AuthType=auth/munge
+AuthInfo=socket=$run/munged.socket,cred_expire=10
+
+# No cgroups: they may be read-only. Memory is told and never enforced.
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+PropagateResourceLimits=NONE
+MpiDefault=none
+
+# sacct is how submitit learns that a job is gone.
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((port + 2))
+AccountingStoragePass=$run/munged.socket
+
+# Prompt where Slurm is leisurely, patient with a busy machine. Jobs are shown for a day.
+KillWait=5
+OverTimeLimit=0
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=5,bf_interval=5,batch_sched_delay=1
+MessageTimeout=60
+SlurmdTimeout=600
+ReturnToService=2
+MinJobAge=86400
+
+SlurmdParameters=config_overrides
+GresTypes=gpu
+NodeName=$node NodeHostname=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo) Gres=gpu:2
+PartitionName=lab Nodes=$node Default=YES DefaultTime=60
+CONF
+    cat >"$etc/slurmdbd.conf" <<CONF
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort=$((port + 2))
+SlurmUser=$user
+AuthType=auth/munge
+AuthInfo=socket=$run/munged.socket
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=$user
+PidFile=$run/slurmdbd.pid
+LogFile=$log/slurmdbd.log
+CONF
+    # Slurm sets CUDA_VISIBLE_DEVICES only for devices that are files, and refuses files that are not devices.
+    ln -s /dev/null "$etc/gpu0"
+    ln -s /dev/zero "$etc/gpu1"
+    echo "Name=gpu File=$etc/gpu[0-1]" >"$etc/gres.conf"
+    (umask 077 && head -c 128 /dev/urandom >"$etc/munge.key")
+    chmod 600 "$etc/slurmdbd.conf"
+}
+
+start() {
+    (status) 2>/dev/null && return
+    installed || die "Slurm is not installed: $0 install"
+    stop
+    [ ! -e "$state" ] || [ -e "$state/.slurm-lab" ] || die "$state is there, and is no state of this script"
+    rm -rf "$state"
+    mkdir -p "$etc" "$run" "$log" "$spool"/{slurmctld,slurmd}
+    touch "$state/.slurm-lab"
+    chmod go-w "$state" "$state"/*
+    configure
+    munged --force --key-file="$etc/munge.key" --socket="$run/munged.socket" --pid-file="$run/munged.pid" --log-file="$log/munged.log" \
+        --seed-file="$spool/munged.seed" 2>"$log/start.log" || { tail -n 12 "$log"/*.log >&2 && die "munged did not start"; }
+    # A database of this cluster's own, behind a socket in its folder and no passwords.
+    mariadb-install-db --no-defaults --datadir="$spool/mariadb" --user="$(id -un)" --auth-root-authentication-method=normal --skip-test-db \
+        >"$log/mariadb-install-db.log" 2>&1 || { tail -n 12 "$log"/*.log >&2 && die "the accounting's database could not be made"; }
+    setsid mariadbd --no-defaults --datadir="$spool/mariadb" --user="$(id -un)" --skip-grant-tables --skip-networking \
+        --socket="$MYSQL_UNIX_PORT" --pid-file="$run/mariadbd.pid" --log-error="$log/mariadbd.log" </dev/null >/dev/null 2>&1 &
+    await "the database" test -S "$MYSQL_UNIX_PORT"
+    slurmdbd
+    await "slurmdbd" registered
+    slurmctld -c
+    slurmd -N "$node"
+    await "an idle node" node_is idle
+    status
+}
+
+stop() {
+    local daemon process end
+    if pid slurmctld >/dev/null && pid slurmd >/dev/null; then # daemons leave their jobs running
+        timeout 30 squeue -h -o %A | sort -u | xargs -r timeout 30 scancel || true
+        end=$((SECONDS + 30))
+        while [ $SECONDS -lt $end ] && timeout 10 squeue -h 2>/dev/null | grep -q .; do sleep 0.5; done
+    fi
+    for daemon in slurmd slurmctld slurmdbd mariadbd munged; do
+        process=$(pid $daemon) || continue
+        kill "$process"
+        end=$((SECONDS + 30))
+        while pid $daemon >/dev/null; do
+            [ $SECONDS -lt $end ] || kill -9 "$process"
+            sleep 0.1
+        done
+    done
+}
+
+case ${1:-} in
+    install | start | stop) # one at a time; -o: daemons do not hold the lock
+        [ -n "${SLURM_LAB_LOCKED:-}" ] || SLURM_LAB_LOCKED=1 exec flock -o "${state%/}.lock" "$0" "$1"
+        unset SLURM_LAB_LOCKED
+        "$1"
+        ;;
+    status) status ;;
+    *) die "install, start, stop or status?" ;;
+esac
