@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from .errors import UserError
+from .secrets import redacted
 
 STATES = ("queued", "running", "interrupted", "finished", "failed")  # interrupted: the same command goes on
 
@@ -49,8 +50,8 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write `value` as indented JSON, atomically and without secrets."""
+    write_atomic(path, json.dumps(redacted(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import compose
 from hydra._internal import utils
+from hydra._internal.core_plugins import basic_sweeper
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -22,9 +24,10 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .artifacts import RunDirectory
+from .artifacts import RunDirectory, write_atomic
 from .errors import Interrupted, RunError, UserError
 from .explain import explain, is_group_error, is_part_of_nothing
+from .secrets import redact, redacted, show_uncaught
 from .spec import Experiment, parse, register
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -40,21 +43,38 @@ class ConfSearchPath(SearchPathPlugin):
         search_path.append(provider="alignment_lab", path=f"file://{CONF}")
 
 
+class Saved(OmegaConf):
+    """OmegaConf, but what it saves holds no secret."""
+
+    @staticmethod
+    def save(config: Any, f: Any, resolve: bool = False) -> None:
+        """Write a configuration as YAML."""
+        write_atomic(Path(f), OmegaConf.to_yaml(OmegaConf.create(redacted(OmegaConf.to_container(config, resolve=resolve)))))
+
+
 def prepare() -> None:
     """Tell Hydra of the schemas, of conf/ and of how cells are named. Safe to call twice."""
     utils.run_and_report = lambda function: function()  # it would print a paragraph and exit with 1; one_sentence has our way
     register()
     Plugins.instance().register(ConfSearchPath)
     OmegaConf.register_new_resolver("cell", folder_name, replace=True)
+    OmegaConf.register_new_resolver("unsecret", unsecret, replace=True)
+    basic_sweeper.OmegaConf = Saved  # it writes multirun.yaml
+    sys.excepthook = show_uncaught
 
 
 def folder_name(overrides: str) -> str:
     """A sweep cell's overrides as a folder name: no separators, short, and distinct where they are distinct."""
-    overrides = overrides or "defaults"
+    overrides = redact(overrides) or "defaults"
     name = re.sub(r"[^\w.,=+-]+", "_", overrides, flags=re.ASCII)
     if name == overrides and len(name) <= FOLDER_NAME_LIMIT:
         return name
     return f"{name[:FOLDER_NAME_LIMIT]}-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}"
+
+
+def unsecret(name: str) -> str:
+    """A run's name in the name of its folder: as it is, or without the secret that somebody put into it."""
+    return name if redact(name) == name else folder_name(name)
 
 
 def experiment(overrides: list[str], config_name: str = "config") -> Experiment:
@@ -78,10 +98,10 @@ def one_sentence(discard: RunDirectory | None = None) -> Iterator[None]:
             discard.discard()
         if TRACEBACK_WANTED:
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(redact(f"error: {explain(error)}"), file=sys.stderr)
         sys.exit(2)
     except RunError as error:
-        print(f"{getattr(error, 'details', '')}error: {error}", file=sys.stderr)
+        print(redact(f"{getattr(error, 'details', '')}error: {error}"), file=sys.stderr)
         sys.exit(error.code)
     except Interrupted as error:
         print(error, file=sys.stderr)

@@ -69,6 +69,17 @@ def _fetch(repository: str, revision: str | None) -> Path:
     raise UserError(f"{said} {remedy}")
 
 
+def trusted(model: Model, where: Path) -> str:
+    """What `trust_remote_code` means here: a model's files may name another repository for their code, as `org/name--file.Class`."""
+    found: set[str] = set()
+    for file in ("config.json", "tokenizer_config.json"):
+        named = ((read_json(where / file) or {}).get("auto_map") or {}).values()
+        words = [word for entry in named for word in (entry if isinstance(entry, list) else [entry]) if word]
+        found |= {word.partition("--")[0] if "--" in word else model.path or str(where) for word in words}
+    code = f"the code of {', '.join(sorted(found))} runs here, with your rights" if found else f"{model.path or where} brings no code"
+    return f"model.trust_remote_code=true: {code}"
+
+
 def load_tokenizer(model: Model, where: Path) -> PreTrainedTokenizerBase:
     """The tokenizer with the experiment's chat template. Raises UserError where there is none."""
     from transformers import AutoTokenizer

@@ -18,6 +18,7 @@ from . import data, estimate
 from .errors import UserError
 from .estimate import DEVICES, GB, Device, Load, Need, Parameters
 from .report.text import duration
+from .secrets import redacted
 from .spec import Adapter, Experiment, Format, Sharding
 
 CHARACTERS = 4  # of English, to a token of a usual vocabulary
@@ -265,4 +266,4 @@ def command(spec: Experiment, need: Need) -> str:
         words = [f"method={spec.method.name}", f"model={spec.model.name}", f"data={spec.data.name}"]
     count = need.processes // spec.parallel.nodes
     several = [f"parallel.processes={count}"] if need.processes > 1 else []
-    return shlex.join(["python", "train.py", *words, f"parallel={need.parallel.name}", *several])
+    return shlex.join(redacted(["python", "train.py", *words, f"parallel={need.parallel.name}", *several]))

@@ -10,15 +10,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .secrets import redacted
+
 HERE = Path(__file__).resolve().parent
 
 
 def collect() -> dict[str, Any]:
     """provenance.json without its content hashes. Imports no torch."""
     return {
-        "command": [sys.executable, *sys.argv],
-        "directory": os.getcwd(),
-        "git": _git(),
+        "command": redacted([sys.executable, *sys.argv]),
+        "directory": redacted(os.getcwd()),
+        "git": redacted(_git()),
         "packages": _packages(),
         "hardware": _hardware(),
     }

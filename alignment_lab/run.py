@@ -64,6 +64,8 @@ def execute(spec: Experiment, run: RunDirectory) -> None:
         rows = data.load(spec)
         where = model.locate(spec.model)
         console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
+        if spec.model.trust_remote_code:
+            console.print(model.trusted(spec.model, where), highlight=False, soft_wrap=True)
         processes = local.processes(spec.parallel)
         if processes * spec.parallel.nodes > 1 and not cluster.launched():
             local.launch(spec.parallel, run, processes, console, stop)

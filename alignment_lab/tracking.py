@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import netrc
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .secrets import redact
 from .spec import Experiment, to_plain
 
 if TYPE_CHECKING:
@@ -15,13 +16,31 @@ if TYPE_CHECKING:
 
     from .artifacts import RunDirectory
 
+# What wandb would take of the command, the machine, git, the packages and the console by itself; provenance.json has it without secrets.
+WITHHELD: dict[str, Any] = {
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+    "disable_git": True,
+    "disable_code": True,
+    "disable_job_creation": True,
+    "save_code": False,
+    "console": "off",
+}
+
 
 def trackers(spec: Experiment, run: RunDirectory, console: Console) -> list[TrainerCallback]:
     """The callbacks that carry logged steps out of the run."""
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
 
-    found: list[TrainerCallback] = [TensorBoardCallback(SummaryWriter(log_dir=str(run.path / "tensorboard")))]
+    class Writer(SummaryWriter):
+        """The callback gives it all arguments and the model's configuration as texts."""
+
+        def add_text(self, tag: str, text_string: str, *more: Any, **options: Any) -> None:
+            super().add_text(tag, redact(text_string), *more, **options)
+
+    found: list[TrainerCallback] = [TensorBoardCallback(Writer(log_dir=str(run.path / "tensorboard")))]
     if spec.tracking.wandb:
         found.append(_wandb(spec, run, console))
     return found
@@ -36,18 +55,20 @@ def _wandb(spec: Experiment, run: RunDirectory, console: Console) -> TrainerCall
     if mode == "offline":
         sync = f"wandb sync {run.path}/wandb/offline-run-*"
         console.print(f"wandb: offline (no key, or WANDB_MODE=offline); send it later with  {sync}", highlight=False, soft_wrap=True)
+    plain = to_plain(spec)
+    tracking = plain["tracking"]
     wandb.init(
-        project=spec.tracking.project,
-        name=run.path.name,
-        group=spec.tracking.group or run.path.parent.name,
-        tags=[spec.method.name, spec.model.name, spec.data.name, *spec.tracking.tags],
+        project=tracking["project"],
+        name=redact(run.path.name),
+        group=tracking["group"] or redact(run.path.parent.name),
+        tags=[*(plain[group]["name"] for group in ("method", "model", "data")), *tracking["tags"]],
         job_type=spec.action.name,
-        config=to_plain(spec),
+        config=plain,
         id=f"{spec.run_id}-{hashlib.sha256(str(run.path.absolute()).encode()).hexdigest()[:6]}",
         resume="allow",
         dir=str(run.path),
         mode=mode,  # type: ignore[arg-type]
-        settings=wandb.Settings(silent=True),
+        settings=wandb.Settings(silent=True, **WITHHELD),
     )
     return WandbCallback()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from . import cluster
-from .artifacts import RunDirectory
+from .artifacts import RunDirectory, read_json, write_json
 from .errors import Interrupted, UserError
 
 
@@ -26,6 +27,9 @@ def main() -> None:
         os._exit(0)
     except BaseException as error:
         handler.record_exception(UserError(str(error)) if isinstance(error, UserError) else error)  # an heir by the name that is looked for
+        with suppress(OSError, KeyError):  # a process that does not end would hold the others
+            left = Path(os.environ["TORCHELASTIC_ERROR_FILE"])
+            write_json(left, read_json(left))  # without secrets
         sys.stdout.flush()
         os._exit(1)  # at once: a group of processes that lost a member waits for it in vain
     cluster.leave()

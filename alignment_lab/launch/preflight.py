@@ -8,11 +8,13 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 from ..compose import experiment, one_sentence
 from ..errors import UserError
+from ..secrets import redacted
 
 
 class Preflight(Callback):
@@ -37,6 +39,10 @@ class Preflight(Callback):
         unswept = ",".join(constant(grid))
         with read_write(config):  # Hydra composes each cell with these: a folder is named by what is swept alone
             config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{unswept}]")
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Hydra prints the overrides of a job that failed; nothing else reads them."""
+        job_return.overrides = redacted(job_return.overrides)
 
 
 def make(key: str, folder: str) -> None:

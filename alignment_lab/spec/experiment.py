@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from ..secrets import redact, redacted
 from .check import SpecError, require
 from .groups import GROUPS, Adapter, Attention, Data, Device, Dtype, Eval, Model, Parallel, Shape, Tracking, Training
 from .identity import identity
@@ -41,6 +42,7 @@ class Experiment:
     plan: Plan = field(default_factory=Plan)
 
     def __post_init__(self) -> None:
+        self.name = redact(self.name)  # it is printed, and names a directory
         require("/" not in self.name and self.name not in ("", ".", ".."), "name", self.name, "it names a directory: leave out '/'.")
         if self.training.learning_rate is None:
             self.training.learning_rate = self.method.usual_learning_rate
@@ -147,8 +149,10 @@ def _with_beta() -> str:
 
 
 def to_plain(spec: Experiment) -> dict[str, Any]:
-    """The experiment as plain dictionaries, lists, strings and numbers; enums by name."""
-    plain = OmegaConf.to_container(OmegaConf.structured(spec), enum_to_str=True)
+    """The experiment as plain dictionaries, lists, strings and numbers; enums by name, and no secret in it."""
+    known = redacted(OmegaConf.to_container(OmegaConf.structured(spec)))  # before enums become words that somebody has for a password
+    known["method"]["name"] = spec.method.name
+    plain = OmegaConf.to_container(OmegaConf.create(known), enum_to_str=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 

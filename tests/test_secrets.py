@@ -1,0 +1,407 @@
+"""No secret of a process reaches a file that its run leaves, or what it prints; what is none stays as it is."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from alignment_lab import compose, model, provenance, secrets
+from alignment_lab.artifacts import RunDirectory, read_json, write_json
+from alignment_lab.secrets import is_secret_name, redact, redacted
+from alignment_lab.spec import Model, from_yaml, keys, to_plain, to_yaml
+
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+VALUE = "canary-of-the-tests-01"
+ODD = 'p&w/"x y\\canary'
+LINES = "-----BEGIN NOTHING-----\ncanaryLineOne0123456\ncanaryLineTwo0123456\n-----END NOTHING-----\n"
+RUN = "abcdef0123456789" * 4  # letters and digits as services hand them out; put together here, so that no scanner takes them for real
+LOOKS = {
+    "hub": "hf" + "_" + RUN[:34],
+    "openai": "sk" + "-" + RUN[:40],
+    "openai project": "sk" + "-proj-" + RUN[:40],
+    "github": "gh" + "p_" + RUN[:36],
+    "github fine-grained": "github" + "_pat_" + RUN[:40],
+    "aws": "AK" + "IA" + "0123456789ABCDEF",
+    "gitlab": "gl" + "pat-" + RUN[:20],
+    "slack": "xo" + "xb-" + RUN[:20],
+}
+
+
+@pytest.fixture(autouse=True)
+def process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A process with no secrets but a test's own."""
+    for name in [name for name in os.environ if is_secret_name(name)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(secrets, "_seen", {})
+    for cached in (secrets._token, secrets._passwords):
+        cached.cache_clear()
+
+
+# ---- which names are secret
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "WANDB_API_KEY", "MY_SECRET", "DB_PASSWORD", "x_passwd", "GIT_CREDENTIALS", "AWS_ACCESS_KEY_ID"]
+)
+def test_a_secret_is_known_by_its_name(name):
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["max_new_tokens", "micro_tokens", "keys", "TOKENIZERS_PARALLELISM", "KEYBOARD", "HF_TOKEN_PATH", "eos_token"]
+)
+def test_what_only_sounds_like_one_is_none(name):
+    assert not is_secret_name(name)
+
+
+def test_none_of_our_settings_is_called_like_a_secret():
+    assert [key for key in keys() if is_secret_name(key.rpartition(".")[2])] == []
+
+
+# ---- by value
+
+
+@pytest.mark.parametrize("value", [VALUE, ODD], ids=["plain", "odd"])
+@pytest.mark.parametrize("written", [str, quote, quote_plus, lambda value: quote(value, safe=""), json.dumps, repr])
+def test_a_value_is_found_however_it_is_written(value, written, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", value)
+    assert redact(f"before{written(value)}after").replace('"', "").replace("'", "") == "before***MY_SECRET***after"
+
+
+def test_each_line_of_a_value_is_found(monkeypatch):
+    monkeypatch.setenv("DEPLOY_KEY", LINES)
+    assert redact("see canaryLineTwo0123456 there") == "see ***DEPLOY_KEY*** there"
+    assert redact(LINES.strip()) == "***DEPLOY_KEY***"
+
+
+HARMLESS = ["", "1", "true", "False", "none", "0.25", "short", "/etc/passwd", "~/.ssh/id", "./key.pem", "${oc.env:HF_TOKEN}"]
+
+
+@pytest.mark.parametrize("value", HARMLESS)
+def test_a_harmless_value_is_never_taken(value, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", value)
+    text = f"of {value} and 1 true none /etc/passwd"
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("value", [value for value in HARMLESS if value != "short"])
+def test_a_harmless_value_stays_behind_its_name(value):
+    assert redact(f"+hydra.job.env_set.SOME_KEY={value}") == f"+hydra.job.env_set.SOME_KEY={value}"
+
+
+def test_a_variable_that_hydra_takes_back_is_remembered(monkeypatch):
+    monkeypatch.setenv("MY_SECRET", VALUE)
+    redact("")
+    monkeypatch.delenv("MY_SECRET")
+    assert redact(VALUE) == "***MY_SECRET***"
+
+
+def test_tokens_in_files_are_known(monkeypatch, tmp_path):
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "token").write_text(f"{VALUE}\n")
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password canaryOfNetrc\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert redact(f"{VALUE} canaryOfNetrc") == "***HF_TOKEN*** ***WANDB_API_KEY***"
+
+
+# ---- by key, by look
+
+WORDS = {
+    "+hydra.job.env_set.MY_API_KEY=abc": "+hydra.job.env_set.MY_API_KEY=***",
+    "hydra.job.env_set={HF_TOKEN:abc}": "hydra.job.env_set={HF_TOKEN:***}",
+    "hydra.job.env_set={A:1,'HF_TOKEN': 'abc',B:2}": "hydra.job.env_set={A:1,'HF_TOKEN': '***',B:2}",
+    "+any.api_token=abc": "+any.api_token=***",
+    'MY_PASSWORD="a b" python train.py': 'MY_PASSWORD="***" python train.py',
+    "error: +hydra.job.env_set.MY_API_KEY=abc: no": "error: +hydra.job.env_set.MY_API_KEY=*** no",
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_short_value_goes_with_its_key(word):
+    assert redact(word) == WORDS[word]
+
+
+def test_what_the_command_line_sets_is_known_anywhere(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", f"+hydra.job.env_set.MY_API_KEY='{VALUE}'", "+a.db_password=a b", "method=dpo"])
+    assert redact(f"{VALUE}; error: +a.db_password=a b: method=dpo") == "***MY_API_KEY***; error: +a.db_password=***: method=dpo"
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("around", ["{}", "say '{}'.", "a%3D{}&b", '"\\n{}"', "https://{}@host/x", "a,{}"])
+def test_a_secret_is_known_by_its_look(look, around):
+    assert redact(around.format(LOOKS[look])) == around.format("***")
+
+
+def test_forty_hex_digits_are_a_key_only_beside_its_name():
+    digits = "c0ffee" * 6 + "beef"
+    assert redact(f"api_key: {digits}") == "api_key: ***"
+    assert redact(f"commit {digits}") == f"commit {digits}"
+
+
+def test_a_password_in_an_address_is_hidden():
+    assert redact("clone https://user:pw@host/x from http://127.0.0.1:9") == "clone https://***@host/x from http://127.0.0.1:9"
+
+
+OURS = [
+    "training.micro_tokens=512",
+    "eval.max_new_tokens=4",
+    "no such key; set it with key=OPTION",
+    "cannot be read as KEY=VALUE; quote special characters, as in 'key=\"a, b\"'.",
+    "tokenizer = load(token=token, sort_key=key)\n-    eos_token: str\n",
+    'risk-1234567890abcdefghijklmn {"eos_token": "<|im_end|>"}',
+    "outputs/2026-01-01/00-00-00-dpo-tiny c0ffee0000c0ffee0000c0ffee0000c0ffee0000",
+]
+
+
+@pytest.mark.parametrize("text", OURS)
+def test_our_own_words_stay(text, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", VALUE)
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("text", [*WORDS, *OURS, *LOOKS.values(), VALUE, f"***{VALUE}***", f"***MY_SECRET***{VALUE}", "PASSWORD", LINES])
+def test_twice_is_once(text, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", VALUE)
+    monkeypatch.setenv("PASSWORD", "PASSWORD")
+    once = redact(text)
+    assert redact(once) == once
+    assert VALUE not in once
+
+
+def test_plain_data_keeps_its_shape(monkeypatch):
+    monkeypatch.setenv("MY_SECRET", VALUE)
+    plain = {"a": [VALUE, 1, None, {"b": f"x{VALUE}"}], "env": {"HF_TOKEN": "abc", "OTHER": "abc"}, "max_new_tokens": 4}
+    assert redacted(plain) == {
+        "a": ["***MY_SECRET***", 1, None, {"b": "x***MY_SECRET***"}],
+        "env": {"HF_TOKEN": "***", "OTHER": "abc"},
+        "max_new_tokens": 4,
+    }
+    assert redacted(redacted(plain)) == redacted(plain)
+
+
+# ---- where it is used
+
+
+def test_an_experiment_is_written_without_secrets_and_is_the_same_when_read(composed, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", VALUE)
+    monkeypatch.setenv("HF_TOKEN", "canaryOfTheHub")
+    spec = composed([f"name={VALUE}", "tracking.tags=[a,'${oc.env:HF_TOKEN}']", f"data.name={VALUE}", "model=tiny"])
+    text, run_id = to_yaml(spec), spec.run_id
+    assert VALUE not in text and "canaryOfTheHub" not in text
+    assert to_plain(spec)["tracking"]["tags"] == ["a", "***HF_TOKEN***"]
+    monkeypatch.delenv("MY_SECRET")
+    monkeypatch.setattr(secrets, "_seen", {})
+    again = from_yaml(text)
+    assert again.run_id == run_id
+    assert to_yaml(again) == text
+
+
+def test_a_password_that_is_a_word_of_ours_breaks_no_experiment(composed, monkeypatch):
+    before = to_plain(composed(["method=apo_zero", "training.optim=adafactor"]))
+    for name, value in {"A_PASSWORD": "embedded", "B_KEY": "apo_zero", "C_KEY": "adafactor", "D_KEY": "training"}.items():
+        monkeypatch.setenv(name, value)
+    spec = composed(["method=apo_zero", "training.optim=adafactor"])
+    assert from_yaml(to_yaml(spec)).run_id == spec.run_id
+    assert {**to_plain(spec), "name": 0, "data": 0, "model": 0} == {**before, "name": 0, "data": 0, "model": 0}
+
+
+def test_provenance_holds_the_command_the_diff_and_the_folder_without_secrets(monkeypatch):
+    monkeypatch.setenv("MY_SECRET", VALUE)
+    monkeypatch.setattr(sys, "argv", ["train.py", f"tracking.tags=[{VALUE}]", "+hydra.job.env_set.HF_TOKEN=abc"])
+    monkeypatch.setattr(provenance, "_run", lambda *command: f"+    password = '{VALUE}'\n")
+    monkeypatch.setattr(os, "getcwd", lambda: f"/home/{VALUE}")
+    found = provenance.collect()
+    assert found["command"][1:] == ["train.py", "tracking.tags=[***MY_SECRET***]", "+hydra.job.env_set.HF_TOKEN=***"]
+    assert found["git"]["diff"] == "+    password = '***MY_SECRET***'\n"
+    assert VALUE not in json.dumps(found)
+
+
+def test_an_error_is_recorded_and_told_without_secrets(monkeypatch, tmp_path, refused):
+    monkeypatch.setenv("MY_SECRET", VALUE)
+    run = RunDirectory(tmp_path)
+    run.begin(run_id="abc", spec="")
+    run.fail(f"no {VALUE} there")
+    assert run.state()["error"] == "no ***MY_SECRET*** there"
+    assert "***MY_SECRET***" in refused(f"training.seed={VALUE}")
+
+
+def test_what_a_worker_leaves_is_written_without_secrets(monkeypatch, tmp_path):
+    monkeypatch.setenv("MY_SECRET", VALUE)
+    write_json(tmp_path / "error.json", {"message": {"message": VALUE, "extraInfo": {"py_callstack": f"Traceback\n {VALUE}\n"}}})
+    assert VALUE not in (tmp_path / "error.json").read_text()
+
+
+def test_a_folder_is_named_without_secrets(monkeypatch):
+    monkeypatch.setenv("MY_SECRET", VALUE)
+    assert compose.unsecret("dpo tiny") == "dpo tiny"
+    for name in (compose.unsecret(f"dpo-{VALUE}"), compose.folder_name(f"name={VALUE}")):
+        assert VALUE not in name and "*" not in name
+
+
+def test_whose_code_runs_is_said(tmp_path):
+    hub = Model(path="org/name", trust_remote_code=True)
+    assert model.trusted(hub, tmp_path) == "model.trust_remote_code=true: org/name brings no code"
+    write_json(tmp_path / "config.json", {"auto_map": {"AutoModel": "other/code--modeling.A", "AutoConfig": "configuration.B"}})
+    assert model.trusted(hub, tmp_path) == "model.trust_remote_code=true: the code of org/name, other/code runs here, with your rights"
+
+
+# ---- the command itself
+
+SHORT = [
+    "model=tiny", "data=embedded", "training.max_steps=2", "training.global_batch=4", "training.save_steps=1",
+    "eval.rows=4", "eval.generations=2", "eval.max_new_tokens=4", "parallel.device=cpu",
+]  # fmt: skip
+ENVIRONMENT = {
+    "HF_TOKEN": "canary01hub",
+    "WANDB_API_KEY": "c0ffee" * 6 + "beef",
+    "MY_SECRET": "canary03secret",
+    "DB_PASSWORD": 'canary04&/"x y',
+    "AWS_SECRET_ACCESS_KEY": "canary05/+aws=",
+    "OPENAI_API_KEY": "canary06openai",
+    "GIT_CREDENTIAL": "canary07git",
+    "SOME_PASSWD": "canary08passwd",
+    "DEPLOY_KEY": "canary09\ncanaryLineOfAKey0123\n",
+}
+FILES = {"hf/token": "canary10stored", ".netrc": "canary11netrc"}
+SET = {"ONE_API_KEY": "canary12one", "TWO_TOKEN": "canary13two", "SHORT_KEY": "can14", "YAML_SECRET": "canary15yaml"}
+CANARIES = [*ENVIRONMENT.values(), "canaryLineOfAKey0123", *FILES.values(), *SET.values(), *(LOOKS[name] for name in list(LOOKS)[:5])]
+OVERRIDES = [
+    f"name={ENVIRONMENT['MY_SECRET']}",
+    f"tracking.tags=[{FILES['hf/token']},{FILES['.netrc']},{LOOKS['hub']},{LOOKS['openai']},{ENVIRONMENT['SOME_PASSWD']}]",
+    f"tracking.project={ENVIRONMENT['OPENAI_API_KEY']}",
+    f"tracking.group={LOOKS['github']}",
+    f"data.name={LOOKS['openai project']}",
+    f"+hydra.job.env_set.ONE_API_KEY={SET['ONE_API_KEY']}",
+    f"+hydra.job.env_set.TWO_TOKEN='{SET['TWO_TOKEN']}'",
+    f"+hydra.job.env_set.SHORT_KEY={SET['SHORT_KEY']}",
+]
+CONFIG = f"""# @package _global_
+model:
+  name: ${{oc.env:DB_PASSWORD}}-${{oc.env:GIT_CREDENTIAL}}-{LOOKS["github fine-grained"]}
+parallel:
+  name: ${{oc.env:AWS_SECRET_ACCESS_KEY}}-${{oc.env:HF_TOKEN}}-${{oc.env:WANDB_API_KEY}}-${{oc.env:YAML_SECRET,none}}-${{oc.env:DEPLOY_KEY}}
+hydra:
+  job:
+    env_set:
+      YAML_SECRET: {SET["YAML_SECRET"]}
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    """`command("tracking=wandb")`: train.py with every canary; the folder in which it ran, its exit code, what it printed."""
+    for name, content in {**FILES, ".netrc": f"machine api.wandb.ai login user password {FILES['.netrc']}\n"}.items():
+        path = tmp_path / "home" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        path.chmod(0o600)
+    recipes = tmp_path / "options" / "recipe"
+    recipes.mkdir(parents=True)
+    (recipes / "mine.yaml").write_text(CONFIG)
+    here = tmp_path / "here"
+    here.mkdir()
+
+    def run(*arguments: str) -> tuple[Path, int, str]:
+        words = [*SHORT, "recipe=mine", *OVERRIDES, *arguments]
+        flags = ["--config-dir", str(recipes.parent), *[word for word in words if word.startswith("--")]]
+        settings = [word for word in words if not word.startswith("--")]
+        homes = {"HOME": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "home" / "hf"), "TMPDIR": str(here), "HF_HUB_OFFLINE": "1"}
+        ended = subprocess.run(
+            [sys.executable, str(TRAIN), *flags, *settings],
+            cwd=here,
+            env={**os.environ, **ENVIRONMENT, **homes},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return here, ended.returncode, ended.stdout + ended.stderr
+
+    return run
+
+
+def contents(file: Path) -> Iterator[bytes]:
+    """The bytes of a file, and what is packed in it; of wandb's log each record as its own reader gives it."""
+    raw = file.read_bytes()
+    yield raw
+    if raw[:2] == b"\x1f\x8b":
+        yield gzip.decompress(raw)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as packed:
+            yield from map(packed.read, packed.namelist())
+    if file.suffix == ".wandb":
+        yield from wandb_records(file)
+
+
+def wandb_records(file: Path) -> Iterator[bytes]:
+    """The records of a run's log, parsed by wandb's own definition and said again as text.
+
+    The log is cut as LevelDB's: blocks of 32 KiB, pieces headed by checksum, length and whether more follows; 7 bytes come first.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    raw = file.read_bytes()
+    at, piece = 7, b""
+    while at + 7 <= len(raw):
+        if 32768 - at % 32768 < 7:  # too little for a head
+            at += 32768 - at % 32768
+        _, length, kind = struct.unpack("<IHB", raw[at : at + 7])
+        piece += raw[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last one
+            yield str(Record.FromString(piece)).encode()
+            piece = b""
+
+
+def leaks(folder: Path, said: str) -> list[str]:
+    """Each canary that is found in what was printed, in a file, or in the name of one, and where."""
+    wanted = {form: value for value in CANARIES for form in secrets._spellings(value)}
+    found = [f"printed: {value}" for form, value in wanted.items() if form in said]
+    for file in folder.rglob("*"):
+        blobs = [str(file).encode(), *(contents(file) if file.is_file() else ())]
+        found += [f"{file.relative_to(folder)}: {value}" for form, value in wanted.items() if any(form.encode() in blob for blob in blobs)]
+    return found
+
+
+def test_a_run_leaves_no_secret_and_prints_none(command):
+    folder, code, said = command("tracking=wandb")
+    assert code == 0, said
+    assert leaks(folder, said) == []
+    (run,) = (RunDirectory(file.parent) for file in folder.rglob("run.json"))
+    assert run.spec()["tracking"]["tags"] == ["***HF_TOKEN***", "***WANDB_API_KEY***", "***", "***", "***SOME_PASSWD***"]
+    assert "+hydra.job.env_set.SHORT_KEY=***" in read_json(run.provenance_file)["command"]
+    (log,) = run.path.glob("wandb/offline-run-*/*.wandb")
+    said_to_wandb = b"".join(wandb_records(log))
+    assert b"***SOME_PASSWD***" in said_to_wandb
+    assert not any(taken in said_to_wandb for taken in (b"--config-dir", b"requirements.txt", b"output.log", b"email", b"git {"))
+    assert from_yaml(run.spec_file.read_text()).run_id == run.state()["id"]
+
+
+def test_a_run_that_fails_leaves_no_secret_and_prints_none(command):
+    wrong = f"{{{{ raise_exception('{ENVIRONMENT['MY_SECRET']} {LOOKS['hub']}') }}}}"
+    folder, code, said = command("tracking=wandb", f'model.chat_template="{wrong}"')
+    assert code == 1, said
+    assert leaks(folder, said) == []
+    (state,) = (read_json(file) for file in folder.rglob("run.json"))
+    assert (state["state"], state["error"]) == ("failed", "TemplateError: ***MY_SECRET*** ***")
+
+
+def test_a_sweep_that_fails_leaves_no_secret_and_prints_none(command):
+    folder, code, said = command("--multirun", "training.seed=1,2", "data=hub", f"data.path=nobody/{ENVIRONMENT['MY_SECRET']}")
+    assert code == 2, said
+    assert leaks(folder, said) == []
+    assert len(list(folder.rglob("run.json"))) == 2, said
+    assert list(folder.rglob("multirun.yaml"))
