@@ -229,6 +229,7 @@ class Training:
     eval_steps: int | None = None  # null: before and after only
     save_steps: int | None = None  # null: no checkpoint on the way
     save_total_limit: int = 2
+    dataloader_num_workers: int = 0  # processes that lay out the next batches meanwhile; 0: the one that trains does it in between
     on_nonfinite: OnNonfinite = OnNonfinite.stop  # a loss or gradient that is no number: no step is taken, and the run ends or goes on
     max_nonfinite: int = 5  # such steps in a row, where it goes on
     watchdog_minutes: float | None = 30.0  # without any progress: stacks are written down, and the run ends; null: never
@@ -254,7 +255,7 @@ class Training:
         require(self.max_nonfinite >= 0, "training.max_nonfinite", self.max_nonfinite, "must be 0 or more.")
         require(self.weight_decay < math.inf, "training.weight_decay", self.weight_decay, "must be 0 or more, and finite.")
         require(self.seed < 2**32, "training.seed", self.seed, "must be below 2**32: numpy takes no larger one.")
-        for key in ("weight_decay", "max_grad_norm", "seed"):
+        for key in ("weight_decay", "max_grad_norm", "seed", "dataloader_num_workers"):
             require(getattr(self, key) >= 0, f"training.{key}", getattr(self, key), "must be 0 or more.")
 
 

@@ -19,6 +19,10 @@ FREE = (
     "parallel.sharding",
     "training.micro_tokens",  # rows of one forward pass
     "training.gradient_checkpointing",  # activations kept, or computed again
+    "training.dataloader_num_workers",  # who lays rows out
+    "training.watchdog_minutes",  # what is done when something goes wrong
+    "training.on_nonfinite",
+    "training.max_nonfinite",
     "training.logging_steps",  # how often something is looked at or kept
     "training.eval_steps",
     "training.save_steps",

@@ -40,6 +40,7 @@ def _keywords(spec: Experiment, run: RunDirectory, device: torch.device, dtype: 
         "lr_scheduler_type": training.lr_scheduler_type.name,
         "optim": training.optim.name,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
+        "dataloader_num_workers": training.dataloader_num_workers,
         "dataloader_pin_memory": False,  # a batch is a few thousand integers
         "logging_steps": training.logging_steps,
         "logging_nan_inf_filter": False,  # a NaN is shown, not replaced by the running mean

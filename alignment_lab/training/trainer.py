@@ -27,6 +27,7 @@ from ..progress import shown
 from ..spec import Sharding
 from .order import GlobalBatches
 from .state import StatefulTrainer
+from .workers import SentWhole, workers
 
 if TYPE_CHECKING:
     from ..method.setting import Setting
@@ -35,7 +36,7 @@ Row = dict[str, Any]
 
 
 @dataclass
-class GlobalBatch:
+class GlobalBatch(SentWhole):
     """The rows of one optimizer step: forward passes with a gradient, forward passes without, and what else is known of each row."""
 
     packs: list[Batch]  # of this process
@@ -127,7 +128,8 @@ class LabTrainer(StatefulTrainer):
             made["batch"].places = found
             return made
 
-        loader: DataLoader = DataLoader(places, batch_sampler=self.batches(), collate_fn=collate)  # type: ignore[arg-type]
+        made_by = workers(self.args.dataloader_num_workers)
+        loader: DataLoader = DataLoader(places, batch_sampler=self.batches(), collate_fn=collate, **made_by)  # type: ignore[arg-type]
         return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     # Before the first step.
