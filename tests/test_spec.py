@@ -250,6 +250,8 @@ PAIRS = [
     ("name=..", "name=..: ", "a directory"),
     ("model=tiny model.shape=null", "model.shape=", "random"),
     ("data=embedded data.eval_path=rows.jsonl", "data.eval_path=rows.jsonl: ", "data=local"),
+    ("data=embedded data.streaming=true training.max_steps=1", "data.streaming=true: ", "data=hub"),
+    ("data=local data.path=rows.jsonl data.streaming=true", "data.streaming=true: ", "training.max_steps=1000"),
     ("data=hub data.path=org/name data.eval_path=rows.jsonl", "data.eval_path=rows.jsonl: ", "data.eval_split"),
     ("data=embedded data.eval_split=test", "data.eval_split=test: ", "data=hub"),
     ("method=dpo method.name=sft", "method.name=sft: ", "method=sft"),

@@ -11,7 +11,6 @@ from typing import Any
 
 from ..spec import BadRows, Data, Experiment, Format
 from .formats import BadRow, DataError, EmptyRow, converter
-from .sources import read
 
 Row = dict[str, Any]
 
@@ -27,19 +26,16 @@ class Rows:
     truncated: int = 0
 
 
-def load(spec: Experiment) -> Rows:
-    """Read, convert, split and shuffle. Raises DataError in one sentence; nothing is written."""
+def parted(spec: Experiment, train: list[Row], heldout: list[Row] | None) -> Rows:
+    """The rows as they were read, converted, split and shuffled. Raises DataError in one sentence."""
     dropped: Counter[str] = Counter()
-    train, heldout = read(spec.data)
     digest = hashlib.sha256(json.dumps([train, heldout], sort_keys=True, default=str).encode()).hexdigest()
     train = _converted(spec, train, dropped)
     if heldout is None:
         train, heldout = _hold_out(train, spec.data)
     else:
-        heldout = _converted(spec, heldout, dropped)
+        heldout = _converted(spec, heldout, dropped) if heldout else []
         train = _without_prompts_of(heldout, train, dropped)
-    if not train:
-        raise DataError(f"data={spec.data.name}: no row is left to train on ({_said(dropped)}); give more rows, or fix these.")
     return Rows(train=_shuffled(train, spec.training.seed), heldout=heldout, digest=digest, dropped=dropped)
 
 
@@ -131,7 +127,3 @@ def questions(rows: list[Row], count: int) -> list[Row]:
 def _halves(one: Row, other: Row) -> bool:
     """Whether they are a good and a bad answer to one prompt."""
     return one.get("label") is True and other.get("label") is False and one["prompt"] == other["prompt"]
-
-
-def _said(dropped: Counter[str]) -> str:
-    return "; ".join(f"{count}: {reason}" for reason, count in dropped.items()) or "the data holds too few"

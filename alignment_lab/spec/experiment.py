@@ -75,6 +75,12 @@ def _check_pairs(spec: Experiment) -> None:
         spec.model.init_adapter,
         "an adapter goes on as an adapter; use parallel=lora, or merge it first and give model.path.",
     )
+    require(
+        not spec.data.streaming or spec.training.max_steps > 0,
+        "data.streaming",
+        "true",
+        "how many rows are read follows from the steps; say how many steps: training.max_steps=1000.",
+    )
     wanted = (spec.parallel.processes or 1) * spec.parallel.nodes
     require(
         spec.training.global_batch >= wanted,

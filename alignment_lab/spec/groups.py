@@ -105,6 +105,7 @@ class Data:
     eval_split: str | None = None  # the same, for a split of data.path
     eval_fraction: float = 0.1  # where no held-out rows are named: this share of the prompts
     max_length: int = 1024  # tokens of prompt and completion; a longer completion is cut at its end
+    streaming: bool = False  # read only as many rows, in their order, as training.max_steps can see; nothing is fetched whole
     bad_rows: BadRows = BadRows.error  # rows that lack a field: stop and name them, or drop and count them
 
     def __post_init__(self) -> None:
@@ -113,6 +114,9 @@ class Data:
         named = self.source is not DataSource.embedded
         require(not named or bool(self.path), "data.path", self.path, "say which rows: data=local data.path=rows.jsonl.")
         require(named or not self.path, "data.path", self.path, "the embedded data has no path; add data=local for your own file.")
+        require(
+            named or not self.streaming, "data.streaming", "true", "the embedded data is here and small; leave it out, or use data=hub."
+        )
         require(
             not self.eval_path or self.source is DataSource.local,
             "data.eval_path",

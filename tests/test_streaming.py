@@ -1,0 +1,167 @@
+"""Rows that are read as they come: as many as a run can see, the same ones each time, split as if there were no others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment_lab.artifacts import RunDirectory, file_digest, write_json
+from alignment_lab.data import DataError, load, prompt_of
+from alignment_lab.data.sources import Stream
+from alignment_lab.run import execute
+from alignment_lab.spec import Experiment
+
+MANY = 5000
+SMALL = ["training.max_steps=10", "training.global_batch=4", "eval.rows=6", "eval.generations=3"]  # 40 rows to train on, 6 held out
+SEEN = 61  # 6 held-out ones are a tenth of 60; and one more, for rounding
+
+
+def pair(number: int) -> dict[str, Any]:
+    return {"prompt": f"What is {number}?", "chosen": f"A number, {number}.", "rejected": "No."}
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    file.write_text("".join(json.dumps(pair(number)) + "\n" for number in range(MANY)))
+    return file
+
+
+@pytest.fixture
+def taken(monkeypatch) -> list[int]:
+    """How many rows were kept, by each look into a stream."""
+    counts: list[int] = []
+    take = Stream.take
+
+    def counted(self: Stream, count: int) -> list[dict[str, Any]]:
+        found = take(self, count)
+        counts.append(len(found))
+        return found
+
+    monkeypatch.setattr(Stream, "take", counted)
+    return counts
+
+
+@pytest.fixture
+def streamed(composed) -> Callable[..., Experiment]:
+    def make(path: Path, *words: str) -> Experiment:
+        return composed(["data=local", f"data.path={path}", "data.streaming=true", *SMALL, *words])
+
+    return make
+
+
+def test_only_rows_that_the_run_can_see_are_kept(streamed, pairs, taken):
+    rows = load(streamed(pairs))
+    assert taken == [SEEN]
+    assert len(rows.train) + len(rows.heldout) == SEEN
+    assert len(rows.train) >= 40 and len(rows.heldout) >= 6
+    assert {int(prompt_of(row)[0]["content"][8:-1]) for row in [*rows.train, *rows.heldout]} == set(range(SEEN))
+
+
+def test_what_was_not_read_changes_nothing(streamed, pairs, tmp_path):
+    other = tmp_path / "other.jsonl"
+    lines = pairs.read_text().splitlines(keepends=True)
+    other.write_text("".join(lines[:SEEN] + [json.dumps(pair(-number)) + "\n" for number in range(200)]))
+    assert load(streamed(pairs)) == load(streamed(other)) == load(streamed(pairs))
+
+
+def test_the_end_of_a_large_file_is_never_looked_at(streamed, composed, tmp_path):
+    """12 MB of rows, and then a line that is no JSON."""
+    file = tmp_path / "large.jsonl"
+    file.write_text("".join(json.dumps(pair(n) | {"chosen": f"{n} " * 600}) + "\n" for n in range(6000)) + "{nothing\n")
+    assert file.stat().st_size > 12e6
+    assert len(load(streamed(file)).train) >= 40
+    with pytest.raises(DataError, match="cannot be read"):
+        load(composed(["data=local", f"data.path={file}"]))
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "sft"])
+def test_a_file_that_is_read_to_its_end_gives_the_rows_that_it_has_otherwise(method, streamed, composed, write_rows):
+    path = write_rows([pair(number) for number in range(40)])
+    spec = streamed(path, f"method={method}", "training.max_steps=1000")
+    assert load(spec) == load(composed(["data=local", f"data.path={path}", f"method={method}"]))
+
+
+def saved(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    from datasets import Dataset
+
+    Dataset.from_list(rows).save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+def as_parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    from datasets import Dataset
+
+    Dataset.from_list(rows).to_parquet(folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def as_csv(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    from datasets import Dataset
+
+    Dataset.from_list(rows).to_csv(folder / "rows.csv", index=False)
+    return folder / "rows.csv"
+
+
+def as_json(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    (folder / "rows.json").write_text(json.dumps(rows, indent=2))
+    return folder / "rows.json"
+
+
+@pytest.mark.parametrize("write", [saved, as_parquet, as_csv, as_json])
+def test_every_kind_of_file_can_be_streamed(write, streamed, pairs, tmp_path):
+    assert load(streamed(write(tmp_path, [pair(number) for number in range(500)]))) == load(streamed(pairs))
+
+
+def test_held_out_rows_of_their_own_are_streamed_too(streamed, pairs, taken, write_rows):
+    held = write_rows([pair(number) for number in range(10, 1000)])
+    rows = load(streamed(pairs, f"data.eval_path={held}"))
+    assert len(rows.heldout) == 8  # six, and a fourth more
+    assert taken == [8, 40, 11]  # eight of the first forty are held out: some more
+    assert rows.dropped == {"the prompt is held out": 8}
+    assert len(rows.train) == 43
+
+
+def test_where_rows_are_left_out_more_are_read(streamed, tmp_path, taken):
+    file = tmp_path / "rows.jsonl"
+    same = {"prompt": "Same?", "chosen": "a", "rejected": "a"}
+    file.write_text("".join(json.dumps(row) + "\n" for n in range(500) for row in (pair(n), same)))
+    rows = load(streamed(file))
+    assert len(rows.train) >= 40 and len(rows.heldout) >= 6
+    assert SEEN < sum(taken) < 200
+
+
+def test_of_texts_as_many_are_read_as_fill_the_blocks(streamed, tmp_path, taken):
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": f"{number} words and more. " * 20}) + "\n" for number in range(4000)))
+    rows = load(streamed(file, "method=cpt", "data.max_length=64"))
+    assert sum(len(row["text"]) for row in rows.train) >= 40 * 64 * 8
+    assert sum(taken) < 200
+
+
+def test_an_empty_file_is_refused(streamed, tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,chosen,rejected\n")
+    with pytest.raises(DataError, match="holds no rows"):
+        load(streamed(tmp_path / "rows.csv"))
+
+
+def test_a_run_that_was_cut_off_reads_the_same_rows_again(streamed, pairs, tmp_path):
+    spec = streamed(
+        pairs, "model=tiny", "parallel.device=cpu", "training.max_steps=4", "training.save_steps=2", "training.learning_rate=1e-3",
+        "eval.max_new_tokens=4",
+    )  # fmt: skip
+    whole, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "run")
+    execute(spec, whole)
+    assert whole.report()["rows"]["train"] == 16
+    shutil.copytree(whole.path, run.path)
+    shutil.rmtree(run.model)
+    shutil.rmtree(run.checkpoints / "checkpoint-4")
+    write_json(run.state_file, run.state() | {"state": "failed"})
+    execute(spec, run)
+    assert [row["loss"] for row in run.metrics()] == [row["loss"] for row in whole.metrics()]
+    assert file_digest(run.model / "model.safetensors") == file_digest(whole.model / "model.safetensors")
