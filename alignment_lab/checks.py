@@ -151,8 +151,13 @@ def _disk(spec: Experiment, folder: Path) -> Iterator[str]:
     needed = (kept * (estimate.STATES - 4) + 4) * known.trained  # no gradients; the final model in float32
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    if needed > free:
+    there = sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*") if file.is_file())  # by an attempt before
+    if needed > free + there:
         yield (
-            f"training.save_total_limit={spec.training.save_total_limit}: checkpoints and model take about {needed / GB:.0f} GB, and "
-            f"{free / GB:.0f} are free in {existing}; keep fewer, save none, or write elsewhere: hydra.run.dir=DIRECTORY."
+            f"training.save_total_limit={spec.training.save_total_limit}: checkpoints and model take about {_size(needed - there)}, and "
+            f"{_size(free)} are free in {existing}; keep fewer, save none, or write elsewhere: hydra.run.dir=DIRECTORY."
         )
+
+
+def _size(count: float) -> str:
+    return f"{count / GB:.0f} GB" if count >= GB else f"{1000 * count / GB:.0f} MB"

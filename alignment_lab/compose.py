@@ -5,6 +5,7 @@ Imports neither torch nor transformers, so that a mistake is answered within a s
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -100,6 +101,13 @@ def one_sentence(discard: RunDirectory | None = None) -> Iterator[None]:
             raise
         print(redact(f"error: {explain(error)}"), file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or TRACEBACK_WANTED:
+            raise
+        print(
+            f"error: the disk is full: {error.filename or 'nothing can be written'}; make room, and give the command again", file=sys.stderr
+        )
+        sys.exit(1)
     except RunError as error:
         print(redact(f"{getattr(error, 'details', '')}error: {error}"), file=sys.stderr)
         sys.exit(error.code)

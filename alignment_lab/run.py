@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from . import checks, cluster, data, estimate, model, parallel, plan, provenance
+from . import checks, cluster, data, estimate, model, parallel, plan, provenance, trouble
 from .artifacts import RunDirectory, publish_directory, write_json
 from .errors import Hung, Interrupted, RunError, UserError
 from .eval.answers import measure, samples
@@ -25,7 +25,6 @@ from .report.terminal import show_run
 from .signals import Stop
 from .spec import Action, DataSource, Device, Experiment, Format, Quantisation, Sharding, differences, from_yaml, to_plain, to_yaml
 from .tracking import end_tracking
-from .trouble import out_of_memory
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -156,8 +155,8 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
     """Load, measure, train, measure, save; torch is imported here. Every process goes through all of it, and the first one writes."""
     try:
         _train(spec, run, rows, where, console, stop)
-    except (RuntimeError, MemoryError) as error:
-        if said := out_of_memory(error, spec):
+    except (OSError, RuntimeError, MemoryError) as error:
+        if said := trouble.sentence(error, spec, run.path):
             raise RunError(said) from None
         raise
 

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+from pathlib import Path
+
 from . import cluster, estimate
 from .spec import Experiment
 
+FULL = ("No space left", "Disk quota", "os error 28", "os error 122", "unexpected pos", "file write failed")  # as libraries put it
+
 WORDS = ("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")  # as torch says it
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether that is why: by its number, or by the words of a library that hides it."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(words in str(error) for words in FULL)
+
+
+def no_room(folder: Path, what: str = "") -> str:
+    """The disk under `folder` is full; `what` says more of it."""
+    free = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
+    return (
+        f"the disk is full: {what}{free / 1e6:,.1f} MB are free in {folder}; make room there, and the same command with "
+        f"hydra.run.dir={folder} goes on from the newest checkpoint."
+    )
+
+
+def sentence(error: BaseException, spec: Experiment, folder: Path) -> str | None:
+    """What to tell the user instead of a library's error, where that is known."""
+    return no_room(folder) if disk_is_full(error) else out_of_memory(error, spec)
 
 
 def out_of_memory(error: BaseException, spec: Experiment) -> str | None:

@@ -124,6 +124,8 @@ RANGES = {
     "training.eval_steps": [("0", "above 0"), ("-1", "above 0")],
     "training.save_steps": [("0", "above 0")],
     "training.save_total_limit": [("0", "above 0")],
+    "training.max_nonfinite": [("-1", "0 or more")],
+    "training.watchdog_minutes": [("0", "above 0, or null"), ("-1", "above 0, or null")],
     "training.dataloader_num_workers": [("-1", "0 or more")],
     "data.eval_fraction": [("0", "between 0 and 1"), ("1", "between 0 and 1"), ("-0.5", "between 0 and 1"), ("nan", "between 0 and 1")],
     "data.max_length": [("7", "at least 8"), ("-1", "at least 8")],

@@ -27,6 +27,10 @@ def reference_logps(setting: Setting, sequences: Sequence[Scored]) -> list[Tenso
 
 
 def check_first_step(setting: Setting, policy: Tensor, reference: Tensor, lengths: Tensor) -> None:
-    """UserError where the untrained policy is not its reference: [N] sums, [N] tokens. The first step's own forward proves the store."""
-    stored, live = (list((sums.detach() / lengths.clamp(min=1))[:, None].cpu().numpy()) for sums in (reference, policy))
+    """UserError where the untrained policy is not its reference: [N] sums, [N] tokens. The first step's own forward proves the store.
+
+    A policy that is no number says nothing of the store: the step will not be taken.
+    """
+    sound = torch.isfinite(policy.detach())
+    stored, live = (list((sums.detach() / lengths.clamp(min=1))[sound, None].cpu().numpy()) for sums in (reference, policy))
     check(stored, live, tolerance=APART[setting.dtype], folder=folder(setting.weights, setting.dtype))

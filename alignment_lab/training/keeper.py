@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import checkpoint, cluster
+from .. import checkpoint, cluster, trouble
 from ..artifacts import RunDirectory
 from ..errors import RunError
-
-FULL = ("No space left", "Disk quota", "os error 28", "os error 122", "unexpected pos", "file write failed")  # as libraries put ENOSPC
 
 
 @dataclass
@@ -49,7 +47,7 @@ class Keeper:
         try:
             yield
         except Exception as error:
-            if not (getattr(error, "errno", None) in (28, 122) or any(words in str(error) for words in FULL)):
+            if not trouble.disk_is_full(error):
                 raise
             raise RunError(self._no_room(needed, step)) from None
         finally:
@@ -70,7 +68,4 @@ class Keeper:
 
     def _no_room(self, needed: int, step: int) -> str:
         kept = f"checkpoint-{self.saved} stays good" if self.saved else "there is no checkpoint yet"
-        return (
-            f"step {step}: a checkpoint takes about {needed / 1e6:,.0f} MB, and {self._free() / 1e6:,.0f} MB are free in {self.run.path}; "
-            f"{kept}; make room there, and the same command with hydra.run.dir={self.run.path} goes on."
-        )
+        return trouble.no_room(self.run.path, f"step {step} wants a checkpoint of about {needed / 1e6:,.0f} MB ({kept}), and ")

@@ -1,0 +1,128 @@
+"""make torture: every fault there is, many times, and a table of what survived.  python tests/faults [--quick] [--only kills,damage,...]"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # bitwise: the order of sums depends on how many threads add
+os.environ |= {"TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
+
+import damage
+import disk
+import harness
+import kills
+import nonfinite
+import races
+import soak
+from harness import STEPS, TINY, Row, experiment
+
+from alignment_lab.artifacts import cache_directory
+
+METHODS = ("sft", "dpo", "kto", "orpo", "reward")
+EMBEDDED = [
+    "model=embedded",
+    "parallel.device=cpu",
+    "method=dpo",
+    "training.max_steps=4",
+    "training.save_steps=1",
+    "training.global_batch=2",
+    "data.max_length=96",
+    "eval=none",
+]
+
+
+def killing(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Over methods, all weights and an adapter."""
+    for method in METHODS[1:2] if quick else METHODS:
+        for parallel in ("single", "lora"):
+            spec = experiment(*TINY, *STEPS, f"method={method}", f"parallel={parallel}")
+            yield from kills.campaign(f"SIGKILL, {method} {parallel}", spec, scratch / "run", 4 if quick else 20, [signal.SIGKILL], seed=1)
+
+
+def asking(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Signals that a run answers."""
+    for method in METHODS[1:2] if quick else ("sft", "dpo", "kto"):
+        spec = experiment(*TINY, *STEPS, f"method={method}", "training.logging_steps=1")
+        yield from kills.campaign(f"SIGTERM, SIGUSR2, Ctrl-C, {method}", spec, scratch / "run", 6 if quick else 30, kills.POLITE, seed=2)
+
+
+def embedded(quick: bool, scratch: Path) -> Iterator[Row]:
+    """The 135M model."""
+    yield from kills.campaign("SIGKILL, 135M dpo", experiment(*EMBEDDED), scratch / "run", 2 if quick else 20, [signal.SIGKILL], seed=3)
+
+
+def damaging(quick: bool, scratch: Path) -> Iterator[Row]:
+    """The newest of three checkpoints."""
+    yield from damage.campaign(experiment(*TINY, *STEPS, "training.save_total_limit=3"), scratch / "run", every=10 if quick else 1)
+
+
+def breaking(quick: bool, scratch: Path) -> Iterator[Row]:
+    """NaN and infinity."""
+    yield from nonfinite.campaign(experiment(*TINY, *STEPS, "eval=none"), scratch / "run")
+
+
+def filling(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Full disks."""
+    if not disk.can_mount():
+        print("full disks: only root can mount a small file system; not tried")
+        return
+    yield from disk.campaign(experiment(*TINY, *STEPS), scratch, quick)
+
+
+def racing(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Builders of one cache."""
+    yield from races.campaign(experiment(*TINY, *STEPS), scratch, 1 if quick else 5)
+
+
+def soaking(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Saves and resumes."""
+    spec = experiment(*TINY, "training.max_steps=1000", "eval=none")
+    yield from soak.campaign(spec, scratch / "run", 20 if quick else 300)
+
+
+CAMPAIGNS = {
+    "kills": killing,
+    "signals": asking,
+    "damage": damaging,
+    "numbers": breaking,
+    "disk": filling,
+    "races": racing,
+    "soak": soaking,
+    "embedded": embedded,
+}
+
+
+def main() -> int:
+    """Run the campaigns that were asked for."""
+    parser = argparse.ArgumentParser(prog="python tests/faults", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few of each")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(CAMPAIGNS), metavar=",".join(CAMPAIGNS))
+    asked = parser.parse_args()
+    harness.warm()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="alignment_lab_faults_") as scratch:
+        cache = Path(scratch) / "cache"
+        cache.mkdir()
+        (cache_directory() / "models").mkdir(parents=True, exist_ok=True)
+        (cache / "models").symlink_to(cache_directory() / "models")
+        os.environ["ALIGNMENT_LAB_CACHE"] = str(cache)
+        for name in asked.only:
+            folder = Path(scratch) / name
+            folder.mkdir()
+            started = time.monotonic()
+            for row in CAMPAIGNS[name](asked.quick, folder):
+                rows.append(row)
+                print(f"{row.fault}: {row.survived} of {row.tried}", flush=True)
+            print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+    return int(harness.table(rows) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""A loss, a gradient or an input that is no number: no step is taken, no such checkpoint is made, the rows are named."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from harness import Row, attempt, clean, said
+
+from alignment_lab import checkpoint
+from alignment_lab.artifacts import RunDirectory
+from alignment_lab.spec import Experiment, OnNonfinite
+
+
+def in_the_loss(step: int, value: float) -> None:
+    """Of the step's first pass."""
+    from alignment_lab.training.trainer import LabTrainer
+
+    true = LabTrainer._loss
+    LabTrainer._loss = lambda self, *a, **k: true(self, *a, **k) * (value if self.state.global_step == step - 1 else 1)
+
+
+def in_a_gradient(step: int, value: float) -> None:
+    """Of one weight, after a loss that is fine."""
+    from alignment_lab.training.trainer import LabTrainer
+
+    true = LabTrainer.training_step
+
+    def training_step(self, *a, **k):
+        loss = true(self, *a, **k)
+        weight = next(weight for weight in self.model.parameters() if weight.grad is not None)
+        weight.grad.view(-1)[0] = value if self.state.global_step == step - 1 else weight.grad.view(-1)[0]
+        return loss
+
+    LabTrainer.training_step = training_step
+
+
+def in_an_input(step: int, value: float) -> None:
+    """Of the first decoder layer, at one token."""
+    from alignment_lab.training.trainer import LabTrainer
+
+    true = LabTrainer.see
+
+    def see(self, model, pack):
+        def broken(module, arguments, output):
+            output = output.clone()
+            output.view(-1)[0] = value
+            return output
+
+        hurt = self.state.global_step == step - 1 and model.training
+        hook = self.model.get_input_embeddings().register_forward_hook(broken) if hurt else None
+        try:
+            return true(self, model, pack)
+        finally:
+            if hook:
+                hook.remove()
+
+    LabTrainer.see = see
+
+
+PLACES: dict[str, Callable[[int, float], None]] = {"loss": in_the_loss, "gradient": in_a_gradient, "input": in_an_input}
+
+
+def campaign(spec: Experiment, folder: Path) -> Iterator[Row]:
+    """NaN and infinity in each place, at a step before, at and after a save; the run stops, or goes on without that step."""
+    for name, place in PLACES.items():
+        for policy in OnNonfinite:
+            row = Row(f"no number in the {name}, on_nonfinite={policy.name}")
+            for step in (1, 2, 3, 6):
+                for value in (math.nan, math.inf):
+                    clean(folder)
+                    told = replace(spec, training=replace(spec.training, on_nonfinite=policy))
+                    code = attempt(told, folder, before=lambda place=place, step=step, value=value: place(step, value))
+                    wrong = _wrong(RunDirectory(folder), code, step, policy)
+                    row.count(wrong is None, f"{value} at step {step}: {wrong}; {said(folder)}")
+            clean(folder)
+            yield row
+
+
+def _wrong(run: RunDirectory, code: int, step: int, policy: OnNonfinite) -> str | None:
+    from safetensors.numpy import load_file
+
+    refused = [json.loads(line) for line in (run.path / "refused.jsonl").read_text().splitlines()]
+    if [one["step"] for one in refused] != [step] or not all(one["rows"] for one in refused):
+        return f"refused: {refused}"
+    kept = [checkpoint.step_of(path) for path in checkpoint.published(run.checkpoints)]
+    for file in run.path.rglob("*.safetensors"):
+        if not all(math.isfinite(float(abs(tensor).max())) for tensor in load_file(file).values()):
+            return f"{file} is not finite"
+    if policy is OnNonfinite.skip:
+        return None if code == 0 and run.state()["state"] == "finished" else f"exit {code}"
+    if code != 1 or run.state()["state"] != "failed" or f"step {step}: the gradient's norm is" not in run.state()["error"]:
+        return f"exit {code}, {run.state()['error']}"
+    return None if all(one < step for one in kept) else f"checkpoints {kept}"
