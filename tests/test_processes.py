@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -44,11 +45,23 @@ SHAPES = {  # other data than pairs and conversations, which are trained in ever
     "reward": ["ddp", "zero2", "zero3", "fsdp", "lora", "qlora", "zero3_lora", "fsdp_lora"],  # another head
     "aot": ["ddp", "zero3", "fsdp"],  # a loss of all rows at once
     "bco": ["ddp", "zero3"],  # a running mean over all rows
+    "cpt": ["ddp", "zero3", "fsdp"],  # texts that share a block
 }
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "nobody", "minds"]
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *COMMON, *overrides, f"hydra.run.dir={folder}"]
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: Any) -> Path:
+    """Documents of 3 to 120 words: some are cut, some share a block."""
+    draw = random.Random(0)
+    file = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    rows = [{"text": " ".join(draw.choices(WORDS, k=draw.randint(3, 120)))} for _ in range(160)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -118,10 +131,11 @@ def test_an_adapter_on_a_quantised_base(preset, alone, tmp_path):
 
 
 @pytest.mark.parametrize(("method", "preset"), [(method, preset) for method, presets in SHAPES.items() for preset in presets])
-def test_every_shape_of_data_with_every_way_to_train(method, preset, alone, tmp_path):
+def test_every_shape_of_data_with_every_way_to_train(method, preset, alone, texts, tmp_path):
+    words = [f"method={method}", *(["data=local", f"data.path={texts}", "data.max_length=64"] if method == "cpt" else [])]
     base = {"lora": "lora", "zero3_lora": "lora", "fsdp_lora": "lora", "qlora": "qlora"}.get(preset)
-    reference = alone(f"method={method}", *([f"parallel={base}", "parallel.processes=1"] if base else []))
-    assert_same(trained(tmp_path / "run", f"method={method}", f"parallel={preset}", "parallel.processes=2"), reference)
+    reference = alone(*words, *([f"parallel={base}", "parallel.processes=1"] if base else []))
+    assert_same(trained(tmp_path / "run", *words, f"parallel={preset}", "parallel.processes=2"), reference)
 
 
 # ---- going on
@@ -145,12 +159,17 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(preset, tmp_path):
 # ---- who starts the processes
 
 
-def test_under_torchrun_it_is_one_run(alone, tmp_path):
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+    "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_under_a_launcher_it_is_one_run(launcher, alone, tmp_path):
     """Each process composes the command; the first one's directory is everyone's."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    ended = subprocess.run(
-        [*torchrun, *command(tmp_path / "run", "parallel=ddp")[1:]], env=environment(), capture_output=True, text=True, timeout=300
-    )
+    started = [sys.executable, "-m", *LAUNCHERS[launcher], *command(tmp_path / "run", "parallel=ddp")[1:]]
+    ended = subprocess.run(started, env=environment(), capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert_same(RunDirectory(tmp_path / "run"), alone("method=dpo"))
     assert ended.stdout.count("Held-out rows, before and after") == 1
