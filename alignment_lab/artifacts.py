@@ -174,6 +174,12 @@ class RunDirectory:
         """report.json, or None while the run has not ended."""
         return read_json(self.report_file)
 
+    def queue(self, *, run_id: str, spec: str) -> None:
+        """Set the directory up for a job that will begin later: spec.yaml, and run.json in state queued."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.spec_file, spec)
+        self._set_state("queued", id=run_id, error=None)
+
     def begin(self, *, run_id: str, spec: str) -> None:
         """Open the directory for an attempt: spec.yaml and run.json in state running."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -256,4 +262,5 @@ class RunDirectory:
 def runs_under(folder: Path) -> Iterator[RunDirectory]:
     """Every run in `folder`, itself included, in the order of their names: what holds a run.json is a run."""
     for file in sorted(folder.rglob("run.json")):
-        yield RunDirectory(file.parent)
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts):  # a sweep's own
+            yield RunDirectory(file.parent)

@@ -27,10 +27,18 @@ def wrong(spec: Experiment, *, accelerators: int, folder: Path | None = None) ->
         *parallel.missing(spec.parallel),
         *_attention(spec, cpu),
         *_weights(spec),
-        *_wandb(spec),
+        *tracking.wrong(spec),
         *_memory(spec, 0 if cpu else accelerators),
         *_disk(spec, folder or Path.cwd()),
     ]
+
+
+def anywhere(spec: Experiment, folder: Path) -> list[str]:
+    """What keeps it from running on any machine: what a login node can say of a cell whose devices and memory are those of another one."""
+    found = [*parallel.missing(spec.parallel), *_weights(spec), *tracking.wrong(spec), *_disk(spec, folder)]
+    if spec.model.attention is Attention.flash_attention_2:
+        found += _attention(spec, cpu=spec.parallel.device is Device.cpu)
+    return found
 
 
 def refuse(spec: Experiment, accelerators: int, folder: Path | None = None) -> None:
@@ -85,11 +93,6 @@ def _weights(spec: Experiment) -> Iterator[str]:
 def _offline() -> bool:
     words = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads it
     return any(os.environ.get(name, "").upper() in words for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
-
-
-def _wandb(spec: Experiment) -> Iterator[str]:
-    if spec.tracking.wandb and os.environ.get("WANDB_MODE") == "online" and not tracking.has_key():
-        yield "tracking.wandb=true: WANDB_MODE=online, and there is no login here; call `wandb login`, or leave WANDB_MODE unset."
 
 
 def _memory(spec: Experiment, accelerators: int) -> Iterator[str]:

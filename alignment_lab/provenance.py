@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 from .secrets import redacted
 
 HERE = Path(__file__).resolve().parent
+FROZEN = "git.json"  # beside a copy of the code: what git said of it when it was made
 
 
 def collect() -> dict[str, Any]:
@@ -20,13 +22,17 @@ def collect() -> dict[str, Any]:
     return {
         "command": redacted([sys.executable, *sys.argv]),
         "directory": redacted(os.getcwd()),
-        "git": redacted(_git()),
+        "git": redacted(_frozen() if (HERE.parent / FROZEN).exists() else git()),
         "packages": _packages(),
         "hardware": _hardware(),
     }
 
 
-def _git() -> dict[str, Any] | None:
+def _frozen() -> Any:
+    return json.loads((HERE.parent / FROZEN).read_text())
+
+
+def git() -> dict[str, Any] | None:
     """Commit and uncommitted diff of the lab's code; None where it is no checkout."""
     try:
         commit = _run("git", "rev-parse", "HEAD").strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,16 +13,16 @@ from .artifacts import RunDirectory, read_json, write_json
 from .errors import Interrupted, UserError
 
 
-def main() -> None:
+def main(work: Callable[[RunDirectory], None] | None = None) -> None:
     """Do this process's part of the run. A failure is left where the launcher looks for it, and nothing is printed twice."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    from .run import work
+    from . import run
 
     handler = get_error_handler()
     handler.initialize()
     try:
-        work(RunDirectory(Path(sys.argv[1])))
+        (work or run.work)(RunDirectory(Path(sys.argv[1])))
     except Interrupted:  # in order: run.json says so
         sys.stdout.flush()
         os._exit(0)

@@ -35,7 +35,7 @@ def processes(parallel: Parallel) -> int:
     return 1 if parallel.device is Device.cpu else max(1, cluster.visible_accelerators())
 
 
-def launch(parallel: Parallel, run: RunDirectory, count: int, console: Console, stop: Stop) -> None:
+def launch(parallel: Parallel, run: RunDirectory, count: int, console: Console, stop: Stop, door: str = "alignment_lab.worker") -> None:
     """Start `count` processes on the run and wait for them; they get the signals that come meanwhile.
 
     Raises UserError, Interrupted, Hung, or WorkerError with the first failure's reason.
@@ -51,7 +51,7 @@ def launch(parallel: Parallel, run: RunDirectory, count: int, console: Console, 
     os.environ |= _environment(parallel, count)
     try:
         with stop.passed_on():
-            elastic_launch(_config(machines, count), sys.executable)("-m", "alignment_lab.worker", str(run.path.absolute()))
+            elastic_launch(_config(machines, count), sys.executable)("-m", door, str(run.path.absolute()))
     except ChildFailedError as error:
         if stop.asked:
             raise Interrupted(stop.asked, f"interrupted by {stop.asked.name}; {_goes_on(run)}") from None

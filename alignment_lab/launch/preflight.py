@@ -10,19 +10,26 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 
-from ..compose import experiment, one_sentence
+from ..compose import one_sentence
 from ..errors import UserError
 from ..secrets import redacted
+from ..spec import DataSource, Experiment, to_plain
+from .grid import composed
 
 
 class Preflight(Callback):
     """Ends the command with one sentence where a cell cannot run; Hydra calls it, see conf/hydra/lab.yaml."""
 
+    def __init__(self) -> None:
+        OmegaConf.register_new_resolver("sweep_name", _sweep_name, replace=True)
+
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """The run directory must be one that can be made."""
+        """The run directory must be one that can be made; a launcher starts sweeps alone, and Hydra would not say so."""
         with one_sentence():
+            if on_slurm(config):
+                raise UserError("hydra/launcher=slurm: give --multirun as well; one experiment is a sweep of one cell.")
             make("hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
@@ -33,9 +40,15 @@ class Preflight(Callback):
         params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
         with one_sentence():
             grid = cells([*params, *config.hydra.overrides.task], GlobalHydra.instance().config_loader())
-            for cell in grid:
-                experiment(cell, config_name or "config")
+            folder = Path(config.hydra.sweep.dir)
+            found = composed(grid, config_name or "config", Checked(config.hydra.launcher, folder) if on_slurm(config) else _anything)
             make("hydra.sweep.dir", config.hydra.sweep.dir)
+        if on_slurm(config):
+            from . import slurm
+
+            slurm.register()
+            slurm.composed.update(zip(map(tuple, grid), found, strict=True))
+            BasicSweeper.validate_batch_is_legal = lambda self, batch: None  # it was, and to compose all again takes minutes
         unswept = ",".join(constant(grid))
         with read_write(config):  # Hydra composes each cell with these: a folder is named by what is swept alone
             config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{unswept}]")
@@ -43,6 +56,50 @@ class Preflight(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Hydra prints the overrides of a job that failed; nothing else reads them."""
         job_return.overrides = redacted(job_return.overrides)
+
+
+class Checked:
+    """What is wrong with a cell of a sweep on a cluster; its data are read once for all cells that have the same."""
+
+    def __init__(self, launcher: Any, folder: Path) -> None:
+        self.launcher, self.folder = launcher, folder
+        self._data: dict[str, list[str]] = {}
+
+    def __call__(self, spec: Experiment) -> list[str]:
+        """Sentences."""
+        plain = to_plain(spec)
+        key = f"{plain['data']} {spec.method.format}"
+        if key not in self._data:
+            self._data[key] = self._read(spec)
+        from . import slurm
+
+        return [*slurm.wrong(spec, self.folder, self.launcher), *self._data[key]]
+
+    def _read(self, spec: Experiment) -> list[str]:
+        """What is wrong with its data, where they are here."""
+        from .. import data
+
+        try:
+            if spec.data.source is not DataSource.hub:
+                data.load(spec)
+        except UserError as error:
+            return [str(error)]
+        return []
+
+
+def on_slurm(config: DictConfig) -> bool:
+    """Whether the lab's own launcher was chosen."""
+    return str(config.hydra.launcher.get("_target_", "")).endswith(".SlurmLauncher") and "max_attempts" in config.hydra.launcher
+
+
+def _sweep_name(overrides: Any, params: Any) -> str:
+    from . import slurm
+
+    return slurm.sweep_name(overrides, params)
+
+
+def _anything(spec: Experiment) -> list[str]:
+    return []
 
 
 def make(key: str, folder: str) -> None:

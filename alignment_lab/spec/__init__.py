@@ -29,7 +29,7 @@ from .groups import (
     Tracking,
     Training,
 )
-from .identity import differences
+from .identity import differences, identity
 from .method import (
     AOT,
     BCO,
@@ -123,6 +123,7 @@ __all__ = [
     "Unpaired",
     "differences",
     "from_yaml",
+    "identity",
     "keys",
     "parse",
     "register",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -156,11 +157,31 @@ def _with_beta() -> str:
 
 def to_plain(spec: Experiment) -> dict[str, Any]:
     """The experiment as plain dictionaries, lists, strings and numbers; enums by name, and no secret in it."""
-    known = redacted(OmegaConf.to_container(OmegaConf.structured(spec)))  # before enums become words that somebody has for a password
+    known = redacted(_fields(spec))  # before enums become words that somebody has for a password
     known["method"]["name"] = spec.method.name
-    plain = OmegaConf.to_container(OmegaConf.create(known), enum_to_str=True)
+    plain = _named(known)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return plain
+
+
+def _fields(value: Any, kind: str = "") -> Any:
+    """Dataclasses as dictionaries, by hand: a sweep of a thousand cells waits for it. An int in a float's place becomes one."""
+    if is_dataclass(value):
+        return {field.name: _fields(getattr(value, field.name), str(field.type)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _fields(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fields(one) for one in value]
+    return float(value) if type(value) is int and kind.startswith("float") else value
+
+
+def _named(value: Any) -> Any:
+    """Enums by their names."""
+    if isinstance(value, dict):
+        return {key: _named(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_named(one) for one in value]
+    return value.name if isinstance(value, Enum) else value
 
 
 def from_yaml(text: str) -> Experiment:

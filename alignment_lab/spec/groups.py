@@ -265,10 +265,12 @@ class Training:
 
 @dataclass
 class Tracking:
-    """Who is told of the run, besides metrics.jsonl and tensorboard."""
+    """Who is told of the run, besides metrics.jsonl; any of them together."""
 
-    name: str = "local"
-    wandb: bool = False
+    name: str = "tensorboard"
+    tensorboard: bool = True  # event files in the run's directory
+    wandb: bool = False  # Weights & Biases; offline where there is no key
+    trackio: bool = False  # a database on this machine
     project: str = "alignment_lab"
     group: str | None = None  # null: the sweep's name, where there is one
     tags: list[str] = field(default_factory=list)

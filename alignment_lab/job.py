@@ -1,0 +1,212 @@
+"""The door of a Slurm job.  python -m alignment_lab.job SWEEP SUBMISSION
+
+Does what the submission's file says for this number of the array: a cell, a step of one, or what cells share. A signal makes the run commit
+a checkpoint and leave; then the job is queued again, unless somebody cancelled it. So it is after a failure that may go away by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+from rich.console import Console
+
+from . import run
+from .artifacts import RunDirectory, read_json, write_json
+from .checkpoint import step_of
+from .errors import Hung, Interrupted, RunError, UserError, WorkerError
+from .launch import manifest, queue
+from .launch.shared import Pass
+from .secrets import redact
+from .share import share
+from .signals import Stop
+from .spec import Experiment, from_yaml
+from .trouble import WORDS
+
+LEAVING = ("CANCELLED", "COMPLETED", "FAILED")  # of a job that is being ended: nobody wants it again
+
+
+def main() -> None:
+    """One task of a job: on each of a cell's machines there is one, and the first one answers to Slurm."""
+    sweep, token = Path(sys.argv[1]), sys.argv[2]
+    order = read_json(sweep / manifest.ORDERS / f"{token}.json")
+    task = order["tasks"][int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))]
+    print(
+        f"job {os.environ.get('SLURM_JOB_ID')} on {os.uname().nodename}, start {int(os.environ.get('SLURM_RESTART_COUNT', 0)) + 1}",
+        flush=True,
+    )
+    doings: dict[str, Callable[[Path, Any], None]] = {"cells": cell, "canary": canary, "share": shared}
+    subject = RunDirectory(sweep / (task if order["kind"] == "cells" else f".{order['kind']}"))
+    code = 1
+    try:
+        with Stop().heeded():  # before the run listens, there is nothing to lose
+            doings[order["kind"]](sweep, task)
+        code = 0
+    except Interrupted as reason:
+        print(reason, file=sys.stderr, flush=True)
+        code = reason.code
+        if _finished(subject):
+            code = 0
+        elif first():
+            interrupted(reason, Attempts(subject, token), order)
+    except BaseException as error:
+        code = failed(error, Attempts(subject, token), order)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # at once: threads of libraries that nobody joined would keep it
+
+
+def first() -> bool:
+    """Whether this task is on the first of the cell's machines."""
+    return os.environ.get("SLURM_PROCID", "0") == "0"
+
+
+def cell(sweep: Path, name: str) -> None:
+    """Run a cell, as it was frozen."""
+    found = RunDirectory(sweep / name)
+    run.execute(_frozen(found), found)
+
+
+def canary(sweep: Path, name: str) -> None:
+    """One step of a cell, in a folder that does not stay."""
+    spec = _frozen(RunDirectory(sweep / name))
+    short = replace(spec.training, max_steps=1, eval_steps=None)
+    folder = RunDirectory(sweep / ".canary")
+    _remembered(sweep / ".canary.json", lambda: run.execute(replace(spec, training=short), folder))
+    shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def shared(sweep: Path, passes: list[dict[str, Any]]) -> None:
+    """Make what cells share, one thing after the other."""
+    console = Console(quiet=not first())
+
+    def make() -> None:
+        for one in [Pass(**facts) for facts in passes]:
+            spec = _frozen(RunDirectory(sweep / one.cell))
+            console.print(f"for {one.cell} and what is like it:", highlight=False, soft_wrap=True)
+            folder = RunDirectory(sweep / ".share" / one.key)
+            stop = Stop()
+            with stop.heeded():
+                share(spec, folder, console, stop, tokens_only=one.tokens_only)
+
+    try:
+        _remembered(sweep / ".share.json", make)
+    finally:
+        shutil.rmtree(sweep / ".share", ignore_errors=True)
+
+
+def _remembered(file: Path, do: Callable[[], None]) -> None:
+    """Leave what became of it for `sweep status`."""
+    try:
+        do()
+    except BaseException as error:
+        write_json(file, {"state": "interrupted" if isinstance(error, Interrupted) else "failed", "error": said(error)})
+        raise
+    write_json(file, {"state": "finished"})
+
+
+def _frozen(found: RunDirectory) -> Experiment:
+    if not found.spec_file.exists():
+        raise UserError(f"{found.path}: its spec.yaml is gone; give the sweep's command again.")
+    return from_yaml(found.spec_file.read_text())
+
+
+def _finished(subject: RunDirectory) -> bool:
+    return subject.state().get("state") == "finished"
+
+
+class Attempts:
+    """How often this job has failed, and been out of time without a step: of this submission alone."""
+
+    def __init__(self, subject: RunDirectory, token: str) -> None:
+        self.subject, self.file = subject, subject.path / ".job.json"
+        known = read_json(self.file) or {}
+        self.facts: dict[str, Any] = (
+            known if known.get("submission") == token else {"submission": token, "failures": 0, "idle": 0, "step": 0}
+        )
+
+    def count(self, what: str) -> int:
+        """One more; how many that makes."""
+        self.facts[what] += 1
+        self.write()
+        return int(self.facts[what])
+
+    def idle(self) -> int:
+        """How many times in a row its time was up without a step more; a new step sets it back."""
+        step = max([step_of(path) for path in self.subject.checkpoints.glob("checkpoint-*")], default=0)
+        if step > self.facts["step"]:
+            self.facts |= {"step": step, "idle": 0}
+            self.write()
+            return 0
+        return self.count("idle")
+
+    def write(self) -> None:
+        """Keep it for the next start."""
+        self.subject.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.file, self.facts)
+
+
+def interrupted(reason: Interrupted, attempts: Attempts, order: dict[str, Any]) -> None:
+    """Queue this job again after a signal, unless somebody ends it."""
+    state = queue.state_of(os.environ.get("SLURM_JOB_ID", ""))
+    if state in LEAVING or state == "UNKNOWN" or (reason.signal is Signals.SIGINT):
+        print(f"not queued again: Slurm says {state}", file=sys.stderr, flush=True)
+        return
+    if state == "PENDING":  # somebody did it already
+        return
+    if reason.signal is Signals.SIGUSR2 and order["kind"] == "cells" and attempts.idle() >= order["max_attempts"]:
+        said = f"{order['max_attempts']} times its time was up before a step was taken and saved: raise hydra.launcher.timeout_min."
+        attempts.subject.fail(said)
+        print(f"error: {said}", file=sys.stderr, flush=True)
+        return
+    requeue()
+
+
+def requeue() -> None:
+    """Ask Slurm to start this job again; it ends this attempt."""
+    done = subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True, timeout=120)
+    print("queued again" if done.returncode == 0 else f"not queued again: {done.stderr.strip()}", file=sys.stderr, flush=True)
+
+
+def failed(error: BaseException, attempts: Attempts, order: dict[str, Any]) -> int:
+    """Say why, leave it in run.json, and queue the job again where it may go away by itself. Gives the exit code."""
+    if not isinstance(error, UserError | RunError):
+        traceback.print_exc()
+    print(redact(f"{getattr(error, 'details', '')}error: {said(error)}"), file=sys.stderr, flush=True)
+    code = 2 if isinstance(error, UserError) else getattr(error, "code", 1)
+    code = code if isinstance(code, int) and code else 1
+    if not first():
+        return code
+    if order["kind"] == "cells" and attempts.subject.state().get("state") not in ("failed", "interrupted"):
+        attempts.subject.fail(said(error))  # it failed before the run could say so
+    if may_pass(error) and attempts.count("failures") < order["max_attempts"]:
+        requeue()
+    return code
+
+
+def said(error: BaseException) -> str:
+    """The error as run.json has it."""
+    return str(error) if isinstance(error, UserError | RunError | Interrupted) else f"{type(error).__name__}: {error}"
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether another attempt may go well: a process or a device was lost, a file system did not answer. No mistake, nor want of memory."""
+    if isinstance(error, UserError) or any(word in str(error) for word in WORDS):
+        return False
+    if isinstance(error, Hung | WorkerError):
+        return True
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError | RuntimeError) and not isinstance(error, NotImplementedError | RecursionError) and not full
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""A sweep as a table: where each cell stands, how far it is, and why it failed; once, or until all have ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ..artifacts import RunDirectory, read_json
+from . import queue, sbatch
+from .manifest import Submission, Sweep
+from .submit import Standing, standings
+
+TAIL = 65536  # bytes of metrics.jsonl that are read
+COLORS = {"finished": "green", "running": "cyan", "queued": "dim", "missing": "yellow", "interrupted": "yellow", "failed": "red"}
+
+
+def table(sweep: Sweep, found: Mapping[str, Standing], console: Console, *, rows: int | None = None) -> Table:
+    """One row a cell; where there are more than `rows`, those that run, wait or failed first."""
+    made = Table(box=None, pad_edge=False, title_justify="left", title=summary(found))
+    for name, side in (("#", "right"), ("cell", "left"), ("state", "left"), ("step", "right"), ("loss", "right"), ("tok/s", "right")):
+        made.add_column(name, justify=side, no_wrap=name != "cell", overflow="fold")  # type: ignore[arg-type]
+    made.add_column("left", justify="right", no_wrap=True)
+    made.add_column("node", no_wrap=True)
+    made.add_column("why", overflow="fold", style="dim")
+    order = list(enumerate(sweep.cells))
+    if rows is not None and len(order) > rows:
+        first = ("running", "failed", "interrupted")
+        order = sorted(sorted(order, key=lambda one: found[one[1].name].state not in first)[:rows])
+    for number, cell in order:
+        one = found[cell.name]
+        run = cell.run(sweep.path)
+        facts = progress(run) if one.state != "queued" or (run.path / "metrics.jsonl").exists() else {}
+        made.add_row(
+            str(number),
+            cell.name,
+            f"[{COLORS[one.state]}]{one.state}[/]",
+            facts.get("step", ""),
+            facts.get("loss", ""),
+            facts.get("speed", ""),
+            facts.get("left", "") if one.state == "running" else "",
+            one.job.node if one.job and one.job.alive else run.state().get("host", "") or "",
+            one.why.replace("[", "\\["),
+        )
+    return made
+
+
+def summary(found: Mapping[str, Standing]) -> str:
+    """`12 cells: 9 finished, 2 running, 1 failed`."""
+    counts = {state: sum(one.state == state for one in found.values()) for state in COLORS}
+    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return f"{len(found)} cell{'s' if len(found) != 1 else ''}: {said}"
+
+
+def aside(sweep: Sweep) -> list[str]:
+    """A line for each job that is no cell and has not ended well: what cells share, a canary."""
+    others = [one for one in sweep.submissions if one.kind != "cells" and one.job]
+    newest: dict[str, Submission] = {one.kind: one for one in others}
+    jobs = queue.states(f"{one.job}_0" for one in newest.values())
+    lines = []
+    for one in newest.values():
+        job = jobs.get(f"{one.job}_0")
+        what = "what cells share" if one.kind == "share" else "the canary"
+        if job and job.state != "COMPLETED":
+            reason = (read_json(sweep.path / f".{one.kind}.json") or {}).get("error") or ""
+            lines.append(
+                f"{what}: job {one.job} {job.state}{f': {reason}' if reason else ''}; its log: {sbatch.log(sweep, f'{one.job}_0')}"
+            )
+    return lines
+
+
+def progress(run: RunDirectory) -> dict[str, str]:
+    """How far a run is, from the ends of its files."""
+    rows = _tail(run.metrics_file)
+    losses = [row for row in rows if "loss" in row]
+    report: dict[str, Any] = run.report() or {}
+    spec = (run.spec().get("training") or {}) if rows or report else {}
+    step = max([row.get("step", 0) for row in rows], default=0)
+    most = report.get("steps") or _most(spec, rows)
+    found = {"step": f"{step}/{most}" if most else str(step) if rows else ""}
+    if losses:
+        found["loss"] = f"{losses[-1]['loss']:.4g}"
+    if "tokens_per_second" in report:
+        found["speed"] = f"{report['tokens_per_second']:,.0f}"
+    elif rows and "tokens_per_second" in rows[-1]:
+        found["speed"] = f"{rows[-1]['tokens_per_second']:,.0f}"
+    begun = run.state().get("started")
+    first = run.state().get("from_step", rows[0].get("step", 1) - 1 if rows else 0)
+    if begun and most and step > first:
+        seconds = (datetime.fromtimestamp(run.metrics_file.stat().st_mtime, UTC) - datetime.fromisoformat(begun)).total_seconds()
+        found["left"] = _duration(max(0.0, seconds / (step - first) * (most - step)))
+    return found
+
+
+def _most(spec: Mapping[str, Any], rows: list[dict[str, Any]]) -> int:
+    """The steps that a run will take: asked for, or by its epochs."""
+    if (asked := spec.get("max_steps") or 0) > 0:
+        return int(asked)
+    last = next((row for row in reversed(rows) if row.get("epoch")), None)
+    return round(last["step"] / last["epoch"] * float(spec.get("num_train_epochs") or 1)) if last else 0
+
+
+def _tail(path: Path) -> list[dict[str, Any]]:
+    """The last rows of a JSON Lines file."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        lines = file.read().decode(errors="replace").split("\n")
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def wait(sweep: Sweep, console: Console, poll: float) -> dict[str, Standing]:
+    """Until no job of any cell waits or runs; Ctrl-C leaves them to themselves. A table that moves on a terminal, else the last one."""
+    try:
+        with Live(console=console, auto_refresh=False, transient=True) as shown:
+            while True:
+                found = standings(sweep)
+                if console.is_terminal:
+                    shown.update(table(sweep, found, console, rows=max(5, console.height - 6)), refresh=True)
+                if not any(one.alive for one in found.values()):
+                    break
+                time.sleep(poll)
+    except KeyboardInterrupt:
+        console.print(f"the cells go on. python -m alignment_lab.sweep status {sweep.path}", highlight=False, soft_wrap=True)
+        raise
+    console.print(table(sweep, found, console))
+    for line in aside(sweep):
+        console.print(line, highlight=False, soft_wrap=True)
+    return found

@@ -1,0 +1,102 @@
+"""What of a sweep is to be submitted, and its submission: only what is missing, was cut off or has failed, and nothing twice."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import IO
+
+from ..artifacts import RunDirectory, write_json
+from ..errors import UserError
+from . import queue, sbatch
+from .manifest import Cell, Submission, Sweep
+from .queue import Job
+from .shared import Pass
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a cell stands, from run.json and from Slurm together."""
+
+    state: str  # finished, running, queued, interrupted (was cut off), failed, missing (never began, and nothing waits)
+    why: str = ""
+    job: Job | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether a job of it waits or runs."""
+        return self.job is not None and self.job.alive
+
+
+def standing(run: RunDirectory, cell: Cell, jobs: dict[str, Job]) -> Standing:
+    """Where a cell stands."""
+    known = run.state()
+    job = jobs.get(cell.jobs[-1]) if cell.jobs else None
+    state, error = known.get("state", "queued"), known.get("error") or ""
+    if state == "finished" and known.get("id") == cell.id:
+        return Standing("finished", job=job)
+    if job and job.alive:
+        running = job.state not in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING")
+        reason = f"{error}; waits for another attempt" if error else "" if job.reason in ("None", "") else job.reason
+        return Standing("running" if running else "queued", "" if running else reason, job)
+    ended = f"Slurm: {job.state}{f' ({job.reason})' if job.reason not in ('', 'None') else ''}" if job else "no job of it is known to Slurm"
+    if state in ("failed", "interrupted"):
+        return Standing(state, error or ended, job)
+    if state == "running":
+        return Standing("interrupted", f"cut off without a word; {ended}", job)
+    return Standing("missing", ended if cell.jobs else "", job)
+
+
+def standings(sweep: Sweep) -> dict[str, Standing]:
+    """Where every cell stands."""
+    jobs = queue.states(cell.jobs[-1] for cell in sweep.cells if cell.jobs)
+    return {cell.name: standing(cell.run(sweep.path), cell, jobs) for cell in sweep.cells}
+
+
+def find_lost(sweep: Sweep) -> None:
+    """Look up what a command submitted that was killed before it could write the number down. Under the sweep's lock."""
+    for one in [one for one in sweep.submissions if one.job is None]:
+        if number := queue.number_of(sbatch.named(sweep, one), one.when):
+            sweep.told(one, number)
+        else:
+            sweep.submissions.remove(one)
+            sweep.write()
+
+
+def submit(
+    sweep: Sweep, cells: Sequence[Cell], work: Sequence[Pass], code: str, lock: IO[str], *, canary: bool = False
+) -> list[Submission]:
+    """Submit these cells behind what they share, and behind a canary if asked. Under the sweep's lock."""
+    made = []
+    after: str | None = None
+    if work:
+        first = next(cell for cell in cells if cell.name == work[0].cell)
+        made.append(_submit(sweep, "share", [[asdict(one) for one in work]], ["shared"], code, first.nodes, lock, None))
+        after = made[-1].job
+    if canary:
+        made.append(_submit(sweep, "canary", [cells[0].name], ["canary"], code, cells[0].nodes, lock, after))
+        after = made[-1].job
+    for nodes in sorted({cell.nodes for cell in cells}):
+        for names in sbatch.chunks([cell.name for cell in cells if cell.nodes == nodes]):
+            made.append(_submit(sweep, "cells", names, names, code, nodes, lock, after))
+    return made
+
+
+def _submit(
+    sweep: Sweep, kind: str, tasks: Sequence[object], names: list[str], code: str, nodes: int, lock: IO[str], after: str | None
+) -> Submission:
+    one = Submission(uuid.uuid4().hex[:6], kind, names, code, nodes)
+    write_json(sweep.orders / f"{one.token}.json", {"kind": kind, "tasks": list(tasks), "max_attempts": sweep.launcher["max_attempts"]})
+    sweep.submissions.append(one)
+    sweep.write()
+    try:
+        number = sbatch.submit(sweep, one, lock, after=after)
+    except UserError:
+        sweep.submissions.remove(one)
+        sweep.write()
+        if after:
+            queue.cancel([after])
+        raise
+    sweep.told(one, number)
+    return one

@@ -1,0 +1,55 @@
+"""What is done to a sweep: a log read, cells ended, cells submitted again. Each says in a sentence what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import UserError
+from ..launch import frozen, manifest, queue, sbatch, shared, submit
+from ..launch.manifest import Cell, Sweep
+
+DUE = ("failed", "interrupted", "missing")
+
+
+def log(sweep: Sweep, cell: Cell) -> str:
+    """What the cell's newest job that wrote anything left."""
+    files = [sbatch.log(sweep, job) for job in reversed(cell.jobs)]
+    for file in files:
+        if file.exists():
+            return file.read_text(errors="replace")
+    raise UserError(f"{cell.name}: no job of it has written anything yet; `python -m alignment_lab.sweep status {sweep.path}` says why.")
+
+
+def cancel(sweep: Sweep, cells: Sequence[Cell]) -> str:
+    """End what waits or runs of these cells, of all where none is named, and what only they wait for."""
+    found = submit.standings(sweep)
+    going = [cell for cell in cells or sweep.cells if found[cell.name].alive]
+    jobs = [cell.jobs[-1] for cell in going]
+    if not cells:
+        others = {f"{one.job}_0": one.job for one in sweep.submissions if one.kind != "cells" and one.job}
+        jobs += [others[job] for job, one in queue.states(others).items() if one.alive]
+    queue.cancel(jobs)
+    return f"{len(going)} of {len(cells or sweep.cells)} cells were waiting or running, and are cancelled; `retry` goes on with them"
+
+
+def retry(sweep: Sweep, cells: Sequence[Cell]) -> str:
+    """Submit what failed, was cut off or never began, with the newest code that was frozen and what the sweep asked of Slurm."""
+    with manifest.owned(sweep.path) as lock:
+        submit.find_lost(sweep)
+        found = submit.standings(sweep)
+        due = [cell for cell in cells or sweep.cells if found[cell.name].state in DUE and not found[cell.name].alive]
+        if not due:
+            return "nothing to submit: no cell has failed, was cut off or is missing"
+        gone = [cell.name for cell in due if not cell.run(sweep.path).spec_file.exists()]
+        if gone:
+            raise UserError(f"{', '.join(gone)}: spec.yaml is gone; give the sweep's own command again.")
+        code = next((one.code for one in reversed(sweep.submissions)), None)
+        if code is None or not frozen.place(sweep.path, code).is_dir():
+            code = frozen.frozen(sweep.path)
+        for cell in due:
+            run = cell.run(sweep.path)
+            run.queue(run_id=cell.id, spec=run.spec_file.read_text())
+        work = shared.passes([(cell.name, *cell.share) for cell in due])  # type: ignore[misc]
+        made = submit.submit(sweep, due, work, code, lock)
+        sweep.write()
+    return f"{len(due)} cells submitted: jobs {', '.join(str(one.job) for one in made)}"
