@@ -15,8 +15,9 @@ import yaml
 from rich.console import Console
 
 from alignment_lab.artifacts import RunDirectory
-from alignment_lab.report import compare, curves, page, terminal, text
+from alignment_lab.report import compare, comparison, curves, page, sidebyside, tables, terminal, text
 from alignment_lab.report.__main__ import main
+from alignment_lab.report.study import study
 
 ROOT = Path(__file__).parents[1]
 
@@ -168,9 +169,12 @@ def test_other_data_is_a_warning_everywhere(
     make_run(tmp_path / "b", second, content=content, **report)
     cells = compare.cells_of(compare.runs_in(tmp_path))
     assert len(compare.warnings(cells)) == 1 and word in compare.warnings(cells)[0]
-    assert word in " ".join(said(lambda console: terminal.show(terminal.comparison(cells), console)).split())
-    assert word in page.write_comparison(tmp_path, cells).read_text()
-    assert compare.summary(cells)["warnings"] == compare.warnings(cells)
+    found = study(cells)
+    assert word in " ".join(said(lambda console: terminal.show(sidebyside.comparison(found), console)).split())
+    html = comparison.write_comparison(tmp_path, found).read_text()
+    assert word in html and html.index("Not comparable.") < html.index('id="table"')
+    assert word in tables.as_markdown(found, "x").partition("| configuration")[0]
+    assert tables.summary(found)["warnings"] == compare.warnings(cells)
 
 
 def test_equal_data_is_no_warning(sweep: Path) -> None:
@@ -190,17 +194,6 @@ def test_losses_of_unlike_objectives_are_never_the_headline(tmp_path: Path) -> N
     runs = {run.path.name: run for run in compare.runs_in(tmp_path)}
     assert compare.headline(compare.cells_of([runs["a"], runs["b"]])) is None
     assert compare.headline(compare.cells_of([runs["a"], runs["c"]])) == "eval_loss"
-
-
-def test_seeds_are_put_together(tmp_path: Path) -> None:
-    """Two seeds of one setting: the mean of 0.6 and 0.8 is 0.7. A setting with one seed has no spread to tell of."""
-    for seed, value in ((1, 0.6), (2, 0.8)):
-        metrics = {"answers/correct": {"before": None, "after": estimate(value)}}
-        make_run(tmp_path / str(seed), spec(seed=seed), metrics=metrics)
-    make_run(tmp_path / "lone", spec(beta=0.5, seed=1))
-    (group,) = compare.across_seeds(compare.cells_of(compare.runs_in(tmp_path)))
-    assert group["setting"] == "beta=0.1" and group["seeds"] == 2
-    assert group["metrics"]["answers/correct"] == pytest.approx({"mean": 0.7, "least": 0.6, "most": 0.8})
 
 
 # Numbers
@@ -262,7 +255,7 @@ def test_a_run_without_anything_is_shown(tmp_path: Path) -> None:
 def test_no_column_is_mangled(sweep: Path, width: int) -> None:
     """Every value stands unbroken on one line, and no line is wider than the terminal."""
     cells = compare.cells_of(compare.runs_in(sweep))
-    shown = said(lambda console: terminal.show(terminal.comparison(cells, console.width), console), width)
+    shown = said(lambda console: terminal.show(sidebyside.comparison(study(cells), console.width), console), width)
     assert all(len(line) <= width for line in shown.splitlines())
     for value in ("[0.50, 0.72]", "[0.65, 0.85]", "[0.330, 0.450]", "6.9 min", "425.3", "3.14", "failed"):
         assert value in shown
@@ -326,21 +319,37 @@ def test_the_page_of_a_run_that_logged_nothing(tmp_path: Path) -> None:
     assert "No step was logged." in html and "No samples were generated." in html
 
 
+def carried(html: str) -> dict[str, Any]:
+    """The data that a comparison's page carries."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
+    assert found
+    return json.loads(found.group(1))  # type: ignore[no-any-return]
+
+
 def test_the_comparison_shows_every_cell(sweep: Path) -> None:
-    """The failed cell with its error, the others with numbers; one line of curves each; before said once per prompt."""
-    cells = compare.cells_of(compare.runs_in(sweep))
-    html = page.write_comparison(sweep, cells).read_text()
-    assert [target for target in loads(html) if not target.endswith("/report.html")] == []
-    assert "<script" not in html and "OutOfMemoryError" in html and "ipo" in html
-    assert html.count("<h3>before</h3>") == 5 and html.count("<h3>dpo, beta=0.01</h3>") == 5
-    assert "<h2>answers/correct</h2>" in html and ">failed</text>" in html
+    """The failed cell with its error and no number, the others with theirs, the first prompts answered by each."""
+    html = comparison.write_comparison(sweep, study(compare.cells_of(compare.runs_in(sweep)))).read_text()
+    assert "OutOfMemoryError" in html and "ipo" in html and "1 run is in no mean" in html
+    data = carried(html)
+    assert [one["label"] for one in data["configurations"]] == ["dpo, beta=0.01", "dpo, beta=0.1", "ipo, beta=0.1", "sft"]
+    assert [bool(one["metrics"]) for one in data["configurations"]] == [True, True, False, True]
+    assert [len(one["answers"]) for one in data["prompts"]] == [3] * 5
+    assert data["prompts"][0]["prompt"] == "Question 0 & more?" and data["headline"] == "answers/correct"
 
 
-def test_a_label_cannot_break_out_of_a_chart(tmp_path: Path) -> None:
-    make_run(tmp_path / "a", spec(data="<script>$x$"))
+def test_the_comparison_loads_nothing(sweep: Path) -> None:
+    """No address stands in the page but that of the SVG name space, and no element that fetches."""
+    html = comparison.write_comparison(sweep, study(compare.cells_of(compare.runs_in(sweep)))).read_text()
+    assert re.findall(r"https?://[^\"' ]+", html) == ["http://www.w3.org/2000/svg"]
+    assert not re.search(r"@import|url\((?!#)|<(?:link|iframe|object|embed|img)\b|<script[^>]*src|\bfetch\(|XMLHttpRequest|import\(", html)
+
+
+def test_what_a_model_wrote_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", spec(data="</script><script>alert(1)</script>"))
     make_run(tmp_path / "b")
-    html = page.write_comparison(tmp_path, compare.cells_of(compare.runs_in(tmp_path))).read_text()
-    assert "<script" not in html and "&lt;script&gt;$x$" in html
+    html = comparison.write_comparison(tmp_path, study(compare.cells_of(compare.runs_in(tmp_path)))).read_text()
+    assert "<script>alert(1)" not in html and html.count("</script>") == 2
+    assert carried(html)["prompts"][0]["answers"][0][1] == "<script>alert(1)</script> [bold]x[/bold] [31mred"
 
 
 # The door
@@ -373,7 +382,7 @@ def test_a_cell_that_never_began_and_one_that_cannot_be_read_are_shown(sweep: Pa
     out = " ".join(capsys.readouterr().out.split())
     assert "queued" in out and "unreadable" in out and "cannot be read" in out
     html = (sweep / "report.html").read_text()
-    assert "kto" in html and "cannot be read" in html
+    assert "kto" in html and "cannot be read" in html and "has not started" in html
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,83 +1,34 @@
-"""Cells of a sweep side by side: what each came to, what forbids comparing them, and how to read the numbers.
+"""What forbids comparing cells, which metrics they share, and how to read the numbers, in sentences.
 
-Pure functions over cells. Refuses to know files (cells.py) and drawing.
+Pure functions over cells. Refuses to know files (cells.py), statistics (stats.py) and drawing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from . import text
 from .cells import (
     MISSING,
+    SEED,
     Cell,
     canonical,
     cells_of,
     compared,
     differing,
-    label_of,
     load,
     runs_in,
     short_names,
     shown,
 )
+from .configurations import counted, prompt_key
 
-__all__ = ["MISSING", "Cell", "cells_of", "differing", "load", "rows", "runs_in", "short_names", "shown", "summary"]
+__all__ = ["MISSING", "SEED", "Cell", "cells_of", "counted", "differing", "load", "runs_in", "short_names", "shown"]
 
-COSTS = ("steps", "tokens", "tokens_per_second", "peak_memory_gb")
 ADVICE = "Their numbers do not answer the same question; compare only cells with the same data."
-
-
-def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The comparison as plain data, a row per cell: what differs, state, metrics before and after, cost."""
-    return [
-        {
-            "cell": cell.run.path.name,
-            "label": cell.label,
-            "id": cell.state.get("id"),
-            "state": cell.status,
-            "error": cell.error,
-            "differs": cell.differs,
-            "metrics": cell.metrics,
-            "cost": {"seconds": cell.seconds, **{key: cell.report.get(key) for key in COSTS}},
-        }
-        for cell in cells
-    ]
-
-
-def across_seeds(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Cells that differ in training.seed alone, as one: how many seeds, and per metric the mean, least and most after training.
-
-    Empty where no setting was finished with two seeds.
-    """
-    settings: dict[str, list[Cell]] = {}
-    for cell in cells:
-        if cell.metrics and cell.spec:
-            settings.setdefault(_setting(cell), []).append(cell)
-    return [
-        {"setting": setting or "every cell", "seeds": len(members), "metrics": _spread(members)}
-        for setting, members in settings.items()
-        if len(members) > 1 and "training.seed" in members[0].differs
-    ]
-
-
-def _setting(cell: Cell) -> str:
-    settings = {key: value for key, value in cell.differs.items() if key != "training.seed"}
-    return label_of(settings, short_names(list(settings)))
-
-
-def _spread(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
-    measured = {name: [v for cell in cells if (v := text.value_of(cell.after(name))) is not None] for name in metric_names(cells)}
-    return {
-        name: {"mean": sum(values) / len(values), "least": min(values), "most": max(values)} for name, values in measured.items() if values
-    }
-
-
-def summary(cells: Sequence[Cell]) -> dict[str, Any]:
-    """report.json of a sweep."""
-    return {"warnings": warnings(cells), "notes": notes(cells), "across_seeds": across_seeds(cells), "cells": rows(cells)}
 
 
 def metric_names(cells: Sequence[Cell]) -> list[str]:
@@ -86,28 +37,94 @@ def metric_names(cells: Sequence[Cell]) -> list[str]:
 
 
 def headline(cells: Sequence[Cell]) -> str | None:
-    """The metric to draw first: the first of the usual ones that most cells measured; losses of unlike objectives never."""
-    names = [name for name in metric_names(cells) if name != "eval_loss" or not _unlike_losses(cells)]
-    counts = [sum(text.value_of(cell.after(name)) is not None for cell in cells) for name in names]
-    return names[counts.index(max(counts))] if any(counts) else None
+    """The metric to look at first: the first of the usual ones that most cells measured; losses of unlike objectives never.
+
+    One that came out the same everywhere says nothing: it is taken only where all of them did.
+    """
+    names = [name for name in metric_names(cells) if not scaled(name) or on_one_scale(name, cells)]
+    values = {name: [value for cell in cells if (value := text.value_of(cell.after(name))) is not None] for name in names}
+    most = max(map(len, values.values()), default=0)
+    full = [name for name in names if values[name] and len(values[name]) == most]
+    return next((name for name in full if len(set(values[name])) > 1), full[0] if full else None)
+
+
+def scaled(metric: str) -> bool:
+    """Whether a metric is on the scale of its method and beta: losses, rewards and their margins."""
+    return metric.endswith("loss") or ("rewards/" in metric and not text.is_share(metric))
+
+
+def on_one_scale(metric: str, cells: Sequence[Cell]) -> bool:
+    """Whether a difference in this metric means anything: same objective for losses and rewards, same tokens for log-probabilities."""
+    if scaled(metric) and any(_varies(cells, key) for key in _keys(cells) if key == "beta" or key.startswith("method.")):
+        return False
+    return not (scaled(metric) or "logps" in metric) or len(_distinct(cell.content.get("tokenizer") for cell in cells)) < 2
+
+
+def _keys(cells: Sequence[Cell]) -> list[str]:
+    return list(dict.fromkeys(key for cell in cells for key in cell.differs))
+
+
+def _varies(cells: Sequence[Cell], key: str) -> bool:
+    return len({canonical(cell.differs.get(key, MISSING)) for cell in cells if cell.differs}) > 1
 
 
 def warnings(cells: Sequence[Cell]) -> list[str]:
     """What forbids comparing the cells: other data to train or to measure on. Each says what differs and what to do."""
-    found = []
+    results = [cell for cell in cells if counted(cell)] or list(cells)
+    checks = (_other_data, _other_evaluation, _other_prompts, _other_counts, _other_weights)
+    return [said for check in checks for said in check(results)]
+
+
+def _other_data(cells: Sequence[Cell]) -> Iterator[str]:
     keys = [key for key in differing([cell.spec for cell in cells]) if key.startswith("data.")]
     if keys:
         listed = "; ".join(f"{key}: {_values(cells, key)}" for key in keys)
-        found.append(f"The cells were trained or evaluated on different data ({listed}). {ADVICE}")
-    elif len(_distinct((cell.provenance.get("content") or {}).get("data") for cell in cells)) > 1:
-        found.append(
-            "The data have the same settings but not the same content (provenance.json, content.data): "
+        yield f"The cells were trained or evaluated on different data ({listed}). {ADVICE}"
+    elif len(digests := _distinct(cell.content.get("data") for cell in cells)) > 1:
+        listed = ", ".join(sorted(digest.strip('"')[:8] for digest in digests))
+        yield (
+            f"The data have the same settings but not the same content (provenance.json, content.data: {listed}): "
             f"the rows changed between the runs. {ADVICE}"
         )
+
+
+def _other_evaluation(cells: Sequence[Cell]) -> Iterator[str]:
+    keys = [key for key in differing([cell.spec for cell in cells]) if key.startswith("eval.") and key != "eval.batch"]
+    if keys:
+        listed = "; ".join(f"{key}: {_values(cells, key)}" for key in keys)
+        yield f"The cells were evaluated differently ({listed}). Their numbers are not of one measurement; evaluate them alike."
+
+
+def _other_prompts(cells: Sequence[Cell]) -> Iterator[str]:
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.samples:
+            groups.setdefault(prompts_digest(cell), []).append(cell)
+    if len(groups) > 1:
+        listed = "; ".join(f"{digest[:8]}: {len(found)} cells, {len(found[0].samples)} prompts" for digest, found in groups.items())
+        yield f"The cells answered different held-out prompts (samples.jsonl: {listed}). Shares of answers are not of the same rows."
+
+
+def prompts_digest(cell: Cell) -> str:
+    """The sha256 of the held-out prompts that a cell answered, in their order."""
+    return hashlib.sha256("\n".join(prompt_key(row) for row in cell.samples).encode()).hexdigest()
+
+
+def _other_counts(cells: Sequence[Cell]) -> Iterator[str]:
     counts = _distinct((cell.report.get("rows") or {}).get("eval") for cell in cells)
     if len(counts) > 1:
-        found.append(f"The cells were evaluated on different numbers of rows ({', '.join(sorted(counts))}). {ADVICE}")
-    return found
+        yield f"The cells were evaluated on different numbers of rows ({', '.join(sorted(counts))}). {ADVICE}"
+
+
+def _other_weights(cells: Sequence[Cell]) -> Iterator[str]:
+    """Equal settings of the model that led to other weights: a Hub name that moved, a folder that was written anew."""
+    groups: dict[str, set[str]] = {}
+    for cell in cells:
+        if "model" in cell.content:
+            settings = {"model": cell.spec.get("model"), "seed": (cell.spec.get("training") or {}).get("seed")}
+            groups.setdefault(json.dumps(settings, sort_keys=True, default=str), set()).add(str(cell.content["model"]))
+    if any(len(found) > 1 for found in groups.values()):
+        yield "Cells with the same model settings started from different weights (provenance.json, content.model): they had other starts."
 
 
 def _values(cells: Sequence[Cell], key: str) -> str:
@@ -120,20 +137,25 @@ def _distinct(values: Iterable[Any]) -> set[str]:
 
 def notes(cells: Sequence[Cell]) -> list[str]:
     """How to read the numbers: what the brackets are, how many seeds stand behind them, what may not be compared."""
-    found = ["Brackets hold the 95% interval of one number over its n held-out rows."]
-    trained = [cell for cell in cells if cell.metrics] or cells
+    trained = [cell for cell in cells if counted(cell)] or list(cells)
     seeds = {canonical(seed) for cell in trained if (seed := (cell.spec.get("training") or {}).get("seed")) is not None}
+    found = [] if len(seeds) > 1 else ["Brackets hold the 95% interval of one number over its n held-out rows."]
     if len(seeds) <= 1:
         found.append("There is one seed: a difference within the intervals may be noise. Sweep training.seed=1,2,3 to tell.")
     else:
-        found.append(f"There are {len(seeds)} seeds: cells that differ in nothing else show how far chance alone carries.")
-    if _unlike_losses(cells):
+        found.append(
+            f"There are {len(seeds)} seeds. Brackets of a mean over seeds hold its 95% interval (Student's t), wide where seeds are few;"
+        )
+        found[-1] += " those of a single run hold that of one number over its n held-out rows."
+    if any(_varies(cells, key) for key in _keys(cells) if key == "beta" or key.startswith("method.")):
         found.append("Losses, rewards and margins are on each method's and beta's own scale: across them, compare shares and answers.")
-    unfinished = [cell for cell in cells if cell.status != "finished"]
+    unfinished = [cell for cell in cells if not counted(cell)]
     if unfinished and len(cells) > 1:
-        found.append(f"Not finished: {len(unfinished)} of {len(cells)} cells. They are listed without a result.")
-    return found
+        found.append(f"Not finished: {len(unfinished)} of {len(cells)} cells. They are listed without a result, and in no mean.")
+    return found + list(_other_code(trained))
 
 
-def _unlike_losses(cells: Sequence[Cell]) -> bool:
-    return any(key in ("method.name", "method.beta", "beta") for key in differing([cell.spec for cell in cells]))
+def _other_code(cells: Sequence[Cell]) -> Iterator[str]:
+    codes = _distinct([git.get("commit"), git.get("diff")] for cell in cells if (git := cell.provenance.get("git")))
+    if len(codes) > 1:
+        yield f"The cells were run by {len(codes)} versions of the lab's code (provenance.json, git)."

@@ -89,26 +89,15 @@ def _panel_of_run(panel: Panel, metrics: Sequence[Mapping[str, Any]], limit: int
     return curves
 
 
-def of_cells(cells: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> list[Curves]:
-    """A chart per metric, a line per cell; `cells` are (label, logged steps)."""
-    limit = max(40, 2400 // max(1, len(cells)))
-    panels = [*PANELS, *_other_panels([metrics for _, metrics in cells])]
-    single = [Panel(_title(panel, key), panel.axis, (key,), panel.bounded) for panel in panels for key in panel.keys]
-    drawn = [_panel_of_cells(panel, cells, limit) for panel in single]
-    return [curves for curves in drawn if curves.series]
+def panels_of(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[Panel]:
+    """A panel per metric that any run logged, in training or on held-out rows: curves of several runs lie over each other in it."""
+    logged = {key.removeprefix("eval_") for metrics in runs for row in metrics for key in row if _is_number(row[key])}
+    panels = [*PANELS, *_other_panels(runs)]
+    return [Panel(_title(panel, key), panel.axis, (key,), panel.bounded) for panel in panels for key in panel.keys if key in logged]
 
 
 def _title(panel: Panel, key: str) -> str:
     return f"{panel.title}: {key.split('/')[-1]}" if len(panel.keys) > 1 else panel.title
-
-
-def _panel_of_cells(panel: Panel, cells: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], limit: int) -> Curves:
-    curves = Curves(panel)
-    for index, (label, metrics) in enumerate(cells):
-        colour, dash = place(index)
-        for key, measured in ((panel.keys[0], False), (f"eval_{panel.keys[0]}", True)):
-            _add(curves, metrics, key, Series(label, [], colour, dash, measured), limit)
-    return curves
 
 
 COLOURS = 8

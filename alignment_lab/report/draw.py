@@ -8,8 +8,6 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
@@ -48,19 +46,6 @@ RC: Any = {
 }
 
 
-@dataclass(frozen=True)
-class Mark:
-    """One row of the headline chart: a cell with its value before and after, and their 95% intervals."""
-
-    label: str
-    before: float | None
-    after: float | None
-    before_interval: tuple[float, float] | None = None
-    after_interval: tuple[float, float] | None = None
-    remark: str = ""  # said in place of the marks where there is no value
-    colour: int = 0
-
-
 def curves_svg(curves: Curves) -> Markup:
     """One small chart of curves: lines are training, points are held-out rows."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -88,33 +73,6 @@ def _line(axes: Axes, series: Series) -> None:
     else:
         marker = "." if len(xs) == 1 else ""
         axes.plot(xs, ys, color=colour, linewidth=1.5, linestyle=DASHES[series.dash], marker=marker)
-
-
-def marks_svg(title: str, marks: Sequence[Mark], axis: str) -> Markup:
-    """The headline chart: a row per cell, before as a hollow point, after as a full one, whiskers are 95% intervals."""
-    with _style():
-        figure, axes = _figure(8, 0.9 + 0.42 * len(marks))
-        for row, mark in enumerate(marks):
-            _point(axes, row - 0.13, mark.before, mark.before_interval, INK, hollow=True)
-            _point(axes, row + 0.13, mark.after, mark.after_interval, STANDINS[mark.colour], hollow=False)
-            if mark.remark:
-                axes.text(0.01, row, mark.remark, transform=axes.get_yaxis_transform(), va="center", color=INK, style="italic")
-        axes.set_yticks(range(len(marks)), [mark.label for mark in marks])
-        axes.set_ylim(len(marks) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(visible=False, axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel(axis)
-        return _svg(figure, title)
-
-
-def _point(axes: Axes, row: float, value: float | None, bounds: tuple[float, float] | None, colour: str, *, hollow: bool) -> None:
-    if value is None:
-        return
-    if bounds:
-        axes.plot(bounds, [row, row], color=colour, linewidth=1.4, solid_capstyle="round")
-    face = PAPER if hollow else colour
-    axes.plot([value], [row], "o", color=colour, markerfacecolor=face, markersize=6, markeredgewidth=1.3)
 
 
 def _style() -> Any:

@@ -1,13 +1,8 @@
-"""report.html: one self-contained page of a run, or of a sweep's cells side by side.
-
-Chooses and words what the templates show. Refuses to draw (draw.py) or to judge (compare.py).
-"""
+"""report.html of a run: one self-contained page. Chooses and words what the template shows; refuses to draw (draw.py)."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +14,6 @@ from . import compare, curves, draw, text
 from .compare import Cell
 
 SAMPLES = 20  # of a run; the first ones
-SHARED_SAMPLES = 6  # of a comparison: each is shown once per cell
-PAGE_BUDGET = 400_000  # characters of answers on a comparison, shared by its cells
 ANSWER_LIMIT = 2_000
 LISTING_LIMIT = 60_000
 NUMBER_NAMES = {
@@ -50,33 +43,11 @@ def write_page(run: RunDirectory) -> Path:
         "config": _listing({key: value for key, value in cell.spec.items() if key not in ("hydra", "defaults")}),
         "provenance": _listing(cell.provenance),
     }
-    return _write(run.page_file, "run.html.jinja", context)
+    return write(run.page_file, "run.html.jinja", context)
 
 
-def write_comparison(folder: Path, cells: Sequence[Cell]) -> Path:
-    """Write report.html of a sweep into `folder` and give its path."""
-    names = compare.metric_names(cells)
-    drawn = curves.of_cells([(cell.label, cell.run.metrics()) for cell in cells])
-    context = {
-        "name": folder.resolve().name,
-        "cells": cells,
-        "links": [os.path.relpath(cell.run.path, folder) for cell in cells],
-        "columns": _columns(cells),
-        "metric_names": names,
-        "metric_n": {name: {n for cell in cells if (n := text.n_of(cell.after(name)))} for name in names},
-        "warnings": compare.warnings(cells),
-        "notes": compare.notes(cells),
-        "seeds": compare.across_seeds(cells),
-        "headline": _headline_chart(cells),
-        "charts": [_chart(panel, legend=False) for panel in drawn],
-        "places": [curves.place(index) for index in range(len(cells))],
-        "prompts": _shared_samples(cells),
-        "limit": min(800, PAGE_BUDGET // (SHARED_SAMPLES * max(1, len(cells)))),
-    }
-    return _write(folder / "report.html", "comparison.html.jinja", context)
-
-
-def _write(path: Path, template: str, context: Mapping[str, Any]) -> Path:
+def write(path: Path, template: str, context: Mapping[str, Any]) -> Path:
+    """Render a template to `path`; what a model wrote is never taken for HTML."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -165,69 +136,14 @@ def _counts(cell: Cell) -> dict[str, str]:
     return counts | {f"dropped: {reason}".rstrip(": "): text.number(count) for reason, count in reasons}
 
 
-def _chart(drawn: curves.Curves, *, legend: bool = True) -> dict[str, Any]:
+def _chart(drawn: curves.Curves) -> dict[str, Any]:
     return {
         "title": drawn.panel.title,
         "svg": draw.curves_svg(drawn),
-        "legend": [series for series in drawn.series if not series.measured] if legend and len(drawn.series) > 1 else [],
+        "legend": [series for series in drawn.series if not series.measured] if len(drawn.series) > 1 else [],
         "held_out": any(series.measured for series in drawn.series),
         "remarks": drawn.remarks,
     }
-
-
-def _columns(cells: Sequence[Cell]) -> dict[str, str]:
-    keys = next((list(cell.differs) for cell in cells if cell.differs), [])
-    return compare.short_names(keys)
-
-
-def _headline_chart(cells: Sequence[Cell]) -> dict[str, Any] | None:
-    name = compare.headline(cells)
-    if name is None:
-        return None
-    marks = [
-        draw.Mark(
-            label=text.clip(cell.label, 44),
-            before=text.value_of(cell.before(name)),
-            after=text.value_of(cell.after(name)),
-            before_interval=text.interval_of(cell.before(name)),
-            after_interval=text.interval_of(cell.after(name)),
-            remark=_remark(cell, name),
-            colour=curves.place(index)[0],
-        )
-        for index, cell in enumerate(cells)
-    ]
-    return {"name": name, "svg": draw.marks_svg(f"{name} by cell", marks, name)}
-
-
-def _remark(cell: Cell, name: str) -> str:
-    """What the headline chart says of a cell without the metric."""
-    if text.value_of(cell.after(name)) is not None:
-        return ""
-    return "not measured" if cell.status == "finished" else cell.status
-
-
-def _shared_samples(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The first prompts of any cell, each with what every cell answered before and after."""
-    answers = [{_key(row): row for row in reversed(cell.run.samples())} for cell in cells]  # of repeated prompts the first counts
-    answers = [dict(reversed(found.items())) for found in answers]
-    keys = list(dict.fromkeys(key for found in answers for key in found))[:SHARED_SAMPLES]
-    given = [[(cell, found[key]) for cell, found in zip(cells, answers, strict=True) if key in found] for key in keys]
-    return [_shared_sample(answered, cells) for answered in given]
-
-
-def _shared_sample(answered: Sequence[tuple[Cell, Mapping[str, Any]]], cells: Sequence[Cell]) -> dict[str, Any]:
-    befores = {row.get("before") for _, row in answered}
-    first = answered[0][1]
-    return {
-        "prompt": first.get("prompt"),
-        "expected": first.get("expected"),
-        "before": first if len(befores) == 1 else None,  # cells that start from one model answer alike: say it once
-        "answers": [{"cell": cell, "row": row, "place": curves.place(cells.index(cell))} for cell, row in answered],
-    }
-
-
-def _key(row: Mapping[str, Any]) -> str:
-    return json.dumps(row.get("prompt"), sort_keys=True)
 
 
 def _listing(content: Mapping[str, Any]) -> str:

@@ -1,10 +1,8 @@
-"""A run and a comparison in the terminal. Plain text where nobody watches, and never a column too narrow to read."""
+"""A run in the terminal: its numbers before and after, and its first samples. Plain text where nobody watches."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -63,120 +61,8 @@ def _answer(answer: Any) -> Text:
     return Text(text.clip(answer)) if str(answer).strip() else Text("(empty)", "dim")
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of the comparison: its heading, and what it says of a cell."""
-
-    heading: str
-    of: Callable[[Cell], str]
-    justify: Any = "right"
-    style: Callable[[Cell], str] = lambda cell: ""
-
-    def width(self, cells: Iterable[Cell]) -> int:
-        """Characters that the column takes, the gap to its neighbour included."""
-        lines = [line for said in (self.heading, *map(self.of, cells)) for line in said.splitlines()]
-        return 3 + max(Text(line).cell_len for line in lines)
-
-
-def comparison(cells: Sequence[Cell], width: int = 80) -> RenderableType:
-    """The cells side by side, in as many tables as `width` characters need; then warnings, errors and notes."""
-    known = _known_columns(cells, width)
-    room = width - sum(column.width(cells) for column in known)
-    measured = _measured_columns(cells, stacked=False)
-    if sum(column.width(cells) for column in measured) > room:
-        measured = _measured_columns(cells, stacked=True)
-    state = Column("state", lambda cell: cell.status, "left", lambda cell: STATE_STYLES.get(cell.status, ""))
-    tables = [_table(cells, known + part) for part in _fitted([state, *measured], cells, room)]
-    warned = [Text(f"Warning: {warning}", "bold red") for warning in compare.warnings(cells)]
-    errors = [_error(cell) for cell in cells if cell.error]
-    more = len(set(compare.metric_names(cells)) - set(text.FIRST_METRICS))
-    said = [*compare.notes(cells), f"{more} more metrics: on the page and in report.json." if more else ""]
-    notes = [Text(note, "dim") for note in said if note]
-    return Group(*warned, *tables, *_seeds(cells), *errors, *notes)
-
-
-def _seeds(cells: Sequence[Cell]) -> Iterator[Text]:
-    """A line per setting that was run with several seeds: the mean over them, and the range."""
-    for group in compare.across_seeds(cells):
-        name = next((name for name in text.FIRST_METRICS if name in group["metrics"]), None)
-        if name:
-            spread = group["metrics"][name]
-            least, most = text.number(spread["least"]), text.number(spread["most"])
-            yield Text(f"{group['setting']}: {name} {text.number(spread['mean'])} over {group['seeds']} seeds ({least} to {most})")
-
-
-def _known_columns(cells: Sequence[Cell], width: int) -> list[Column]:
-    """What tells the cells apart: a column per differing key, or one with the label where those would take half the width."""
-    keys = next((list(cell.differs) for cell in cells if cell.differs), [])
-    names = compare.short_names(keys)
-    columns = [Column(names[key], lambda cell, key=key: _differs(cell, key), "left") for key in keys]  # type: ignore[misc]
-    if not keys or not all(cell.differs for cell in cells) or sum(column.width(cells) for column in columns) > width / 2:
-        columns = [Column("cell", lambda cell: text.clip(cell.label, max(12, width // 3)), "left")]
-    return columns
-
-
-def _differs(cell: Cell, key: str) -> str:
-    value = cell.differs.get(key, compare.MISSING)
-    return text.ABSENT if value == compare.MISSING else text.clip(compare.shown(value), 24)
-
-
-def _measured_columns(cells: Sequence[Cell], *, stacked: bool) -> list[Column]:
-    """Metrics after training and costs; stacked, an interval stands below its value."""
-    gap = "\n" if stacked else " "
-    metrics = [
-        Column(_heading(name, cells), lambda cell, name=name: _measured(cell, name, gap))  # type: ignore[misc]
-        for name in compare.metric_names(cells)
-        if name in text.FIRST_METRICS
-    ]
-    costs = [
-        Column("time", lambda cell: text.duration(cell.seconds.get("total"))),
-        Column("tokens/s", lambda cell: text.number(cell.report.get("tokens_per_second"))),
-        Column("peak GB", lambda cell: text.gigabytes(cell.report.get("peak_memory_gb"))),
-    ]
-    return metrics + costs
-
-
-def _broken(name: str, width: int = 15) -> list[str]:
-    """A metric's name in lines of about `width`, broken after a slash or an underscore."""
-    lines = [""]
-    for part in re.findall(r"[^/_]*[/_]?", name):
-        if lines[-1] and len(lines[-1] + part) > width:
-            lines.append("")
-        lines[-1] += part
-    return lines
-
-
-def _measured(cell: Cell, name: str, gap: str) -> str:
-    return f"{text.point(cell.after(name))}{gap}{text.interval(cell.after(name))}".rstrip()
-
-
-def _heading(name: str, cells: Sequence[Cell]) -> str:
-    counts = {n for cell in cells if (n := text.n_of(cell.after(name))) is not None}
-    heading = "\n".join(_broken(name))
-    return f"{heading}\nn={counts.pop()}" if len(counts) == 1 else heading
-
-
-def _fitted(columns: Sequence[Column], cells: Sequence[Cell], room: int) -> Iterator[list[Column]]:
-    """The columns in groups that fit into `room` characters; a column wider than that stands alone."""
-    group: list[Column] = []
-    for column in columns:
-        if group and sum(member.width(cells) for member in [*group, column]) > room:
-            yield group
-            group = []
-        group.append(column)
-    yield group
-
-
-def _table(cells: Sequence[Cell], columns: Sequence[Column]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for column in columns:
-        table.add_column(Text(column.heading), justify=column.justify, overflow="fold", vertical="top")
-    for cell in cells:
-        table.add_row(*(Text(column.of(cell), column.style(cell)) for column in columns))
-    return table
-
-
-def _error(cell: Cell) -> Text:
+def error_of(cell: Cell) -> Text:
+    """Why a run did not finish."""
     return Text.assemble((f"{cell.label} {cell.status}: ", "bold red"), text.clip(cell.error))
 
 
@@ -185,7 +71,7 @@ def show_run(run: RunDirectory, console: Console) -> None:
     cell = compare.load(run)
     show(_heading_of(cell), console)
     if cell.error:
-        show(_error(cell), console)
+        show(error_of(cell), console)
     if cell.metrics:
         show(before_after(cell.report), console)
         for note in compare.notes([cell]):
