@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-slurm check bench bench-gpu setup clean
+.PHONY: demo test test-slow test-slurm torture check bench bench-gpu setup clean
 
 demo: setup      ## align the embedded model on the embedded data (two to four minutes on two cores)
 	$(BIN)/python train.py recipe=demo
@@ -18,6 +18,9 @@ test-slurm: setup ## what needs Slurm, on a real one of one node; Debian's is in
 	tests/slurm/cluster.sh install
 	trap 'tests/slurm/cluster.sh stop' EXIT INT TERM; tests/slurm/cluster.sh start && \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -rs -n 2 --dist load
+
+torture: setup   ## kills, damage, full disks, no numbers, races, soak, by the hundred, and a table (hours; TORTURE="--quick --only kills" for a look)
+	$(BIN)/python tests/faults $(TORTURE)
 
 check: setup     ## style and types
 	$(BIN)/ruff check .

@@ -120,7 +120,7 @@ def test_a_disk_that_is_full(composed, monkeypatch, tmp_path):
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: Usage(9 * GB, 4 * GB, 5 * GB))
     assert checks.wrong(composed([]), accelerators=0, folder=tmp_path / "not" / "made") == []
     (said,) = checks.wrong(composed(["training.save_steps=10"]), accelerators=0, folder=tmp_path / "not" / "made")
-    assert said.startswith("training.save_total_limit=2: checkpoints and model take about 5 GB, and 5 are free in")
+    assert said.startswith("training.save_total_limit=2: checkpoints and model take about 5 GB, and 5 GB are free in")
     assert str(tmp_path) in said and "not" not in Path(said.partition(" free in ")[2].partition(";")[0]).parts
     assert checks.wrong(composed(["training.save_steps=10", "parallel=lora"]), accelerators=0, folder=tmp_path) == []
 

@@ -41,16 +41,16 @@ EMBEDDED = [
 def killing(quick: bool, scratch: Path) -> Iterator[Row]:
     """Over methods, all weights and an adapter."""
     for method in METHODS[1:2] if quick else METHODS:
-        for parallel in ("single", "lora"):
+        for parallel in ("lora",) if quick else ("single", "lora"):
             spec = experiment(*TINY, *STEPS, f"method={method}", f"parallel={parallel}")
-            yield from kills.campaign(f"SIGKILL, {method} {parallel}", spec, scratch / "run", 4 if quick else 20, [signal.SIGKILL], seed=1)
+            yield from kills.campaign(f"SIGKILL, {method} {parallel}", spec, scratch / "run", 3 if quick else 20, [signal.SIGKILL], seed=1)
 
 
 def asking(quick: bool, scratch: Path) -> Iterator[Row]:
     """Signals that a run answers."""
     for method in METHODS[1:2] if quick else ("sft", "dpo", "kto"):
         spec = experiment(*TINY, *STEPS, f"method={method}", "training.logging_steps=1")
-        yield from kills.campaign(f"SIGTERM, SIGUSR2, Ctrl-C, {method}", spec, scratch / "run", 6 if quick else 30, kills.POLITE, seed=2)
+        yield from kills.campaign(f"SIGTERM, SIGUSR2, Ctrl-C, {method}", spec, scratch / "run", 3 if quick else 30, kills.POLITE, seed=2)
 
 
 def embedded(quick: bool, scratch: Path) -> Iterator[Row]:
@@ -60,12 +60,12 @@ def embedded(quick: bool, scratch: Path) -> Iterator[Row]:
 
 def damaging(quick: bool, scratch: Path) -> Iterator[Row]:
     """The newest of three checkpoints."""
-    yield from damage.campaign(experiment(*TINY, *STEPS, "training.save_total_limit=3"), scratch / "run", every=10 if quick else 1)
+    yield from damage.campaign(experiment(*TINY, *STEPS, "training.save_total_limit=3"), scratch / "run", every=20 if quick else 1)
 
 
 def breaking(quick: bool, scratch: Path) -> Iterator[Row]:
     """NaN and infinity."""
-    yield from nonfinite.campaign(experiment(*TINY, *STEPS, "eval=none"), scratch / "run")
+    yield from nonfinite.campaign(experiment(*TINY, *STEPS, "eval=none"), scratch / "run", (1, 3) if quick else (1, 2, 3, 6))
 
 
 def filling(quick: bool, scratch: Path) -> Iterator[Row]:
@@ -84,7 +84,7 @@ def racing(quick: bool, scratch: Path) -> Iterator[Row]:
 def soaking(quick: bool, scratch: Path) -> Iterator[Row]:
     """Saves and resumes."""
     spec = experiment(*TINY, "training.max_steps=1000", "eval=none")
-    yield from soak.campaign(spec, scratch / "run", 20 if quick else 300)
+    yield from soak.campaign(spec, scratch / "run", 6 if quick else 300)
 
 
 CAMPAIGNS = {

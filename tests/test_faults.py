@@ -1,0 +1,29 @@
+"""A small sample of what `make torture` does: no fault loses a run, a step or a bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FAULTS = Path(__file__).with_name("faults")
+
+
+@pytest.mark.parametrize("campaign", ["kills", "signals", "damage", "numbers"])
+def test_a_sample_of_faults(campaign):
+    _survived(campaign)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("campaign", ["disk", "races", "soak", "embedded"])
+def test_a_sample_of_slow_faults(campaign):
+    """Full disks need root, to mount a small one; where that is missing the campaign says so."""
+    _survived(campaign)
+
+
+def _survived(campaign: str) -> None:
+    ended = subprocess.run([sys.executable, str(FAULTS), "--quick", "--only", campaign], capture_output=True, text=True, timeout=900)
+    print(ended.stdout)
+    assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
