@@ -11,7 +11,8 @@ demo: setup      ## align the embedded model on the embedded data (two to four m
 test: setup      ## every test but the slow ones and those that need an accelerator or Slurm (under ten minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow and not slurm" -n 2 --dist loadfile
 
-test-slow: setup ## runs on several processes, and what trains the embedded model
+test-slow: setup ## runs on several processes, what trains the embedded model, the report's page in Chromium (Debian's, where it can be had)
+	tests/chromium.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu and not slurm" -n 2 --dist load
 
 test-slurm: setup ## what needs Slurm, on a real one of one node; Debian's is installed where it is missing, with root or sudo

@@ -101,7 +101,7 @@ class Page:
         self.settled()
 
     def texts(self, selector: str) -> list[str]:
-        found = self.js(f"[...document.querySelectorAll({json.dumps(selector)})].map((one) => one.innerText.trim())")
+        found = self.js(f"[...document.querySelectorAll({json.dumps(selector)})].map((one) => (one.innerText ?? one.textContent).trim())")
         return list(found)
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:

@@ -25,7 +25,7 @@ def write_comparison(folder: Path, study: Study) -> Path:
     context = {
         "name": folder.resolve().name,
         "lead": _lead(study),
-        "warnings": compare.warnings(study.cells),
+        "warnings": study.warnings,
         "findings": words.findings(study),
         "left_out": words.left_out(study.cells),
         "notes": compare.notes(study.cells),

@@ -76,7 +76,8 @@ def thin(points: Sequence[Point], limit: int) -> list[Point]:
 
 def of_run(metrics: Sequence[Mapping[str, Any]], limit: int = 400) -> list[Curves]:
     """A panel for each thing that the run logged."""
-    drawn = [_panel_of_run(panel, metrics, limit) for panel in [*PANELS, *_other_panels([metrics])]]
+    names = dict.fromkeys(key.removeprefix("eval_") for row in metrics for key in row if _is_number(row[key]))
+    drawn = [_panel_of_run(panel, metrics, limit) for panel in [*PANELS, *_others(names)]]
     return [curves for curves in drawn if curves.series]
 
 
@@ -89,11 +90,23 @@ def _panel_of_run(panel: Panel, metrics: Sequence[Mapping[str, Any]], limit: int
     return curves
 
 
-def panels_of(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[Panel]:
-    """A panel per metric that any run logged, in training or on held-out rows: curves of several runs lie over each other in it."""
-    logged = {key.removeprefix("eval_") for metrics in runs for row in metrics for key in row if _is_number(row[key])}
-    panels = [*PANELS, *_other_panels(runs)]
-    return [Panel(_title(panel, key), panel.axis, (key,), panel.bounded) for panel in panels for key in panel.keys if key in logged]
+def columns(metrics: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
+    """The finite points (step, value) of every metric that was logged, in one pass."""
+    found: dict[str, list[Point]] = {}
+    for row in metrics:
+        step = row.get("step")
+        if _is_number(step):
+            for key, value in row.items():
+                if type(value) in (int, float) and math.isfinite(value):
+                    found.setdefault(key, []).append((step, value))  # type: ignore[arg-type]
+    return found
+
+
+def panels_of(logged: Iterable[str]) -> list[Panel]:
+    """A panel per metric of these names, in training or on held-out rows: curves of several runs lie over each other in it."""
+    names = dict.fromkeys(name.removeprefix("eval_") for name in logged)
+    panels = [*PANELS, *_others(names)]
+    return [Panel(_title(panel, key), panel.axis, (key,), panel.bounded) for panel in panels for key in panel.keys if key in names]
 
 
 def _title(panel: Panel, key: str) -> str:
@@ -128,8 +141,7 @@ def _remark(curves: Curves, remark: str) -> None:
         curves.remarks.append(remark)
 
 
-def _other_panels(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[Panel]:
+def _others(names: Iterable[str]) -> list[Panel]:
     known = {key for panel in PANELS for key in panel.keys} | set(BOOKKEEPING)
-    names = dict.fromkeys(key.removeprefix("eval_") for metrics in runs for row in metrics for key in row if _is_number(row[key]))
     others = [name for name in names if name not in known and not name.endswith(BOOKKEEPING_ENDS)]
     return [Panel(name, name.split("/")[-1], (name,)) for name in others[:OTHER_PANELS]]

@@ -21,7 +21,8 @@ PHASES = ("load", "reference", "train", "evaluate", "generate", "save")
 def payload(study: Study, links: Sequence[str | None]) -> dict[str, Any]:
     """Everything that the script shows. `links`: the page of each cell, relative to the page."""
     places = {id(cell): place for place, one in enumerate(study.configurations) for cell in one.cells}
-    panels = curves.panels_of([cell.logged for cell in study.cells])
+    logged = [curves.columns(cell.logged) for cell in study.cells]
+    panels = curves.panels_of(name for found in logged for name in found)
     keys = [key for key in next((list(cell.differs) for cell in study.cells if cell.differs), []) if key != SEED]
     names = compare.short_names(keys)
     return {
@@ -32,7 +33,10 @@ def payload(study: Study, links: Sequence[str | None]) -> dict[str, Any]:
         "keys": [{"name": names[key], "values": _values(study, key)} for key in keys],
         "panels": [{"title": panel.title, "axis": panel.axis, "bounded": panel.bounded} for panel in panels],
         "configurations": [_configuration(study, place, keys) for place in range(len(study.configurations))],
-        "cells": [_cell(study, cell, places[id(cell)], link, panels) for cell, link in zip(study.cells, links, strict=True)],
+        "cells": [
+            _cell(cell, places[id(cell)], link) | _curves(cell, found, panels, len(study.cells))
+            for cell, link, found in zip(study.cells, links, logged, strict=True)
+        ],
         "prompts": _prompts(study.cells),
     }
 
@@ -95,12 +99,17 @@ def _verdict(one: Verdict) -> dict[str, Any]:
     }
 
 
-def _cell(study: Study, cell: Cell, place: int, link: str | None, panels: Sequence[Panel]) -> dict[str, Any]:
-    share = POINTS // (max(1, len(study.cells)) * max(1, len(panels)))
-    limit = max(12, min(200, share))
-    drawn = [
-        (curves.points_of(cell.logged, panel.keys[0])[0], curves.points_of(cell.logged, f"eval_{panel.keys[0]}")[0]) for panel in panels
-    ]
+def _curves(cell: Cell, logged: Mapping[str, Sequence[curves.Point]], panels: Sequence[Panel], cells: int) -> dict[str, Any]:
+    """Lines for each panel, of training and of held-out rows, and the way from the reference: a share of the page's points."""
+    limit = max(12, min(200, POINTS // (cells * max(1, len(panels)))))
+    return {
+        "curves": [_lines(logged.get(panel.keys[0], []), limit) for panel in panels],
+        "heldout": [_lines(logged.get(f"eval_{panel.keys[0]}", []), max(12, limit // 4)) for panel in panels],
+        "drift": _lines(drift.path_of(cell), limit),
+    }
+
+
+def _cell(cell: Cell, place: int, link: str | None) -> dict[str, Any]:
     costs = {"total": cell.seconds.get("total"), "speed": cell.report.get("tokens_per_second"), "memory": cell.report.get("peak_memory_gb")}
     return {
         "label": cell.label,
@@ -111,9 +120,6 @@ def _cell(study: Study, cell: Cell, place: int, link: str | None, panels: Sequen
         "counted": compare.counted(cell),
         "link": link,
         "metrics": {name: estimate for name in cell.metrics if (estimate := _estimate(cell, name))},
-        "curves": [_lines(training, limit) for training, _ in drawn],
-        "heldout": [_lines(measured, max(12, limit // 4)) for _, measured in drawn],
-        "drift": [[rounded(x), rounded(y)] for x, y in curves.thin(drift.path_of(cell), limit)],
         "costs": {name: rounded(value) for name, value in costs.items() if isinstance(value, int | float)},
         "phases": [rounded(cell.seconds.get(phase, 0.0)) for phase in PHASES],
         "time": text.duration(cell.seconds.get("total")),

@@ -38,7 +38,7 @@ class Column:
 
 def comparison(study: Study, width: int = 80) -> RenderableType:
     """Warnings first, then the table, what was found, what was left out and why, and how to read it."""
-    warned = [Text(f"Warning: {warning}", "bold red") for warning in compare.warnings(study.cells)]
+    warned = [Text(f"Warning: {warning}", "bold red") for warning in study.warnings]
     by_seed = study.seeds > 1
     rows: Sequence[Any] = [one for one in study.configurations if one.seeds] if by_seed else study.cells
     columns = _configuration_columns(study, rows, width) if by_seed else _cell_columns(study, rows, width)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 from ..errors import UserError
 from . import compare, stats
@@ -58,6 +58,11 @@ class Study:
     reference: Configuration | None = None
     picked: bool = False  # the reference is the best, picked from the same numbers, and no chosen baseline
     verdicts: dict[str, dict[str, Verdict]] = field(default_factory=dict)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What forbids comparing the cells."""
+        return compare.warnings(self.cells)
 
     @property
     def seeds(self) -> int:

@@ -19,7 +19,7 @@ COSTS = ("steps", "tokens", "tokens_per_second", "peak_memory_gb")
 def summary(study: Study) -> dict[str, Any]:
     """report.json of a comparison."""
     return {
-        "warnings": compare.warnings(study.cells),
+        "warnings": study.warnings,
         "notes": compare.notes(study.cells),
         "findings": words.findings(study),
         "headline": study.headline,
@@ -99,7 +99,7 @@ def as_markdown(study: Study, title: str) -> str:
     shown = [name for name in study.metrics if name in text.FIRST_METRICS] or study.metrics[:6]
     heading = ["configuration", "seeds", *shown, *([f"{study.headline}, beside the reference", "verdict"] if study.reference else [])]
     rows = [_markdown_row(study, one, shown) for one in study.configurations]
-    warned = [f"> **Warning.** {_escaped(said)}\n" for said in compare.warnings(study.cells)]
+    warned = [f"> **Warning.** {_escaped(said)}\n" for said in study.warnings]
     missing = [f"- {_escaped(cell.label)} ({cell.status}): {_escaped(text.clip(why))}" for cell, why in words.left_out(study.cells)]
     parts = [
         f"# {_escaped(title)}\n",

@@ -24,9 +24,9 @@ SAID = {
 EXPLAINED = {
     "higher": "significantly higher",
     "lower": "significantly lower",
-    "noise": "not told apart from it: the difference may be noise",
-    ONE_SEED: "with one seed: cannot be told",
-    "no spread": "different by the same amount with every seed: no spread to judge by",
+    "noise": "not to be told from it, as the difference may be noise",
+    ONE_SEED: "not to be judged from one seed",
+    "no spread": "apart by the same amount with every seed, which leaves no spread to judge by",
 }
 
 
@@ -53,9 +53,13 @@ def _first(study: Study) -> str:
 def _verdicts(study: Study) -> Iterator[str]:
     found = study.verdicts.get(study.headline or "", {})
     groups = {word: [label for label, one in found.items() if one.word == word] for word in EXPLAINED}
-    said = [f"{len(labels)} {EXPLAINED[word]} ({_listed(labels)})" for word, labels in groups.items() if labels]
+    said = [
+        f"{len(labels)} {'is' if len(labels) == 1 else 'are'} {EXPLAINED[word]} ({_listed(labels)})"
+        for word, labels in groups.items()
+        if labels
+    ]
     if said:
-        yield f"Of the {len(found)} others beside it: {'; '.join(said)}."
+        yield f"Of the {len(found)} others, {'; '.join(said)}."
     if groups[ONE_SEED]:
         yield ONE_SEED_ADVICE
 
@@ -70,7 +74,7 @@ def _rows(study: Study) -> str:
         return ""
     counts = {word: sum(one.rows_word == word for one in found) for word in ("higher", "lower", "noise")}
     count = max(one.rows.n for one in found if one.rows)
-    said = ", ".join(f"{number} {EXPLAINED[word].partition(':')[0]}" for word, number in counts.items() if number)
+    said = ", ".join(f"{number} {EXPLAINED[word].partition(',')[0]}" for word, number in counts.items() if number)
     return f"Row by row on the same {count} held-out prompts, these very models: {said}. That says nothing of models from other seeds."
 
 

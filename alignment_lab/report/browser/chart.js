@@ -21,9 +21,11 @@ const said = (value, step = 0) => {
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e6 || size < 1e-4) return value.toExponential(size < 1e-4 ? 1 : 2).replace(/\.?0+e/, "e").replace("e+", "e");
-  const digits = step ? Math.max(0, Math.min(6, 1 - Math.floor(Math.log10(step) + 0.699))) : size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0;
-  return value.toLocaleString("en", { minimumFractionDigits: step ? Math.max(0, digits - 1) : 0, maximumFractionDigits: digits });
+  const digits = step ? decimals(step) : size < 0.01 ? 5 : size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0;
+  return value.toLocaleString("en", { minimumFractionDigits: step ? digits : 0, maximumFractionDigits: digits });
 };
+/** How many decimals tell multiples of this step apart. */
+const decimals = (step) => [0, 1, 2, 3, 4, 5, 6].find((count) => Math.abs(step * 10 ** count - Math.round(step * 10 ** count)) < 1e-6 * step * 10 ** count) ?? 6;
 
 /** Round places between low and high; of a log axis the decades, or 1, 2, 5 of them where they are few. */
 const ticks = (low, high, wanted, log) => {
@@ -53,9 +55,9 @@ const extent = (values, { log, bounded, zero } = {}) => {
 
 /**
  * A chart that others draw into: `x(value)` and `y(value)` are places in it, `marks` what a pointer finds.
- * `categories` in place of a range for x: places 0, 1, 2 with these names.
+ * `categories` in place of a range for x: places 0, 1, 2 with these names. `places`: where x has its ticks, in place of round ones.
  */
-const plane = ({ width = 460, height = 260, xs, ys, xTitle, yTitle, log = false, bounded = false, zero = false, categories = null, whole = false, name }) => {
+const plane = ({ width = 460, height = 260, xs, ys, xTitle, yTitle, log = false, bounded = false, zero = false, categories = null, places = null, whole = false, name }) => {
   const [x0, x1] = categories ? [-0.5, categories.length - 0.5] : extent(xs, { log, zero });
   const [y0, y1] = extent(ys, { bounded });
   const yTicks = ticks(y0, y1, 5);
@@ -71,12 +73,12 @@ const plane = ({ width = 460, height = 260, xs, ys, xTitle, yTitle, log = false,
   yTicks.forEach((tick, at) => axes.append(
     svg("line", { x1: box.left, x2: box.right, y1: y(tick), y2: y(tick), class: tick === 0 ? "zero" : "grid" }),
     svg("text", { x: box.left - 6, y: y(tick) + 3.5, "text-anchor": "end", text: labels[at] })));
-  let xTicks = categories ? categories.map((_, at) => at) : ticks(x0, x1, 5, log);
+  let xTicks = categories ? categories.map((_, at) => at) : places || ticks(x0, x1, 5, log);
   if (whole && !categories) xTicks = xTicks.filter((tick) => Number.isInteger(tick));
   const xStep = xTicks[1] - xTicks[0] || 0;
   xTicks.forEach((tick) => axes.append(
     svg("line", { x1: x(tick), x2: x(tick), y1: box.top, y2: box.bottom, class: "grid" }),
-    svg("text", { x: x(tick), y: box.bottom + 15, "text-anchor": "middle", text: categories ? short(categories[tick], 80 / categories.length + 4) : said(tick, log ? 0 : xStep) })));
+    svg("text", { x: x(tick), y: box.bottom + 15, "text-anchor": "middle", text: categories ? short(categories[tick], 80 / categories.length + 4) : said(tick, log || places ? 0 : xStep) })));
   axes.append(
     svg("text", { x: (box.left + box.right) / 2, y: height - 6, "text-anchor": "middle", class: "title", text: xTitle }),
     svg("text", { x: 11, y: (box.top + box.bottom) / 2, transform: `rotate(-90 11 ${(box.top + box.bottom) / 2})`, "text-anchor": "middle", class: "title", text: yTitle }));
@@ -93,6 +95,7 @@ const line = (chart, points, one, { dash = dashes[one.dash], weight = 1.5 } = {}
 };
 const dot = (chart, px, py, one, { radius = 3.4, hollow = false } = {}) =>
   chart.drawing.append(svg("circle", { cx: chart.x(px).toFixed(1), cy: chart.y(py).toFixed(1), r: radius, fill: hollow ? "var(--paper)" : colourOf(one), stroke: colourOf(one), "stroke-width": hollow ? 1.5 : 0, "data-one": one.place }));
+/** What a pointer finds at a place; `text()` is asked only then. */
 const mark = (chart, px, py, one, text) => chart.marks.push({ x: chart.x(px), y: chart.y(py), one, text });
 
 /** Show what lies nearest to the pointer, and dim the other configurations everywhere. */
@@ -110,7 +113,7 @@ const pointing = (drawing, marks, width) => {
     heat(nearest && nearest.one);
     tip.hidden = !nearest;
     if (!nearest) return;
-    tip.replaceChildren(swatch(nearest.one), ...nearest.text.split("\n").flatMap((words, at) => (at ? [make("br"), words] : [make("strong", { text: words })])));
+    tip.replaceChildren(swatch(nearest.one), ...nearest.text().split("\n").flatMap((words, at) => (at ? [make("br"), words] : [make("strong", { text: words })])));
     tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8)}px`;
     tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 8)}px`;
   });

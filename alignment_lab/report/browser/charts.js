@@ -50,7 +50,7 @@ const markRow = (drawing, marks, one, y, { x, left, right }) => {
   row.append(svg("text", { x: right + 18, y: y + 4, class: `name ${verdict ? verdict.word : "is-reference"}`, text: words }));
   drawing.append(row);
   const beside = verdict && verdict.value != null ? `\nbeside the reference ${verdict.difference} ${verdict.p}` : "";
-  marks.push({ x: x(found.value), y, one, text: `${one.label}\n${found.text} ${found.range} (${found.of === "seeds" ? `${found.n} seeds` : `n=${found.n}`})${beside}` });
+  marks.push({ x: x(found.value), y, one, text: () => `${one.label}\n${found.text} ${found.range} (${found.of === "seeds" ? `${found.n} seeds` : `n=${found.n}`})${beside}` });
 };
 
 const drawSettings = () => {
@@ -68,24 +68,31 @@ const settingChart = ({ key, at }) => {
   const place = (one) => (numeric ? Number(one.settings[at]) : names.indexOf(one.settings[at]));
   const chart = plane({
     xs: shown.map(place), ys: shown.flatMap((one) => [valueOf(one).value, ...(valueOf(one).ends || [])]), log, bounded: metricOf().share,
-    categories: numeric ? null : names, xTitle: key.name + (log ? " (log)" : ""), yTitle: short(chartName(state.metric), 34), name: `${state.metric} against ${key.name}`,
+    categories: numeric ? null : names, places: numeric && numbers.length < 7 ? numbers : null, xTitle: key.name + (log ? " (log)" : ""), yTitle: short(chartName(state.metric), 34), name: `${state.metric} against ${key.name}`,
   });
   const lines = new Map();
   shown.forEach((one) => {
     const others = JSON.stringify(one.settings.filter((_, other) => other !== at));
     lines.set(others, [...(lines.get(others) || []), one]);
   });
-  [...lines.values()].forEach((members, index) => settingLine(chart, members, place, numeric ? 0 : (index - (lines.size - 1) / 2) * Math.min(0.08, 0.5 / lines.size)));
-  return make("figure", { class: "chart" }, make("figcaption", { text: `${chartName(state.metric)} against ${key.name}` }), chart.drawing);
+  const named = [...lines.values()].map((members, index) => {
+    settingLine(chart, members, place, (index - (lines.size - 1) / 2) * Math.min(7, 70 / lines.size));
+    const others = data.keys.flatMap((other, where) => (where === at || other.values.length < 2 || members[0].settings[where] === null ? [] : [`${other.name} ${members[0].settings[where]}`]));
+    return make("span", {}, swatch(members[0]), others.join(", ") || "every other setting");
+  });
+  const legend = named.length > 1 && named.length < 13 ? make("p", { class: "legend" }, ...named) : null;
+  return make("figure", { class: "chart" }, make("figcaption", { text: `${chartName(state.metric)} against ${key.name}` }), chart.drawing, legend);
 };
+/** One line, moved `aside` by some pixels, so that the bars of several do not hide each other. It has its first member's colour. */
 const settingLine = (chart, members, place, aside) => {
   members.sort((one, other) => place(one) - place(other));
-  line(chart, members.map((one) => [place(one) + aside, valueOf(one).value]), members[0], { dash: null });
+  const moved = { ...chart, x: (value) => chart.x(value) + aside };
+  line(moved, members.map((one) => [place(one), valueOf(one).value]), members[0]);
   members.forEach((one) => {
-    const [px, found] = [place(one) + aside, valueOf(one)];
-    if (found.ends) chart.drawing.append(svg("line", { x1: chart.x(px), x2: chart.x(px), y1: chart.y(found.ends[0]), y2: chart.y(found.ends[1]), stroke: colourOf(members[0]), "stroke-width": 1.2, opacity: 0.6, "data-one": one.place }));
-    dot(chart, px, found.value, { ...one, colour: members[0].colour }, { radius: 4 });
-    mark(chart, px, found.value, one, `${one.label}\n${found.text} ${found.range}`);
+    const [px, found] = [place(one), valueOf(one)];
+    if (found.ends) chart.drawing.append(svg("line", { x1: moved.x(px), x2: moved.x(px), y1: chart.y(found.ends[0]), y2: chart.y(found.ends[1]), stroke: colourOf(members[0]), "stroke-width": 1.2, opacity: 0.6, "data-one": one.place }));
+    dot(moved, px, found.value, { ...one, colour: members[0].colour }, { radius: 4 });
+    mark(moved, px, found.value, one, () => `${one.label}\n${found.text} ${found.range}`);
   });
 };
 
@@ -102,7 +109,7 @@ const curveChart = (panel, at, shown) => {
   drawn.forEach(({ one, cell, training, heldout }) => {
     if (training.length > 1) line(chart, training, one, { weight: drawn.length > 30 ? 1 : 1.5 });
     [...(training.length === 1 ? training : []), ...heldout].forEach(([px, py]) => dot(chart, px, py, one, { radius: 3 }));
-    [...training, ...heldout].forEach(([px, py]) => mark(chart, px, py, one, `${cell.label}\nstep ${said(px)}: ${said(py)}`));
+    [...training, ...heldout].forEach(([px, py]) => mark(chart, px, py, one, () => `${cell.label}\nstep ${said(px)}: ${said(py)}`));
   });
   return make("figure", { class: "chart" }, make("figcaption", { text: panel.title }), chart.drawing);
 };
@@ -122,12 +129,12 @@ const drawDrift = () => {
   const target = byId("drift");
   if (!drawn.length) return target.replaceChildren(make("p", { class: "none", text: "No visible run recorded log-probabilities of held-out answers." }));
   const points = drawn.flatMap(({ cell }) => cell.drift);
-  const chart = plane({ height: 300, xs: points.map(([px]) => px), ys: points.map(([, py]) => py), xTitle: "drift from the reference, nats per answer", yTitle: "margin, nats", name: "margin against drift" });
+  const chart = plane({ width: 600, height: 340, xs: points.map(([px]) => px), ys: points.map(([, py]) => py), xTitle: "drift from the reference, nats per answer", yTitle: "margin, nats", name: "margin against drift" });
   drawn.forEach(({ one, cell }) => {
     line(chart, cell.drift, one, { weight: 1 });
     const [px, py] = cell.drift[cell.drift.length - 1];
     dot(chart, px, py, one, { radius: 4.5 });
-    mark(chart, px, py, one, `${cell.label}\ndrift ${said(px)}, margin ${said(py)} nats`);
+    mark(chart, px, py, one, () => `${cell.label}\ndrift ${said(px)}, margin ${said(py)} nats`);
   });
   target.replaceChildren(chart.drawing);
 };
@@ -137,10 +144,10 @@ const drawCost = () => {
   byId("cost-title").textContent = `${chartName(state.metric)} against time`;
   if (!drawn.length) return byId("cost").replaceChildren(make("p", { class: "none", text: "No visible run has a time and this metric." }));
   const [xs, ys] = [drawn.map(({ cell }) => cell.costs.total), drawn.map(({ cell }) => cell.metrics[state.metric].value)];
-  const chart = plane({ height: 300, xs, ys, zero: true, bounded: metricOf().share, xTitle: "seconds, all phases", yTitle: short(chartName(state.metric), 34), name: "metric against cost" });
+  const chart = plane({ width: 600, height: 340, xs, ys, zero: true, bounded: metricOf().share, xTitle: "seconds, all phases", yTitle: short(chartName(state.metric), 34), name: "metric against cost" });
   drawn.forEach(({ one, cell }, at) => {
     dot(chart, xs[at], ys[at], one, { radius: 4.5 });
-    mark(chart, xs[at], ys[at], one, `${cell.label}\n${cell.time}, ${said(cell.costs.speed ?? 0)} tokens/s, ${cell.costs.memory ?? "?"} GB\n${cell.hardware}`);
+    mark(chart, xs[at], ys[at], one, () => `${cell.label}\n${cell.time}, ${said(cell.costs.speed ?? 0)} tokens/s, ${cell.costs.memory ?? "?"} GB\n${cell.hardware}`);
   });
   byId("cost").replaceChildren(chart.drawing);
   byId("cost-note").textContent = `On: ${[...new Set(drawn.map(({ cell }) => cell.hardware))].join("; ")}.`;

@@ -13,15 +13,15 @@ byId("metric").addEventListener("change", (event) => {
   state.metric = event.target.value;
   state.columns.add(state.metric);
   drawColumns();
-  changed();
+  changed("metric");
 });
 byId("rows").value = state.rows;
-byId("rows").addEventListener("change", (event) => { state.rows = event.target.value; changed(); });
+byId("rows").addEventListener("change", (event) => { state.rows = event.target.value; changed("table"); });
 byId("reset").addEventListener("click", () => { resetAll(); byId("filter").focus(); });
 byId("bar").addEventListener("submit", (event) => event.preventDefault());
 
 const drawColumns = () => byId("columns").replaceChildren(...data.metrics.map((one) => {
-  const box = make("input", { type: "checkbox", value: one.name, onchange: (event) => { state.columns[event.target.checked ? "add" : "delete"](one.name); changed(); } });
+  const box = make("input", { type: "checkbox", value: one.name, onchange: (event) => { state.columns[event.target.checked ? "add" : "delete"](one.name); changed("table"); } });
   box.checked = state.columns.has(one.name);
   return make("label", {}, box, one.name);
 }));
@@ -43,7 +43,12 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "k") step(-1);
 });
 
-[drawTable, drawMarks, drawSettings, drawLegend, drawCurves, drawDrift, drawCost, drawPhases, drawSamples].forEach(onChange);
+onChange(drawTable, "rows", "metric", "table");
+[drawMarks, drawSettings, drawCost].forEach((draw) => onChange(draw, "rows", "metric"));
+onChange(drawLegend, "rows");
+[[drawCurves, "curves"], [drawDrift, "drift"], [drawPhases, "phases"], [drawSamples, "samples"]].forEach(([draw, id]) => onChange(() => whenNear(byId(id), draw), "rows"));
+new ResizeObserver(() => document.documentElement.style.setProperty("--bar", `${byId("bar").offsetHeight}px`)).observe(byId("bar"));
+addEventListener("beforeprint", () => [drawCurves, drawDrift, drawPhases, drawSamples].forEach((draw) => draw()));
 drawColumns();
-listeners.forEach((draw) => draw());
+listeners.forEach(({ draw }) => draw());
 document.documentElement.dataset.ready = "";

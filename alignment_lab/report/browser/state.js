@@ -21,11 +21,29 @@ data.cells.forEach((cell, place) => { cell.place = place; });
 
 const listeners = [];
 let asked = 0;
-/** Call `draw` after every change, once a frame however many changes there were. */
-const onChange = (draw) => listeners.push(draw);
-const changed = () => {
+let wanted = new Set();
+/** Call `draw` after a change of what it depends on, once a frame however many changes there were. */
+const onChange = (draw, ...dependsOn) => listeners.push({ draw, dependsOn });
+/** Tell that "rows" (which are shown), "metric" or "table" (its order, its columns) changed. */
+const changed = (what = "rows") => {
+  wanted.add(what);
   cancelAnimationFrame(asked);
-  asked = requestAnimationFrame(() => listeners.forEach((draw) => draw()));
+  asked = requestAnimationFrame(() => {
+    const due = listeners.filter(({ dependsOn }) => dependsOn.some((one) => wanted.has(one)));
+    wanted = new Set();
+    due.forEach(({ draw }) => draw());
+  });
+};
+/** Draw a part of the page now if it can be seen, else when it first comes near. */
+const whenNear = (element, draw) => {
+  const watching = new IntersectionObserver((found) => {
+    if (!found.some((one) => one.isIntersecting)) return;
+    watching.disconnect();
+    draw();
+  }, { rootMargin: "400px" });
+  element.watching?.disconnect();
+  element.watching = watching;
+  watching.observe(element);
 };
 
 /** Whether a configuration passes the filters; what was hidden by hand passes them too. */

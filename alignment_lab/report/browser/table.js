@@ -22,8 +22,9 @@ const verdictOf = (row) => {
   if (row.place === data.reference) return { text: "reference", value: 0, word: "is-reference" };
   const found = row.verdicts[state.metric];
   if (!found) return { text: absent };
-  const rows = found.rows ? `on the same ${found.rows.n} prompts ${found.rows.difference} ${found.rows.p}: ${found.rows.word === "noise" ? "not told apart" : found.rows.word}` : "";
-  return { text: `${found.said} ${found.p}`.trim(), range: found.value == null ? "" : `${found.difference} ${found.how}`, more: rows, value: found.value ?? undefined, word: found.word };
+  const rows = found.rows ? `rows: ${found.rows.difference} ${found.rows.p} ${found.rows.word === "noise" ? "" : found.rows.word}` : "";
+  const title = `${found.difference}, ${found.how}${found.rows ? `; row by row on the same ${found.rows.n} held-out prompts ${found.rows.difference}` : ""}`;
+  return { text: `${found.said} ${found.p}`.trim(), range: found.value == null ? "" : found.difference, more: rows, value: found.value ?? undefined, word: found.word, title };
 };
 const cost = (row, key) => {
   const values = (row.cells ? finished(row) : [row]).map((cell) => cell.costs[key]).filter((value) => value != null);
@@ -61,7 +62,7 @@ const sortBy = (column) => {
   if (state.sort.by !== column.name) state.sort = { by: column.name, down: first };
   else if (state.sort.down === first) state.sort.down = !first;
   else state.sort = { by: null, down: false };
-  changed();
+  changed("table");
   onceDrawn(() => document.querySelector(`th[data-column="${CSS.escape(column.name)}"] button`)?.focus());
 };
 
@@ -81,11 +82,13 @@ const rowName = (row) => {
   return make("th", { scope: "row" }, make("label", {}, box, swatch(one), named), alive);
 };
 
+const cellOf = (column, found) => make("td", { class: column.right ? "right" : "", title: found.title }, ...content(found));
+
 const drawTable = () => {
   const all = columns();
   const rows = sorted(tableRows(), all);
   const body = rows.map((row) => make("tr", { "data-row": configurationOf(row).place, class: state.hidden.has(configurationOf(row).place) ? "hidden-row" : "" },
-    rowName(row), ...all.slice(1).map((column) => make("td", { class: column.right ? "right" : "" }, ...content(column.of(row))))));
+    rowName(row), ...all.slice(1).map((column) => cellOf(column, column.of(row)))));
   byId("table").replaceChildren(make("thead", {}, make("tr", {}, ...all.map(heading))), make("tbody", {}, ...body));
   const [seen, total] = [visible().length, data.configurations.length];
   byId("count").textContent = `${seen} of ${total} shown`;
