@@ -24,7 +24,7 @@ from .meter import Meter, peak_memory_gb
 from .report.terminal import show_run
 from .signals import Stop
 from .spec import Action, DataSource, Device, Experiment, Format, Quantisation, Sharding, differences, from_yaml, to_plain, to_yaml
-from .tracking import end_tracking
+from .tracking import conclude, end_tracking
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def execute(spec: Experiment, run: RunDirectory) -> None:
         from .report.page import write_page  # matplotlib: not needed to answer a mistake
 
         write_page(run)
+        conclude(spec, run, console)
         show_run(run, console)
     if stop.asked:  # at the very end: this run is finished, what would follow it does not start
         raise Interrupted(stop.asked, f"interrupted by {stop.asked.name}; this run is finished")
@@ -120,7 +121,7 @@ def work(run: RunDirectory) -> None:
             run.fail(str(reason), resumable=True)
         raise
     finally:
-        end_tracking(spec, failed=failed)
+        end_tracking(run, failed=failed)
 
 
 @contextmanager
@@ -135,10 +136,9 @@ def recorded(spec: Experiment, run: RunDirectory) -> Iterator[None]:
         except BaseException as error:
             said = str(error) if isinstance(error, UserError | RunError | Interrupted) else f"{type(error).__name__}: {error}"
             run.fail(said, resumable=isinstance(error, KeyboardInterrupt | Hung))
-            end_tracking(spec, failed=True)
+            end_tracking(run, failed=True)
             raise
         run.finish()
-    end_tracking(spec, failed=False)
 
 
 def _refuse_another(spec: Experiment, run: RunDirectory) -> None:

@@ -47,8 +47,8 @@ def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console, sto
     callbacks: list[TrainerCallback] = [leaving]
     if cluster.is_first():
         callbacks += [
-            *trackers(spec, run, console),
             MetricsLog(run, trainer.setting.available / spec.training.global_batch),
+            *trackers(spec, run, console),
             ShowSteps(console),
         ]
     if spec.training.eval_steps:

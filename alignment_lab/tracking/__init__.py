@@ -1,0 +1,109 @@
+"""Who is told of a run: tensorboard, wandb, trackio, whichever the experiment says. All of them are told what metrics.jsonl holds.
+
+A tracker is imported when it is asked for. Each says up to which step it has been told; a run that goes on tells it the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ..artifacts import RunDirectory
+from ..spec import Experiment
+from .follow import Follower, Tracker, summary
+from .wandb_run import has_key
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from transformers import TrainerCallback
+
+Opener = Callable[[Experiment, RunDirectory, "Console"], Tracker]
+EXTRAS = {"trackio": "trackio"}  # what a plain installation lacks, and the extra that has it
+_followers: list[Follower] = []  # of the run in this process: one at most
+
+__all__ = ["conclude", "end_tracking", "has_key", "trackers", "wrong"]
+
+
+def _tensorboard(spec: Experiment, run: RunDirectory, console: Console) -> Tracker:
+    from .tensorboard_run import TensorBoard
+
+    return TensorBoard(spec, run)
+
+
+def _wandb(spec: Experiment, run: RunDirectory, console: Console) -> Tracker:
+    from .wandb_run import Wandb
+
+    return Wandb(spec, run, console)
+
+
+def _trackio(spec: Experiment, run: RunDirectory, console: Console) -> Tracker:
+    from .trackio_run import Trackio
+
+    return Trackio(spec, run, console)
+
+
+TRACKERS: dict[str, Opener] = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}  # by their key in `tracking`
+WITH_AN_END = ("wandb", "trackio")  # these take more than curves
+
+
+def asked(spec: Experiment) -> list[str]:
+    """The trackers that this experiment wants."""
+    return [name for name in TRACKERS if getattr(spec.tracking, name)]
+
+
+def wrong(spec: Experiment) -> Iterator[str]:
+    """What keeps a tracker from being told, a sentence each; nothing is imported for it."""
+    for name in asked(spec):
+        if find_spec(name) is None:
+            remedy = f"pip install -e .[{EXTRAS[name]}] -c constraints.txt" if name in EXTRAS else f"pip install {name}"
+            yield f"tracking.{name}=true: the package {name} is not installed; {remedy}, or set tracking.{name}=false."
+        elif name == "wandb" and os.environ.get("WANDB_MODE") == "online" and not has_key():
+            yield "tracking.wandb=true: WANDB_MODE=online, and there is no login here; call `wandb login`, or leave WANDB_MODE unset."
+
+
+def trackers(spec: Experiment, run: RunDirectory, console: Console) -> list[TrainerCallback]:
+    """The callback that tells them, where there are any: after every step that metrics.jsonl was given."""
+    names = asked(spec)
+    if not names:
+        return []
+    from transformers import TrainerCallback
+
+    end_tracking(run, failed=True)  # of a run before, in a sweep, whose page could not be written
+    follower = Follower(run, [TRACKERS[name](spec, run, console) for name in names])
+    _followers.append(follower)
+
+    class Tell(TrainerCallback):
+        """What is in metrics.jsonl when training begins is of attempts before; not all of it may have been told."""
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            follower.begin()
+
+        def on_log(self, *_: Any, **__: Any) -> None:
+            follower.tell()
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            follower.tell()
+
+    return [Tell()]
+
+
+def conclude(spec: Experiment, run: RunDirectory, console: Console) -> None:
+    """Tell what a finished run came to: numbers to sort by, samples, the page. A tracker that fails fails no run."""
+    try:
+        names = [name for name in asked(spec) if name in WITH_AN_END]
+        if not _followers and names:  # its processes have told the steps, and are gone
+            _followers.append(Follower(run, [TRACKERS[name](spec, run, console) for name in names]))
+        for follower in _followers:
+            follower.conclude(summary(run.state(), run.report() or {}), run.samples(), run.page_file)
+    except Exception as error:
+        said = f"tracking: the end of this run was not told ({type(error).__name__}: {error}); everything is in {run.path}"
+        console.print(said, highlight=False, soft_wrap=True)
+    end_tracking(run, failed=False)
+
+
+def end_tracking(run: RunDirectory, *, failed: bool) -> None:
+    """Close them, with what became of the run."""
+    while _followers:
+        _followers.pop().close(run.state().get("state", "failed"), failed=failed)
