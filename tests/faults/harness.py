@@ -52,6 +52,7 @@ def experiment(*overrides: str) -> Experiment:
 def warm() -> None:
     """Import what a run imports, once for all children."""
     prepare()
+
     import alignment_lab.method
     import alignment_lab.report.page
     import alignment_lab.training  # noqa: F401
