@@ -37,8 +37,8 @@ LEAVING = ("CANCELLED", "COMPLETED", "FAILED")  # of a job that is being ended: 
 
 def main() -> None:
     """One task of a job: on each of a cell's machines there is one, and the first one answers to Slurm."""
-    sweep, token = Path(sys.argv[1]), sys.argv[2]
-    order = read_json(sweep / manifest.ORDERS / f"{token}.json")
+    sweep, mark = Path(sys.argv[1]), sys.argv[2]
+    order = read_json(sweep / manifest.ORDERS / f"{mark}.json")
     task = order["tasks"][int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))]
     print(
         f"job {os.environ.get('SLURM_JOB_ID')} on {os.uname().nodename}, start {int(os.environ.get('SLURM_RESTART_COUNT', 0)) + 1}",
@@ -57,9 +57,9 @@ def main() -> None:
         if _finished(subject):
             code = 0
         elif first():
-            interrupted(reason, Attempts(subject, token), order)
+            interrupted(reason, Attempts(subject, mark), order)
     except BaseException as error:
-        code = failed(error, Attempts(subject, token), order)
+        code = failed(error, Attempts(subject, mark), order)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # at once: threads of libraries that nobody joined would keep it
@@ -93,7 +93,7 @@ def shared(sweep: Path, passes: list[dict[str, Any]]) -> None:
         for one in [Pass(**facts) for facts in passes]:
             spec = _frozen(RunDirectory(sweep / one.cell))
             console.print(f"for {one.cell} and what is like it:", highlight=False, soft_wrap=True)
-            folder = RunDirectory(sweep / ".share" / one.key)
+            folder = RunDirectory(sweep / ".share" / one.digest)
             stop = Stop()
             with stop.heeded():
                 share(spec, folder, console, stop, tokens_only=one.tokens_only)
@@ -104,7 +104,7 @@ def shared(sweep: Path, passes: list[dict[str, Any]]) -> None:
         shutil.rmtree(sweep / ".share", ignore_errors=True)
 
 
-def _remembered(file: Path, do: Callable[[], None]) -> None:
+def _remembered(file: Path, do: Callable[[], object]) -> None:
     """Leave what became of it for `sweep status`."""
     try:
         do()
@@ -127,12 +127,10 @@ def _finished(subject: RunDirectory) -> bool:
 class Attempts:
     """How often this job has failed, and been out of time without a step: of this submission alone."""
 
-    def __init__(self, subject: RunDirectory, token: str) -> None:
+    def __init__(self, subject: RunDirectory, mark: str) -> None:
         self.subject, self.file = subject, subject.path / ".job.json"
         known = read_json(self.file) or {}
-        self.facts: dict[str, Any] = (
-            known if known.get("submission") == token else {"submission": token, "failures": 0, "idle": 0, "step": 0}
-        )
+        self.facts: dict[str, Any] = known if known.get("submission") == mark else {"submission": mark, "failures": 0, "idle": 0, "step": 0}
 
     def count(self, what: str) -> int:
         """One more; how many that makes."""

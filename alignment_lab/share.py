@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,6 +18,8 @@ from .artifacts import RunDirectory
 from .launch import local
 from .signals import Stop
 from .spec import Experiment, from_yaml, to_yaml
+
+_loaded: dict[str, Any] = {}
 
 
 class Enough(Exception):
@@ -51,7 +55,7 @@ def _make(spec: Experiment, folder: RunDirectory, console: Console, stop: Stop, 
     if tokens_only:
         return
     arguments = training.arguments(spec, folder, device, dtype)
-    policy = model.load_policy(spec, where, device, dtype)
+    policy = _policy(spec, where, device, dtype)
     trainer = procedure.trainer(
         run.settled(spec, policy, arguments, device, dtype, tokenizer, train_rows, heldout, len(rows.train), console)
     )
@@ -65,6 +69,15 @@ def _make(spec: Experiment, folder: RunDirectory, console: Console, stop: Stop, 
             trainer.begin()
         else:  # a sharded model can be asked only when it is wrapped
             training.fit(trainer, spec, folder, console, stop)
+
+
+def _policy(spec: Experiment, where: Path, device: Any, dtype: Any) -> Any:
+    """The model, loaded once for all that is asked of the same one."""
+    key = repr((spec.model, spec.parallel, spec.method.generates))
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = model.load_policy(spec, where, device, dtype)
+    return _loaded[key]
 
 
 def work(folder: RunDirectory) -> None:

@@ -40,7 +40,7 @@ class Cell:
 class Submission:
     """One call of sbatch, an array of these cells; `job` is null until Slurm has said its number."""
 
-    token: str
+    mark: str
     kind: str  # cells, share or canary
     cells: list[str]
     code: str

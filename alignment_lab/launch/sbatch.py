@@ -25,7 +25,7 @@ LIMIT = 1000  # jobs of an array: Slurm's MaxArraySize as it comes
 
 def submit(sweep: Sweep, submission: Submission, lock: IO[str], *, after: str | None = None) -> str:
     """Call sbatch; gives the number of the array. `after`: the array that must have ended well before. Raises UserError with its reason."""
-    script = sweep.orders / f"{submission.token}.sh"
+    script = sweep.orders / f"{submission.mark}.sh"
     script.write_text(text(sweep, submission, after))
     try:
         done = subprocess.run(["sbatch", str(script)], capture_output=True, text=True, pass_fds=[lock.fileno()])
@@ -75,13 +75,13 @@ def text(sweep: Sweep, submission: Submission, after: str | None) -> str:
     executor.parameters["map_count"] = len(submission.cells)
     python = settings["python"] or ("python3" if settings["container"] else shlex.quote(sys.executable))
     return executor._make_submission_file_text(
-        f"{python} -u -m alignment_lab.job {shlex.quote(str(sweep.path.absolute()))} {submission.token}", submission.token
+        f"{python} -u -m alignment_lab.job {shlex.quote(str(sweep.path.absolute()))} {submission.mark}", submission.mark
     )
 
 
 def named(sweep: Sweep, submission: Submission) -> str:
     """The jobs' name: by it a submission is found again whose number nobody wrote down."""
-    return f"{sweep.launcher['name']}-{submission.token}"
+    return f"{sweep.launcher['name']}-{submission.mark}"
 
 
 def _environment(sweep: Sweep, submission: Submission) -> list[str]:

@@ -17,7 +17,7 @@ from ..spec import Experiment, Unpaired, to_plain
 class Pass:
     """One thing to make: what this cell needs. Of a sweep of seeds, the others' token ids only: the reference knows no order."""
 
-    key: str
+    digest: str
     cell: str
     tokens_only: bool
 

@@ -87,7 +87,7 @@ def _submit(
     sweep: Sweep, kind: str, tasks: Sequence[object], names: list[str], code: str, nodes: int, lock: IO[str], after: str | None
 ) -> Submission:
     one = Submission(uuid.uuid4().hex[:6], kind, names, code, nodes)
-    write_json(sweep.orders / f"{one.token}.json", {"kind": kind, "tasks": list(tasks), "max_attempts": sweep.launcher["max_attempts"]})
+    write_json(sweep.orders / f"{one.mark}.json", {"kind": kind, "tasks": list(tasks), "max_attempts": sweep.launcher["max_attempts"]})
     sweep.submissions.append(one)
     sweep.write()
     try:

@@ -23,7 +23,7 @@ def log(sweep: Sweep, cell: Cell) -> str:
 def cancel(sweep: Sweep, cells: Sequence[Cell]) -> str:
     """End what waits or runs of these cells, of all where none is named, and what only they wait for."""
     found = submit.standings(sweep)
-    going = [cell for cell in cells or sweep.cells if found[cell.name].alive]
+    going = [cell for cell in cells or sweep.cells if found[cell.name].alive and found[cell.name].state != "finished"]
     jobs = [cell.jobs[-1] for cell in going]
     if not cells:
         others = {f"{one.job}_0": one.job for one in sweep.submissions if one.kind != "cells" and one.job}

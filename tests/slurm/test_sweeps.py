@@ -1,0 +1,217 @@
+"""Sweeps on a real Slurm: submitted and left, shared work once, faults of every kind, frozen code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment_lab.artifacts import RunDirectory, file_digest
+from alignment_lab.launch import manifest, submit
+
+pytestmark = pytest.mark.slurm
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["model=tiny", "parallel.device=cpu", "data.max_length=96", "training.global_batch=4", "eval.rows=4", "eval.generations=0"]
+SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=30", "hydra.launcher.cpus_per_task=1"]
+PATIENCE = 420  # seconds for a sweep to end: other work may have the machine
+
+
+class Sweep:
+    """A sweep's command in a folder of its own, and what becomes of it."""
+
+    def __init__(self, folder: Path, *words: str, lab: Path = ROOT) -> None:
+        self.folder, self.lab, self.path = folder, lab, folder / "sweep"
+        self.words = [*TINY, *SLURM, "hydra.sweep.dir=sweep", *words]
+        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "ALIGNMENT_LAB_CACHE": str(own_cache(folder))}
+
+    def python(self, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+        environment = self.environment | {"PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+
+    def give(self, *more: str, path: str = "") -> subprocess.CompletedProcess[str]:
+        """The command."""
+        return self.python(str(self.lab / "train.py"), "--multirun", *self.words, *more, path=path)
+
+    def ask(self, *words: str) -> str:
+        done = self.python("-m", "alignment_lab.sweep", words[0], "sweep", *words[1:])
+        assert done.returncode != 2, done.stderr
+        return done.stdout
+
+    @property
+    def known(self) -> manifest.Sweep:
+        return manifest.read(self.path)
+
+    def run(self, name: str) -> RunDirectory:
+        return RunDirectory(self.path / name)
+
+    def until(self, true: Callable[[], Any], within: float = PATIENCE) -> Any:
+        """Wait, and fail with the table where it takes too long."""
+        end = time.monotonic() + within
+        while not (found := true()):
+            assert time.monotonic() < end, f"not within {within} s:\n{self.ask('status')}"
+            time.sleep(0.5)
+        return found
+
+    def ended(self) -> dict[str, submit.Standing]:
+        """Where cells stand when no job waits or runs."""
+
+        def over() -> Any:
+            found = submit.standings(self.known)
+            return found if not any(one.alive for one in found.values()) else None
+
+        found = self.until(over)
+        assert isinstance(found, dict)
+        return found
+
+    def log(self, name: str) -> str:
+        """All that its jobs wrote."""
+        jobs = self.known.cell(name).jobs
+        return "".join(path.read_text() for job in jobs for path in (self.path / ".submitit").glob(f"{job}_*.out"))
+
+    def weights(self, name: str) -> str:
+        return file_digest(self.run(name).model / "model.safetensors")
+
+    def stepping(self, name: str, steps: int) -> bool:
+        """Whether so many steps were taken, and a job of it runs."""
+        run = self.run(name)
+        return run.state().get("state") == "running" and len(run.metrics()) >= steps
+
+
+def own_cache(folder: Path) -> Path:
+    """A cache without references and tokens, with the weights that tests have."""
+    found = folder / "cache"
+    if not found.exists():
+        found.mkdir()
+        (found / "models").symlink_to(Path(os.environ["ALIGNMENT_LAB_CACHE"]) / "models")
+    return found
+
+
+def test_a_sweep_is_left_to_slurm(cluster, here):
+    """The command returns within 20 s; the reference is asked once, before any cell starts; the same command then does nothing."""
+    sweep = Sweep(here, "method=dpo,kto,ipo", "beta=0.01,0.1", "training.max_steps=2")
+    began = time.monotonic()
+    given = sweep.give()
+    seconds = time.monotonic() - began
+    assert given.returncode == 0, given.stderr
+    print(f"the command returned after {seconds:.1f} s")
+    assert seconds < 20 and "6 new" in given.stdout
+    assert "6 queued" in sweep.ask("status")
+    assert {one.state for one in sweep.ended().values()} == {"finished"}
+    names = [cell.name for cell in sweep.known.cells]
+    for name in names:
+        (line,) = [line for line in sweep.log(name).splitlines() if line.startswith("reference: ")]
+        words = line.split()
+        assert words[1] == words[3], line  # N of N answers were there
+    again = sweep.give()
+    assert "6 finished, left alone" in again.stdout and len(sweep.known.submissions) == 2
+    assert {sweep.run(name).state()["attempts"] for name in names} == {1}
+    assert "6 finished" in sweep.ask("collect") and (sweep.path / "report.html").exists()
+    assert "training 2/2" in sweep.ask("logs", "0")
+
+
+def test_a_sweep_under_faults(cluster, here):
+    """Twelve cells. The submitting process is killed when Slurm has the array and before it says so; three cells are killed, two asked to leave
+    as before a time limit, one queued again by hand, one can take no step. In the end eleven are what they are undisturbed.
+    """
+    rates = [f"{place}e-3" for place in range(1, 12)] + ["1e30"]
+    words = ["method=dpo", "beta=0.1", f"training.learning_rate={','.join(rates)}", "training.max_steps=40", "training.save_steps=4"]
+    sweep = Sweep(here, *words, "training.warmup_steps=0", "hydra.launcher.array_parallelism=7")
+    stub = here / "bin"
+    stub.mkdir()
+    real = shutil.which("sbatch")
+    (stub / "sbatch").write_text(
+        f'#!/bin/bash\n{real} "$@" || exit\n[ "$(ls {here}/sweep/.submitit/*.sh | wc -l)" = 2 ] && kill -9 $PPID\nexit 0\n'
+    )
+    (stub / "sbatch").chmod(0o755)
+    assert sweep.give(path=str(stub)).returncode == -signal.SIGKILL
+    assert [one.job is None for one in sweep.known.submissions] == [False, True]
+    given = sweep.give()
+    assert "12 waiting in the queue, left alone" in given.stdout, given.stdout + given.stderr
+    assert len(sweep.known.submissions) == 2
+
+    name = {rate: cell.name for rate, cell in zip(rates, sweep.known.cells, strict=True)}
+    jobs = {cell.name: cell.jobs[0] for cell in sweep.known.cells}
+    killed, asked, by_hand = [name[rate] for rate in rates[:3]], [name[rate] for rate in rates[3:5]], name[rates[5]]
+    for one in killed:
+        sweep.until(lambda one=one: sweep.stepping(one, 6))
+        os.kill(sweep.run(one).state()["pid"], signal.SIGKILL)
+    for one in asked:
+        sweep.until(lambda one=one: sweep.stepping(one, 3))
+        cluster.run("scancel", "--signal=USR2", jobs[one])
+    sweep.until(lambda: sweep.stepping(by_hand, 3))
+    cluster.run("scontrol", "requeue", jobs[by_hand])
+
+    states = {one: standing.state for one, standing in sweep.ended().items()}
+    assert {one for one, state in states.items() if state == "interrupted"} == set(killed)
+    assert {one for one, state in states.items() if state == "failed"} == {name["1e30"]}
+    given = sweep.give()
+    assert "8 finished, left alone" in given.stdout and "3 cut off" in given.stdout and "1 failed" in given.stdout
+    sweep.ended()
+    assert "1 cells submitted" in sweep.ask("retry")
+    found = sweep.ended()
+
+    reason = sweep.run(name["1e30"]).state()["error"]
+    assert found[name["1e30"]].state == "failed" and "no number" in reason, reason
+    assert cluster.states(sweep.known.cell(name["1e30"]).jobs[-1])[sweep.known.cell(name["1e30"]).jobs[-1]].startswith("FAILED")
+    whole = [one for one in states if one != name["1e30"]]
+    assert all(found[one].state == "finished" for one in whole)
+    attempts = {one: sweep.run(one).state()["attempts"] for one in whole}
+    assert attempts == {one: 2 if one in {*killed, *asked, by_hand} else 1 for one in whole}
+    for one in whole:
+        assert [row["step"] for row in sweep.run(one).metrics() if "loss" in row] == list(range(1, 41))
+        assert sweep.log(one).count("resuming from") == (attempts[one] > 1)
+
+    alone = Sweep(here, *words, "training.warmup_steps=0")
+    alone.words = [word for word in alone.words if "launcher" not in word and "sweep.dir" not in word]
+    alone.path = here / "alone"
+    undisturbed = alone.give("hydra.sweep.dir=alone", f"training.learning_rate={','.join(rates[:-1])}")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert {one: sweep.weights(one) for one in whole} == {one: alone.weights(one) for one in whole}
+
+
+def test_a_time_limit_and_a_cancellation(cluster, here):
+    """Slurm's own warning, half a minute before the minute is up: checkpoint, queued again, done in the end. Who cancels is obeyed."""
+    sweep = Sweep(here, "method=dpo", "training.seed=1,2", "training.max_steps=400", "training.save_steps=50")
+    given = sweep.give("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30")
+    assert given.returncode == 0, given.stderr
+    one, other = [cell.name for cell in sweep.known.cells]
+    sweep.until(lambda: sweep.stepping(other, 3))
+    assert "1 of 1 cells" in sweep.ask("cancel", "1")
+    found = sweep.ended()
+    assert found[other].state == "interrupted" and "queued again" not in sweep.log(other)
+    assert found[one].state == "finished" and sweep.run(one).state()["attempts"] > 1
+    assert sweep.log(one).count("queued again") == sweep.run(one).state()["attempts"] - 1
+    assert "CANCELLED" in next(iter(cluster.states(sweep.known.cell(other).jobs[0]).values()))
+
+
+def test_edits_change_no_cell_that_waits(cluster, here):
+    """A copy of the lab; while a cell waits, an option is edited and the code is broken: it runs as it was."""
+    lab = here / "lab"
+    for part in ("alignment_lab", "conf"):
+        shutil.copytree(ROOT / part, lab / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "train.py", lab)
+    sweep = Sweep(here, "method=dpo", "training.seed=1,2", "training.max_steps=2", lab=lab)
+    given = sweep.give("+hydra.launcher.additional_parameters.hold=true")
+    assert given.returncode == 0, given.stderr
+    option = lab / "conf/method/dpo.yaml"
+    option.write_text(option.read_text().replace("beta: 0.1", "beta: 0.7"))
+    assert "0.7" in option.read_text()
+    (lab / "alignment_lab/run.py").write_text("raise RuntimeError('edited')\n")
+    for one in sweep.known.submissions:
+        cluster.run("scontrol", "release", str(one.job))
+    assert {standing.state for standing in sweep.ended().values()} == {"finished"}
+    for cell in sweep.known.cells:
+        run = sweep.run(cell.name)
+        assert run.spec()["method"]["beta"] == 0.1
+        assert json.loads(run.provenance_file.read_text())["git"] is None  # the copy is no checkout, and says so on the node too
