@@ -32,8 +32,6 @@ from .signals import Stop
 from .spec import Experiment, from_yaml
 from .trouble import WORDS
 
-LEAVING = ("CANCELLED", "COMPLETED", "FAILED")  # of a job that is being ended: nobody wants it again
-
 
 def main() -> None:
     """One task of a job: on each of a cell's machines there is one, and the first one answers to Slurm."""
@@ -155,11 +153,8 @@ class Attempts:
 
 def interrupted(reason: Interrupted, attempts: Attempts, order: dict[str, Any]) -> None:
     """Queue this job again after a signal, unless somebody ends it."""
-    state = queue.state_of(os.environ.get("SLURM_JOB_ID", ""))
-    if state in LEAVING or state == "UNKNOWN" or (reason.signal is Signals.SIGINT):
-        print(f"not queued again: Slurm says {state}", file=sys.stderr, flush=True)
-        return
-    if state == "PENDING":  # somebody did it already
+    if reason.signal is Signals.SIGINT or not queue.goes_on(os.environ.get("SLURM_JOB_ID", "")):
+        print("not queued again by itself: cancelled, or queued again already", file=sys.stderr, flush=True)
         return
     if reason.signal is Signals.SIGUSR2 and order["kind"] == "cells" and attempts.idle() >= order["max_attempts"]:
         said = f"{order['max_attempts']} times its time was up before a step was taken and saved: raise hydra.launcher.timeout_min."

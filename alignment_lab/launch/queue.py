@@ -55,11 +55,25 @@ def number_of(name: str, since: str) -> str | None:
     return said[0].partition("_")[0] if said else None
 
 
-def state_of(job: str) -> str:
-    """Slurm's word for one job of this cluster, with what it is about to be: such as RUNNING, or CANCELLED for one that is being ended."""
-    said = _run("scontrol", "show", "job", "-o", job).stdout
-    found = re.search(r"\bJobState=(\w+)", said)
-    return found[1] if found else "UNKNOWN"
+def goes_on(job: str) -> bool:
+    """Whether Slurm means a job that got a signal to run again: it warned of a limit, preempts it, or the time was up.
+
+    A job that somebody cancels is COMPLETING by then, and so is one that is queued again already; one that preemption gives a while is RUNNING.
+    """
+    facts = dict(re.findall(r"\b(JobState|RunTime|TimeLimit)=(\S+)", _run("scontrol", "show", "job", "-o", job).stdout))
+    if facts.get("JobState") in ("RUNNING", "SUSPENDED"):
+        return True
+    ran, limit = _seconds(facts.get("RunTime", "")), _seconds(facts.get("TimeLimit", ""))
+    return facts.get("JobState") in ("COMPLETING", "TIMEOUT") and ran is not None and limit is not None and ran >= limit
+
+
+def _seconds(text: str) -> int | None:
+    """Of 1-02:03:04; None of UNLIMITED."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if not found:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _squeue(*options: str) -> str:
