@@ -151,8 +151,17 @@ def load_policy(spec: Experiment, where: Path, device: torch.device, dtype: torc
     scores = not spec.method.generates
     model = load_model(spec.model, where, scores=scores, dtype=dtype if frozen else torch.float32, quantisation=quantisation)
     parallel.steady(model)
+    if quantisation is not None and device.type == "cpu":
+        _let_go(model)
     policy = _adapted(model, spec) if frozen else model
     return policy if quantisation is not None or dials.sharding in (Sharding.zero3, Sharding.fsdp) else policy.to(device)
+
+
+def _let_go(model: Any) -> None:
+    """Copy what was not quantised out of the file. While one tensor lies in its mapping, all of its pages that were read stay resident."""
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            weight.data = weight.data.clone()
 
 
 def _adapted(model: Any, spec: Experiment) -> Any:

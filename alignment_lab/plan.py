@@ -6,6 +6,8 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from heapq import nlargest
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from .spec import Adapter, Experiment, Format, Sharding
 
 CHARACTERS = 4  # of English, to a token of a usual vocabulary
 AROUND = 5  # tokens that a chat template puts around a message
+DENSE = 1.25  # times as many tokens a row may have, where it is to be bounded: the estimate may be a fifth short
 COUNTS = (1, 8)  # devices, where nobody said how many
 SAMPLE = 1000  # rows that time is given for, where their number is not known
 OURS = (  # what of a command line the advice replaces
@@ -94,11 +97,20 @@ def measured(spec: Experiment, rows: data.Rows | None) -> tuple[Load, str]:
         return Load(None, tokens, scored), "the data cannot be read here, so that half of data.max_length is assumed"
     sizes = [size for row in rows.train if (size := _size(row, limit))[0]]
     total, scored = sum(size for size, _ in sizes), sum(part for _, part in sizes)
-    count = max(1, len(sizes))
+    count, batch = max(1, len(sizes)), spec.training.global_batch
     if spec.method.format is Format.text:
         blocks = max(1, round(total / limit))
-        return Load(blocks, total / blocks, scored / blocks), f"estimated at {CHARACTERS} characters a token, in blocks of {limit}"
-    return Load(count, total / count, scored / count), f"estimated at {CHARACTERS} characters a token"
+        source = f"estimated at {CHARACTERS} characters a token, in blocks of {limit}"
+        return Load(blocks, total / blocks, scored / blocks, *_bounds([(limit, limit)] * min(blocks, batch))), source
+    longest = nlargest(batch, (size for size, _ in sizes)), nlargest(batch, (part for _, part in sizes))
+    bounds = _bounds([*zip(*longest, strict=True)])
+    return Load(count, total / count, scored / count, *bounds), f"estimated at {CHARACTERS} characters a token"
+
+
+def _bounds(rows: list[tuple[float, float]]) -> tuple[int, int, int]:
+    """What the longest of these rows has at most, and all of them; and all of their scored tokens."""
+    longest, step, scored = max((size for size, _ in rows), default=1), sum(size for size, _ in rows), sum(part for _, part in rows)
+    return max(1, ceil(DENSE * longest)), max(1, ceil(DENSE * step)), max(1, ceil(DENSE * scored))
 
 
 def _size(row: dict[str, Any], limit: int) -> tuple[float, float]:
@@ -172,7 +184,7 @@ def memory_table(spec: Experiment, known: Parameters, load: Load, devices: list[
     """What each of `count` devices holds, kind by kind: items, their sum, the forward pass that would be chosen, the time."""
     each = "one device" if count == 1 else f"each of {count} devices"
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    found = [need for device in _sensible(spec, devices, count) if (need := estimate.needs(spec, spec.parallel, device, count))]
+    found = [need for device in _sensible(spec, devices, count) if (need := estimate.needs(spec, spec.parallel, device, count, load))]
     for heading, justify in [("", "left"), *((need.device.name, "right") for need in found)]:
         table.add_column(Text(heading), justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for item in fields(estimate.Memory):
@@ -200,9 +212,9 @@ def _conclusions(spec: Experiment, known: Parameters, load: Load, found: list[Ne
     yield "fits", [Text("yes", "green") if need.fits else Text("no", "bold red") for need in found]
     if any(need.host for need in found):
         yield "machine's memory", [f"{need.host * need.processes / spec.parallel.nodes / GB:.0f}" for need in found]
-    yield "tokens a pass", [f"{max(need.layout.tokens, estimate.longest_row(spec)):,}" for need in found]
+    yield "tokens a pass", [f"{need.passed:,}" for need in found]
     yield "checkpointing", ["yes" if need.layout.checkpointing else "no" for need in found]
-    passed = [estimate.passes(spec, load, max(need.layout.tokens, estimate.longest_row(spec)), need.processes) for need in found]
+    passed = [estimate.passes(spec, load, need.passed, need.processes) for need in found]
     yield "passes a step", [str(one) for one in passed]
     steps = estimate.steps_of(spec, load)
     label = "time, at least" if steps else f"{SAMPLE:,} rows, at least"

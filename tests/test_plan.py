@@ -158,6 +158,20 @@ def test_characters_to_tokens_by_hand(composed):
     assert (load.rows, load.tokens, load.scored) == (1, 15 + 105 + 25, 105 + 25)
 
 
+def test_the_longest_rows_bound_a_pass(composed):
+    """A quarter more than the estimate: 145 are 182; with a batch of two, 145 + 85 are 288, of which 130 + 50 scored are 225."""
+    rows = [pair("p" * 40, "c" * 400, "r" * 80), pair("p" * 120, "c" * 80, "r" * 80), pair("p", "c", "r")]
+    load = measured(composed, rows, ["training.global_batch=2"])
+    assert (load.longest, load.step, load.step_scored) == (182, 288, 225)
+
+
+def test_a_plan_is_for_the_rows_that_there_are(printed, write_rows):
+    path = write_rows([{"prompt": "p" * 40, "chosen": "c" * 400, "rejected": "r" * 80}] * 20)
+    asked = "data=local data.max_length=1024 training.micro_tokens=16 training.global_batch=2 plan.device=h100"
+    assert cells(printed(f"{asked} data.path={path}"), "tokens a pass") == ["182"]
+    assert cells(printed("data=hub data.path=org/name " + asked.partition(" ")[2], read=False), "tokens a pass") == ["2,048"]
+
+
 def test_a_completion_is_cut_at_the_limit_and_a_prompt_without_room_is_left_out(composed):
     rows = [pair("p" * 40, "c" * 4000, "r" * 80), pair("p" * 4000, "c", "r")]
     load = measured(composed, rows, ["data.max_length=100"])

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..spec import Adapter, Dtype, Experiment, Format, Optimizer, Parallel, Quantisation, Shape, Sharding
+from ..spec import Adapter, Attention, Dtype, Experiment, Format, Optimizer, Parallel, Quantisation, Shape, Sharding
 from .devices import GB, Device
 from .shape import Parameters, from_config, parameters, shape_of
+from .work import Load
 
 STATES = 16  # bytes per trained parameter: float32 weight, gradient and Adam's two moments
 SHARE = 0.8  # of free memory that a plan may use: allocators fragment
@@ -27,7 +28,10 @@ CUT = {Sharding.zero1: ("optimizer",), Sharding.zero2: ("gradients", "optimizer"
 DEEPSPEED = (Sharding.zero1, Sharding.zero2, Sharding.zero3)
 LIVE = 10**9  # parameters that ZeRO-3 keeps gathered: DeepSpeed's stage3_max_live_parameters
 FRAGMENTS = 0.1  # of what comes and goes: what an allocator cannot reuse
-CONTEXT = {True: 1.0 * GB, False: 0.4 * GB}  # on an accelerator CUDA, its libraries and NCCL; on a CPU the interpreter with torch
+# Of activations on a CPU: glibc finds no use for the holes between tensors of several sizes, and gives back only the heap's top.
+# docs/LOG.md has what was measured, 0.45 to 0.72, and what a heap without holes costs in speed.
+HEAP = 0.6
+CONTEXT = {True: 1.0 * GB, False: 0.5 * GB}  # on an accelerator CUDA, its libraries and NCCL; on a CPU the imports: 0.51 GB measured
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Need:
     memory: Memory
     layout: Plan
     room: int  # bytes that one process may have
+    passed: int  # tokens of the largest forward pass
     loading: int = 0  # bytes of the device while the model comes in, where that is more than what stays
     host: int = 0  # bytes of the machine's memory per process: what is offloaded, or weights on their way to an accelerator
 
@@ -122,10 +127,11 @@ def _layout(shape: Shape, room: int, width: int, longest: int, cuda: bool, token
     return Plan(tokens, checkpointing)
 
 
-def needs(spec: Experiment, dials: Parallel, device: Device, processes: int) -> Need | None:
+def needs(spec: Experiment, dials: Parallel, device: Device, processes: int, load: Load | None = None) -> Need | None:
     """What this experiment with these dials needs on each of so many devices; None where its model's shape is not known here.
 
-    The run's own choice of a forward pass is made beforehand, from what the device leaves beside weights and states.
+    The run's own choice of a forward pass is made beforehand, from what the device leaves beside weights and states. Without `load`,
+    rows are taken for as long as `data.max_length` lets them be.
     """
     shape = shape_of(spec.model)
     if shape is None:
@@ -136,15 +142,15 @@ def needs(spec: Experiment, dials: Parallel, device: Device, processes: int) -> 
     fixed, host = _fixed(shape, known, dials, spec.training.optim, width, processes), 0
     if device.accelerator:
         fixed, host = _offloaded(fixed, dials), _host(known, dials, fixed, width)
-    context, longest, asked = int(CONTEXT[device.accelerator]), longest_row(spec), spec.training
-    left = _left(room - context, fixed)
+    context, longest, asked = int(CONTEXT[device.accelerator]), longest_row(spec, load), spec.training
+    left = _left(room - context, fixed, device.accelerator)
     layout = _layout(shape, left, width, longest, device.accelerator, asked.micro_tokens, asked.gradient_checkpointing)
-    passed = max(layout.tokens, longest)  # a row is never parted
+    passed, scored = _largest(spec, layout, load)
     activations = passed * _kept(shape, width, layout.checkpointing)
-    logits = passed * _logits(shape) if spec.method.generates else 0
-    fragments = int(FRAGMENTS * (activations + logits + fixed["gathered"] + fixed["copies"]))
-    memory = Memory(**fixed, activations=activations, logits=logits, fragments=fragments, context=context)
-    return Need(dials, device, processes, memory, layout, room, _loading(known, dials) + context, host)
+    logits = scored * _logits(shape) if spec.method.generates else 0
+    moving = {**fixed, "activations": activations, "logits": logits}
+    memory = Memory(**moving, fragments=_fragments(moving, device), context=context)
+    return Need(dials, device, processes, memory, layout, room, passed, _loading(known, dials) + context, host)
 
 
 def settle(spec: Experiment, config: Any, *, width: int, free: int, longest: int, cuda: bool, processes: int) -> Plan:
@@ -157,7 +163,7 @@ def settle(spec: Experiment, config: Any, *, width: int, free: int, longest: int
     fixed = _fixed(shape, known, dials, asked.optim, width, processes)
     there = _there(known, dials, fixed, width, cuda)
     fixed = _offloaded(fixed, dials) if cuda else fixed
-    left = _left(free + there, fixed)
+    left = _left(free + there, fixed, cuda)
     return _layout(shape, left, width, longest, cuda, asked.micro_tokens, asked.gradient_checkpointing)
 
 
@@ -172,9 +178,11 @@ def _there(known: Parameters, dials: Parallel, fixed: dict[str, int], width: int
     return _loading(known, dials) or fixed["weights"]
 
 
-def _left(room: int, fixed: dict[str, int]) -> int:
-    """Bytes that activations may have: the share of what weights leave, less states and copies."""
-    return int(SHARE * (room - fixed["weights"])) - (sum(fixed.values()) - fixed["weights"])
+def _left(room: int, fixed: dict[str, int], cuda: bool) -> int:
+    """Bytes that activations may have: the share of what weights leave, less states and copies; on a CPU, no more than holes allow."""
+    left = int(SHARE * (room - fixed["weights"])) - (sum(fixed.values()) - fixed["weights"])
+    beside = sum(fixed.values()) - fixed["gradients"] - fixed["optimizer"]  # which lie in the holes
+    return left if cuda else min(left, int((room - beside) / (1 + HEAP)))
 
 
 def _offloaded(fixed: dict[str, int], dials: Parallel) -> dict[str, int]:
@@ -188,9 +196,31 @@ def width_of(spec: Experiment, device: Device) -> int:
     return 2 if half else 4
 
 
-def longest_row(spec: Experiment) -> int:
-    """Tokens that one forward pass must take at least: a pair is its prompt with both answers."""
-    return spec.data.max_length * (2 if spec.method.format is Format.preference else 1)
+def longest_row(spec: Experiment, load: Load | None = None) -> int:
+    """Tokens that one forward pass must take at least: a pair is its prompt with both answers. Padding is not foreseen by rows."""
+    limit = spec.data.max_length * (2 if spec.method.format is Format.preference else 1)
+    return min(limit, load.longest) if load and load.longest and _packs(spec) else limit
+
+
+def _packs(spec: Experiment) -> bool:
+    return spec.model.attention is Attention.shared_prefix
+
+
+def _largest(spec: Experiment, layout: Plan, load: Load | None) -> tuple[int, int]:
+    """(tokens, scored ones) of the largest forward pass: a row is never parted, and no pass has more than its step."""
+    tokens = max(layout.tokens, longest_row(spec, load))
+    if load is None or load.step is None or load.step_scored is None or not _packs(spec):
+        return tokens, tokens
+    tokens = min(tokens, load.step)
+    return tokens, min(tokens, load.step_scored)
+
+
+def _fragments(held: dict[str, int], device: Device) -> int:
+    """Memory that is taken and holds nothing. On a CPU, gradients and moments, made after the first pass, fill the holes that it left."""
+    usual = int(FRAGMENTS * sum(held[item] for item in ("activations", "logits", "gathered", "copies")))
+    if device.accelerator:
+        return usual
+    return max(usual, int(HEAP * held["activations"]) - held["gradients"] - held["optimizer"])
 
 
 def _fixed(shape: Shape, known: Parameters, dials: Parallel, optim: Optimizer, width: int, processes: int) -> dict[str, int]:

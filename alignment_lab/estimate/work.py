@@ -16,6 +16,9 @@ class Load:
     rows: int | None
     tokens: float  # of a row, its prompt once
     scored: float  # of these, those whose log-probability is asked
+    longest: int | None = None  # tokens that the longest row has at most; None where no row was read
+    step: int | None = None  # the same of as many of the longest rows as an optimizer step takes
+    step_scored: int | None = None  # the same of scored tokens
 
 
 def steps_of(spec: Experiment, load: Load) -> int | None:
