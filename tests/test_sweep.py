@@ -16,7 +16,7 @@ import yaml
 from alignment_lab.artifacts import RunDirectory
 from alignment_lab.errors import Hung, RunError, UserError, WorkerError
 from alignment_lab.job import Attempts, may_pass
-from alignment_lab.launch import grid, shared, slurm
+from alignment_lab.launch import grid, queue, shared, slurm
 from alignment_lab.launch.manifest import read
 from alignment_lab.spec import to_yaml
 
@@ -286,6 +286,22 @@ def test_what_cells_share(composed):
 )
 def test_what_is_tried_again(error, again):
     assert may_pass(error) is again
+
+
+@pytest.mark.parametrize(
+    ("facts", "again"),
+    [
+        ("JobState=RUNNING RunTime=00:00:40 TimeLimit=00:01:00", True),  # Slurm's warning, or preemption with a while
+        ("JobState=COMPLETING RunTime=00:00:40 TimeLimit=00:01:00", False),  # somebody cancels it
+        ("JobState=COMPLETING RunTime=1-00:00:01 TimeLimit=1-00:00:00", True),  # its time is up
+        ("JobState=COMPLETING RunTime=00:00:40 TimeLimit=UNLIMITED", False),
+        ("JobState=PENDING RunTime=00:00:00 TimeLimit=00:01:00", False),  # queued again already
+        ("", False),
+    ],
+)
+def test_who_is_queued_again(facts, again, monkeypatch):
+    monkeypatch.setattr(queue, "_run", lambda *_: subprocess.CompletedProcess([], 0, f"JobId=7 {facts} Requeue=1", ""))
+    assert queue.goes_on("7") is again
 
 
 def test_attempts_are_those_of_a_submission(tmp_path):

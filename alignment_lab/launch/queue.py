@@ -58,7 +58,7 @@ def number_of(name: str, since: str) -> str | None:
 def goes_on(job: str) -> bool:
     """Whether Slurm means a job that got a signal to run again: it warned of a limit, preempts it, or the time was up.
 
-    A job that somebody cancels is COMPLETING by then, and so is one that is queued again already; one that preemption gives a while is RUNNING.
+    A job that somebody cancels is COMPLETING by then, as is one that is queued again already; one that preemption gives a while is RUNNING.
     """
     facts = dict(re.findall(r"\b(JobState|RunTime|TimeLimit)=(\S+)", _run("scontrol", "show", "job", "-o", job).stdout))
     if facts.get("JobState") in ("RUNNING", "SUSPENDED"):

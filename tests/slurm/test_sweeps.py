@@ -121,8 +121,8 @@ def test_a_sweep_is_left_to_slurm(cluster, here):
 
 
 def test_a_sweep_under_faults(cluster, here):
-    """Twelve cells. The submitting process is killed when Slurm has the array and before it says so; three cells are killed, two asked to leave
-    as before a time limit, one queued again by hand, one can take no step. In the end eleven are what they are undisturbed.
+    """Twelve cells. The submitting process is killed when Slurm has the array and before it says so; three cells are killed, two asked to
+    leave as before a time limit, one queued again by hand, one can take no step. In the end eleven are what they are undisturbed.
     """
     rates = [f"{place}e-3" for place in range(1, 12)] + ["1e30"]
     words = ["method=dpo", "beta=0.1", f"training.learning_rate={','.join(rates)}", "training.max_steps=40", "training.save_steps=4"]
@@ -178,6 +178,21 @@ def test_a_sweep_under_faults(cluster, here):
     undisturbed = alone.give("hydra.sweep.dir=alone", f"training.learning_rate={','.join(rates[:-1])}")
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert {one: sweep.weights(one) for one in whole} == {one: alone.weights(one) for one in whole}
+
+
+def test_cells_of_two_processes_behind_a_canary(cluster, here):
+    """Slurm starts a task, the lab its processes inside: for what is shared, for one step of a cell, for the cells; the command waits."""
+    words = ["method=dpo", "beta=0.1,0.2", "training.max_steps=2", "parallel=ddp", "parallel.processes=2", "hydra.launcher.cpus_per_task=2"]
+    sweep = Sweep(here, *words)
+    given = sweep.give("hydra.launcher.canary=true", "hydra.launcher.wait=true")
+    assert given.returncode == 0, given.stderr
+    assert [one.kind for one in sweep.known.submissions] == ["share", "canary", "cells"] and "2 cells: 2 finished" in given.stdout
+    for cell in sweep.known.cells:
+        said = sweep.log(cell.name)
+        assert "processes: 2, ddp" in said
+        (line,) = [line for line in said.splitlines() if line.startswith("reference: ")]
+        assert line.split()[1] == line.split()[3], line
+    assert not (sweep.path / ".canary").exists() and not (sweep.path / ".share").exists()
 
 
 def test_a_time_limit_and_a_cancellation(cluster, here):
