@@ -329,7 +329,7 @@ def carried(html: str) -> dict[str, Any]:
 def test_the_comparison_shows_every_cell(sweep: Path) -> None:
     """The failed cell with its error and no number, the others with theirs, the first prompts answered by each."""
     html = comparison.write_comparison(sweep, study(compare.cells_of(compare.runs_in(sweep)))).read_text()
-    assert "OutOfMemoryError" in html and "ipo" in html and "1 run is in no mean" in html
+    assert "OutOfMemoryError" in html and "ipo" in html and "Left out of every mean: 1 run" in html
     data = carried(html)
     assert [one["label"] for one in data["configurations"]] == ["dpo, beta=0.01", "dpo, beta=0.1", "ipo, beta=0.1", "sft"]
     assert [bool(one["metrics"]) for one in data["configurations"]] == [True, True, False, True]

@@ -103,7 +103,7 @@ def test_a_correction_can_take_significance_away(tmp_path: Path) -> None:
 
 def test_a_baseline_may_be_named_by_words_or_by_a_cell(tmp_path: Path) -> None:
     seeded(tmp_path, {0.1: [0.5], 0.01: [0.4]})
-    for name in ("beta=0.01", "b0.01s1"):
+    for name in ("beta=0.01", "0.01", "b0.01s1"):
         found = of(tmp_path, baseline=name)
         assert found.reference and found.reference.label == "beta=0.01" and not found.picked
 
@@ -196,7 +196,7 @@ def test_other_rows_under_the_same_settings_are_another_configuration(tmp_path: 
     for seed, content in ((1, "aaaaaaaaaa"), (2, "bbbbbbbbbb")):
         make_run(tmp_path / str(seed), spec(seed=seed), content=content)
     found = of(tmp_path)
-    assert [one.label for one in found.configurations] == ["content=aaaaaaaa", "content=bbbbbbbb"]
+    assert [one.label for one in found.configurations] == ["rows=aaaaaaaa", "rows=bbbbbbbb"]
 
 
 def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path) -> None:

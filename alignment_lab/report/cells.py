@@ -6,6 +6,7 @@ Refuses to know what a metric means or how anything is drawn. A file that cannot
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ..artifacts import RunDirectory, read_json, runs_under
+from ..artifacts import RunDirectory, read_json
 
 UNCOMPARED = ("name", "action", "hydra", "defaults", "tracking", "plan")
 DERIVED = ("output_dir", "run_name", "logging_dir")  # follow from where and when a run was started
@@ -113,11 +114,14 @@ def load(run: RunDirectory) -> Cell:
 
 
 def runs_in(folder: Path) -> list[RunDirectory]:
-    """Every run in `folder`, those included that were given a spec but never began."""
-    runs = {run.path for run in runs_under(folder)}
-    waiting = {file.parent for file in folder.rglob("spec.yaml")} - runs
-    outside = {path for path in waiting if not runs.intersection(path.parents)}  # a run may keep copies of its spec inside
-    return [RunDirectory(path) for path in sorted(runs | outside)]
+    """Every run in `folder`, those included that were given a spec but never began. What lies in a run, or is hidden, is none."""
+    found = []
+    for path, folders, files in os.walk(folder):
+        if "run.json" in files or "spec.yaml" in files:
+            found.append(Path(path))
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return [RunDirectory(path) for path in sorted(found)]
 
 
 def cells_of(runs: Iterable[RunDirectory]) -> list[Cell]:
@@ -223,5 +227,7 @@ def canonical(value: Any) -> str:
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
     """`method.name` as `method`, `training.learning_rate` as `learning_rate`: the shortest that stay distinct."""
+    if CONTENT in keys:
+        return {**short_names([key for key in keys if key != CONTENT]), CONTENT: "rows"}
     short = {key: key.removesuffix(".name") if key.endswith(".name") else key.split(".")[-1] for key in keys}
     return {key: name if list(short.values()).count(name) == 1 else key for key, name in short.items()}

@@ -101,8 +101,13 @@ def _other_prompts(cells: Sequence[Cell]) -> Iterator[str]:
         if cell.samples:
             groups.setdefault(prompts_digest(cell), []).append(cell)
     if len(groups) > 1:
-        listed = "; ".join(f"{digest[:8]}: {len(found)} cells, {len(found[0].samples)} prompts" for digest, found in groups.items())
+        listed = "; ".join(f"{digest[:8]}: {len(found[0].samples)} prompts in {_named(found)}" for digest, found in groups.items())
         yield f"The cells answered different held-out prompts (samples.jsonl: {listed}). Shares of answers are not of the same rows."
+
+
+def _named(cells: Sequence[Cell], most: int = 3) -> str:
+    names = sorted(cell.run.path.name for cell in cells)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def prompts_digest(cell: Cell) -> str:
@@ -121,7 +126,7 @@ def _other_weights(cells: Sequence[Cell]) -> Iterator[str]:
     groups: dict[str, set[str]] = {}
     for cell in cells:
         if "model" in cell.content:
-            settings = {"model": cell.spec.get("model"), "seed": (cell.spec.get("training") or {}).get("seed")}
+            settings = {"model": cell.spec.get("model"), "seed": _seed(cell)}
             groups.setdefault(json.dumps(settings, sort_keys=True, default=str), set()).add(str(cell.content["model"]))
     if any(len(found) > 1 for found in groups.values()):
         yield "Cells with the same model settings started from different weights (provenance.json, content.model): they had other starts."
@@ -138,7 +143,7 @@ def _distinct(values: Iterable[Any]) -> set[str]:
 def notes(cells: Sequence[Cell]) -> list[str]:
     """How to read the numbers: what the brackets are, how many seeds stand behind them, what may not be compared."""
     trained = [cell for cell in cells if counted(cell)] or list(cells)
-    seeds = {canonical(seed) for cell in trained if (seed := (cell.spec.get("training") or {}).get("seed")) is not None}
+    seeds = {canonical(seed) for cell in trained if (seed := _seed(cell)) is not None}
     found = [] if len(seeds) > 1 else ["Brackets hold the 95% interval of one number over its n held-out rows."]
     if len(seeds) <= 1:
         found.append("There is one seed: a difference within the intervals may be noise. Sweep training.seed=1,2,3 to tell.")
@@ -152,7 +157,20 @@ def notes(cells: Sequence[Cell]) -> list[str]:
     unfinished = [cell for cell in cells if not counted(cell)]
     if unfinished and len(cells) > 1:
         found.append(f"Not finished: {len(unfinished)} of {len(cells)} cells. They are listed without a result, and in no mean.")
-    return found + list(_other_code(trained))
+    return found + list(_repeats(trained)) + list(_other_code(trained))
+
+
+def _repeats(cells: Sequence[Cell]) -> Iterator[str]:
+    """Runs of one configuration that have a seed in common."""
+    if (
+        len(cells) > 1
+        and (repeated := len(cells) - len({canonical(cell.differs | {SEED: _seed(cell)}) for cell in cells if cell.spec})) > 0
+    ):
+        yield f"{repeated} of the runs repeat another one's settings and seed: of such runs the newest counts."
+
+
+def _seed(cell: Cell) -> Any:
+    return (cell.spec.get("training") or {}).get("seed")
 
 
 def _other_code(cells: Sequence[Cell]) -> Iterator[str]:

@@ -29,6 +29,7 @@ PANELS = (
     Panel("Rewards", "reward", ("rewards/chosen", "rewards/rejected")),
     Panel("Reward margin", "chosen − rejected", ("rewards/margins",)),
     Panel("Token accuracy", "share of tokens", ("mean_token_accuracy",), bounded=True),
+    Panel("KL from the reference, as the method estimates it", "nats", ("kl",)),
     Panel("Entropy", "nats per token", ("entropy",)),
     Panel("Log-probability of answers", "nats", ("logps/chosen", "logps/rejected")),
     Panel("Learning rate", "learning rate", ("learning_rate",)),

@@ -93,7 +93,7 @@ def study(cells: Sequence[Cell], baseline: str | None = None, metric: str | None
 def _named(found: Sequence[Configuration], baseline: str) -> Configuration:
     """The configuration of that label or cell, or the only one whose label has all of the words."""
     names = {one.label: {one.label, *(name for cell in one.cells for name in (cell.label, cell.run.path.name))} for one in found}
-    words = _words(baseline)
+    words = set(baseline.replace(",", " ").split())
     matching = [one for one in found if baseline in names[one.label]] or [one for one in found if words <= _words(one.label)]
     if len(matching) == 1 and matching[0].seeds:
         return matching[0]
@@ -103,7 +103,9 @@ def _named(found: Sequence[Configuration], baseline: str) -> Configuration:
 
 
 def _words(label: str) -> set[str]:
-    return set(label.replace(",", " ").split())
+    """Its words, `beta=0.1` as itself and as `0.1`."""
+    said = label.replace(",", " ").split()
+    return {*said, *(word.partition("=")[2] or word for word in said)}
 
 
 def _best(found: Sequence[Configuration], headline: str | None) -> Configuration | None:

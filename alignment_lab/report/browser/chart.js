@@ -20,6 +20,7 @@ const swatch = (one) =>
 const said = (value, step = 0) => {
   if (value === 0) return "0";
   const size = Math.abs(value);
+  if (step && step < 1e-3) return value.toExponential(1);
   if (size >= 1e6 || size < 1e-4) return value.toExponential(size < 1e-4 ? 1 : 2).replace(/\.?0+e/, "e").replace("e+", "e");
   const digits = step ? decimals(step) : size < 0.01 ? 5 : size < 10 ? 3 : size < 100 ? 2 : size < 1000 ? 1 : 0;
   return value.toLocaleString("en", { minimumFractionDigits: step ? digits : 0, maximumFractionDigits: digits });
@@ -57,17 +58,17 @@ const extent = (values, { log, bounded, zero } = {}) => {
  * A chart that others draw into: `x(value)` and `y(value)` are places in it, `marks` what a pointer finds.
  * `categories` in place of a range for x: places 0, 1, 2 with these names. `places`: where x has its ticks, in place of round ones.
  */
-const plane = ({ width = 460, height = 260, xs, ys, xTitle, yTitle, log = false, bounded = false, zero = false, categories = null, places = null, whole = false, name }) => {
+const plane = ({ width = 460, height = 260, xs, ys, xTitle, yTitle, log = false, logY = false, bounded = false, zero = false, categories = null, places = null, whole = false, name }) => {
   const [x0, x1] = categories ? [-0.5, categories.length - 0.5] : extent(xs, { log, zero });
-  const [y0, y1] = extent(ys, { bounded });
-  const yTicks = ticks(y0, y1, 5);
-  const yStep = yTicks[1] - yTicks[0] || 0;
+  const [y0, y1] = extent(ys, { bounded, log: logY });
+  const yTicks = ticks(y0, y1, 5, logY);
+  const yStep = logY ? 0 : yTicks[1] - yTicks[0] || 0;
   const labels = yTicks.map((tick) => said(tick, yStep));
   const left = 22 + 6.6 * Math.max(...labels.map((label) => label.length), 1);
   const box = { left, right: width - 10, top: 8, bottom: height - 38 };
-  const part = (value, low, high) => (log ? (Math.log(value) - Math.log(low)) / (Math.log(high) - Math.log(low)) : (value - low) / (high - low));
-  const x = (value) => box.left + (categories ? (value - x0) / (x1 - x0) : part(value, x0, x1)) * (box.right - box.left);
-  const y = (value) => box.bottom - ((value - y0) / (y1 - y0)) * (box.bottom - box.top);
+  const part = (value, low, high, logarithmic) => (logarithmic ? (Math.log(value) - Math.log(low)) / (Math.log(high) - Math.log(low)) : (value - low) / (high - low));
+  const x = (value) => box.left + (categories ? (value - x0) / (x1 - x0) : part(value, x0, x1, log)) * (box.right - box.left);
+  const y = (value) => box.bottom - part(value, y0, y1, logY) * (box.bottom - box.top);
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name, class: "plot" });
   const axes = svg("g", { class: "axes" });
   yTicks.forEach((tick, at) => axes.append(

@@ -14,7 +14,7 @@ const drawMarks = () => {
   shown.sort((one, other) => valueOf(other).value - valueOf(one).value);
   const [width, rowHeight, top] = [1100, 26, 8];
   const longest = Math.min(46, Math.max(...shown.map((one) => one.label.length)));
-  const [left, right, height] = [24 + longest * 6.9, width - 250, top + shown.length * rowHeight + 34];
+  const [left, right, height] = [26 + longest * 7.4, width - 250, top + shown.length * rowHeight + 34];
   const values = shown.flatMap((one) => [valueOf(one).value, valueOf(one).before ?? valueOf(one).value, ...(valueOf(one).ends || []), ...seedValues(one)]);
   const [low, high] = extent(values, { bounded: metricOf().share });
   const x = (value) => left + ((value - low) / (high - low)) * (right - left);
@@ -58,6 +58,7 @@ const drawSettings = () => {
   byId("settings-section").hidden = !charts.length;
   byId("settings").replaceChildren(...charts);
 };
+const varies = (shown, at) => new Set(shown.map((one) => one.settings[at])).size > 1;
 const settingChart = ({ key, at }) => {
   const shown = visible().filter((one) => valueOf(one) && one.settings[at] !== null);
   const names = key.values.filter((value) => shown.some((one) => one.settings[at] === value));
@@ -77,7 +78,7 @@ const settingChart = ({ key, at }) => {
   });
   const named = [...lines.values()].map((members, index) => {
     settingLine(chart, members, place, (index - (lines.size - 1) / 2) * Math.min(7, 70 / lines.size));
-    const others = data.keys.flatMap((other, where) => (where === at || other.values.length < 2 || members[0].settings[where] === null ? [] : [`${other.name} ${members[0].settings[where]}`]));
+    const others = data.keys.flatMap((other, where) => (where === at || !varies(shown, where) || members[0].settings[where] === null ? [] : [`${other.name} ${members[0].settings[where]}`]));
     return make("span", {}, swatch(members[0]), others.join(", ") || "every other setting");
   });
   const legend = named.length > 1 && named.length < 13 ? make("p", { class: "legend" }, ...named) : null;
@@ -105,7 +106,9 @@ const curveChart = (panel, at, shown) => {
   const drawn = shown.flatMap((one) => one.cells.map((cell) => ({ one, cell, training: cell.curves[at], heldout: cell.heldout[at] })));
   const points = drawn.flatMap((each) => [...each.training, ...each.heldout]);
   if (!points.length) return null;
-  const chart = plane({ xs: points.map(([px]) => px), ys: points.map(([, py]) => py), bounded: panel.bounded, whole: true, xTitle: "step", yTitle: panel.axis, name: panel.title });
+  const ys = points.map(([, py]) => py);
+  const logY = !panel.bounded && ys.every((py) => py > 0) && Math.max(...ys) / Math.min(...ys) > 30; // losses of unlike methods, say
+  const chart = plane({ xs: points.map(([px]) => px), ys, bounded: panel.bounded, logY, whole: true, xTitle: "step", yTitle: panel.axis + (logY ? " (log)" : ""), name: panel.title });
   drawn.forEach(({ one, cell, training, heldout }) => {
     if (training.length > 1) line(chart, training, one, { weight: drawn.length > 30 ? 1 : 1.5 });
     [...(training.length === 1 ? training : []), ...heldout].forEach(([px, py]) => dot(chart, px, py, one, { radius: 3 }));
