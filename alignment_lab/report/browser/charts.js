@@ -107,7 +107,7 @@ const curveChart = (panel, at, shown) => {
   const points = drawn.flatMap((each) => [...each.training, ...each.heldout]);
   if (!points.length) return null;
   const ys = points.map(([, py]) => py);
-  const logY = !panel.bounded && ys.every((py) => py > 0) && Math.max(...ys) / Math.min(...ys) > 30; // losses of unlike methods, say
+  const logY = ["loss", "norm"].includes(panel.axis) && ys.every((py) => py > 0) && Math.max(...ys) / Math.min(...ys) > 30; // losses of unlike methods, say
   const chart = plane({ xs: points.map(([px]) => px), ys, bounded: panel.bounded, logY, whole: true, xTitle: "step", yTitle: panel.axis + (logY ? " (log)" : ""), name: panel.title });
   drawn.forEach(({ one, cell, training, heldout }) => {
     if (training.length > 1) line(chart, training, one, { weight: drawn.length > 30 ? 1 : 1.5 });

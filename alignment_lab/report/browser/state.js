@@ -6,7 +6,7 @@ const state = {
   filter: "",
   keys: data.keys.map(() => ""),
   metric: data.headline ?? (data.metrics[0] || {}).name ?? "",
-  rows: data.configurations.some((one) => one.seeds.length > 1) ? "configurations" : "cells",
+  rows: "configurations", // or "cells", single runs
   hidden: new Set(), // places of configurations
   columns: new Set(data.metrics.filter((one) => one.first).map((one) => one.name)),
   sort: { by: null, down: false },

@@ -10,7 +10,7 @@ const columns = () => {
   const own = bySeed
     ? [{ name: "seeds", heading: "seeds", right: true, of: (row) => ({ text: String(row.seeds.length), value: row.seeds.length, range: row.seeds.join(", ") }) }]
     : [{ name: "seed", heading: "seed", right: true, of: (row) => setting(row.seed) }, { name: "state", heading: "state", of: (row) => ({ text: row.state, value: row.state, state: row.state }) }];
-  return [{ name: "name", heading: bySeed ? "configuration" : "run", of: (row) => ({ text: row.label, value: row.label }) }, ...(bySeed ? keys : []), ...own, ...metrics, ...costs];
+  return [{ name: "name", heading: bySeed ? "configuration" : "run", of: (row) => ({ text: row.label, value: row.label }) }, ...keys, ...own, ...metrics, ...costs];
 };
 const configurationOf = (row) => (row.cells ? row : data.configurations[row.configuration]);
 const setting = (value) => (value == null ? { text: absent } : { text: value, value: value !== "" && Number.isFinite(Number(value)) ? Number(value) : value });
