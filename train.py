@@ -14,15 +14,15 @@ from alignment_lab.spec import parse
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> None:
-    """One run, or one cell of a sweep; a cell that fails leaves its directory as a record and lets the others go on."""
+def main(config: DictConfig) -> float | None:
+    """One run, or a cell of a sweep; a cell that fails leaves its directory as a record and lets the others go on; gives its objective."""
     hydra_config = HydraConfig.get()
     run = RunDirectory(from_here(Path(hydra_config.runtime.output_dir)))
     with nullcontext() if hydra_config.mode is RunMode.MULTIRUN else one_sentence(discard=run):
         spec = parse(config)
         from alignment_lab.run import execute  # not needed to answer a mistake
 
-        execute(spec, run)
+        return execute(spec, run)
 
 
 if __name__ == "__main__":

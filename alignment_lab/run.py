@@ -23,7 +23,7 @@ from .launch import local
 from .meter import Meter, peak_memory_gb
 from .report.terminal import show_run
 from .signals import Stop
-from .spec import Action, DataSource, Device, Experiment, Format, Quantisation, Sharding, differences, from_yaml, to_plain, to_yaml
+from .spec import Action, DataSource, Device, Experiment, Format, Quantisation, Sharding, differences, from_yaml, reached, to_plain, to_yaml
 from .tracking import conclude, end_tracking
 from .watchdog import Watchdog
 
@@ -45,18 +45,21 @@ ENVIRONMENT = {
 }
 
 
-def execute(spec: Experiment, run: RunDirectory) -> None:
-    """Run the experiment and leave a complete run directory. Raises UserError for a mistake; the directory records any failure."""
+def execute(spec: Experiment, run: RunDirectory) -> float | None:
+    """Run the experiment and leave a complete run directory; gives its objective, where that was measured.
+
+    Raises UserError for a mistake; the directory records any failure.
+    """
     leads = cluster.is_first() and cluster.machines(spec.parallel.nodes).number == 0
     console = Console(quiet=not leads)
     if spec.action is Action.plan:
         plan.show(spec, _readable(spec), console)
         run.discard()
-        return
+        return None
     spec, run = estimate.resolve(spec), _agreed(run, spec)
     if run.state().get("state") == "finished" and run.state()["id"] == spec.run_id:
         console.print(f"{run.path}: this experiment is finished; give another directory to run it again.", highlight=False, soft_wrap=True)
-        return
+        return reached(spec, run.report())
     stop = Stop()
     with stop.heeded(), recorded(spec, run) if leads else nullcontext():
         checks.refuse(spec, cluster.visible_accelerators(), run.path)
@@ -78,6 +81,7 @@ def execute(spec: Experiment, run: RunDirectory) -> None:
         show_run(run, console)
     if stop.asked:  # at the very end: this run is finished, what would follow it does not start
         raise Interrupted(stop.asked, f"interrupted by {stop.asked.name}; this run is finished")
+    return reached(spec, run.report())
 
 
 def _readable(spec: Experiment) -> data.Rows | None:

@@ -16,6 +16,7 @@ from ..compose import one_sentence
 from ..errors import UserError
 from ..secrets import redacted
 from ..spec import DataSource, Experiment, to_plain
+from . import search
 from .grid import composed
 
 
@@ -35,6 +36,9 @@ class Preflight(Callback):
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
         """Check every cell of a grid; other sweepers choose their cells as they go, each checked when it starts."""
         sweeper = config.hydra.sweeper
+        if search.wanted(sweeper):
+            self._prepare_search(config, config_name or "config")
+            return
         if not sweeper.get("_target_", "").endswith("BasicSweeper"):
             return
         params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
@@ -52,6 +56,17 @@ class Preflight(Callback):
         unswept = ",".join(constant(grid))
         with read_write(config):  # Hydra composes each cell with these: a folder is named by what is swept alone
             config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{unswept}]")
+
+    def _prepare_search(self, config: DictConfig, config_name: str) -> None:
+        """Its cells are not known yet; the ends of what is searched are."""
+        folder = Path(config.hydra.sweep.dir)
+        with one_sentence():
+            search.prepare(config, config_name, Checked(config.hydra.launcher, folder) if on_slurm(config) else _anything)
+            make("hydra.sweep.dir", config.hydra.sweep.dir)
+        if on_slurm(config):
+            from . import slurm
+
+            slurm.register()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Hydra prints the overrides of a job that failed; nothing else reads them."""

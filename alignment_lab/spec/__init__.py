@@ -15,6 +15,7 @@ from .groups import (
     Data,
     DataSource,
     Device,
+    Direction,
     Dtype,
     Eval,
     Model,
@@ -63,6 +64,7 @@ from .method import (
     SimPO,
     Unpaired,
 )
+from .objective import aim, check_objective, objectives, reached
 
 __all__ = [
     "AOT",
@@ -93,6 +95,7 @@ __all__ = [
     "Data",
     "DataSource",
     "Device",
+    "Direction",
     "DiscoPOP",
     "Divergence",
     "Divergent",
@@ -121,11 +124,15 @@ __all__ = [
     "Tracking",
     "Training",
     "Unpaired",
+    "aim",
+    "check_objective",
     "differences",
     "from_yaml",
     "identity",
     "keys",
+    "objectives",
     "parse",
+    "reached",
     "register",
     "to_plain",
     "to_yaml",

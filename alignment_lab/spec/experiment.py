@@ -15,6 +15,7 @@ from .check import SpecError, require
 from .groups import GROUPS, Adapter, Attention, Data, Device, Dtype, Eval, Model, Parallel, Shape, Tracking, Training
 from .identity import identity
 from .method import METHODS, Method
+from .objective import check_objective
 
 Action = Enum("Action", ["train", "plan"])
 
@@ -95,6 +96,7 @@ def _check_pairs(spec: Experiment) -> None:
         spec.training.eval_steps,
         "there is nothing to evaluate while eval.rows=0; set eval.rows, or training.eval_steps=null.",
     )
+    check_objective(spec)
 
 
 def keys() -> list[str]:

@@ -20,6 +20,7 @@ Adapter = Enum("Adapter", ["none", "lora", "dora", "rslora"])
 Quantisation = Enum("Quantisation", ["none", "nf4", "int8"])
 BadRows = Enum("BadRows", ["error", "drop"])
 Optimizer = Enum("Optimizer", ["adamw_torch", "adamw_torch_fused", "adafactor", "rmsprop", "sgd"])
+Direction = Enum("Direction", ["minimize", "maximize"])
 OnNonfinite = Enum("OnNonfinite", ["stop", "skip"])
 Scheduler = Enum("Scheduler", ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"])
 
@@ -284,6 +285,8 @@ class Eval:
     generations: int = 64  # held-out prompts that are answered; 0: none
     max_new_tokens: int = 64
     batch: int = 32  # prompts answered at once
+    objective: str | None = None  # what a search looks at, after training; null: preference accuracy where there is one, else eval_loss
+    direction: Direction | None = None  # which way is better; null: down for losses, up for all else
 
     def __post_init__(self) -> None:
         for key in ("rows", "generations"):

@@ -27,6 +27,8 @@ FREE = (
     "training.eval_steps",
     "training.save_steps",
     "training.save_total_limit",
+    "eval.objective",  # what a search makes of it
+    "eval.direction",
 )
 NOT_SETTINGS = ("defaults",)  # what a spec.yaml has besides
 SHOWN = 40  # characters of a value in a sentence
