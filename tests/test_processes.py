@@ -156,6 +156,58 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(preset, tmp_path):
     assert all(torch.equal(again[name], whole[name]) for name in whole)
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [("zero2", "zero3"), ("zero3", "single"), ("fsdp", "ddp"), ("single", "fsdp"), ("ddp", "zero1")]
+)
+def test_a_checkpoint_goes_on_under_another_sharding(first, then, alone, tmp_path):
+    """It is whole: other processes, and other ways to cut it, take it up where it was; only the order of sums is another."""
+
+    def words(preset: str) -> list[str]:
+        return [f"parallel={preset}", f"parallel.processes={1 if preset == 'single' else 2}", "training.save_steps=2"]
+
+    run = trained(tmp_path / "run", *words(first))
+    for gone in ("model", "checkpoints/checkpoint-4"):
+        subprocess.run(["rm", "-r", str(run.path / gone)], check=True)
+    write_json(run.state_file, {**run.state(), "state": "failed"})
+    assert_same(trained(run.path, *words(then)), alone("method=dpo"))
+
+
+# ---- no numbers, no progress
+
+
+@pytest.mark.parametrize("preset", ["ddp", "zero2", "zero3", "fsdp", "zero3_lora"])
+def test_a_gradient_that_is_no_number_takes_no_step_on_any_process(preset, tmp_path):
+    """A rate that throws the weights out of the range of float32 at the first step: the second one's loss is no number."""
+    words = [
+        f"parallel={preset}",
+        "parallel.processes=2",
+        "training.learning_rate=1e30",
+        "training.warmup_steps=0",
+        "training.save_steps=1",
+    ]
+    ended = subprocess.run(command(tmp_path / "run", *words), env=environment(), capture_output=True, text=True, timeout=300)
+    run = RunDirectory(tmp_path / "run")
+    assert ended.returncode == 1, ended.stderr[-3000:]
+    assert "the gradient's norm is" in ended.stderr and "the step was not taken" in ended.stderr
+    (refused,) = [json.loads(line) for line in (run.path / "refused.jsonl").read_text().splitlines()]
+    assert len(refused["rows"]) == 8
+    assert [step for step, _ in enumerate(losses(run), 1)][-1] == refused["step"] - 1
+    assert run.state()["state"] == "failed"
+
+
+@pytest.mark.parametrize("preset", ["single", "ddp"])
+def test_where_nothing_moves_the_run_ends_with_its_stacks(preset, tmp_path):
+    """A step is longer than the patience of 3 ms."""
+    processes = 1 if preset == "single" else 2
+    words = [f"parallel={preset}", f"parallel.processes={processes}", "training.watchdog_minutes=0.00005"]
+    ended = subprocess.run(command(tmp_path / "run", *words), env=environment(), capture_output=True, text=True, timeout=120)
+    run = RunDirectory(tmp_path / "run")
+    assert ended.returncode == 75, ended.stderr[-3000:]
+    assert "error: nothing moved for 5e-05 minutes" in ended.stderr
+    assert run.state()["state"] == "interrupted"
+    assert "File " in (run.path / "stacks-0.txt").read_text()
+
+
 # ---- who starts the processes
 
 
