@@ -115,6 +115,14 @@ def test_the_summary_has_before_after_and_delta():
     }
 
 
+def test_drift_and_margin_are_nats_on_heldout_answers():
+    """Chosen from -100 to -99, rejected from -200 to -204: on average 1.5 nats less likely, 5 apart."""
+    pairs = {"eval_logps/chosen": (-100.0, -99.0), "eval_logps/rejected": (-200.0, -204.0)}
+    metrics = {name: {"before": {"value": before}, "after": {"value": after}} for name, (before, after) in pairs.items()}
+    found = follow.summary({}, {"metrics": metrics})
+    assert (found["drift"], found["margin"]) == (-1.5, 5.0)
+
+
 # ---- options, and what is missing
 
 
@@ -253,6 +261,36 @@ def test_a_run_is_found_by_sweep_cell_and_choices(composed, tmp_path):
     assert cell["id"] != alone["id"] and cell["id"].partition("-")[0] == spec.run_id
     named = wandb_run.identity(composed(["tracking=wandb", "tracking.group=g"]), RunDirectory(tmp_path / "12-00-00-sweep" / "a"))
     assert named["group"] == "g"
+
+
+# ---- the page that compares
+
+
+def test_the_comparison_is_built_without_a_network():
+    pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is an extra")
+    from alignment_lab.tracking.workspace import BETA, METHOD, workspace
+
+    page = workspace("me", "lab")
+    assert (page.entity, page.project) == ("me", "lab")
+    panels = {section.name: section.panels for section in page.sections}
+    assert list(panels) == ["Curves by method", "After training, against beta", "Margin against drift", "Cost", "Samples"]
+    curves = panels["Curves by method"]
+    assert {panel.y[0] for panel in curves} >= {"train/loss", "train/rewards/margins", "eval/loss"}
+    assert {(panel.x, panel.groupby.name) for panel in curves} == {(STEP, METHOD)}
+    assert {(panel.x.name, panel.log_x) for panel in panels["After training, against beta"]} == {(BETA, True)}
+    margin = panels["Margin against drift"][0]
+    assert (margin.x.name, margin.y.name) == ("drift", "margin")
+    assert page._to_model().model_dump_json()
+
+
+def test_every_curve_of_the_comparison_is_one_that_runs_have():
+    from alignment_lab.spec import METHODS, objectives
+    from alignment_lab.tracking.workspace import COSTS, CURVES, OUTCOMES
+
+    known = {name for schema in METHODS.values() for name in objectives(schema())}
+    assert set(CURVES) <= {f"train/{name.removeprefix('eval_')}" for name in known} | {"eval/loss"}
+    assert set(OUTCOMES) <= {f"after/{name}" for name in known}
+    assert set(COSTS) <= {*follow.NUMBERS, "seconds/total"}
 
 
 # ---- tensorboard

@@ -104,6 +104,9 @@ def summary(state: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, An
         found |= {f"{when}/{name}": value for when, value in (("before", before), ("after", after)) if value is not None}
         if before is not None and after is not None:
             found[f"delta/{name}"] = after - before
+    chosen, rejected = (found.get(f"delta/eval_logps/{name}") for name in ("chosen", "rejected"))
+    if chosen is not None and rejected is not None:  # in nats on held-out answers, so the same for every method and beta
+        found |= {"drift": (chosen + rejected) / 2, "margin": chosen - rejected}
     return found
 
 
