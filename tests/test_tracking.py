@@ -266,6 +266,7 @@ def test_a_run_is_found_by_sweep_cell_and_choices(composed, tmp_path):
 # ---- the page that compares
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_comparison_is_built_without_a_network():
     pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is an extra")
     from alignment_lab.tracking.workspace import BETA, METHOD, workspace
