@@ -26,14 +26,18 @@ from .secrets import redacted
 STATES = ("queued", "running", "interrupted", "finished", "failed")  # interrupted: the same command goes on
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path` by way of a hidden neighbour and a rename: readers see the old file or the new one."""
+def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write `content` to `path` by way of a hidden neighbour and a rename: readers see the old file or the new one.
+
+    Durable: also after a machine lost its power, at some milliseconds a file.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)
@@ -177,8 +181,9 @@ class RunDirectory:
     def queue(self, *, run_id: str, spec: str) -> None:
         """Set the directory up for a job that will begin later: spec.yaml, and run.json in state queued."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.spec_file, spec)
-        self._set_state("queued", id=run_id, error=None)
+        write_atomic(self.spec_file, spec, durable=False)  # of thousands; the command would make them again
+        state = {**self.state(), "state": "queued", "id": run_id, "error": None}
+        write_atomic(self.state_file, json.dumps(redacted(state), indent=2) + "\n", durable=False)
 
     def begin(self, *, run_id: str, spec: str) -> None:
         """Open the directory for an attempt: spec.yaml and run.json in state running."""

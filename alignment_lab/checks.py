@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,12 +33,23 @@ def wrong(spec: Experiment, *, accelerators: int, folder: Path | None = None) ->
     ]
 
 
-def anywhere(spec: Experiment, folder: Path) -> list[str]:
+def anywhere(spec: Experiment) -> list[str]:
     """What keeps it from running on any machine: what a login node can say of a cell whose devices and memory are those of another one."""
-    found = [*parallel.missing(spec.parallel), *_weights(spec), *tracking.wrong(spec), *_disk(spec, folder)]
+    found = [*parallel.missing(spec.parallel), *_weights(spec), *tracking.wrong(spec)]
     if spec.model.attention is Attention.flash_attention_2:
         found += _attention(spec, cpu=spec.parallel.device is Device.cpu)
     return found
+
+
+def no_room(specs: Iterable[Experiment], folder: Path) -> list[str]:
+    """Whether all cells of a sweep together fit the disk."""
+    needed, (existing, free) = sum(map(_written, specs)), _free(folder)
+    if needed <= free:
+        return []
+    there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())  # by attempts before
+    said = f"checkpoints and models of all cells take about {_size(needed)}, and {_size(free)} are free in {existing}"
+    remedy = "lower training.save_total_limit, set training.save_steps=null, or write elsewhere: hydra.sweep.dir=DIRECTORY."
+    return [f"{said}; {remedy}"] if needed > free + there else []
 
 
 def refuse(spec: Experiment, accelerators: int, folder: Path | None = None) -> None:
@@ -147,19 +158,26 @@ def _remedy(spec: Experiment, need: Need) -> str:
 
 def _disk(spec: Experiment, folder: Path) -> Iterator[str]:
     """Room for the checkpoints that are kept, one more while it is written, and the final model."""
-    known = estimate.of(spec)
-    if known is None:
-        return
-    kept = spec.training.save_total_limit + 1 if spec.training.save_steps else 0
-    needed = (kept * (estimate.STATES - 4) + 4) * known.trained  # no gradients; the final model in float32
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    needed, (existing, free) = _written(spec), _free(folder)
     there = sum(file.stat().st_size for file in (folder / "checkpoints").rglob("*") if file.is_file())  # by an attempt before
     if needed > free + there:
         yield (
             f"training.save_total_limit={spec.training.save_total_limit}: checkpoints and model take about {_size(needed - there)}, and "
             f"{_size(free)} are free in {existing}; keep fewer, save none, or write elsewhere: hydra.run.dir=DIRECTORY."
         )
+
+
+def _written(spec: Experiment) -> float:
+    """Bytes of checkpoints and model; 0 where the model's shape is not known."""
+    known = estimate.of(spec)
+    kept = spec.training.save_total_limit + 1 if spec.training.save_steps else 0
+    return (kept * (estimate.STATES - 4) + 4) * known.trained if known else 0  # no gradients; the final model in float32
+
+
+def _free(folder: Path) -> tuple[Path, float]:
+    """What is there of the folder's path, and the bytes that are free in it."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return existing, shutil.disk_usage(existing).free
 
 
 def _size(count: float) -> str:

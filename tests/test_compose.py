@@ -323,7 +323,9 @@ def test_what_every_cell_shares_names_none_of_them():
 
 
 def test_a_sweep_over_all_options_is_checked_too(door):
-    """glob needs to know the options. In their order, cpt is the first that has no beta."""
-    assert door("--multirun", "method=glob(*)", "beta=0.1").errors == [
-        f"error: beta=0.1: method=cpt has no beta; leave it out, or use one of: {WITH_BETA}."
+    """glob needs to know the options. Three of them have no beta, and all three are told."""
+    first, *errors = door("--multirun", "method=glob(*)", "beta=0.1").errors
+    assert first == "error: 3 things are wrong, and nothing was started:"
+    assert errors == [
+        f"  beta=0.1: method={name} has no beta; leave it out, or use one of: {WITH_BETA}." for name in ("cpt", "reward", "sft")
     ]

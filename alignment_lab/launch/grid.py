@@ -1,7 +1,8 @@
 """Many cells composed quickly, and all that is wrong with them in one list.
 
 Which options of groups are taken decides what is read from conf/; everything else is a value that is put in afterwards. So what is read is
-read once for each choice of options, and the values are put into copies, by Hydra's own function and in Hydra's own order.
+read once for each choice of options, and the values are put into copies, by Hydra's own function and in Hydra's own order. A cell that this
+cannot make is composed by Hydra alone, and so are its errors.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError
 from ..explain import explain, is_group_error, is_part_of_nothing
-from ..spec import Experiment, parse
+from ..spec import Experiment, made, parse, typed
 
 Check = Callable[[Experiment], list[str]]
 SHOWN = 20  # things that are wrong, of a list
@@ -40,15 +41,24 @@ class Composer:
         """One experiment, checked; raises as Hydra and `parse` do."""
         parsed = self._parser.parse_overrides(list(overrides))
         chosen = tuple(word for word, one in zip(overrides, parsed, strict=True) if self._chooses(one))
-        if chosen not in self._read:
-            self._read[chosen] = compose(self.config_name, list(chosen))
-        config = copy.deepcopy(self._read[chosen])
-        ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if not self._chooses(one)], config)
-        return parse(config)
+        try:
+            if chosen not in self._read:
+                self._read[chosen] = typed(compose(self.config_name, list(chosen)))
+            config = copy.deepcopy(self._read[chosen])
+            ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if not self._chooses(one)], config)
+            return made(config)
+        except Exception:  # said by Hydra itself, as for one cell
+            return parse(compose(self.config_name, list(overrides)))
 
     def _chooses(self, override: Override) -> bool:
         """Whether it is about a group, or adds or removes something."""
-        return override.package is not None or override.type is not OverrideType.CHANGE or self._groups.group_exists(override.key_or_group)
+        named = override.key_or_group == "method.name"  # no setting of any schema
+        return (
+            named
+            or override.package is not None
+            or override.type is not OverrideType.CHANGE
+            or self._groups.group_exists(override.key_or_group)
+        )
 
 
 def composed(grid: Sequence[Sequence[str]], config_name: str, check: Check = lambda _: []) -> list[Experiment]:

@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from .. import checks
 from ..compose import one_sentence
 from ..errors import UserError
 from ..secrets import redacted
@@ -44,8 +45,9 @@ class Preflight(Callback):
         params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
         with one_sentence():
             grid = cells([*params, *config.hydra.overrides.task], GlobalHydra.instance().config_loader())
-            folder = Path(config.hydra.sweep.dir)
-            found = composed(grid, config_name or "config", Checked(config.hydra.launcher, folder) if on_slurm(config) else _anything)
+            found = composed(grid, config_name or "config", Checked(config.hydra.launcher) if on_slurm(config) else _anything)
+            if on_slurm(config) and (said := checks.no_room(found, Path(config.hydra.sweep.dir))):
+                raise UserError(said[0])
             make("hydra.sweep.dir", config.hydra.sweep.dir)
         if on_slurm(config):
             from . import slurm
@@ -59,9 +61,8 @@ class Preflight(Callback):
 
     def _prepare_search(self, config: DictConfig, config_name: str) -> None:
         """Its cells are not known yet; the ends of what is searched are."""
-        folder = Path(config.hydra.sweep.dir)
         with one_sentence():
-            search.prepare(config, config_name, Checked(config.hydra.launcher, folder) if on_slurm(config) else _anything)
+            search.prepare(config, config_name, Checked(config.hydra.launcher) if on_slurm(config) else _anything)
             make("hydra.sweep.dir", config.hydra.sweep.dir)
         if on_slurm(config):
             from . import slurm
@@ -76,8 +77,8 @@ class Preflight(Callback):
 class Checked:
     """What is wrong with a cell of a sweep on a cluster; its data are read once for all cells that have the same."""
 
-    def __init__(self, launcher: Any, folder: Path) -> None:
-        self.launcher, self.folder = launcher, folder
+    def __init__(self, launcher: Any) -> None:
+        self.launcher = launcher
         self._data: dict[str, list[str]] = {}
 
     def __call__(self, spec: Experiment) -> list[str]:
@@ -88,7 +89,7 @@ class Checked:
             self._data[key] = self._read(spec)
         from . import slurm
 
-        return [*slurm.wrong(spec, self.folder, self.launcher), *self._data[key]]
+        return [*slurm.wrong(spec, self.launcher), *self._data[key]]
 
     def _read(self, spec: Experiment) -> list[str]:
         """What is wrong with its data, where they are here."""

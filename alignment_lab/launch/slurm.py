@@ -26,7 +26,7 @@ from ..artifacts import RunDirectory, cache_directory, from_here
 from ..compose import folder_name
 from ..errors import RunError, UserError
 from ..secrets import redacted
-from ..spec import Device, Experiment, Sharding, differences, identity, to_plain, to_yaml
+from ..spec import Device, Experiment, Sharding, differences, identity, reached, to_plain, to_yaml
 from . import grid, live, manifest, shared, submit
 from .frozen import frozen
 from .manifest import Cell, Sweep
@@ -47,16 +47,16 @@ def register() -> None:
 
 def sweep_name(overrides: Any, params: Any = None) -> str:
     """`method=dpo,kto_beta=0.01,0.1-3f2a9c`: what is swept, and six digits of all that was typed, in whatever order."""
-    words = [*map(str, overrides or []), *(f"{key}={value}" for key, value in (params or {}).items())]
+    words = sorted([*map(str, overrides or []), *(f"{key}={value}" for key, value in (params or {}).items())])
     parsed = OverridesParser.create().parse_overrides(words)
     swept = [word for word, one in zip(words, parsed, strict=True) if one.is_sweep_override()]
     named = folder_name("_".join(redacted(swept)) or "one")[:NAMED].rstrip("_")
-    return f"{named}-{hashlib.sha256(chr(0).join(sorted(words)).encode()).hexdigest()[:6]}"
+    return f"{named}-{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:6]}"
 
 
-def wrong(spec: Experiment, folder: Path, settings: Any) -> list[str]:
+def wrong(spec: Experiment, settings: Any) -> list[str]:
     """What keeps a cell from running on any machine, and from what it is asked of Slurm."""
-    found = checks.anywhere(spec, folder)
+    found = checks.anywhere(spec)
     nodes = settings.nodes
     if nodes is not None and nodes != spec.parallel.nodes:
         found.append(f"hydra.launcher.nodes={nodes}: the cell has parallel.nodes={spec.parallel.nodes}; leave hydra.launcher.nodes null.")
@@ -107,7 +107,7 @@ class SlurmLauncher(Launcher):
             f"{time.monotonic() - began:.1f} s. Next: python -m alignment_lab.sweep status {shown}", highlight=False, soft_wrap=True
         )
         ended = live.wait(sweep, console, POLL) if self.params["wait"] else {}
-        return [_returned(overrides, cell, ended.get(cell.name)) for overrides, cell in zip(job_overrides, cells, strict=True)]
+        return [_returned(*one, ended.get(one[2].name), path) for one in zip(job_overrides, specs, cells, strict=True)]
 
     def _spec(self, overrides: list[str]) -> Experiment:
         known = composed.get(tuple(overrides))
@@ -215,9 +215,11 @@ def _resources(sweep: Sweep) -> str:
     return ", ".join([*asked, f"{settings['timeout_min']} min at a time"])
 
 
-def _returned(overrides: Sequence[str], cell: Cell, ended: Standing | None) -> JobReturn:
-    """What Hydra gets of a cell."""
+def _returned(overrides: Sequence[str], spec: Experiment, cell: Cell, ended: Standing | None, sweep: Path) -> JobReturn:
+    """What Hydra gets of a cell: that it was submitted, or its objective, or why it has none."""
     found = JobReturn(overrides=redacted(list(overrides)), status=JobStatus.COMPLETED)
-    if ended is not None and ended.state != "finished":
+    if ended is not None and ended.state == "finished":
+        found.return_value = reached(spec, cell.run(sweep).report())
+    elif ended is not None:
         found.status, found.return_value = JobStatus.FAILED, RunError(f"{cell.name}: {ended.state}: {ended.why}")
     return found

@@ -5,7 +5,7 @@ or one sentence.
 """
 
 from .check import SpecError
-from .experiment import Action, Experiment, Plan, from_yaml, keys, parse, register, to_plain, to_yaml
+from .experiment import Action, Experiment, Plan, from_yaml, keys, made, parse, register, to_plain, to_yaml, typed
 from .groups import (
     GROUPS,
     TEMPLATES,
@@ -130,10 +130,12 @@ __all__ = [
     "from_yaml",
     "identity",
     "keys",
+    "made",
     "objectives",
     "parse",
     "reached",
     "register",
     "to_plain",
     "to_yaml",
+    "typed",
 ]

@@ -132,6 +132,11 @@ def parse(config: DictConfig) -> Experiment:
     Raises SpecError with one sentence for a value out of range, a bad pair, or a `beta` that the method does not have;
     OmegaConf's own errors for a key that does not exist or a value of another type.
     """
+    return made(typed(config))
+
+
+def typed(config: DictConfig) -> DictConfig:
+    """What was composed, in the schema of an experiment; raises as `parse` does."""
     name = config.method.name
     require(name in METHODS, "method.name", name, f"it says which method this is: leave it as it was, one of {', '.join(METHODS)}.")
     composed = OmegaConf.get_type(config, "method")
@@ -141,9 +146,14 @@ def parse(config: DictConfig) -> Experiment:
         name,
         f"the method's other settings are not its own; choose it with method={name}.",
     )
-    typed = OmegaConf.structured(Experiment)
-    typed.method = OmegaConf.structured(METHODS[name])
-    typed.merge_with(OmegaConf.to_container(config))  # as plain data: what `+key=value` slipped in is no key here
+    found = OmegaConf.structured(Experiment)
+    found.method = OmegaConf.structured(METHODS[name])
+    found.merge_with(OmegaConf.to_container(config))  # as plain data: what `+key=value` slipped in is no key here
+    return found
+
+
+def made(typed: DictConfig) -> Experiment:
+    """The experiment of such a configuration, which is changed; raises as `parse` does."""
     if typed.beta is not None:
         if "beta" not in typed.method:
             raise SpecError(f"beta={typed.beta}: method={typed.method.name} has no beta; leave it out, or use one of: {_with_beta()}.")
