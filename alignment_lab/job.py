@@ -68,6 +68,12 @@ def first() -> bool:
     return os.environ.get("SLURM_PROCID", "0") == "0"
 
 
+def number() -> str:
+    """This job alone: the last one of an array bears the array's number in SLURM_JOB_ID, and by that all of them would be queued again."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
 def cell(sweep: Path, name: str) -> None:
     """Run a cell, as it was frozen."""
     found = RunDirectory(sweep / name)
@@ -153,7 +159,7 @@ class Attempts:
 
 def interrupted(reason: Interrupted, attempts: Attempts, order: dict[str, Any]) -> None:
     """Queue this job again after a signal, unless somebody ends it."""
-    if reason.signal is Signals.SIGINT or not queue.goes_on(os.environ.get("SLURM_JOB_ID", "")):
+    if reason.signal is Signals.SIGINT or not queue.goes_on(number()):
         print("not queued again by itself: cancelled, or queued again already", file=sys.stderr, flush=True)
         return
     if reason.signal is Signals.SIGUSR2 and order["kind"] == "cells" and attempts.idle() >= order["max_attempts"]:
@@ -166,7 +172,7 @@ def interrupted(reason: Interrupted, attempts: Attempts, order: dict[str, Any]) 
 
 def requeue() -> None:
     """Ask Slurm to start this job again; it ends this attempt."""
-    done = subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["scontrol", "requeue", number()], capture_output=True, text=True, timeout=120)
     print("queued again" if done.returncode == 0 else f"not queued again: {done.stderr.strip()}", file=sys.stderr, flush=True)
 
 

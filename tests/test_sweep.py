@@ -15,7 +15,7 @@ import yaml
 
 from alignment_lab.artifacts import RunDirectory
 from alignment_lab.errors import Hung, RunError, UserError, WorkerError
-from alignment_lab.job import Attempts, may_pass
+from alignment_lab.job import Attempts, may_pass, number
 from alignment_lab.launch import grid, queue, shared, slurm
 from alignment_lab.launch.manifest import read
 from alignment_lab.spec import to_yaml
@@ -302,6 +302,13 @@ def test_what_is_tried_again(error, again):
 def test_who_is_queued_again(facts, again, monkeypatch):
     monkeypatch.setattr(queue, "_run", lambda *_: subprocess.CompletedProcess([], 0, f"JobId=7 {facts} Requeue=1", ""))
     assert queue.goes_on("7") is again
+
+
+def test_a_job_of_an_array_is_named_alone(monkeypatch):
+    """Slurm gives the array's number to its last job as well."""
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert number() == "7_3"
 
 
 def test_attempts_are_those_of_a_submission(tmp_path):

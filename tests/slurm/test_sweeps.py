@@ -196,9 +196,9 @@ def test_cells_of_two_processes_behind_a_canary(cluster, here):
 
 
 def test_a_time_limit_and_a_cancellation(cluster, here):
-    """Slurm's own warning, half a minute before the minute is up: checkpoint, queued again, done in the end. Who cancels is obeyed."""
-    sweep = Sweep(here, "method=dpo", "training.seed=1,2", "training.max_steps=1200", "training.save_steps=200")
-    given = sweep.give("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30", "hydra.launcher.max_attempts=20")
+    """Slurm's own warning, 30 to 90 s ahead: checkpoint, queued again, done in the end. Who cancels is obeyed."""
+    sweep = Sweep(here, "method=dpo", "training.seed=1,2", "training.max_steps=1500", "training.save_steps=300")
+    given = sweep.give("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30", "hydra.launcher.max_attempts=20")
     assert given.returncode == 0, given.stderr
     one, other = [cell.name for cell in sweep.known.cells]
     sweep.until(lambda: sweep.stepping(other, 3))
