@@ -94,7 +94,8 @@ def conclude(spec: Experiment, run: RunDirectory, console: Console) -> None:
     try:
         names = [name for name in asked(spec) if name in WITH_AN_END]
         if not _followers and names:  # its processes have told the steps, and are gone
-            _followers.append(Follower(run, [TRACKERS[name](spec, run, console) for name in names]))
+            silent = type(console)(quiet=True)  # they have said where it is found, too
+            _followers.append(Follower(run, [TRACKERS[name](spec, run, silent) for name in names]))
         for follower in _followers:
             follower.conclude(summary(run.state(), run.report() or {}), run.samples(), run.page_file)
     except Exception as error:
