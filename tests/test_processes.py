@@ -175,7 +175,7 @@ def test_a_checkpoint_goes_on_under_another_sharding(first, then, alone, tmp_pat
 # ---- no numbers, no progress
 
 
-@pytest.mark.parametrize("preset", ["ddp", "zero2", "zero3", "fsdp", "zero3_lora"])
+@pytest.mark.parametrize("preset", ["ddp", "zero2", "zero3", "fsdp"])
 def test_a_gradient_that_is_no_number_takes_no_step_on_any_process(preset, tmp_path):
     """A rate that throws the weights out of the range of float32 at the first step: the second one's loss is no number."""
     words = [
@@ -273,8 +273,10 @@ def test_when_a_process_is_killed_the_run_ends_with_its_reason(tmp_path):
     assert state["state"] == "failed" and "SIGKILL" in state["error"]
 
 
-@pytest.mark.parametrize("preset", ["ddp", "zero2", "zero3"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+SIGNALS = [(signal.SIGINT, "ddp"), (signal.SIGTERM, "zero2"), (signal.SIGUSR2, "zero3"), (signal.SIGTERM, "fsdp")]
+
+
+@pytest.mark.parametrize(("number", "preset"), SIGNALS)
 def test_a_signal_ends_all_of_them_with_a_checkpoint(number, preset, tmp_path):
     """Ctrl-C reaches every process by way of the terminal, the others the command alone."""
     process, workers = started(tmp_path / "run", f"parallel={preset}")
