@@ -16,6 +16,7 @@ from rich.console import Console
 
 from alignment_lab import compose, data, model
 from alignment_lab.artifacts import RunDirectory
+from alignment_lab.signals import Stop
 from alignment_lab.spec import Experiment, to_yaml
 
 from .cases import Job, Measured, Row
@@ -81,7 +82,7 @@ def train(job: Job) -> Measured:
         trainer.opening = clock.lap  # the reference is known
         head = _head(trainer)
         trainer.add_callback(steps)
-        training.fit(trainer, spec, run, console)
+        training.fit(trainer, spec, run, console, Stop())
     notes = {"dtype": str(dtype), "layout": layout(trainer), **({"head": head} if head else {})}
     seen = in_order(trainer, job)
     return Measured(clock.seconds, clock.cpu_seconds, clock.lap_seconds, steps.seconds, step_logs(trainer), peak_gb(), seen, notes)

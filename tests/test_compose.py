@@ -44,7 +44,7 @@ KEYS = [
     ("~training.sead", "did you mean training.seed?"),
     # like nothing that there is
     ("nope=3", "--cfg job"),
-    ("training.foo=3", "training has eval_steps, "),
+    ("training.foo=3", "training has dataloader_num_workers, eval_steps, "),
     ("method.lr=3", "method has "),
 ]
 
