@@ -12,11 +12,11 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -42,6 +42,19 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> N
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def alone(lock: Path, busy: Callable[[], str]) -> Iterator[IO[str]]:
+    """Nobody else holds this lock meanwhile; the kernel frees a killed one's. Raises UserError with `busy()` where somebody does."""
+    with lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy()) from None
+        except OSError:
+            pass  # a file system without locks
+        yield file
 
 
 def sync(path: Path) -> None:
@@ -215,19 +228,16 @@ class RunDirectory:
         """Nobody else runs in this directory meanwhile. Raises UserError where somebody does; the kernel frees a killed one's lock."""
         self.path.mkdir(parents=True, exist_ok=True)
         lock = self.path / ".lock"
-        with lock.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                state = self.state()
-                who = f"process {state.get('pid')} on {state.get('host')}"
-                raise UserError(f"{self.path}: {who} runs there now; wait for it, end it, or give another directory.") from None
-            except OSError:
-                pass  # a file system without locks
+        with alone(lock, self._busy):
             try:
                 yield
             finally:
                 lock.unlink(missing_ok=True)
+
+    def _busy(self) -> str:
+        state = self.state()
+        who = f"process {state.get('pid')} on {state.get('host')}"
+        return f"{self.path}: {who} runs there now; wait for it, end it, or give another directory."
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one logged step to metrics.jsonl, as one write."""

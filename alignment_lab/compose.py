@@ -5,7 +5,6 @@ Imports neither torch nor transformers, so that a mistake is answered within a s
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -26,7 +25,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .artifacts import RunDirectory, write_atomic
-from .errors import Interrupted, RunError, UserError
+from .errors import Interrupted, RunError, UserError, disk_is_full
 from .explain import explain, is_group_error, is_part_of_nothing
 from .secrets import redact, redacted, show_uncaught
 from .spec import Experiment, parse, register
@@ -102,7 +101,7 @@ def one_sentence(discard: RunDirectory | None = None) -> Iterator[None]:
         print(redact(f"error: {explain(error)}"), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or TRACEBACK_WANTED:
+        if not disk_is_full(error) or TRACEBACK_WANTED:
             raise
         print(
             f"error: the disk is full: {error.filename or 'nothing can be written'}; make room, and give the command again", file=sys.stderr

@@ -1,7 +1,16 @@
 """The exceptions that end a command with a sentence. Whoever raises one writes what the user reads."""
 
+import errno
 from signal import Signals
 
+FULL = (
+    "No space left",
+    "Disk quota",
+    "os error 28",
+    "os error 122",
+    "unexpected pos",
+    "file write failed",
+)  # a full disk, as libraries put it
 HUNG = 75  # the exit code of a run that stood still: EX_TEMPFAIL, try again
 
 
@@ -40,3 +49,13 @@ class Interrupted(KeyboardInterrupt):
     def code(self) -> int:
         """As shells have it."""
         return 128 + self.signal
+
+
+def told(error: BaseException) -> str:
+    """The error as run.json has it: its sentence, or what kind it is of."""
+    return str(error) if isinstance(error, UserError | RunError | Interrupted) else f"{type(error).__name__}: {error}"
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether that is why: by its number, or by the words of a library that hides it."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(words in str(error) for words in FULL)

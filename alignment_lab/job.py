@@ -6,7 +6,6 @@ a checkpoint and leave; then the job is queued again, unless somebody cancelled 
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ from rich.console import Console
 from . import run
 from .artifacts import RunDirectory, read_json, write_json
 from .checkpoint import step_of
-from .errors import Hung, Interrupted, RunError, UserError, WorkerError
+from .errors import Hung, Interrupted, RunError, UserError, WorkerError, disk_is_full, told
 from .launch import manifest, queue
 from .launch.shared import Pass
 from .secrets import redact
@@ -113,7 +112,7 @@ def _remembered(file: Path, do: Callable[[], object]) -> None:
     try:
         do()
     except BaseException as error:
-        write_json(file, {"state": "interrupted" if isinstance(error, Interrupted) else "failed", "error": said(error)})
+        write_json(file, {"state": "interrupted" if isinstance(error, Interrupted) else "failed", "error": told(error)})
         raise
     write_json(file, {"state": "finished"})
 
@@ -180,21 +179,16 @@ def failed(error: BaseException, attempts: Attempts, order: dict[str, Any]) -> i
     """Say why, leave it in run.json, and queue the job again where it may go away by itself. Gives the exit code."""
     if not isinstance(error, UserError | RunError):
         traceback.print_exc()
-    print(redact(f"{getattr(error, 'details', '')}error: {said(error)}"), file=sys.stderr, flush=True)
+    print(redact(f"{getattr(error, 'details', '')}error: {told(error)}"), file=sys.stderr, flush=True)
     code = 2 if isinstance(error, UserError) else getattr(error, "code", 1)
     code = code if isinstance(code, int) and code else 1
     if not first():
         return code
     if order["kind"] == "cells" and attempts.subject.state().get("state") not in ("failed", "interrupted"):
-        attempts.subject.fail(said(error))  # it failed before the run could say so
+        attempts.subject.fail(told(error))  # it failed before the run could say so
     if may_pass(error) and attempts.count("failures") < order["max_attempts"]:
         requeue()
     return code
-
-
-def said(error: BaseException) -> str:
-    """The error as run.json has it."""
-    return str(error) if isinstance(error, UserError | RunError | Interrupted) else f"{type(error).__name__}: {error}"
 
 
 def may_pass(error: BaseException) -> bool:
@@ -203,8 +197,9 @@ def may_pass(error: BaseException) -> bool:
         return False
     if isinstance(error, Hung | WorkerError):
         return True
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, OSError | RuntimeError) and not isinstance(error, NotImplementedError | RecursionError) and not full
+    if isinstance(error, NotImplementedError | RecursionError) or disk_is_full(error):
+        return False
+    return isinstance(error, OSError | RuntimeError)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from . import checks, cluster, data, estimate, model, parallel, plan, provenance, trouble
 from .artifacts import RunDirectory, publish_directory, write_json
-from .errors import Hung, Interrupted, RunError, UserError
+from .errors import Hung, Interrupted, RunError, UserError, told
 from .eval.answers import measure, samples
 from .eval.interval import Measured, before_after
 from .launch import local
@@ -138,8 +138,7 @@ def recorded(spec: Experiment, run: RunDirectory) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            said = str(error) if isinstance(error, UserError | RunError | Interrupted) else f"{type(error).__name__}: {error}"
-            run.fail(said, resumable=isinstance(error, KeyboardInterrupt | Hung))
+            run.fail(told(error), resumable=isinstance(error, KeyboardInterrupt | Hung))
             end_tracking(run, failed=True)
             raise
         run.finish()
@@ -188,14 +187,15 @@ def _train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, co
     before: list[Measured] = []
 
     def opening() -> None:
+        watchdog.beat()  # from here on something is to move; the reference may have been waited for, and long
         content = {"model": trainer.setting.weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
         if cluster.is_first():
             write_json(run.provenance_file, {**provenance.collect(), "content": content})
         before.append(measured(trainer, meter, initial=True))
 
+    watchdog = Watchdog(spec.training.watchdog_minutes, run.path / f"stacks-{cluster.rank()}.txt", partial(_hung, run))
     trainer.opening = opening
     trainer.asking = meter("reference")
-    watchdog = Watchdog(spec.training.watchdog_minutes, run.path / f"stacks-{cluster.rank()}.txt", partial(_hung, run))
     trainer.beat = watchdog.beat
     with watchdog.watching():
         with meter("train"):

@@ -42,7 +42,7 @@ def _make(spec: Experiment, folder: RunDirectory, console: Console, stop: Stop, 
     from . import training
     from .method import METHODS
 
-    spec = replace(spec, tracking=replace(spec.tracking, wandb=False))
+    spec = replace(spec, tracking=replace(spec.tracking, tensorboard=False, wandb=False, trackio=False))
     procedure = METHODS[spec.method.name]
     rows, where = data.load(spec), model.locate(spec.model)
     device, dtype = model.device_and_dtype(spec)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from pathlib import Path
 
 from . import cluster, estimate
+from .errors import disk_is_full
 from .spec import Experiment
 
-FULL = ("No space left", "Disk quota", "os error 28", "os error 122", "unexpected pos", "file write failed")  # as libraries put it
-
 WORDS = ("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")  # as torch says it
-
-
-def disk_is_full(error: BaseException) -> bool:
-    """Whether that is why: by its number, or by the words of a library that hides it."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(words in str(error) for words in FULL)
 
 
 def no_room(folder: Path, what: str = "") -> str:

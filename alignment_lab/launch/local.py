@@ -100,6 +100,8 @@ def _quiet() -> None:
 def _first(failures: dict[int, Any]) -> Any:
     """What went wrong first: a process that a signal ended takes the others with it, and the launcher ends what is left by SIGTERM."""
     found = list(failures.values())
+    if hung := [one for one in found if one.exitcode == HUNG]:
+        return hung[0]  # the others miss it, and say so
     killed = [one for one in found if one.exitcode < 0 and one.exitcode != -signal.SIGTERM]
     return min(killed or found, key=lambda one: one.timestamp)
 
@@ -114,7 +116,8 @@ def _told(failure: Any, world: int, run: RunDirectory) -> Exception:
     if said.startswith(USER):
         return UserError(said.removeprefix(USER))
     if failure.exitcode == HUNG:
-        return Hung(run.state().get("error") or "nothing moved for too long")
+        stacks = max(run.path.glob("stacks-*.txt"), key=lambda file: file.stat().st_mtime)  # its first line says why
+        return Hung(stacks.read_text().partition("\n")[0])
     who = f"process {failure.local_rank} of {world}"
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name

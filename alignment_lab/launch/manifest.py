@@ -5,7 +5,6 @@ A submission is written down before it is made: who is killed in between finds i
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ..artifacts import RunDirectory, now, read_json, write_json
+from ..artifacts import RunDirectory, alone, now, read_json, write_json
 from ..errors import UserError
 
 ORDERS = ".submitit"  # scripts, logs, and what each job is to do: for the user alone
@@ -111,12 +110,6 @@ def owned(path: Path) -> Iterator[IO[str]]:
     """Nobody else submits to this sweep meanwhile. An sbatch that is on its way holds it too, though we be killed."""
     (path / ORDERS).mkdir(parents=True, exist_ok=True)
     os.chmod(path / ORDERS, 0o700)
-    with (path / ORDERS / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{path}: another command submits to this sweep now; wait for it.") from None
-        except OSError:
-            pass  # a file system without locks
+    with alone(path / ORDERS / "lock", lambda: f"{path}: another command submits to this sweep now; wait for it.") as lock:
         os.set_inheritable(lock.fileno(), True)
         yield lock

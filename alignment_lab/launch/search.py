@@ -5,11 +5,9 @@ Settings: conf/hydra/sweeper/optuna.yaml. The study is in the sweep's folder; th
 
 from __future__ import annotations
 
-import fcntl
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, read_write
 from rich.console import Console
 
-from ..artifacts import RunDirectory, from_here, write_atomic, write_json
+from ..artifacts import RunDirectory, alone, from_here, write_atomic, write_json
 from ..errors import RunError, UserError
 from ..secrets import redacted
 from ..spec import Experiment, aim, check_objective, reached
@@ -97,7 +95,8 @@ class OptunaSweeper(Sweeper):
         self.space = of(self.config, self.loader)
         self.spec = Composer(self.config.hydra.job.config_name)(self.space.corners()[0])
         self.objective, self.way = aim(self.spec)
-        with owned(self.folder):
+        busy = f"{from_here(self.folder)}: another command searches there now; wait for it, or give another directory."
+        with alone(self.folder / LOCK, lambda: busy):
             write_atomic(self.folder / "multirun.yaml", OmegaConf.to_yaml(OmegaConf.create(redacted(OmegaConf.to_container(self.config)))))
             study = self._study()
             self._search(study)
@@ -213,16 +212,3 @@ def _best(study: Any) -> Any:
         return study.best_trial
     except ValueError:
         return None
-
-
-@contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """No other command searches in this folder meanwhile; the kernel frees a killed one's lock."""
-    with (folder / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{from_here(folder)}: another command searches there now; wait for it, or give another directory.") from None
-        except OSError:
-            pass  # a file system without locks
-        yield

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import checkpoint, cluster, trouble
 from ..artifacts import RunDirectory
-from ..errors import RunError
+from ..errors import RunError, disk_is_full
 
 
 @dataclass
@@ -38,16 +38,16 @@ class Keeper:
         return found
 
     @contextmanager
-    def saving(self, step: int, weights: int, trained: int) -> Iterator[None]:
-        """Around a save of `weights` numbers, `trained` of them with two more each. Raises RunError where the disk has no room for it."""
-        needed = self.size or 4 * (min(weights, trained) if trained < weights else weights) + 8 * trained
+    def saving(self, step: int, trained: int) -> Iterator[None]:
+        """Around a save of `trained` weights, each with the two numbers that Adam remembers. Raises RunError where there is no room."""
+        needed = self.size or 12 * trained
         wrong = self._no_room(needed, step) if cluster.is_first() and self._free() < needed else None
         if told := cluster.agreed(wrong):
             raise RunError(told)
         try:
             yield
         except Exception as error:
-            if not trouble.disk_is_full(error):
+            if not disk_is_full(error):
                 raise
             raise RunError(self._no_room(needed, step)) from None
         finally:

@@ -66,7 +66,7 @@ class StatefulTrainer(Trainer):
         """As transformers does, into a folder that is no checkpoint before all of it is there."""
         assert self.keeper is not None
         step = self.state.global_step
-        with self.keeper.saving(step, parallel.count(self.model), parallel.count(self.model, trained=True)):
+        with self.keeper.saving(step, parallel.count(self.model, trained=True)):
             super()._save_checkpoint(model, trial)
             cluster.barrier()
             if cluster.is_first():
@@ -95,6 +95,12 @@ class StatefulTrainer(Trainer):
         return {"loss": sum(loss for loss, _ in everyone) / len(everyone), "logged": self._globalstep_last_logged, "sums": sums}
 
     # Loading.
+
+    def _init_training_state(self, max_steps: int, *others: Any) -> tuple[int, int]:
+        """As transformers has it, but how often to log and to save is what this attempt says, not what a checkpoint remembers."""
+        found: tuple[int, int] = super()._init_training_state(max_steps, *others)
+        self.state.compute_steps(self.args, max_steps)
+        return found
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Not before the model is wrapped: see `_restore`."""

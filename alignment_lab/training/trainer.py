@@ -144,12 +144,6 @@ class LabTrainer(StatefulTrainer):
             self.begun = True
             self.opening()
 
-    def _init_training_state(self, max_steps: int, *others: Any) -> tuple[int, int]:
-        """As transformers has it, but how often to log and to save is what this attempt says, not what a checkpoint remembers."""
-        found: tuple[int, int] = super()._init_training_state(max_steps, *others)
-        self.state.compute_steps(self.args, max_steps)
-        return found
-
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None) -> Any:
         """As transformers has it, with the untouched model asked when it is wrapped and before a checkpoint is loaded into it."""
         if self.sharding is Sharding.fsdp:
@@ -179,8 +173,7 @@ class LabTrainer(StatefulTrainer):
         if self.is_deepspeed_enabled:
             self.lr_scheduler.step()  # the schedule is one of steps, taken or not
         else:
-            model = self.model
-            model.zero_grad(set_to_none=True)
+            self.model.zero_grad(set_to_none=True)
         rows = [{"row": place, "begins": self._beginning(self.rows[place])} for place in self.batch.places]
         self.refuse(self.state.global_step + 1, norm, rows)
 

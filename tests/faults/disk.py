@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from harness import FILE_EVENTS, Row, attempt, clean, digest, events, in_a_save, said
+from harness import Row, at_event, attempt, clean, digest, events, said
 
 from alignment_lab.artifacts import RunDirectory
 from alignment_lab.spec import Experiment
@@ -59,16 +57,7 @@ def at_a_step(disk: Path, step: int, leave: int) -> None:
 
 def at_an_event(disk: Path, number: int, leave: int) -> None:
     """Full in the middle of a save, so that a write finds it out."""
-    seen = 0
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
-        if event in FILE_EVENTS and arguments and in_a_save(arguments[0]):
-            seen += 1
-            if seen == number:
-                fill(disk, leave)
-
-    sys.addaudithook(hook)
+    at_event(number, lambda: fill(disk, leave))
 
 
 def campaign(spec: Experiment, folder: Path, quick: bool) -> Iterator[Row]:

@@ -123,8 +123,8 @@ def in_a_save(path: Any) -> bool:
     return isinstance(path, str | os.PathLike) and ("/.partial/checkpoint-" in os.fspath(path) or "/checkpoints" in os.fspath(path))
 
 
-def tell_at(number: int) -> Prepare:
-    """Tell the parent when the child is at the `number`-th file event of its saves, and wait a moment there."""
+def at_event(number: int, do: Callable[[], object]) -> None:
+    """Do something at the `number`-th file event of this process's saves."""
     seen = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -132,10 +132,19 @@ def tell_at(number: int) -> Prepare:
         if event in FILE_EVENTS and arguments and in_a_save(arguments[0]):
             seen += 1
             if seen == number:
-                os.write(int(os.environ["FAULTS_PIPE"]), b"x")
-                time.sleep(0.002)
+                do()
 
-    return lambda: sys.addaudithook(hook)
+    sys.addaudithook(hook)
+
+
+def tell_at(number: int) -> Prepare:
+    """Tell the parent when the child is at the `number`-th file event of its saves, and wait a moment there."""
+
+    def tell() -> None:
+        os.write(int(os.environ["FAULTS_PIPE"]), b"x")
+        time.sleep(0.002)
+
+    return lambda: at_event(number, tell)
 
 
 def events(spec: Experiment, folder: Path) -> list[str]:
