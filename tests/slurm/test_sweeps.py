@@ -163,7 +163,8 @@ def test_a_sweep_under_faults(cluster, here):
 
     reason = sweep.run(name["1e30"]).state()["error"]
     assert found[name["1e30"]].state == "failed" and "norm is nan" in reason, reason
-    assert cluster.states(sweep.known.cell(name["1e30"]).jobs[-1])[sweep.known.cell(name["1e30"]).jobs[-1]].startswith("FAILED")
+    job = sweep.known.cell(name["1e30"]).jobs[-1]
+    assert cluster.ended(job)[job].startswith("FAILED")
     whole = [one for one in states if one != name["1e30"]]
     assert all(found[one].state == "finished" for one in whole)
     attempts = {one: sweep.run(one).state()["attempts"] for one in whole}
