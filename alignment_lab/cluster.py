@@ -121,11 +121,17 @@ def even(things: Sequence[T]) -> list[tuple[T, bool]]:
 
 
 def visible_accelerators() -> int:
-    """How many NVIDIA devices this process may use, told without torch: CUDA_VISIBLE_DEVICES, else what the driver lists."""
+    """How many NVIDIA devices this process may use."""
+    return len(visible_devices())
+
+
+def visible_devices() -> list[str]:
+    """Their names for CUDA_VISIBLE_DEVICES, told without torch: what that says, else what the driver lists."""
     said = os.environ.get("CUDA_VISIBLE_DEVICES")
     listed = Path("/proc/driver/nvidia/gpus")
     present = len(list(listed.iterdir())) if listed.is_dir() else 0
-    return present if said is None else min(present, len([one for one in said.split(",") if one.strip() not in ("", "-1")]))
+    names = map(str, range(present)) if said is None else (one.strip() for one in said.split(","))
+    return [one for one in names if one not in ("", "-1")][:present]
 
 
 @dataclass(frozen=True)

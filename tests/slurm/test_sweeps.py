@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from alignment_lab.artifacts import RunDirectory, file_digest
-from alignment_lab.launch import manifest, submit
+from alignment_lab.launch import manifest
+from alignment_lab.launch.standing import Standing, standings
 
 pytestmark = pytest.mark.slurm
 
@@ -63,11 +64,11 @@ class Sweep:
             time.sleep(0.5)
         return found
 
-    def ended(self) -> dict[str, submit.Standing]:
+    def ended(self) -> dict[str, Standing]:
         """Where cells stand when no job waits or runs."""
 
         def over() -> Any:
-            found = submit.standings(self.known)
+            found = standings(self.known)
             return found if not any(one.alive for one in found.values()) else None
 
         found = self.until(over)
