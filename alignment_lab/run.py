@@ -181,7 +181,7 @@ def _train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, co
         watchdog.beat()  # from here on something is to move; the reference may have been waited for, and long
         content = {"model": trainer.setting.weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokens.tokenizer)}
         if cluster.is_first():
-            write_json(run.provenance_file, {**provenance.collect(), "content": content})
+            write_json(run.provenance_file, {**provenance.collect(_devices(trainer.setting)), "content": content})
         before.append(measured(trainer, meter, initial=True))
 
     watchdog = Watchdog(spec.training.watchdog_minutes, run.path / f"stacks-{cluster.rank()}.txt", partial(_hung, run))
@@ -201,6 +201,11 @@ def _train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, co
         run.write_samples(samples(setting.asked, before[0].answers, after.answers))
         write_json(run.report_file, report(setting, rows, trainer.state.global_step, meter, before_after(before[0].scores, after.scores)))
     cluster.barrier()
+
+
+def _devices(setting: Setting) -> int:
+    """How many accelerators of this machine the run uses."""
+    return 0 if setting.device.type == "cpu" else cluster.world() // setting.spec.parallel.nodes
 
 
 def _hung(run: RunDirectory, said: str) -> None:
