@@ -34,6 +34,14 @@ class MetricsLog(TrainerCallback):
             self.run.log({"step": state.global_step, **logs, "epoch": round(state.global_step / self.steps_per_epoch, 4)})
 
 
+class LogLastStep(TrainerCallback):
+    """What the steps since the last log came to is not lost, whatever training.logging_steps is."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """All processes together: they gather what they log."""
+        control.should_log |= state.global_step >= state.max_steps
+
+
 class LeaveWhenAsked(TrainerCallback):
     """A signal came: the step in progress was the last, it is logged, and a checkpoint is committed."""
 

@@ -16,7 +16,7 @@ from ..errors import Interrupted
 from ..signals import Stop
 from ..spec import Adapter, Experiment, Quantisation, Sharding
 from ..tracking import trackers
-from .callbacks import EvaluateEvery, LeaveWhenAsked, MetricsLog, ShowSteps
+from .callbacks import EvaluateEvery, LeaveWhenAsked, LogLastStep, MetricsLog, ShowSteps
 from .keeper import Keeper
 from .refusals import Refusals
 from .state import save_weights
@@ -44,7 +44,7 @@ def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console, sto
     trainer.refuse = Refusals(run, spec.training, notice)
     trainer.heed = lambda: leave(trainer, stop)
     leaving = LeaveWhenAsked(stop)
-    callbacks: list[TrainerCallback] = [leaving]
+    callbacks: list[TrainerCallback] = [LogLastStep(), leaving]
     if cluster.is_first():
         callbacks += [
             MetricsLog(run, trainer.setting),
