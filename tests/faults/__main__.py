@@ -129,7 +129,7 @@ def main() -> int:
             started = time.monotonic()
             for row in CAMPAIGNS[name](asked.quick, folder):
                 rows.append(row)
-                print(f"{row.fault}: {row.survived} of {row.tried}", flush=True)
+                print(f"{row.fault}: {row.survived} of {row.tried}", *row.lost, sep="\n  lost: ", flush=True)
             print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
     return int(harness.table(rows) > 0)
 

@@ -14,6 +14,7 @@ from harness import Row, at_event, attempt, clean, digest, events, said
 from alignment_lab.artifacts import RunDirectory
 from alignment_lab.spec import Experiment
 
+SENTENCES = {1: "the disk is full", 2: "are free in"}  # by exit code: a run that cannot fit is refused before it starts
 ROOM = "400m"  # enough for three tiny checkpoints and the model
 
 
@@ -74,7 +75,7 @@ def campaign(spec: Experiment, folder: Path, quick: bool) -> Iterator[Row]:
                 run = RunDirectory(disk / "run")
                 code = attempt(spec, run.path, before=lambda disk=disk, full=full, leave=leave: full(disk, leave=leave))
                 told = said(run.path)
-                good = code in (0, 1) and "Traceback" not in told and (code == 0 or "the disk is full" in told)
+                good = "Traceback" not in told and (code == 0 or SENTENCES.get(code, told + ".") in told)
                 (disk / "ballast").unlink()
                 again = attempt(spec, run.path)
                 row.count(good and again == 0 and digest(run) == calm, f"{full}: exit {code}, then {again}: {told}")

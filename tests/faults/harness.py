@@ -219,11 +219,7 @@ def table(rows: Iterable[Row]) -> int:
     drawn = Table("fault", "tried", "survived", "lost")
     for row in rows:
         drawn.add_row(row.fault, str(row.tried), str(row.survived), str(len(row.lost)))
-    console = Console()
-    console.print(drawn)
-    for row in rows:
-        for what in row.lost:
-            console.print(f"lost: {row.fault}: {what}", highlight=False, markup=False)
+    Console().print(drawn)
     return sum(len(row.lost) for row in rows)
 
 
