@@ -31,14 +31,15 @@ class Tokens:
     train: list[Row]
     heldout: list[Row]
     available: int  # of the data, to train on; of texts, blocks are the rows
+    digest: str = ""  # of the tokenizer
 
 
 def tokenised(spec: Experiment, rows: data.Rows, where: Path, console: Console) -> Tokens:
     """Tokenise, or find it done in the cache. Raises UserError where no row is left."""
     tokenise, tokenizer = METHODS[spec.method.name].tokenise, model.load_tokenizer(spec.model, where)
     cluster.join(cpu=model.device_and_dtype(spec)[0].type == "cpu")
+    digest, limit = model.tokenizer_digest(tokenizer), spec.data.max_length
     with cluster.first_alone():
-        digest, limit = model.tokenizer_digest(tokenizer), spec.data.max_length
         train, counts = data.cached(tokenise, tokenizer, digest, rows.train[: data.needed(spec)], limit)
         heldout, more = data.cached(
             tokenise, tokenizer, digest, data.first(rows.heldout, max(spec.eval.rows, spec.eval.generations)), limit
@@ -48,7 +49,8 @@ def tokenised(spec: Experiment, rows: data.Rows, where: Path, console: Console) 
     rows.dropped += counts
     if not train:
         raise UserError(f"data.max_length={spec.data.max_length}: no row fits; raise it, or give shorter rows.")
-    found = Tokens(rows, where, tokenizer, train, heldout, len(train if spec.method.format is Format.text else rows.train))
+    available = len(train if spec.method.format is Format.text else rows.train)
+    found = Tokens(rows, where, tokenizer, train, heldout, available, digest)
     console.print(_counted(found), highlight=False, soft_wrap=True)
     return found
 

@@ -105,7 +105,8 @@ def load_model(
 ) -> PreTrainedModel:
     """The model in evaluation mode, without dropout: policy and reference must be the same function. Weights are float32 unless said.
 
-    With `scores` it has a new head of one output instead of the LM head: a reward model. `quantisation` is a BitsAndBytesConfig.
+    With `scores` it has a head of one output instead of the LM head, a new one where the files have none: a reward model.
+    `quantisation` is a BitsAndBytesConfig. Raises UserError where any other weight is not in the files.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -124,18 +125,29 @@ def load_model(
         options |= {"quantization_config": quantisation, "device_map": {"": here}}
     torch.manual_seed(0)  # a new head is the same for every seed of the training
     try:
-        found = kind.from_pretrained(where, **attention, **options)
+        found = _whole(kind, where, **attention, **options)
         takes = found._supports_attention_backend
     except KeyError:
         takes = False
     if not takes:  # a family whose attention is its own
-        found = kind.from_pretrained(where, attn_implementation=None, **options)
+        found = _whole(kind, where, attn_implementation=None, **options)
     for module in found.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
     return found.eval()
+
+
+def _whole(kind: Any, where: Path, **options: Any) -> Any:
+    """The model in this directory. What it lacks, its own head for scores aside, would be random; transformers only prints a table."""
+    found, told = kind.from_pretrained(where, output_loading_info=True, **options)
+    head = () if "num_labels" not in options else (name for name in told["missing_keys"] if not name.startswith(found.base_model_prefix))
+    lacks = sorted(set(told["missing_keys"]) - set(head))
+    if lacks:
+        several = f"{len(lacks)} weights of it are" if len(lacks) > 1 else "a weight of it is"
+        raise UserError(f"{where}: {several} not in its files and would be random, {lacks[0]} for one; give a model that is whole.")
+    return found
 
 
 def load_policy(spec: Experiment, where: Path, device: torch.device, dtype: torch.dtype) -> Any:

@@ -36,6 +36,7 @@ TALKATIVE = (  # loggers that have nothing to tell a user
     "DeepSpeed",
     "torch.distributed.elastic",
     "transformers.trainer_utils",  # that a run goes on with another save_steps
+    "transformers.utils.loading_report",  # a table; model.load_model says what is missing
 )
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -179,7 +180,7 @@ def _train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, co
 
     def opening() -> None:
         watchdog.beat()  # from here on something is to move; the reference may have been waited for, and long
-        content = {"model": trainer.setting.weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokens.tokenizer)}
+        content = {"model": trainer.setting.weights, "data": rows.digest, "tokenizer": tokens.digest}
         if cluster.is_first():
             write_json(run.provenance_file, {**provenance.collect(_devices(trainer.setting)), "content": content})
         before.append(measured(trainer, meter, initial=True))

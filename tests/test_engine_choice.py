@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from alignment_lab import attention, model
 from alignment_lab.attention import why_not
+from alignment_lab.errors import UserError
 from alignment_lab.logprobs import Engine, choose
 from alignment_lab.spec import Model, ModelSource
 
@@ -173,3 +174,18 @@ def test_a_saved_model_knows_nothing_of_the_labs_attention(tmp_path):
     assert attention.NAME not in said
     assert not {"attn_implementation", "_attn_implementation"} & json.loads((tmp_path / "config.json").read_text()).keys()
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_is_not_whole_is_a_sentence(tmp_path):
+    """Random weights in the middle of a trained model would only show in its answers. A head for scores may be new."""
+    from safetensors.torch import load_file, save_file
+
+    small("llama", dtype=torch.float32).save_pretrained(tmp_path)
+    as_given = Model(source=ModelSource.hub, path=str(tmp_path))
+    assert model.load_model(as_given, tmp_path, scores=True).score.weight.shape[0] == 1
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in weights if "layers.1" in name)
+    save_file({key: value for key, value in weights.items() if key != name}, tmp_path / "model.safetensors", {"format": "pt"})
+    for scores in (False, True):
+        with pytest.raises(UserError, match=rf"a weight of it is not in its files and would be random, {name} for one; "):
+            model.load_model(as_given, tmp_path, scores=scores)
