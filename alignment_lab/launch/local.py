@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ def launch(parallel: Parallel, run: RunDirectory, count: int, console: Console, 
     Raises UserError, Interrupted, Hung, or WorkerError with the first failure's reason.
     """
     machines = cluster.machines(parallel.nodes)
+    _resolves(machines)
     over = f" on each of {machines.count} machines" if machines.count > 1 else ""
     console.print(f"processes: {count}{over}, {parallel.sharding.name}", highlight=False, soft_wrap=True)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -61,6 +63,19 @@ def launch(parallel: Parallel, run: RunDirectory, count: int, console: Console, 
         os.environ.update(before)
     if run.state().get("state") == "interrupted":  # its workers ended in order
         raise Interrupted(stop.asked or signal.SIGTERM, run.state()["error"])
+
+
+def _resolves(machines: cluster.Machines) -> None:
+    """Raises UserError where nobody knows the address, WorkerError where nobody can be asked: torch would try for a quarter of an hour."""
+    try:
+        socket.getaddrinfo(machines.address, machines.port)
+    except OSError as error:
+        said = f"MASTER_ADDR={machines.address}: {os.uname().nodename} cannot find that host ({error.strerror})"
+        if getattr(error, "errno", None) != socket.EAI_NONAME:
+            raise WorkerError(f"{said}; try again.") from None
+        raise UserError(
+            f"{said}; export MASTER_ADDR=ADDRESS of the first machine, under Slurm in a line of hydra.launcher.setup."
+        ) from None
 
 
 def _config(machines: cluster.Machines, count: int) -> Any:

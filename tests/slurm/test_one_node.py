@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import submitit
 
+from alignment_lab.cluster import first_host
+
 pytestmark = pytest.mark.slurm
 
 # Says that it is ready and, in seconds, when USR2 came, and goes on.
@@ -89,6 +91,11 @@ def test_a_job_is_queued_again(cluster, here, who):
         cluster.run("scontrol", "requeue", job)
     assert cluster.ended(job) == {job: "COMPLETED 0:0"}
     assert [line for line in (here / "job.out").read_text().splitlines() if line.startswith("run")] == ["run 0", "run 1"]
+
+
+@pytest.mark.parametrize("hosts", ["n1", "n1,n2", "n[1-2]", "node[03-05,09],other", "r[1-2]n[07,9]", "a-1,b[2-3]"])
+def test_the_first_host_of_a_list_is_slurms(cluster, hosts):
+    assert first_host(hosts) == cluster.run("scontrol", "show", "hostnames", hosts).split()[0]
 
 
 @pytest.mark.parametrize(("asked", "granted"), [("--gres=gpu:1", {"0", "1"}), ("--gpus-per-node=2", {"0,1"}), ("--ntasks=1", {"none"})])
