@@ -57,7 +57,7 @@ def launch(parallel: Parallel, run: RunDirectory, count: int, console: Console, 
     except ChildFailedError as error:
         if stop.asked:
             raise Interrupted(stop.asked, f"interrupted by {stop.asked.name}; {_goes_on(run)}") from None
-        raise _told(_first(error.failures), count * machines.count, run) from None
+        raise _told(_first(error.failures), machines.number * count, count * machines.count, run) from None
     finally:  # the next cell of a sweep is another run
         os.environ.clear()
         os.environ.update(before)
@@ -125,15 +125,15 @@ def _goes_on(run: RunDirectory) -> str:
     return f"the same command with hydra.run.dir={run.path} goes on from the newest checkpoint"
 
 
-def _told(failure: Any, world: int, run: RunDirectory) -> Exception:
-    """The error of the first process that failed, as the user should read it."""
+def _told(failure: Any, before: int, world: int, run: RunDirectory) -> Exception:
+    """The error of the first process that failed, as the user should read it; `before`: processes of the machines before this one."""
     said = failure.message if isinstance(failure.message, str) else failure.message.get("message", "")
     if said.startswith(USER):
         return UserError(said.removeprefix(USER))
     if failure.exitcode == HUNG:
         stacks = max(run.path.glob("stacks-*.txt"), key=lambda file: file.stat().st_mtime)  # its first line says why
         return Hung(stacks.read_text().partition("\n")[0])
-    who = f"process {failure.local_rank} of {world}"
+    who = f"process {before + failure.local_rank} of {world}"
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         why = "killed by hand, or by the system for want of memory" if name == "SIGKILL" else "killed"

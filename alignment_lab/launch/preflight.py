@@ -48,7 +48,7 @@ class Preflight(Callback):
             found = composed(grid, config_name or "config", Checked(config.hydra.launcher) if on_slurm(config) else _anything)
             if on_slurm(config) and (said := checks.no_room(found, Path(config.hydra.sweep.dir))):
                 raise UserError(said[0])
-            make("hydra.sweep.dir", config.hydra.sweep.dir)
+            make_sweep(config.hydra)
         if on_slurm(config):
             from . import slurm
 
@@ -63,7 +63,7 @@ class Preflight(Callback):
         """Its cells are not known yet; the ends of what is searched are."""
         with one_sentence():
             search.prepare(config, config_name, Checked(config.hydra.launcher) if on_slurm(config) else _anything)
-            make("hydra.sweep.dir", config.hydra.sweep.dir)
+            make_sweep(config.hydra)
         if on_slurm(config):
             from . import slurm
 
@@ -124,6 +124,13 @@ def make(key: str, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{key}={folder}: no directory can be made there ({error.strerror}); give another.") from error
+
+
+def make_sweep(settings: Any) -> None:
+    """The sweep's folder; in it submitit pickles every cell with its settings, secrets and all: that one is for the user alone."""
+    make("hydra.sweep.dir", settings.sweep.dir)
+    if folder := settings.launcher.get("submitit_folder"):
+        Path(folder.partition("%")[0]).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def cells(overrides: list[str], loader: Any = None) -> list[list[str]]:

@@ -128,9 +128,16 @@ CONF
         echo "NodeName=${nodes[number]} NodeHostname=${nodes[number]} NodeAddr=127.0.0.1 Port=$((port + 2 + number))"
     done >>"$conf"
     cat >>"$conf" <<CONF
+
+# What runs in spare and atonce gives way to what comes to urgent: after a while to leave, and at once.
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 PartitionName=DEFAULT DefaultTime=60
-PartitionName=lab Nodes=lab1 Default=YES
-PartitionName=both Nodes=lab1,lab2
+PartitionName=lab Nodes=lab1 Default=YES PreemptMode=OFF
+PartitionName=both Nodes=lab1,lab2 PreemptMode=OFF
+PartitionName=spare Nodes=lab2 GraceTime=60
+PartitionName=atonce Nodes=lab2
+PartitionName=urgent Nodes=lab2 PriorityTier=2
 CONF
     cat >"$etc/slurmdbd.conf" <<CONF
 DbdHost=localhost

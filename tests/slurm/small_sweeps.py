@@ -54,12 +54,16 @@ class Sweep:
     def run(self, name: str) -> RunDirectory:
         return RunDirectory(self.path / name)
 
+    @property
+    def runs(self) -> list[RunDirectory]:
+        return [self.run(cell.name) for cell in self.known.cells]
+
     def until(self, true: Callable[[], Any], within: float = PATIENCE) -> Any:
         """Wait, and fail with the table where it takes too long."""
         end = time.monotonic() + within
         while not (found := true()):
             assert time.monotonic() < end, f"not within {within} s:\n{self.ask('status')}"
-            time.sleep(0.5)
+            time.sleep(0.2)
         return found
 
     def ended(self) -> dict[str, submit.Standing]:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from small_sweeps import ROOT, Sweep
@@ -39,10 +40,10 @@ def test_a_sweep_is_left_to_slurm(cluster, here):
 
 
 def test_a_sweep_under_faults(cluster, here):
-    """Twelve cells. The submitting process is killed when Slurm has the array and before it says so; three cells are killed, two asked to
-    leave as before a time limit, one queued again by hand, one can take no step. In the end eleven are what they are undisturbed.
+    """Eight cells. The submitting process is killed when Slurm has the array and before it says so; three cells are killed, two asked to
+    leave as before a time limit, one queued again by hand, one can take no step. In the end seven are what they are undisturbed.
     """
-    rates = [f"{place}e-3" for place in range(1, 12)] + ["1e30"]
+    rates = [f"{place}e-3" for place in range(1, 8)] + ["1e30"]
     words = ["method=dpo", "beta=0.1", f"training.learning_rate={','.join(rates)}", "training.max_steps=80", "training.save_steps=5"]
     sweep = Sweep(here, *words, "training.warmup_steps=0", "hydra.launcher.array_parallelism=7")
     stub = here / "bin"
@@ -74,7 +75,7 @@ def test_a_sweep_under_faults(cluster, here):
     assert {one for one, state in states.items() if state == "interrupted"} == set(killed)
     assert {one for one, state in states.items() if state == "failed"} == {name["1e30"]}
     given = sweep.give()
-    assert "8 finished, left alone" in given.stdout and "3 cut off" in given.stdout and "1 failed" in given.stdout
+    assert "4 finished, left alone" in given.stdout and "3 cut off" in given.stdout and "1 failed" in given.stdout
     sweep.ended()
     assert "1 cells submitted" in sweep.ask("retry")
     found = sweep.ended()
@@ -113,20 +114,37 @@ def test_cells_of_two_processes_behind_a_canary(cluster, here):
 
 
 def test_a_time_limit_and_a_cancellation(cluster, here):
-    """Slurm's own warning, 30 to 90 s ahead: checkpoint, queued again, done once there is time. Who cancels is obeyed."""
-    sweep = Sweep(here, "method=dpo", "training.seed=1,2", "training.max_steps=2000", "training.save_steps=500")
-    given = sweep.give("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30", "hydra.launcher.max_attempts=20")
+    """Slurm's own warning, 50 to 80 s ahead: checkpoint, queued again, done once there is time. Who cancels is obeyed.
+
+    The cell stands still until it is warned, so that the machine may be as fast as it likes.
+    """
+    rows = [{"prompt": f"What is {n}?", "chosen": f"{n} it is.", "rejected": f"Not {n}, I think, or is it?"} for n in range(40)]
+    (here / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    sweep = Sweep(here, "method=dpo", "data=local", "data.path=rows.jsonl", "training.max_steps=60,4000")
+    given = sweep.give("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=50", "hydra.launcher.max_attempts=20")
     assert given.returncode == 0, given.stderr
     one, other = [cell.name for cell in sweep.known.cells]
+    sweep.until(lambda: sweep.stepping(one, 3))
+    process = sweep.run(one).state()["pid"]
+    os.kill(process, signal.SIGSTOP)
     sweep.until(lambda: sweep.stepping(other, 3))
     assert "1 of 1 cells" in sweep.ask("cancel", "1")
+    sweep.until(lambda: pending(process, signal.SIGUSR2))
+    os.kill(process, signal.SIGCONT)
     sweep.until(lambda: "queued again" in sweep.log(one))
     cluster.run("scontrol", "update", f"jobid={sweep.known.cell(one).jobs[0]}", "timelimit=30")
     found = sweep.ended()
     assert found[other].state == "interrupted" and "not queued again" in sweep.log(other)
     assert found[one].state == "finished" and sweep.run(one).state()["attempts"] > 1
     assert sweep.log(one).splitlines().count("queued again") == sweep.run(one).state()["attempts"] - 1
+    assert "interrupted by SIGUSR2 at step" in sweep.log(one) and "resuming from" in sweep.log(one)
     assert "CANCELLED" in next(iter(cluster.states(sweep.known.cell(other).jobs[0]).values()))
+
+
+def pending(process: int, sent: signal.Signals) -> bool:
+    """Whether a process that stands still was sent the signal."""
+    (line,) = [line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("ShdPnd:")]
+    return bool(int(line.split()[1], 16) >> (sent - 1) & 1)
 
 
 def test_edits_change_no_cell_that_waits(cluster, here):
