@@ -1,4 +1,4 @@
-"""The cluster of one node does what the lab's sweeps ask of Slurm; other tests that submit jobs may rely on it."""
+"""The cluster does what the lab's sweeps ask of Slurm; other tests that submit jobs may rely on it."""
 
 from __future__ import annotations
 
