@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ import yaml
 from .errors import UserError
 from .secrets import redacted
 
+LOOK = 0.05  # seconds within which whoever looks whether a lock is held lets go of it
 STATES = ("queued", "running", "interrupted", "finished", "failed")  # interrupted: the same command goes on
 
 
@@ -48,13 +50,29 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> N
 def alone(lock: Path, busy: Callable[[], str]) -> Iterator[IO[str]]:
     """Nobody else holds this lock meanwhile; the kernel frees a killed one's. Raises UserError with `busy()` where somebody does."""
     with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(busy()) from None
-        except OSError:
-            pass  # a file system without locks
+        if not _taken(file):
+            time.sleep(LOOK)
+            if not _taken(file):
+                raise UserError(busy())
         yield file
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
+
+
+def held(lock: Path) -> bool:
+    """Whether somebody holds it now."""
+    if not lock.exists():
+        return False
+    with lock.open("a") as file:
+        return not _taken(file)
 
 
 def sync(path: Path) -> None:
@@ -167,6 +185,11 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def lock(self) -> Path:
+        """Held while a process runs here."""
+        return self.path / ".lock"
+
+    @property
     def partial(self) -> Path:
         """Where directories are written before they are published; never part of a finished run."""
         return self.path / ".partial"
@@ -212,6 +235,10 @@ class RunDirectory:
             "running", id=run_id, attempts=attempts, host=socket.gethostname(), pid=os.getpid(), started=now(), ended=None, error=None
         )
 
+    def note(self, **facts: Any) -> None:
+        """Add to what run.json says of this attempt."""
+        write_json(self.state_file, {**self.state(), **facts})
+
     def finish(self) -> None:
         """Close the directory: the run reached its end."""
         shutil.rmtree(self.partial, ignore_errors=True)
@@ -227,12 +254,11 @@ class RunDirectory:
     def owned(self) -> Iterator[None]:
         """Nobody else runs in this directory meanwhile. Raises UserError where somebody does; the kernel frees a killed one's lock."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = self.path / ".lock"
-        with alone(lock, self._busy):
+        with alone(self.lock, self._busy):
             try:
                 yield
             finally:
-                lock.unlink(missing_ok=True)
+                self.lock.unlink(missing_ok=True)
 
     def _busy(self) -> str:
         state = self.state()

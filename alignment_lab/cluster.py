@@ -18,6 +18,7 @@ from .errors import UserError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=6)  # processes wait for the one that tokenises or asks the reference, however long that takes
+DRIVER = Path("/proc/driver/nvidia/gpus")
 PORTS = range(20000, 30000)  # of a rendezvous under Slurm, by the job's number
 
 
@@ -121,11 +122,30 @@ def even(things: Sequence[T]) -> list[tuple[T, bool]]:
 
 
 def visible_accelerators() -> int:
-    """How many NVIDIA devices this process may use, told without torch: CUDA_VISIBLE_DEVICES, else what the driver lists."""
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    listed = Path("/proc/driver/nvidia/gpus")
-    present = len(list(listed.iterdir())) if listed.is_dir() else 0
-    return present if said is None else min(present, len([one for one in said.split(",") if one.strip() not in ("", "-1")]))
+    """How many NVIDIA devices this process may use."""
+    return len(visible_devices())
+
+
+def visible_devices() -> list[str]:
+    """Their names for CUDA_VISIBLE_DEVICES, told without torch: what that says, else what the driver lists."""
+    said, present = os.environ.get("CUDA_VISIBLE_DEVICES"), len(_models())
+    names = map(str, range(present)) if said is None else (one.strip() for one in said.split(","))
+    return [one for one in names if one not in ("", "-1")][:present]
+
+
+def accelerators() -> list[str]:
+    """What the driver calls them, such as NVIDIA H100 80GB HBM3; one that is named otherwise than by its number: the first device's."""
+    models = _models()
+    return [models[int(one)] if one.isdigit() and int(one) < len(models) else models[0] for one in visible_devices()]
+
+
+def _models() -> list[str]:
+    """Of all devices of this machine, in the driver's order."""
+    found = []
+    for file in sorted(DRIVER.glob("*/information")):
+        lines = file.read_text(errors="replace").splitlines()
+        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")] or ["an accelerator"]
+    return found
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from .launch.shared import Pass
 from .secrets import redact
 from .share import share
 from .signals import Stop
-from .spec import Experiment, from_yaml
 from .trouble import WORDS
 
 
@@ -76,12 +75,12 @@ def number() -> str:
 def cell(sweep: Path, name: str) -> None:
     """Run a cell, as it was frozen."""
     found = RunDirectory(sweep / name)
-    run.execute(_frozen(found), found)
+    run.execute(run.written(found), found)
 
 
 def canary(sweep: Path, name: str) -> None:
     """One step of a cell, in a folder that does not stay."""
-    spec = _frozen(RunDirectory(sweep / name))
+    spec = run.written(RunDirectory(sweep / name))
     short = replace(spec.training, max_steps=1, eval_steps=None)
     folder = RunDirectory(sweep / ".canary")
     _remembered(sweep / ".canary.json", lambda: run.execute(replace(spec, training=short), folder))
@@ -94,7 +93,7 @@ def shared(sweep: Path, passes: list[dict[str, Any]]) -> None:
 
     def make() -> None:
         for one in [Pass(**facts) for facts in passes]:
-            spec = _frozen(RunDirectory(sweep / one.cell))
+            spec = run.written(RunDirectory(sweep / one.cell))
             console.print(f"for {one.cell} and what is like it:", highlight=False, soft_wrap=True)
             folder = RunDirectory(sweep / ".share" / one.digest)
             stop = Stop()
@@ -115,12 +114,6 @@ def _remembered(file: Path, do: Callable[[], object]) -> None:
         write_json(file, {"state": "interrupted" if isinstance(error, Interrupted) else "failed", "error": told(error)})
         raise
     write_json(file, {"state": "finished"})
-
-
-def _frozen(found: RunDirectory) -> Experiment:
-    if not found.spec_file.exists():
-        raise UserError(f"{found.path}: its spec.yaml is gone; give the sweep's command again.")
-    return from_yaml(found.spec_file.read_text())
 
 
 def _finished(subject: RunDirectory) -> bool:

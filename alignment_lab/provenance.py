@@ -11,20 +11,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import cluster
 from .secrets import redacted
 
 HERE = Path(__file__).resolve().parent
+DRIVER = Path("/proc/driver/nvidia/version")
 FROZEN = "git.json"  # beside a copy of the code: what git said of it when it was made
 
 
-def collect() -> dict[str, Any]:
-    """provenance.json without its content hashes. Imports no torch."""
+def collect(devices: int) -> dict[str, Any]:
+    """provenance.json without its content hashes, of a run that uses so many of this machine's accelerators. Imports no torch."""
     return {
         "command": redacted([sys.executable, *sys.argv]),
         "directory": redacted(os.getcwd()),
         "git": redacted(_frozen() if (HERE.parent / FROZEN).exists() else git()),
         "packages": _packages(),
-        "hardware": _hardware(),
+        "hardware": _hardware() | _accelerators(devices),
     }
 
 
@@ -63,6 +65,13 @@ def _hardware() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gb": round(memory / 1e9, 1) if memory else None,
     }
+
+
+def _accelerators(count: int) -> dict[str, Any]:
+    """By the driver's names; nothing where there are none, or none is used."""
+    models = cluster.accelerators()[:count]
+    version = DRIVER.read_text(errors="replace").splitlines()[0] if DRIVER.exists() else None
+    return {"accelerators": models, "driver": version, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")} if models else {}
 
 
 def processor() -> str:

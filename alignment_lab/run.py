@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from . import checks, cluster, data, estimate, model, parallel, plan, provenance, trouble
+from . import checks, cluster, data, estimate, model, plan, provenance, trouble
 from .artifacts import RunDirectory, publish_directory, write_json
 from .errors import Hung, Interrupted, RunError, UserError, told
 from .eval.answers import measure, samples
@@ -23,7 +23,7 @@ from .launch import local
 from .meter import Meter, peak_memory_gb
 from .report.terminal import show_run
 from .signals import Stop
-from .spec import Action, DataSource, Device, Experiment, Format, Quantisation, Sharding, differences, from_yaml, reached, to_plain, to_yaml
+from .spec import Action, DataSource, Device, Experiment, apart, from_yaml, reached, to_plain, to_yaml
 from .tracking import conclude, end_tracking
 from .watchdog import Watchdog
 
@@ -37,7 +37,6 @@ TALKATIVE = (  # loggers that have nothing to tell a user
     "torch.distributed.elastic",
     "transformers.trainer_utils",  # that a run goes on with another save_steps
 )
-NAMED = 5  # settings that a sentence names
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "true",
@@ -112,7 +111,7 @@ def prepare() -> None:
 
 def work(run: RunDirectory) -> None:
     """One of several processes that `execute` launched: the experiment is the one that it wrote down."""
-    spec = from_yaml(run.spec_file.read_text())
+    spec = written(run)
     prepare()
     failed = True
     stop = Stop()
@@ -126,6 +125,13 @@ def work(run: RunDirectory) -> None:
         raise
     finally:
         end_tracking(run, failed=failed)
+
+
+def written(run: RunDirectory) -> Experiment:
+    """The experiment that spec.yaml says. Raises UserError where there is none."""
+    if not run.spec_file.exists():
+        raise UserError(f"{run.path}: its spec.yaml is gone; give the command again.")
+    return from_yaml(run.spec_file.read_text())
 
 
 @contextmanager
@@ -148,9 +154,7 @@ def _refuse_another(spec: Experiment, run: RunDirectory) -> None:
     """Raise UserError, naming what differs, where the directory belongs to another experiment."""
     if run.state().get("id", spec.run_id) == spec.run_id:
         return
-    found = differences(run.spec(), to_plain(spec)) if run.spec() else []
-    said = ", ".join(found[:NAMED]) + (f", and {len(found) - NAMED} more" if len(found) > NAMED else "")
-    said = said or "its settings are the same, and were written down by another version of the lab"
+    said = apart(run.spec(), to_plain(spec))
     raise UserError(f"{run.path}: {said}: this is another experiment; give it a directory of its own: hydra.run.dir=DIRECTORY.")
 
 
@@ -167,30 +171,17 @@ def train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, con
 def _train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, console: Console, stop: Stop) -> None:
     meter = Meter()
     with meter("load"):
-        from . import training
-        from .method import METHODS
+        from . import assembly, training
 
-        procedure = METHODS[spec.method.name]
-        device, dtype = model.device_and_dtype(spec)
-        cluster.join(cpu=device.type == "cpu")
-        tokenizer = model.load_tokenizer(spec.model, where)
-        with cluster.first_alone():
-            train_rows, heldout = tokenised(spec, procedure.tokenise, tokenizer, rows)
-        available = len(train_rows if spec.method.format is Format.text else rows.train)  # of texts, blocks are the rows
-        console.print(counted(train_rows, heldout, available, rows), highlight=False, soft_wrap=True)
-        arguments = training.arguments(spec, run, device, dtype)
-        policy = model.load_policy(spec, where, device, dtype)
-        if hasattr(policy, "peft_config"):
-            console.print(adapter_line(spec, policy), highlight=False, soft_wrap=True)
-        setting = settled(spec, policy, arguments, device, dtype, tokenizer, train_rows, heldout, available, console)
-    trainer = procedure.trainer(setting)
+        tokens = assembly.tokenised(spec, rows, where, console)
+        trainer = assembly.trainer(spec, run, tokens, console)
     before: list[Measured] = []
 
     def opening() -> None:
         watchdog.beat()  # from here on something is to move; the reference may have been waited for, and long
-        content = {"model": trainer.setting.weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokenizer)}
+        content = {"model": trainer.setting.weights, "data": rows.digest, "tokenizer": model.tokenizer_digest(tokens.tokenizer)}
         if cluster.is_first():
-            write_json(run.provenance_file, {**provenance.collect(), "content": content})
+            write_json(run.provenance_file, {**provenance.collect(_devices(trainer.setting)), "content": content})
         before.append(measured(trainer, meter, initial=True))
 
     watchdog = Watchdog(spec.training.watchdog_minutes, run.path / f"stacks-{cluster.rank()}.txt", partial(_hung, run))
@@ -203,12 +194,18 @@ def _train(spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, co
         after = measured(trainer, meter)
         trainer.heed()
         with meter("save"):
-            training.save(trainer, tokenizer, where, run.partial / "model")
+            training.save(trainer, tokens.tokenizer, where, run.partial / "model")
     if cluster.is_first():
+        setting = trainer.setting
         publish_directory(run.partial / "model", run.model)
         run.write_samples(samples(setting.asked, before[0].answers, after.answers))
         write_json(run.report_file, report(setting, rows, trainer.state.global_step, meter, before_after(before[0].scores, after.scores)))
     cluster.barrier()
+
+
+def _devices(setting: Setting) -> int:
+    """How many accelerators of this machine the run uses."""
+    return 0 if setting.device.type == "cpu" else cluster.world() // setting.spec.parallel.nodes
 
 
 def _hung(run: RunDirectory, said: str) -> None:
@@ -216,66 +213,6 @@ def _hung(run: RunDirectory, said: str) -> None:
     if cluster.is_first():
         run.fail(said, resumable=True)
         print(f"error: {said}", file=sys.stderr, flush=True)
-
-
-def adapter_line(spec: Experiment, policy: Any) -> str:
-    """What is trained of an adapted model, and what its reference is."""
-    (settings,) = policy.peft_config.values()
-    dials, start = spec.parallel, spec.model.init_adapter
-    base = "the base" if dials.quantisation is Quantisation.none else f"the base in {dials.quantisation.name}"
-    kind = f"{dials.adapter.name}, rank {settings.r}, alpha {settings.lora_alpha}, {parallel.count(policy, trained=True):,} parameters"
-    reference = f"it goes on from {start}, and is the reference as it lies there" if start else f"the reference is {base}"
-    return f"adapter: {kind} on {base}; {reference}"
-
-
-def settled(
-    spec: Experiment,
-    policy: Any,
-    arguments: Any,
-    device: Any,
-    dtype: Any,
-    tokenizer: Any,
-    train_rows: list[Row],
-    heldout: list[Row],
-    available: int,
-    console: Console,
-) -> Setting:
-    """All that a method's trainer is built from."""
-    from .method import Setting
-
-    passes = estimate.settle(
-        spec,
-        policy.config.get_text_config(),
-        width=dtype.itemsize,
-        free=model.free_bytes(device),
-        longest=max(data.longest(row) for row in [*train_rows, *heldout]),
-        cuda=device.type == "cuda",
-        processes=cluster.world(),
-    )
-    arguments.activation_checkpointing = passes.checkpointing
-    made = Setting(spec, policy, tokenizer, train_rows, heldout, available, arguments, device, dtype, passes.tokens, console)
-    sharded = spec.parallel.sharding in (Sharding.zero3, Sharding.fsdp) and cluster.world() > 1
-    return made if sharded else made.complete()
-
-
-def tokenised(spec: Experiment, tokenise: Any, tokenizer: Any, rows: data.Rows) -> tuple[list[Row], list[Row]]:
-    """The rows that this run can see, as token ids; what was left out or cut is counted in `rows`."""
-    digest, limit = model.tokenizer_digest(tokenizer), spec.data.max_length
-    train_rows, counts = data.cached(tokenise, tokenizer, digest, rows.train[: data.needed(spec)], limit)
-    heldout, more = data.cached(tokenise, tokenizer, digest, data.first(rows.heldout, max(spec.eval.rows, spec.eval.generations)), limit)
-    counts += more
-    rows.truncated = counts.pop("truncated", 0)
-    rows.dropped += counts
-    if not train_rows:
-        raise UserError(f"data.max_length={spec.data.max_length}: no row fits; raise it, or give shorter rows.")
-    return train_rows, heldout
-
-
-def counted(train_rows: list[Row], heldout: list[Row], available: int, rows: data.Rows) -> str:
-    """What became of the rows, in a line: nobody should find out from a curve."""
-    left_out = "; ".join(f"{count} left out: {reason}" for reason, count in sorted(rows.dropped.items())) or "none left out"
-    used = f"{len(train_rows)} of {available} to train on, {len(heldout)} held out"
-    return f"rows: {used}; {left_out}; {rows.truncated} cut at data.max_length"
 
 
 def measured(trainer: Any, meter: Meter, *, initial: bool = False) -> Measured:
@@ -296,8 +233,7 @@ def measured(trainer: Any, meter: Meter, *, initial: bool = False) -> Measured:
 def report(setting: Setting, rows: data.Rows, steps: int, meter: Meter, metrics: Row) -> Row:
     """report.json: what the run came to. Tokens are those of the rows, however the engine lays them out."""
     spec = setting.spec
-    seen = steps * spec.training.global_batch
-    tokens = round(seen * sum(map(data.size, setting.train)) / len(setting.train))
+    tokens = round(steps * setting.tokens_per_step)
     counts = {
         "train": len(setting.train),
         "available": setting.available,

@@ -17,7 +17,7 @@ from . import cluster, data, model, run, worker
 from .artifacts import RunDirectory
 from .launch import local
 from .signals import Stop
-from .spec import Experiment, from_yaml, to_yaml
+from .spec import Experiment, to_yaml
 
 _loaded: dict[str, Any] = {}
 
@@ -39,26 +39,13 @@ def share(spec: Experiment, folder: RunDirectory, console: Console, stop: Stop, 
 
 
 def _make(spec: Experiment, folder: RunDirectory, console: Console, stop: Stop, *, tokens_only: bool = False) -> None:
-    from . import training
-    from .method import METHODS
+    from . import assembly, training
 
     spec = replace(spec, tracking=replace(spec.tracking, tensorboard=False, wandb=False, trackio=False))
-    procedure = METHODS[spec.method.name]
-    rows, where = data.load(spec), model.locate(spec.model)
-    device, dtype = model.device_and_dtype(spec)
-    tokenizer = model.load_tokenizer(spec.model, where)
-    if not tokens_only:
-        cluster.join(cpu=device.type == "cpu")
-    with cluster.first_alone():
-        train_rows, heldout = run.tokenised(spec, procedure.tokenise, tokenizer, rows)
-    console.print(run.counted(train_rows, heldout, len(rows.train), rows), highlight=False, soft_wrap=True)
+    tokens = assembly.tokenised(spec, data.load(spec), model.locate(spec.model), console)
     if tokens_only:
         return
-    arguments = training.arguments(spec, folder, device, dtype)
-    policy = _policy(spec, where, device, dtype)
-    trainer = procedure.trainer(
-        run.settled(spec, policy, arguments, device, dtype, tokenizer, train_rows, heldout, len(rows.train), console)
-    )
+    trainer = assembly.trainer(spec, folder, tokens, console, _policy)
 
     def opening() -> None:
         raise Enough
@@ -85,7 +72,7 @@ def work(folder: RunDirectory) -> None:
     run.prepare()
     stop = Stop()
     with stop.heeded():
-        _make(from_yaml(folder.spec_file.read_text()), folder, Console(quiet=not cluster.is_first()), stop)
+        _make(run.written(folder), folder, Console(quiet=not cluster.is_first()), stop)
 
 
 if __name__ == "__main__":

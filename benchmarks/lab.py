@@ -1,6 +1,6 @@
 """The lab side. Everything that knows the lab's inside is here: one training run, its rows in their order, tokens, start-up.
 
-What it asks of the lab: `compose`, `data.load`, `run.tokenised`, `model`, `METHODS[...].trainer(Setting)`, `training.fit`, and of a trainer
+What it asks of the lab: `compose`, `data.load`, `assembly`, `model`, `METHODS[...].trainer(Setting)`, `training.fit`, and of a trainer
 its sampler and its `setting.train`.
 """
 
@@ -50,35 +50,29 @@ def train(job: Job) -> Measured:
     """Train on the rows of `job.data`, or on the token rows of `job.feed`; loading and tokenising are not timed, the reference pass is."""
     from transformers import set_seed
 
-    from alignment_lab import training
+    from alignment_lab import assembly, training
     from alignment_lab.method import METHODS
-    from alignment_lab.run import settled, tokenised
 
     from .clock import Clock, Steps, import_late, peak_gb, step_logs
 
-    spec = experiment(job)
-    procedure = METHODS[spec.method.name]
+    spec, console = experiment(job), Console(quiet=True)
     where = model.locate(spec.model)
-    tokenizer = model.load_tokenizer(spec.model, where)
     if job.feed:
         rows = json.loads(Path(job.feed).read_text())["rows"][: job.rows]
-        available = len(rows)
+        tokens = assembly.Tokens(data.Rows([], [], ""), where, model.load_tokenizer(spec.model, where), rows, [], len(rows))
     else:
-        loaded = data.load(spec)
-        rows, _ = tokenised(spec, procedure.tokenise, tokenizer, loaded)
-        available = len(loaded.train)
+        tokens = assembly.tokenised(spec, data.load(spec), where, console)
     set_seed(job.seed)
     device, dtype = model.device_and_dtype(spec)
     policy, dtype = _policy(job, spec, where, device, dtype)
     run = RunDirectory(Path(job.folder, "run"))
     run.begin(run_id=spec.run_id, spec=to_yaml(spec))
-    console = Console(quiet=True)
     import_late()
     clock, steps = Clock(), Steps()
     with clock.running():
         arguments = training.arguments(spec, run, device, dtype)
-        setting = settled(spec, policy, arguments, device, dtype, tokenizer, rows, [], available, console)
-        trainer = procedure.trainer(setting)
+        setting = assembly.setting(spec, policy, arguments, device, dtype, tokens, console)
+        trainer = METHODS[spec.method.name].trainer(setting)
         trainer.opening = clock.lap  # the reference is known
         head = _head(trainer)
         trainer.add_callback(steps)
@@ -157,23 +151,18 @@ def tokens(job: Job) -> dict[str, Any]:
 
 def ready(job: Job) -> dict[str, float]:
     """CPU and wall seconds of this process up to a trainer that could train, without loading the model."""
-    from alignment_lab import training
+    from alignment_lab import assembly, training
     from alignment_lab.method import METHODS
-    from alignment_lab.run import settled, tokenised
 
-    spec = experiment(job)
-    procedure = METHODS[spec.method.name]
-    loaded = data.load(spec)
+    spec, console = experiment(job), Console(quiet=True)
     where = model.locate(spec.model)
-    tokenizer = model.load_tokenizer(spec.model, where)
-    rows, _ = tokenised(spec, procedure.tokenise, tokenizer, loaded)
+    tokens = assembly.tokenised(spec, data.load(spec), where, console)
     wall, cpu = time.time(), time.process_time()
     device, dtype = model.device_and_dtype(spec)
     policy = model.load_policy(spec, where, device, dtype)
     load_wall, load_cpu = time.time() - wall, time.process_time() - cpu
     run = RunDirectory(Path(job.folder, "run"))
     run.begin(run_id=spec.run_id, spec=to_yaml(spec))
-    console = Console(quiet=True)
     arguments = training.arguments(spec, run, device, dtype)
-    procedure.trainer(settled(spec, policy, arguments, device, dtype, tokenizer, rows, [], len(loaded.train), console))
+    METHODS[spec.method.name].trainer(assembly.setting(spec, policy, arguments, device, dtype, tokens, console))
     return {"seconds": time.time() - job.started - load_wall, "cpu_seconds": time.process_time() - load_cpu}

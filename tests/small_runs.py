@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 from torch import Tensor
 
-from alignment_lab import data, model, run, training
+from alignment_lab import assembly, data, model, training
 from alignment_lab.artifacts import RunDirectory
 from alignment_lab.data.tokenise import COLUMNS
 from alignment_lab.logprobs import Engine
@@ -83,7 +83,8 @@ class Workshop:
         policy = policy or self.policy(spec)
         console = Console(file=io.StringIO(), width=1000)
         arguments = training.arguments(spec, RunDirectory(self.folder / method), CPU, SINGLE)
-        return run.settled(spec, policy, arguments, CPU, SINGLE, self.tokenizer, rows[:half], rows[half:], half, console)
+        tokens = assembly.Tokens(data.Rows([], [], ""), self.folder, self.tokenizer, rows[:half], rows[half:], half)
+        return assembly.setting(spec, policy, arguments, CPU, SINGLE, tokens, console)
 
     def policy(self, spec: Any) -> Any:
         """Random weights in the widest type there is, and large enough for every mistake to show."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignment_lab import cluster
+from alignment_lab import cluster, provenance
 from alignment_lab.errors import UserError
 
 JOB = {"SLURM_JOB_ID": "20123", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
@@ -83,7 +83,30 @@ def test_machines_that_cannot_meet_are_a_sentence(environment, said):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize(("said", "count"), [("", 0), ("-1", 0)])
-def test_hidden_accelerators_are_not_there(said, count, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
-    assert cluster.visible_accelerators() == count
+@pytest.mark.parametrize(
+    ("said", "seen"),
+    [
+        (None, {"0": "NVIDIA H100", "1": "NVIDIA L40S", "2": "NVIDIA L40S"}),
+        ("2, 0", {"2": "NVIDIA L40S", "0": "NVIDIA H100"}),
+        ("GPU-3f1", {"GPU-3f1": "NVIDIA H100"}),
+        ("", {}),
+        ("-1", {}),
+    ],
+)
+def test_accelerators_are_those_that_the_driver_lists_and_the_environment_leaves(said, seen, tmp_path, monkeypatch):
+    monkeypatch.setattr("alignment_lab.cluster.DRIVER", tmp_path)
+    for number, card in enumerate(["NVIDIA H100", "NVIDIA L40S", "NVIDIA L40S"]):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "information").write_text(f"Model: \t\t {card}\n")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if said is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
+    assert dict(zip(cluster.visible_devices(), cluster.accelerators(), strict=True)) == seen
+    assert cluster.visible_accelerators() == len(seen)
+    hardware = provenance.collect(2)["hardware"]
+    assert hardware.get("accelerators", []) == list(seen.values())[:2]
+
+
+def test_without_a_driver_there_is_no_accelerator(tmp_path, monkeypatch):
+    monkeypatch.setattr("alignment_lab.cluster.DRIVER", tmp_path / "none")
+    assert cluster.visible_devices() == cluster.accelerators() == [] and "accelerators" not in provenance.collect(1)["hardware"]

@@ -19,14 +19,24 @@ FLOORS = {
     "compose": 3, "model": 3, "logprobs": 3, "eval": 3, "plan": 3, "checks": 3, "trouble": 3, "saved": 3,
     "launch": 4, "reference": 4, "generation": 4, "training": 4, "export": 4,
     "method": 5, "sweep": 5,
-    "run": 6,
-    "train": 7, "worker": 7,
-    "share": 8,
-    "job": 9,
+    "assembly": 6,
+    "run": 7,
+    "train": 8, "worker": 8, "cell": 8,
+    "share": 9,
+    "job": 10,
 }  # fmt: skip
 READERS = {"report": {"artifacts", "errors", "spec"}}  # rooms that may use only these, whatever lies below them
 HEAVY = {"torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib", "wandb"}
-WITH_TORCH = {"attention", "losses", "logprobs", "reference", "generation", "training", "method"}  # every other room answers without
+WITH_TORCH = {
+    "attention",
+    "losses",
+    "logprobs",
+    "reference",
+    "generation",
+    "training",
+    "method",
+    "assembly",
+}  # every other room answers without
 FILES = [*sorted(PACKAGE.rglob("*.py")), ROOT / "train.py"]
 
 

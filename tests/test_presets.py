@@ -68,7 +68,7 @@ CARDS = {
 
 def test_every_device_is_known_by_what_the_driver_calls_it(tmp_path, monkeypatch):
     assert set(CARDS.values()) == set(DEVICES) - {"cpu"}
-    monkeypatch.setattr("alignment_lab.estimate.devices.DRIVER", tmp_path)
+    monkeypatch.setattr("alignment_lab.cluster.DRIVER", tmp_path)
     for number, (card, name) in enumerate(CARDS.items()):
         assert _by_driver(card).name == name
         (tmp_path / str(number)).mkdir()

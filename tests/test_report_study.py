@@ -243,6 +243,8 @@ def test_the_machine_is_named_as_far_as_it_was_recorded(tmp_path: Path) -> None:
     assert drift.hardware(cells_of([run])[0]) == "EPYC, 2 cores"
     run.provenance_file.write_text(json.dumps({"hardware": hardware | {"accelerators": ["NVIDIA H100"]}}))
     assert drift.hardware(cells_of([run])[0]) == "NVIDIA H100"
+    run.provenance_file.write_text(json.dumps({"hardware": hardware | {"accelerators": ["NVIDIA H100"] * 8}}))
+    assert drift.hardware(cells_of([run])[0]) == "8 x NVIDIA H100"
 
 
 # Files

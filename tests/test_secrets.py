@@ -223,7 +223,7 @@ def test_provenance_holds_the_command_the_diff_and_the_folder_without_secrets(mo
     monkeypatch.setattr(sys, "argv", ["train.py", f"tracking.tags=[{VALUE}]", "+hydra.job.env_set.HF_TOKEN=abc"])
     monkeypatch.setattr(provenance, "_run", lambda *command: f"+    password = '{VALUE}'\n")
     monkeypatch.setattr(os, "getcwd", lambda: f"/home/{VALUE}")
-    found = provenance.collect()
+    found = provenance.collect(0)
     assert found["command"][1:] == ["train.py", "tracking.tags=[***MY_SECRET***]", "+hydra.job.env_set.HF_TOKEN=***"]
     assert found["git"]["diff"] == "+    password = '***MY_SECRET***'\n"
     assert VALUE not in json.dumps(found)

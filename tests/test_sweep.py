@@ -16,7 +16,7 @@ import yaml
 from alignment_lab.artifacts import RunDirectory
 from alignment_lab.errors import Hung, RunError, UserError, WorkerError
 from alignment_lab.job import Attempts, may_pass, number
-from alignment_lab.launch import grid, queue, shared, slurm
+from alignment_lab.launch import grid, launcher, queue, shared
 from alignment_lab.launch.manifest import read
 from alignment_lab.spec import to_yaml
 
@@ -240,11 +240,11 @@ def test_values_are_put_in_as_hydra_would(monkeypatch):
 
 def test_names_of_sweeps():
     """What is swept is named; what was typed, in whatever order, makes the digits."""
-    first = slurm.sweep_name(["method=dpo,kto", "model=tiny", "beta=0.1,1"])
+    first = launcher.sweep_name(["method=dpo,kto", "model=tiny", "beta=0.1,1"])
     assert first.startswith("beta=0.1,1_method=dpo,kto-") and len(first) == len("beta=0.1,1_method=dpo,kto-") + 6
-    assert slurm.sweep_name(["beta=0.1,1", "method=dpo,kto", "model=tiny"])[-6:] == first[-6:]
-    assert slurm.sweep_name(["method=dpo,kto", "model=gpt2", "beta=0.1,1"])[-6:] != first[-6:]
-    assert slurm.sweep_name(["model=tiny"]).startswith("one-")
+    assert launcher.sweep_name(["beta=0.1,1", "method=dpo,kto", "model=tiny"])[-6:] == first[-6:]
+    assert launcher.sweep_name(["method=dpo,kto", "model=gpt2", "beta=0.1,1"])[-6:] != first[-6:]
+    assert launcher.sweep_name(["model=tiny"]).startswith("one-")
 
 
 def test_what_cells_share(composed):

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import psutil
 
@@ -14,7 +13,6 @@ from .. import cluster
 from ..errors import UserError
 
 GB = 10**9
-DRIVER = Path("/proc/driver/nvidia/gpus")
 # Model FLOPs over the peak. On accelerators: MosaicML's llm-foundry (scripts/train/benchmarking/README.md) has 40 to 46 % for models of 1
 # to 7 billion parameters and rows of 512 to 4,096 tokens on H100s in bfloat16, with and without activation checkpointing. Other cards,
 # short steps and slow networks reach less.
@@ -79,16 +77,7 @@ def here(accelerators: int | None = None) -> tuple[Device, int]:
     count = cluster.visible_accelerators() if accelerators is None else accelerators
     if count == 0:
         return DEVICES["cpu"], 1
-    return min((_by_driver(model) for model in _models() or ["an accelerator"]), key=lambda device: device.gb), count
-
-
-def _models() -> list[str]:
-    """What the driver calls the devices, such as NVIDIA H100 80GB HBM3."""
-    found = []
-    for file in sorted(DRIVER.glob("*/information")):
-        lines = file.read_text(errors="replace").splitlines()
-        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return found
+    return min((_by_driver(model) for model in cluster.accelerators() or ["an accelerator"]), key=lambda device: device.gb), count
 
 
 def _by_driver(model: str) -> Device:

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from ..artifacts import RunDirectory, read_json
 from . import queue, sbatch
 from .manifest import Submission, Sweep
-from .submit import Standing, standings
+from .standing import Standing, standings
 
 TAIL = 65536  # bytes of metrics.jsonl that are read
 COLORS = {"finished": "green", "running": "cyan", "queued": "dim", "missing": "yellow", "interrupted": "yellow", "failed": "red"}
 
 
-def table(sweep: Sweep, found: Mapping[str, Standing], console: Console, *, rows: int | None = None) -> Table:
-    """One row a cell; where there are more than `rows`, those that run, wait or failed first."""
+def table(sweep: Sweep, found: Mapping[str, Standing], *, rows: int | None = None) -> Group:
+    """One row a cell, and below it why; where there are more cells than `rows`, those that run, failed or were cut off first."""
     made = Table(box=None, pad_edge=False, title_justify="left", title=summary(found))
     for name, side in (("#", "right"), ("cell", "left"), ("state", "left"), ("step", "right"), ("loss", "right"), ("tok/s", "right")):
         made.add_column(name, justify=side, no_wrap=name != "cell", overflow="fold")  # type: ignore[arg-type]
     made.add_column("left", justify="right", no_wrap=True)
     made.add_column("node", no_wrap=True)
-    made.add_column("why", overflow="fold", style="dim")
     order = list(enumerate(sweep.cells))
     if rows is not None and len(order) > rows:
         first = ("running", "failed", "interrupted")
@@ -47,9 +47,16 @@ def table(sweep: Sweep, found: Mapping[str, Standing], console: Console, *, rows
             facts.get("speed", ""),
             facts.get("left", "") if one.state == "running" else "",
             one.job.node if one.job and one.job.alive else run.state().get("host", "") or "",
-            one.why.replace("[", "\\["),
         )
-    return made
+    return Group(made, *reasons({number: found[cell.name].why for number, cell in order}))
+
+
+def reasons(why: Mapping[int, str]) -> list[Text]:
+    """`0, 2: waits for another attempt`: each reason once, with the numbers of the cells that have it."""
+    numbers: dict[str, list[str]] = {}
+    for number, reason in why.items():
+        numbers.setdefault(reason, []).append(str(number))
+    return [Text(f"{', '.join(cells)}: {reason}", style="dim") for reason, cells in numbers.items() if reason]
 
 
 def summary(found: Mapping[str, Standing]) -> str:
@@ -87,15 +94,14 @@ def progress(run: RunDirectory) -> dict[str, str]:
     found = {"step": f"{step}/{most}" if most else str(step) if rows else ""}
     if losses:
         found["loss"] = f"{losses[-1]['loss']:.4g}"
+    attempt = run.state().get("training") or {}
+    taken = step - attempt.get("from_step", step)
+    if taken > 0:
+        seconds = max(1.0, run.metrics_file.stat().st_mtime - datetime.fromisoformat(attempt["since"]).timestamp())
+        found["left"] = _duration(seconds / taken * (most - step))
+        found["speed"] = f"{attempt['tokens_per_step'] * taken / seconds:,.0f}"
     if "tokens_per_second" in report:
         found["speed"] = f"{report['tokens_per_second']:,.0f}"
-    elif rows and "tokens_per_second" in rows[-1]:
-        found["speed"] = f"{rows[-1]['tokens_per_second']:,.0f}"
-    begun = run.state().get("started")
-    first = run.state().get("from_step", rows[0].get("step", 1) - 1 if rows else 0)
-    if begun and most and step > first:
-        seconds = (datetime.fromtimestamp(run.metrics_file.stat().st_mtime, UTC) - datetime.fromisoformat(begun)).total_seconds()
-        found["left"] = _duration(max(0.0, seconds / (step - first) * (most - step)))
     return found
 
 
@@ -129,20 +135,25 @@ def _duration(seconds: float) -> str:
 
 
 def wait(sweep: Sweep, console: Console, poll: float) -> dict[str, Standing]:
-    """Until no job of any cell waits or runs; Ctrl-C leaves them to themselves. A table that moves on a terminal, else the last one."""
+    """Until no job of any cell waits or runs; Ctrl-C leaves them to themselves."""
     try:
-        with Live(console=console, auto_refresh=False, transient=True) as shown:
-            while True:
-                found = standings(sweep)
-                if console.is_terminal:
-                    shown.update(table(sweep, found, console, rows=max(5, console.height - 6)), refresh=True)
-                if not any(one.alive for one in found.values()):
-                    break
-                time.sleep(poll)
+        return follow(sweep, console, poll, lambda: standings(sweep))
     except KeyboardInterrupt:
         console.print(f"the cells go on. python -m alignment_lab.sweep status {sweep.path}", highlight=False, soft_wrap=True)
         raise
-    console.print(table(sweep, found, console))
+
+
+def follow(sweep: Sweep, console: Console, poll: float, look: Callable[[], dict[str, Standing]]) -> dict[str, Standing]:
+    """Look every `poll` seconds until no cell waits or runs. A table that moves on a terminal, else the last one."""
+    with Live(console=console, auto_refresh=False, transient=True) as shown:
+        while True:
+            found = look()
+            if console.is_terminal:
+                shown.update(table(sweep, found, rows=max(5, console.height - 6)), refresh=True)
+            if not any(one.alive for one in found.values()):
+                break
+            time.sleep(poll)
+    console.print(table(sweep, found))
     for line in aside(sweep):
         console.print(line, highlight=False, soft_wrap=True)
     return found

@@ -15,6 +15,7 @@ from typing import IO, Any
 from ..artifacts import RunDirectory, alone, now, read_json, write_json
 from ..errors import UserError
 
+LOCK = "lock"
 ORDERS = ".submitit"  # scripts, logs, and what each job is to do: for the user alone
 
 
@@ -57,6 +58,7 @@ class Sweep:
     cwd: str = ""
     cache: str = ""
     launcher: dict[str, Any] = field(default_factory=dict)
+    here: bool = False  # its cells are processes of this machine, no jobs
     cells: list[Cell] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
 
@@ -64,6 +66,11 @@ class Sweep:
     def orders(self) -> Path:
         """Where scripts and logs lie."""
         return self.path / ORDERS
+
+    @property
+    def lock(self) -> Path:
+        """Held by the command that submits its cells, or runs them."""
+        return self.orders / LOCK
 
     def cell(self, name: str) -> Cell:
         """The cell of that name, or id, or number."""
@@ -100,6 +107,7 @@ def read(path: Path) -> Sweep:
         cwd=plain.get("cwd", ""),
         cache=plain.get("cache", ""),
         launcher=plain.get("launcher", {}),
+        here=plain.get("here", False),
         cells=[Cell(**one) for one in plain.get("cells", [])],
         submissions=[Submission(**one) for one in plain.get("submissions", [])],
     )
@@ -110,6 +118,6 @@ def owned(path: Path) -> Iterator[IO[str]]:
     """Nobody else submits to this sweep meanwhile. An sbatch that is on its way holds it too, though we be killed."""
     (path / ORDERS).mkdir(parents=True, exist_ok=True)
     os.chmod(path / ORDERS, 0o700)
-    with alone(path / ORDERS / "lock", lambda: f"{path}: another command submits to this sweep now; wait for it.") as lock:
+    with alone(path / ORDERS / LOCK, lambda: f"{path}: another command has this sweep now; wait for it.") as lock:
         os.set_inheritable(lock.fileno(), True)
         yield lock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -20,6 +20,9 @@ from ..spec import DataSource, Experiment, to_plain
 from . import search
 from .grid import composed
 
+if TYPE_CHECKING:
+    from .launcher import SweepLauncher
+
 
 class Preflight(Callback):
     """Ends the command with one sentence where a cell cannot run; Hydra calls it, see conf/hydra/lab.yaml."""
@@ -30,8 +33,8 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """The run directory must be one that can be made; a launcher starts sweeps alone, and Hydra would not say so."""
         with one_sentence():
-            if on_slurm(config):
-                raise UserError("hydra/launcher=slurm: give --multirun as well; one experiment is a sweep of one cell.")
+            if launcher(config):
+                raise UserError(f"hydra/launcher={_option(config)}: give --multirun as well; one experiment is a sweep of one cell.")
             make("hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
@@ -43,17 +46,16 @@ class Preflight(Callback):
         if not sweeper.get("_target_", "").endswith("BasicSweeper"):
             return
         params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+        ours = launcher(config)
         with one_sentence():
             grid = cells([*params, *config.hydra.overrides.task], GlobalHydra.instance().config_loader())
-            found = composed(grid, config_name or "config", Checked(config.hydra.launcher) if on_slurm(config) else _anything)
-            if on_slurm(config) and (said := checks.no_room(found, Path(config.hydra.sweep.dir))):
+            found = composed(grid, config_name or "config", Checked(ours, config.hydra.launcher) if ours else _anything)
+            if ours and (said := checks.no_room(found, Path(config.hydra.sweep.dir))):
                 raise UserError(said[0])
             make_sweep(config.hydra)
-        if on_slurm(config):
-            from . import slurm
-
-            slurm.register()
-            slurm.composed.update(zip(map(tuple, grid), found, strict=True))
+        if ours:
+            ours.register()
+            ours.composed.update(zip(map(tuple, grid), found, strict=True))
             BasicSweeper.validate_batch_is_legal = lambda self, batch: None  # it was, and to compose all again takes minutes
         unswept = ",".join(constant(grid))
         with read_write(config):  # Hydra composes each cell with these: a folder is named by what is swept alone
@@ -61,13 +63,12 @@ class Preflight(Callback):
 
     def _prepare_search(self, config: DictConfig, config_name: str) -> None:
         """Its cells are not known yet; the ends of what is searched are."""
+        ours = launcher(config)
         with one_sentence():
-            search.prepare(config, config_name, Checked(config.hydra.launcher) if on_slurm(config) else _anything)
+            search.prepare(config, config_name, Checked(ours, config.hydra.launcher) if ours else _anything)
             make_sweep(config.hydra)
-        if on_slurm(config):
-            from . import slurm
-
-            slurm.register()
+        if ours:
+            ours.register()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Hydra prints the overrides of a job that failed; nothing else reads them."""
@@ -75,10 +76,10 @@ class Preflight(Callback):
 
 
 class Checked:
-    """What is wrong with a cell of a sweep on a cluster; its data are read once for all cells that have the same."""
+    """What is wrong with a cell that the lab's own launchers take; its data are read once for all cells that have the same."""
 
-    def __init__(self, launcher: Any) -> None:
-        self.launcher = launcher
+    def __init__(self, launcher: type[SweepLauncher], settings: Any) -> None:
+        self.launcher, self.settings = launcher, settings
         self._data: dict[str, list[str]] = {}
 
     def __call__(self, spec: Experiment) -> list[str]:
@@ -87,9 +88,7 @@ class Checked:
         key = f"{plain['data']} {spec.method.format}"
         if key not in self._data:
             self._data[key] = self._read(spec)
-        from . import slurm
-
-        return [*slurm.wrong(spec, self.launcher), *self._data[key]]
+        return [*self.launcher.wrong(spec, self.settings), *self._data[key]]
 
     def _read(self, spec: Experiment) -> list[str]:
         """What is wrong with its data, where they are here."""
@@ -103,15 +102,25 @@ class Checked:
         return []
 
 
-def on_slurm(config: DictConfig) -> bool:
-    """Whether the lab's own launcher was chosen."""
-    return str(config.hydra.launcher.get("_target_", "")).endswith(".SlurmLauncher") and "max_attempts" in config.hydra.launcher
+def launcher(config: DictConfig) -> type[SweepLauncher] | None:
+    """The one of the lab's own launchers that was chosen, if any; a command that needs none does not pay for its import."""
+    target = str(config.hydra.launcher.get("_target_", ""))
+    if not target.startswith(f"{__package__}."):
+        return None
+    from .pool import PoolLauncher
+    from .slurm import SlurmLauncher
+
+    return {one.target(): one for one in (PoolLauncher, SlurmLauncher)}[target]
+
+
+def _option(config: DictConfig) -> str:
+    return str(config.hydra.launcher._target_).split(".")[-2]
 
 
 def _sweep_name(overrides: Any, params: Any) -> str:
-    from . import slurm
+    from .launcher import sweep_name
 
-    return slurm.sweep_name(overrides, params)
+    return sweep_name(overrides, params)
 
 
 def _anything(spec: Experiment) -> list[str]:

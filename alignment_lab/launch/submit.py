@@ -4,54 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import IO
 
-from ..artifacts import RunDirectory, write_json
+from ..artifacts import write_json
 from ..errors import UserError
 from . import queue, sbatch
 from .manifest import Cell, Submission, Sweep
-from .queue import Job
 from .shared import Pass
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a cell stands, from run.json and from Slurm together."""
-
-    state: str  # finished, running, queued, interrupted (was cut off), failed, missing (never began, and nothing waits)
-    why: str = ""
-    job: Job | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether a job of it waits or runs."""
-        return self.job is not None and self.job.alive
-
-
-def standing(run: RunDirectory, cell: Cell, jobs: dict[str, Job]) -> Standing:
-    """Where a cell stands."""
-    known = run.state()
-    job = jobs.get(cell.jobs[-1]) if cell.jobs else None
-    state, error = known.get("state", "queued"), known.get("error") or ""
-    if state == "finished" and known.get("id") == cell.id:
-        return Standing("finished", job=job)
-    if job and job.alive:
-        running = job.state not in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING")
-        reason = f"{error}; waits for another attempt" if error else "" if job.reason in ("None", "") else job.reason
-        return Standing("running" if running else "queued", "" if running else reason, job)
-    ended = f"Slurm: {job.state}{f' ({job.reason})' if job.reason not in ('', 'None') else ''}" if job else "no job of it is known to Slurm"
-    if state in ("failed", "interrupted"):
-        return Standing(state, error or ended, job)
-    if state == "running":
-        return Standing("interrupted", f"cut off without a word; {ended}", job)
-    return Standing("missing", ended if cell.jobs else "", job)
-
-
-def standings(sweep: Sweep) -> dict[str, Standing]:
-    """Where every cell stands."""
-    jobs = queue.states(cell.jobs[-1] for cell in sweep.cells if cell.jobs)
-    return {cell.name: standing(cell.run(sweep.path), cell, jobs) for cell in sweep.cells}
 
 
 def find_lost(sweep: Sweep) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..attention import kernel
-from ..data import first, longest, questions
+from ..data import first, longest, questions, size
 from ..logprobs import Engine, choose
 from ..reference import digest
 
@@ -52,6 +52,11 @@ class Setting:
         said = f"engine: {layout}; {engine.budget} tokens a pass; {self.dtype}, {kept}".replace("torch.", "")
         self.console.print(said, highlight=False, soft_wrap=True)
         return replace(self, engine=engine, weights=digest(self.model))
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens of the rows of a global batch, on average, however the engine lays them out."""
+        return self.spec.training.global_batch * sum(map(size, self.train)) / len(self.train)
 
     @property
     def scored(self) -> list[dict[str, Any]]:

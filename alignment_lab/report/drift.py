@@ -6,6 +6,7 @@ scale for every method and beta.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,8 +47,8 @@ def _place(pair: tuple[float, float], start: tuple[float, float]) -> tuple[float
 def hardware(cell: Cell) -> str:
     """The accelerator or the processor that a run used, as far as it was recorded."""
     found = cell.provenance.get("hardware") or {}
-    if named := found.get("accelerators"):
-        return ", ".join(map(str, named)) if isinstance(named, list) else str(named)
+    if named := Counter(found.get("accelerators") or []):
+        return ", ".join(model if count == 1 else f"{count} x {model}" for model, count in named.items())
     device = (cell.spec.get("parallel") or {}).get("device")
     machine = f"{found.get('processor') or 'unknown processor'}, {found.get('cores', '?')} cores" if found else "not recorded"
     return machine if device in ("cpu", None) or not found else f"{machine} (parallel.device={device}; an accelerator was not recorded)"

@@ -30,7 +30,7 @@ from .groups import (
     Tracking,
     Training,
 )
-from .identity import differences, identity
+from .identity import apart, differences, identity
 from .method import (
     AOT,
     BCO,
@@ -125,6 +125,7 @@ __all__ = [
     "Training",
     "Unpaired",
     "aim",
+    "apart",
     "check_objective",
     "differences",
     "from_yaml",

@@ -31,6 +31,7 @@ FREE = (
     "eval.direction",
 )
 NOT_SETTINGS = ("defaults",)  # what a spec.yaml has besides
+NAMED = 5  # differences that a sentence names
 SHOWN = 40  # characters of a value in a sentence
 
 
@@ -44,6 +45,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     there, here = dict(_fixed(before)), dict(_fixed(now))
     names = [name for name in {**here, **there} if there.get(name, ...) != here.get(name, ...)]
     return [f"{name} is {_said(there, name)} there and {_said(here, name)} here" for name in names]
+
+
+def apart(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Why they are two experiments, for a sentence: the first differences, and how many more there are."""
+    found = differences(before, now) if before else []
+    said = ", ".join(found[:NAMED]) + (f", and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    return said or "its settings are the same, and were written down by another version of the lab"
 
 
 def _fixed(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

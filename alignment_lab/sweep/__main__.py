@@ -1,4 +1,4 @@
-"""python -m alignment_lab.sweep status|logs|cancel|retry|collect SWEEP [CELL...]: a sweep that was left to Slurm."""
+"""python -m alignment_lab.sweep status|logs|cancel|retry|collect SWEEP [CELL...]: a sweep, on Slurm or on this machine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 
 from ..errors import UserError
-from ..launch import live, manifest, submit
+from ..launch import live, manifest
 from ..launch.manifest import Sweep
+from ..launch.standing import standings
 from . import act
 
 POLL = 5.0  # seconds between two looks
@@ -42,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m alignment_lab.sweep", description="A sweep that was left to Slurm.")
+    parser = argparse.ArgumentParser(
+        prog="python -m alignment_lab.sweep",
+        description="A sweep, on Slurm (hydra/launcher=slurm) or on this machine (hydra/launcher=pool).",
+    )
     actions = parser.add_subparsers(dest="action", required=True, metavar="status|logs|cancel|retry|collect")
     for name, what in {
         "status": "where each cell stands: step, loss, speed, time left, node, why it failed",
@@ -68,8 +72,8 @@ def status(sweep: Sweep, given: argparse.Namespace, console: Console) -> int:
     if given.watch:
         found = live.wait(sweep, console, POLL)
     else:
-        found = submit.standings(sweep)
-        console.print(live.table(sweep, found, console, rows=None if given.all or not console.is_terminal else 100))
+        found = standings(sweep)
+        console.print(live.table(sweep, found, rows=None if given.all or not console.is_terminal else 100))
         for line in live.aside(sweep):
             console.print(line, highlight=False, soft_wrap=True)
     return 0
@@ -98,7 +102,7 @@ def collect(sweep: Sweep, given: argparse.Namespace, console: Console) -> int:
     from ..report.__main__ import main as report
 
     while True:
-        found = submit.standings(sweep)
+        found = standings(sweep)
         going = [one for one in found.values() if one.alive]
         if not going:
             break

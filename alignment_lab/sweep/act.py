@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import UserError
-from ..launch import frozen, manifest, queue, sbatch, shared, submit
+from ..launch import frozen, manifest, pool, queue, sbatch, shared, submit
 from ..launch.manifest import Cell, Sweep
+from ..launch.standing import standings
 
 DUE = ("failed", "interrupted", "missing")
 
 
 def log(sweep: Sweep, cell: Cell) -> str:
-    """What the cell's newest job that wrote anything left."""
-    files = [sbatch.log(sweep, job) for job in reversed(cell.jobs)]
+    """What the cell, or its newest job that wrote anything, left."""
+    files = [pool.log(cell.run(sweep.path))] if sweep.here else [sbatch.log(sweep, job) for job in reversed(cell.jobs)]
     for file in files:
         if file.exists():
             return file.read_text(errors="replace")
-    raise UserError(f"{cell.name}: no job of it has written anything yet; `python -m alignment_lab.sweep status {sweep.path}` says why.")
+    raise UserError(f"{cell.name}: nothing of it has been written yet; `python -m alignment_lab.sweep status {sweep.path}` says why.")
 
 
 def cancel(sweep: Sweep, cells: Sequence[Cell]) -> str:
     """End what waits or runs of these cells, of all where none is named, and what only they wait for."""
-    found = submit.standings(sweep)
+    _on_slurm(sweep)
+    found = standings(sweep)
     going = [cell for cell in cells or sweep.cells if found[cell.name].alive and found[cell.name].state != "finished"]
     jobs = [cell.jobs[-1] for cell in going]
     if not cells:
@@ -34,9 +36,10 @@ def cancel(sweep: Sweep, cells: Sequence[Cell]) -> str:
 
 def retry(sweep: Sweep, cells: Sequence[Cell]) -> str:
     """Submit what failed, was cut off or never began, with the newest code that was frozen and what the sweep asked of Slurm."""
+    _on_slurm(sweep)
     with manifest.owned(sweep.path) as lock:
         submit.find_lost(sweep)
-        found = submit.standings(sweep)
+        found = standings(sweep)
         due = [cell for cell in cells or sweep.cells if found[cell.name].state in DUE and not found[cell.name].alive]
         if not due:
             return "nothing to submit: no cell has failed, was cut off or is missing"
@@ -53,3 +56,8 @@ def retry(sweep: Sweep, cells: Sequence[Cell]) -> str:
         made = submit.submit(sweep, due, work, code, lock)
         sweep.write()
     return f"{len(due)} cells submitted: jobs {', '.join(str(one.job) for one in made)}"
+
+
+def _on_slurm(sweep: Sweep) -> None:
+    if sweep.here:
+        raise UserError(f"{sweep.path}: its cells are processes of a command: Ctrl-C ends them, and the same command goes on with them.")

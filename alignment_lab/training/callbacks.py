@@ -7,19 +7,26 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .. import cluster
-from ..artifacts import RunDirectory
+from ..artifacts import RunDirectory, now
 from ..progress import Bar
 from ..signals import Stop
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..method.setting import Setting
+
 
 class MetricsLog(TrainerCallback):
-    """Appends every logged step to metrics.jsonl."""
+    """Appends every logged step to metrics.jsonl; run.json says where this attempt began, for whoever wants to know its speed."""
 
-    def __init__(self, run: RunDirectory, steps_per_epoch: float) -> None:
-        self.run, self.steps_per_epoch = run, steps_per_epoch
+    def __init__(self, run: RunDirectory, setting: Setting) -> None:
+        self.run, self.tokens_per_step = run, round(setting.tokens_per_step, 1)
+        self.steps_per_epoch = setting.available / setting.spec.training.global_batch
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The first step is next."""
+        self.run.note(training={"from_step": state.global_step, "since": now(), "tokens_per_step": self.tokens_per_step})
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
         """One line a step, its epoch counted over all rows of the data; the Trainer's closing summary goes into report.json instead."""

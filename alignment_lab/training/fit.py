@@ -47,7 +47,7 @@ def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console, sto
     callbacks: list[TrainerCallback] = [leaving]
     if cluster.is_first():
         callbacks += [
-            MetricsLog(run, trainer.setting.available / spec.training.global_batch),
+            MetricsLog(run, trainer.setting),
             *trackers(spec, run, console),
             ShowSteps(console),
         ]
@@ -93,6 +93,7 @@ def save(trainer: Any, tokenizer: Any, base: Path, folder: Path) -> None:
     said = saved.probe(model) if gathered else None
     trainer.rest()
     state = save_weights(model, folder)
+    trainer.beat()
     if cluster.is_first():
         tokenizer.save_pretrained(folder)
         saved.check_files(folder, state.items())

@@ -7,6 +7,7 @@ torch's own format, read as data and never as code. transformers' Trainer decide
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class StatefulTrainer(Trainer):
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(**keywords)
+        self.beat: Callable[[], None] = lambda: None  # called whenever something moved
         self._sums: dict[str, list[Tensor]] = defaultdict(list)  # of every metric since the last log: [sum, count] on the device
         self._window: dict[str, Any] | None = None  # the same, of a checkpoint that was just read
         self._tr_loss: Tensor  # transformers' sum of losses since then
@@ -54,6 +56,7 @@ class StatefulTrainer(Trainer):
         save_weights(self.model, folder)
         if cluster.is_first() and self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
+        self.beat()
 
     def rest(self) -> None:
         """Cut again what was gathered: ZeRO-3 fetches ahead for a pass that may not come, FSDP2's outermost unit stays whole."""
@@ -69,14 +72,17 @@ class StatefulTrainer(Trainer):
         with self.keeper.saving(step, parallel.count(self.model, trained=True)):
             super()._save_checkpoint(model, trial)
             cluster.barrier()
+            self.beat()
             if cluster.is_first():
                 self.keeper.commit(step)
             cluster.barrier()
+        self.beat()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         folder = Path(output_dir)
         self.rest()
         numbers = states.save(self._states(), self.model, folder)
+        self.beat()
         kept = {"numbers": numbers, "scheduler": self.lr_scheduler.state_dict(), "window": self._kept_window(), "method": self.remembered()}
         if cluster.is_first():
             write_json(folder / STATE, kept)

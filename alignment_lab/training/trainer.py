@@ -73,7 +73,6 @@ class LabTrainer(StatefulTrainer):
         self.asking: AbstractContextManager[None] = nullcontext()  # around what the untouched model is asked
         self.opening: Callable[[], None] = lambda: None  # called when that is known
         self.heed: Callable[[], None] = lambda: None  # called where leaving loses nothing
-        self.beat: Callable[[], None] = lambda: None  # called whenever something moved
         self.refuse: Callable[[int, float, list[Row]], None] = lambda step, norm, rows: None  # told of a step that was not taken
 
     # What a method says.

@@ -46,6 +46,15 @@ def killing(quick: bool, scratch: Path) -> Iterator[Row]:
             yield from kills.campaign(f"SIGKILL, {method} {parallel}", spec, scratch / "run", 3 if quick else 20, [signal.SIGKILL], seed=1)
 
 
+def striking(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Inside of saves alone."""
+    for parallel in ("single", "lora"):
+        spec = experiment(*TINY, *STEPS, "method=dpo", f"parallel={parallel}")
+        yield from kills.campaign(
+            f"SIGKILL, dpo {parallel}, saves", spec, scratch / "run", 2 if quick else 15, [signal.SIGKILL], seed=4, share=1
+        )
+
+
 def asking(quick: bool, scratch: Path) -> Iterator[Row]:
     """Signals that a run answers."""
     for method in METHODS[1:2] if quick else ("sft", "dpo", "kto"):
@@ -89,6 +98,7 @@ def soaking(quick: bool, scratch: Path) -> Iterator[Row]:
 
 CAMPAIGNS = {
     "kills": killing,
+    "saves": striking,
     "signals": asking,
     "damage": damaging,
     "numbers": breaking,

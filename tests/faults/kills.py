@@ -15,7 +15,7 @@ from alignment_lab.artifacts import RunDirectory
 from alignment_lab.spec import Experiment
 
 IN_A_ROW = 4  # faults that one run suffers before it is let to finish
-INSIDE = 0.4  # share of faults that are aimed at a save
+INSIDE = 0.4  # share of faults that are aimed at a save; of those some come to a run that has no such save any more, and do not count
 WITHIN = 0.004  # seconds after a point of a save within which a fault may come
 POLITE = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
@@ -42,8 +42,10 @@ def undisturbed(spec: Experiment, folder: Path) -> Undisturbed:
     return Undisturbed(first, seconds, found)
 
 
-def campaign(name: str, spec: Experiment, folder: Path, faults: int, signals: Sequence[signal.Signals], seed: int) -> Iterator[Row]:
-    """`faults` that hit, a few in a row; then the run is let to finish, and compared."""
+def campaign(
+    name: str, spec: Experiment, folder: Path, faults: int, signals: Sequence[signal.Signals], seed: int, share: float = INSIDE
+) -> Iterator[Row]:
+    """`faults` that hit, a few in a row, this share of them aimed at saves; then the run is let to finish, and compared."""
     dice = chances(seed)
     calm = undisturbed(spec, folder)
     anywhere, inside = Row(f"{name}: at any time"), Row(f"{name}: inside a save")
@@ -52,7 +54,7 @@ def campaign(name: str, spec: Experiment, folder: Path, faults: int, signals: Se
         suffered: list[tuple[Row, str]] = []
         for _ in range(min(IN_A_ROW, left)):
             number = dice.choice(signals)
-            if dice.random() < INSIDE:
+            if dice.random() < share:
                 at = dice.randrange(len(calm.events))
                 delay = dice.random() * WITHIN
                 code = attempt(spec, folder, before=tell_at(at + 1), disturb=send_when_told(number, delay))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment_lab.artifacts import RunDirectory, file_digest
-from alignment_lab.launch import manifest, submit
+from alignment_lab.launch import manifest
+from alignment_lab.launch.standing import Standing, standings
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["model=tiny", "parallel.device=cpu", "data.max_length=96", "training.global_batch=4", "eval.rows=4", "eval.generations=0"]
@@ -66,11 +67,11 @@ class Sweep:
             time.sleep(0.2)
         return found
 
-    def ended(self) -> dict[str, submit.Standing]:
+    def ended(self) -> dict[str, Standing]:
         """Where cells stand when no job waits or runs."""
 
         def over() -> Any:
-            found = submit.standings(self.known)
+            found = standings(self.known)
             return found if not any(one.alive for one in found.values()) else None
 
         found = self.until(over)

@@ -1,0 +1,24 @@
+"""The door of a sweep's cell that is a process of this machine.  python -m alignment_lab.cell RUN, whose spec.yaml says the rest."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from . import run
+from .artifacts import RunDirectory
+from .compose import one_sentence
+
+
+def main() -> None:
+    """Run it; mistakes and failures end it with a sentence, and the exit code that train.py has."""
+    found = RunDirectory(Path(sys.argv[1]))
+    with one_sentence():
+        run.execute(run.written(found), found)
+    sys.stdout.flush()
+    os._exit(0)  # all is written: threads of libraries that nobody joined would end it with an abort now and then
+
+
+if __name__ == "__main__":
+    main()
