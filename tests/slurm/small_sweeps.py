@@ -38,10 +38,10 @@ class Sweep:
         return self.python(str(self.lab / "train.py"), "--multirun", *self.words, *more, path=path)
 
     def here(self, *more: str) -> subprocess.CompletedProcess[str]:
-        """The same cells without Slurm, one after the other, in a folder beside."""
+        """The same cells without Slurm and without checkpoints, one after the other, in a folder beside."""
         words = [word for word in self.words if "launcher" not in word and "sweep.dir" not in word]
         self.path = self.folder / "alone"
-        return self.python(str(self.lab / "train.py"), "--multirun", *words, "hydra.sweep.dir=alone", *more)
+        return self.python(str(self.lab / "train.py"), "--multirun", *words, "training.save_steps=null", "hydra.sweep.dir=alone", *more)
 
     def ask(self, *words: str) -> str:
         done = self.python("-m", "alignment_lab.sweep", words[0], "sweep", *words[1:])
