@@ -13,6 +13,8 @@ import pytest
 
 from alignment_lab.artifacts import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = ["--multirun", "hydra/launcher=submitit_local", "hydra.sweep.dir=swept", "model=tiny", "parallel.device=cpu", "data.max_length=96"]
 SWEEP += ["training.global_batch=4", "eval.rows=4", "eval.generations=0"]
@@ -32,7 +34,6 @@ def test_cells_are_what_they_are_everywhere(door, tmp_path):
     assert knowing == {".submitit"} and (swept / ".submitit").stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.slow
 def test_a_cell_whose_time_is_up_leaves_in_order_and_goes_on(tmp_path):
     """submitit warns by SIGUSR2, and would throw the run away; the lab saves first. The command ends in a sentence."""
     command = [sys.executable, str(ROOT / "train.py"), *SWEEP, "training.max_steps=60"]
