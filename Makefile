@@ -15,7 +15,7 @@ test-slow: setup ## runs on several processes, what trains the embedded model, t
 	tests/chromium.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu and not slurm" -n 2 --dist load
 
-test-slurm: setup ## what needs Slurm, on a real one of one node; Debian's is installed where it is missing, with root or sudo
+test-slurm: setup ## what needs Slurm, on a real one of two nodes; Debian's is installed where it is missing, with root or sudo
 	tests/slurm/cluster.sh install
 	trap 'tests/slurm/cluster.sh stop' EXIT INT TERM; tests/slurm/cluster.sh start && \
 		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -rs -n 2 --dist load

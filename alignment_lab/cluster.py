@@ -6,7 +6,7 @@ Reads what torchrun and Slurm leave in the environment. Knows no model; torch is
 from __future__ import annotations
 
 import os
-import subprocess
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,30 +159,36 @@ class Machines:
 
 
 def machines(wanted: int, environment: Mapping[str, str] = os.environ) -> Machines:
-    """The machines of a run: from Slurm's job, else from NODE_RANK, MASTER_ADDR and MASTER_PORT. Raises UserError where neither fits."""
+    """The machines of a run: NODE_RANK, MASTER_ADDR and MASTER_PORT, and what of them is not said from Slurm's job, where there is one.
+
+    Raises UserError where that does not suffice.
+    """
     if wanted == 1:
         return Machines(1, 0, "127.0.0.1", 0)
-    said = f"parallel.nodes={wanted}"
-    if "SLURM_JOB_ID" in environment and "MASTER_ADDR" not in environment:
-        granted = int(environment.get("SLURM_NNODES", 1))
-        if granted != wanted:
-            raise UserError(f"{said}: this Slurm job has {granted}; ask it for {wanted}: sbatch --nodes={wanted}.")
-        job = int(environment["SLURM_JOB_ID"])
-        first = _first_host(environment["SLURM_JOB_NODELIST"])
-        return Machines(wanted, int(environment.get("SLURM_NODEID", 0)), first, PORTS[job % len(PORTS)])
+    found = {name: environment[name] for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if name in environment}
+    if "SLURM_JOB_ID" in environment and not {"NODE_RANK", "MASTER_ADDR"} <= found.keys():
+        found = _of_slurm(wanted, environment) | found
     try:
-        number, port = int(environment["NODE_RANK"]), int(environment.get("MASTER_PORT", 29500))
-        return Machines(wanted, number, environment["MASTER_ADDR"], port)
+        return Machines(wanted, int(found["NODE_RANK"]), found["MASTER_ADDR"], int(found.get("MASTER_PORT", 29500)))
     except (KeyError, ValueError):
         raise UserError(
-            f"{said}: say where the machines meet: start the same command on each of them with NODE_RANK=0 to {wanted - 1} and "
-            "MASTER_ADDR=HOST of the first one in its environment, or run it under Slurm."
+            f"parallel.nodes={wanted}: say where the machines meet: start the same command on each of them with NODE_RANK=0 to "
+            f"{wanted - 1} and MASTER_ADDR=HOST of the first one in its environment, or run it under Slurm."
         ) from None
 
 
-def _first_host(hosts: str) -> str:
-    """The first name of Slurm's list, such as node[03-05,09]."""
-    if "[" not in hosts:
-        return hosts.split(",")[0]
-    said = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=True)
-    return said.stdout.split()[0]
+def _of_slurm(wanted: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """What a job's environment says of its machines; all of them work out the same."""
+    granted = int(environment.get("SLURM_NNODES", 1))
+    if granted != wanted:
+        raise UserError(f"parallel.nodes={wanted}: this Slurm job has {granted}; ask it for {wanted}: sbatch --nodes={wanted}.")
+    return {
+        "NODE_RANK": environment.get("SLURM_NODEID", "0"),
+        "MASTER_ADDR": first_host(environment["SLURM_JOB_NODELIST"]),
+        "MASTER_PORT": str(PORTS[int(environment["SLURM_JOB_ID"]) % len(PORTS)]),
+    }
+
+
+def first_host(hosts: str) -> str:
+    """The first name of Slurm's list, such as node[03-05,09]. In a container there is no scontrol to ask."""
+    return re.sub(r"\[(\d+)[^]]*\]", r"\1", hosts).split(",")[0]

@@ -116,3 +116,15 @@ def one_sentence(discard: RunDirectory | None = None) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except RuntimeError as error:
+        if not _of_submitit(error) or TRACEBACK_WANTED:
+            raise
+        said = "a cell was cut off; its run.json says why, and the same command with this hydra.sweep.dir goes on"
+        print(f"error: hydra/launcher=submitit_local hydra.launcher.timeout_min: {said}.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _of_submitit(error: RuntimeError) -> bool:
+    """Whether submitit says that a job left no result; it is imported where it is used alone."""
+    module = sys.modules.get("submitit.core.utils")
+    return module is not None and isinstance(error, module.UncompletedJobError)

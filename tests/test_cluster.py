@@ -5,6 +5,8 @@ import pytest
 from alignment_lab import cluster, provenance
 from alignment_lab.errors import UserError
 
+JOB = {"SLURM_JOB_ID": "20123", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
+
 
 @pytest.fixture
 def processes(monkeypatch):
@@ -49,9 +51,22 @@ def test_machines_meet_where_the_environment_says():
 
 def test_machines_of_a_slurm_job_meet_on_its_first_one():
     """Every node works out the same port from the job's number."""
-    job = {"SLURM_JOB_ID": "20123", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n1,n2"}
-    found = [cluster.machines(2, {**job, "SLURM_NODEID": number}) for number in ("0", "1")]
+    found = [cluster.machines(2, {**JOB, "SLURM_NODEID": number}) for number in ("0", "1")]
     assert found == [cluster.Machines(2, 0, "n1", 20123), cluster.Machines(2, 1, "n1", 20123)]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"MASTER_ADDR": "10.0.0.1"}, cluster.Machines(2, 1, "10.0.0.1", 20123)),
+        ({"MASTER_PORT": "1234"}, cluster.Machines(2, 1, "n1", 1234)),
+        ({"NODE_RANK": "0"}, cluster.Machines(2, 0, "n1", 20123)),
+        ({"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "0", "SLURM_NNODES": "1"}, cluster.Machines(2, 0, "10.0.0.1", 29500)),
+    ],
+)
+def test_what_the_environment_says_overrules_slurm_each_by_itself(said, found):
+    """Where all of it is said, the job need not be one of so many machines."""
+    assert cluster.machines(2, JOB | {"SLURM_NODEID": "1"} | said) == found
 
 
 @pytest.mark.parametrize(

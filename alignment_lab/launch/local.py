@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ def launch(parallel: Parallel, run: RunDirectory, count: int, console: Console, 
     Raises UserError, Interrupted, Hung, or WorkerError with the first failure's reason.
     """
     machines = cluster.machines(parallel.nodes)
+    _resolves(machines)
     over = f" on each of {machines.count} machines" if machines.count > 1 else ""
     console.print(f"processes: {count}{over}, {parallel.sharding.name}", highlight=False, soft_wrap=True)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -55,12 +57,25 @@ def launch(parallel: Parallel, run: RunDirectory, count: int, console: Console, 
     except ChildFailedError as error:
         if stop.asked:
             raise Interrupted(stop.asked, f"interrupted by {stop.asked.name}; {_goes_on(run)}") from None
-        raise _told(_first(error.failures), count * machines.count, run) from None
+        raise _told(_first(error.failures), machines.number * count, count * machines.count, run) from None
     finally:  # the next cell of a sweep is another run
         os.environ.clear()
         os.environ.update(before)
     if run.state().get("state") == "interrupted":  # its workers ended in order
         raise Interrupted(stop.asked or signal.SIGTERM, run.state()["error"])
+
+
+def _resolves(machines: cluster.Machines) -> None:
+    """Raises UserError where nobody knows the address, WorkerError where nobody can be asked: torch would try for a quarter of an hour."""
+    try:
+        socket.getaddrinfo(machines.address, machines.port)
+    except OSError as error:
+        said = f"MASTER_ADDR={machines.address}: {os.uname().nodename} cannot find that host ({error.strerror})"
+        if getattr(error, "errno", None) != socket.EAI_NONAME:
+            raise WorkerError(f"{said}; try again.") from None
+        raise UserError(
+            f"{said}; export MASTER_ADDR=ADDRESS of the first machine, under Slurm in a line of hydra.launcher.setup."
+        ) from None
 
 
 def _config(machines: cluster.Machines, count: int) -> Any:
@@ -110,15 +125,15 @@ def _goes_on(run: RunDirectory) -> str:
     return f"the same command with hydra.run.dir={run.path} goes on from the newest checkpoint"
 
 
-def _told(failure: Any, world: int, run: RunDirectory) -> Exception:
-    """The error of the first process that failed, as the user should read it."""
+def _told(failure: Any, before: int, world: int, run: RunDirectory) -> Exception:
+    """The error of the first process that failed, as the user should read it; `before`: processes of the machines before this one."""
     said = failure.message if isinstance(failure.message, str) else failure.message.get("message", "")
     if said.startswith(USER):
         return UserError(said.removeprefix(USER))
     if failure.exitcode == HUNG:
         stacks = max(run.path.glob("stacks-*.txt"), key=lambda file: file.stat().st_mtime)  # its first line says why
         return Hung(stacks.read_text().partition("\n")[0])
-    who = f"process {failure.local_rank} of {world}"
+    who = f"process {before + failure.local_rank} of {world}"
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         why = "killed by hand, or by the system for want of memory" if name == "SIGKILL" else "killed"

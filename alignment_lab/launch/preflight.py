@@ -52,7 +52,7 @@ class Preflight(Callback):
             found = composed(grid, config_name or "config", Checked(ours, config.hydra.launcher) if ours else _anything)
             if ours and (said := checks.no_room(found, Path(config.hydra.sweep.dir))):
                 raise UserError(said[0])
-            make("hydra.sweep.dir", config.hydra.sweep.dir)
+            make_sweep(config.hydra)
         if ours:
             ours.register()
             ours.composed.update(zip(map(tuple, grid), found, strict=True))
@@ -66,7 +66,7 @@ class Preflight(Callback):
         ours = launcher(config)
         with one_sentence():
             search.prepare(config, config_name, Checked(ours, config.hydra.launcher) if ours else _anything)
-            make("hydra.sweep.dir", config.hydra.sweep.dir)
+            make_sweep(config.hydra)
         if ours:
             ours.register()
 
@@ -133,6 +133,13 @@ def make(key: str, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{key}={folder}: no directory can be made there ({error.strerror}); give another.") from error
+
+
+def make_sweep(settings: Any) -> None:
+    """The sweep's folder; in it submitit pickles every cell with its settings, secrets and all: that one is for the user alone."""
+    make("hydra.sweep.dir", settings.sweep.dir)
+    if folder := settings.launcher.get("submitit_folder"):
+        Path(folder.partition("%")[0]).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def cells(overrides: list[str], loader: Any = None) -> list[list[str]]:

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# A real Slurm of one node out of Debian's packages, without systemd, accounting included: tests/slurm/cluster.sh install|start|stop|status
+# A real Slurm of two nodes on one machine out of Debian's packages, without systemd, accounting included:
+#   tests/slurm/cluster.sh install|start|stop|status
 #
 # `start` and `status` print one line, SLURM_CONF=<path>, for the environment of clients: export "$(tests/slurm/cluster.sh start)"
 # Everything lies in SLURM_LAB_STATE; /etc is not touched. Jobs run as whoever started it, root or not; only `install` needs root or sudo.
 set -euo pipefail
 state=${SLURM_LAB_STATE:-/tmp/alignment_lab-slurm-$(id -u)}
 patience=${SLURM_LAB_PATIENCE:-120} # seconds for each wait: this machine may have other work
-node=lab                            # a name of its own: whether the machine's resolves does not matter
-daemons=(munged mariadbd slurmdbd slurmctld slurmd)
+nodes=(lab1 lab2)                   # names of their own, which nothing resolves: Slurm knows their addresses
+daemons=(munged mariadbd slurmdbd slurmctld "${nodes[@]/#/slurmd-}") # as their pid files are called
 etc=$state/etc run=$state/run log=$state/log spool=$state/spool
 conf=$etc/slurm.conf
 export SLURM_CONF=$conf PATH=$PATH:/usr/sbin:/sbin MYSQL_UNIX_PORT=$run/mariadbd.socket
 
 die() { echo "cluster.sh: $*" >&2 && exit 1; }
 
-installed() { command -v "${daemons[@]}" srun mariadb-install-db >/dev/null; }
+installed() { command -v munged mariadbd slurmdbd slurmctld slurmd srun mariadb-install-db >/dev/null; }
 
 install() {
     installed && return
@@ -31,60 +32,64 @@ install() {
             munge slurmctld slurmd slurm-client slurmdbd mariadb-server-core mariadb-client-core
     } >"$said" 2>&1 || { tail -n 15 "$said" >&2 && die "apt could not install Slurm: it needs root, or sudo without a password"; }
     rm -f "$said"
-    installed || die "apt installed Slurm, but not all of: ${daemons[*]}"
+    installed || die "apt installed Slurm, but not all that it consists of"
 }
 
 # The process of a daemon, if it runs. A pid file alone may be older than the machine's last start, or name a dead process that nobody reaps.
 pid() {
     local found
-    found=$(cat "$run/$1.pid" 2>/dev/null) && tr '\0' ' ' 2>/dev/null <"/proc/$found/cmdline" | grep -q "^[^ ]*$1" && echo "$found"
+    found=$(cat "$run/$1.pid" 2>/dev/null) && tr '\0' ' ' 2>/dev/null <"/proc/$found/cmdline" | grep -q "^[^ ]*${1%-*}" && echo "$found"
 }
 
 registered() { timeout 10 sacctmgr -i add cluster lab >"$log/sacctmgr.log" 2>&1; }
 
-node_is() { timeout 10 sinfo -h -o %T 2>/dev/null | grep -qxE "$1"; }
+nodes_are() { # all of them, one of these states
+    [ "$(timeout 10 sinfo -hN -o '%N %T' 2>/dev/null | sort -u | grep -cE " ($1)\$")" = ${#nodes[@]} ]
+}
+
+told() { timeout 10 sinfo -hN -o '%N %T %E' 2>&1 | sort -u; }
 
 status() {
     local daemon
     for daemon in "${daemons[@]}"; do pid "$daemon" >/dev/null || die "$daemon does not run"; done
-    node_is 'idle|mixed|allocated|completing' || die "the node takes no jobs: $(timeout 10 sinfo -h -o '%T %E' 2>&1)"
+    nodes_are 'idle|mixed|allocated|completing' || die "a node takes no jobs: $(told)"
     echo "SLURM_CONF=$conf"
 }
 
 # `await WHAT COMMAND...`: until the command succeeds, else the logs' ends and nothing left running.
 await() {
-    local what=$1 end=$((SECONDS + patience)) node
+    local what=$1 end=$((SECONDS + patience)) found
     shift
     until "$@"; do
         if [ $SECONDS -ge $end ]; then
-            node=$(timeout 10 sinfo -h -o '; the node: %T %E' 2>/dev/null || true)
+            found=$(told || true)
             tail -n 12 "$log"/*.log >&2
             stop
-            die "$what took more than $patience s$node; the logs' ends are above"
+            die "$what took more than $patience s; the nodes: $found; the logs' ends are above"
         fi
         sleep 0.2
     done
 }
 
 configure() {
-    local user host cpus port
+    local user host cpus memory port number
     user=$(id -un)
     host=$(uname -n) && host=${host%%.*}
     cpus=$(nproc) && cpus=$((cpus > 8 ? cpus : 8)) # more than there are: several jobs at once on two cores
-    port=$((10000 + $(cksum <<<"$state" | cut -d' ' -f1) % 3000 * 3)) # another state folder is another cluster
+    memory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
+    port=$((10000 + $(cksum <<<"$state" | cut -d' ' -f1) % 2000 * 4)) # another state folder is another cluster
     cat >"$conf" <<CONF
 ClusterName=lab
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$port
-SlurmdPort=$((port + 1))
 SlurmUser=$user
 SlurmdUser=$user
 StateSaveLocation=$spool/slurmctld
-SlurmdSpoolDir=$spool/slurmd
+SlurmdSpoolDir=$spool/slurmd-%n
 SlurmctldPidFile=$run/slurmctld.pid
-SlurmdPidFile=$run/slurmd.pid
+SlurmdPidFile=$run/slurmd-%n.pid
 SlurmctldLogFile=$log/slurmctld.log
-SlurmdLogFile=$log/slurmd.log
+SlurmdLogFile=$log/slurmd-%n.log
 
 # A requeued job waits until its credential has expired: two minutes by default.
 AuthType=auth/munge
@@ -102,7 +107,7 @@ MpiDefault=none
 # sacct is how submitit learns that a job is gone.
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
-AccountingStoragePort=$((port + 2))
+AccountingStoragePort=$((port + 1))
 AccountingStoragePass=$run/munged.socket
 
 # Prompt where Slurm is leisurely, patient with a busy machine. Jobs are shown for a day.
@@ -117,13 +122,27 @@ MinJobAge=86400
 
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName=$node NodeHostname=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo) Gres=gpu:2
-PartitionName=lab Nodes=$node Default=YES DefaultTime=60
+NodeName=DEFAULT CPUs=$cpus RealMemory=$memory Gres=gpu:2
+CONF
+    for number in "${!nodes[@]}"; do # Debian's Slurm refuses two nodes of one NodeHostname; what slurmd -N is told need be no host's name
+        echo "NodeName=${nodes[number]} NodeHostname=${nodes[number]} NodeAddr=127.0.0.1 Port=$((port + 2 + number))"
+    done >>"$conf"
+    cat >>"$conf" <<CONF
+
+# What runs in spare and atonce gives way to what comes to urgent: after a while to leave, and at once.
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=DEFAULT DefaultTime=60
+PartitionName=lab Nodes=lab1 Default=YES PreemptMode=OFF
+PartitionName=both Nodes=lab1,lab2 PreemptMode=OFF
+PartitionName=spare Nodes=lab2 GraceTime=60
+PartitionName=atonce Nodes=lab2
+PartitionName=urgent Nodes=lab2 PriorityTier=2
 CONF
     cat >"$etc/slurmdbd.conf" <<CONF
 DbdHost=localhost
 DbdAddr=127.0.0.1
-DbdPort=$((port + 2))
+DbdPort=$((port + 1))
 SlurmUser=$user
 AuthType=auth/munge
 AuthInfo=socket=$run/munged.socket
@@ -147,7 +166,7 @@ start() {
     stop
     [ ! -e "$state" ] || [ -e "$state/.slurm-lab" ] || die "$state is there, and is no state of this script"
     rm -rf "$state"
-    mkdir -p "$etc" "$run" "$log" "$spool"/{slurmctld,slurmd}
+    mkdir -p "$etc" "$run" "$log" "$spool/slurmctld" "${nodes[@]/#/$spool/slurmd-}"
     touch "$state/.slurm-lab"
     chmod go-w "$state" "$state"/*
     configure
@@ -162,23 +181,23 @@ start() {
     slurmdbd
     await "slurmdbd" registered
     slurmctld -c
-    slurmd -N "$node"
-    await "an idle node" node_is idle
+    for node in "${nodes[@]}"; do slurmd -N "$node"; done
+    await "idle nodes" nodes_are idle
     status
 }
 
 stop() {
     local daemon process end
-    if pid slurmctld >/dev/null && pid slurmd >/dev/null; then # daemons leave their jobs running
+    if pid slurmctld >/dev/null; then # daemons leave their jobs running
         timeout 30 squeue -h -o %A | sort -u | xargs -r timeout 30 scancel || true
         end=$((SECONDS + 30))
         while [ $SECONDS -lt $end ] && timeout 10 squeue -h 2>/dev/null | grep -q .; do sleep 0.5; done
     fi
-    for daemon in slurmd slurmctld slurmdbd mariadbd munged; do
-        process=$(pid $daemon) || continue
+    for daemon in "${nodes[@]/#/slurmd-}" slurmctld slurmdbd mariadbd munged; do
+        process=$(pid "$daemon") || continue
         kill "$process"
         end=$((SECONDS + 30))
-        while pid $daemon >/dev/null; do
+        while pid "$daemon" >/dev/null; do
             [ $SECONDS -lt $end ] || kill -9 "$process"
             sleep 0.1
         done

@@ -1,4 +1,4 @@
-"""A cluster of one node that tests may submit to. What makes it is cluster.sh."""
+"""A cluster of two nodes that tests may submit to. What makes it is cluster.sh."""
 
 from __future__ import annotations
 

@@ -4,98 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from alignment_lab.artifacts import RunDirectory, file_digest
-from alignment_lab.launch import manifest
-from alignment_lab.launch.standing import Standing, standings
+from small_sweeps import ROOT, Sweep
 
 pytestmark = pytest.mark.slurm
-
-ROOT = Path(__file__).resolve().parents[2]
-TINY = ["model=tiny", "parallel.device=cpu", "data.max_length=96", "training.global_batch=4", "eval.rows=4", "eval.generations=0"]
-SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=30", "hydra.launcher.cpus_per_task=1"]
-PATIENCE = 900  # seconds for a sweep to end: other work may have the machine
-
-
-class Sweep:
-    """A sweep's command in a folder of its own, and what becomes of it."""
-
-    def __init__(self, folder: Path, *words: str, lab: Path = ROOT) -> None:
-        self.folder, self.lab, self.path = folder, lab, folder / "sweep"
-        self.words = [*TINY, *SLURM, "hydra.sweep.dir=sweep", *words]
-        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "ALIGNMENT_LAB_CACHE": str(own_cache(folder))}
-
-    def python(self, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
-        environment = self.environment | {"PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]}
-        command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
-
-    def give(self, *more: str, path: str = "") -> subprocess.CompletedProcess[str]:
-        """The command."""
-        return self.python(str(self.lab / "train.py"), "--multirun", *self.words, *more, path=path)
-
-    def ask(self, *words: str) -> str:
-        done = self.python("-m", "alignment_lab.sweep", words[0], "sweep", *words[1:])
-        assert done.returncode != 2, done.stderr
-        return done.stdout
-
-    @property
-    def known(self) -> manifest.Sweep:
-        return manifest.read(self.path)
-
-    def run(self, name: str) -> RunDirectory:
-        return RunDirectory(self.path / name)
-
-    def until(self, true: Callable[[], Any], within: float = PATIENCE) -> Any:
-        """Wait, and fail with the table where it takes too long."""
-        end = time.monotonic() + within
-        while not (found := true()):
-            assert time.monotonic() < end, f"not within {within} s:\n{self.ask('status')}"
-            time.sleep(0.5)
-        return found
-
-    def ended(self) -> dict[str, Standing]:
-        """Where cells stand when no job waits or runs."""
-
-        def over() -> Any:
-            found = standings(self.known)
-            return found if not any(one.alive for one in found.values()) else None
-
-        found = self.until(over)
-        assert isinstance(found, dict)
-        return found
-
-    def log(self, name: str) -> str:
-        """All that its jobs wrote."""
-        jobs = self.known.cell(name).jobs
-        return "".join(path.read_text() for job in jobs for path in (self.path / ".submitit").glob(f"{job}_*.out"))
-
-    def weights(self, name: str) -> str:
-        return file_digest(self.run(name).model / "model.safetensors")
-
-    def stepping(self, name: str, steps: int) -> bool:
-        """Whether so many steps were taken, and a job of it runs."""
-        run = self.run(name)
-        return run.state().get("state") == "running" and len(run.metrics()) >= steps
-
-
-def own_cache(folder: Path) -> Path:
-    """A cache without references and tokens, with the weights that tests have."""
-    found = folder / "cache"
-    if not found.exists():
-        found.mkdir()
-        (found / "models").symlink_to(Path(os.environ["ALIGNMENT_LAB_CACHE"]) / "models")
-    return found
 
 
 def test_a_sweep_is_left_to_slurm(cluster, here):
@@ -122,10 +41,10 @@ def test_a_sweep_is_left_to_slurm(cluster, here):
 
 
 def test_a_sweep_under_faults(cluster, here):
-    """Twelve cells. The submitting process is killed when Slurm has the array and before it says so; three cells are killed, two asked to
-    leave as before a time limit, one queued again by hand, one can take no step. In the end eleven are what they are undisturbed.
+    """Eight cells. The submitting process is killed when Slurm has the array and before it says so; three cells are killed, two asked to
+    leave as before a time limit, one queued again by hand, one can take no step. In the end seven are what they are undisturbed.
     """
-    rates = [f"{place}e-3" for place in range(1, 12)] + ["1e30"]
+    rates = [f"{place}e-3" for place in range(1, 8)] + ["1e30"]
     words = ["method=dpo", "beta=0.1", f"training.learning_rate={','.join(rates)}", "training.max_steps=80", "training.save_steps=5"]
     sweep = Sweep(here, *words, "training.warmup_steps=0", "hydra.launcher.array_parallelism=7")
     stub = here / "bin"
@@ -157,7 +76,7 @@ def test_a_sweep_under_faults(cluster, here):
     assert {one for one, state in states.items() if state == "interrupted"} == set(killed)
     assert {one for one, state in states.items() if state == "failed"} == {name["1e30"]}
     given = sweep.give()
-    assert "8 finished, left alone" in given.stdout and "3 cut off" in given.stdout and "1 failed" in given.stdout
+    assert "4 finished, left alone" in given.stdout and "3 cut off" in given.stdout and "1 failed" in given.stdout
     sweep.ended()
     assert "1 cells submitted" in sweep.ask("retry")
     found = sweep.ended()
@@ -175,9 +94,7 @@ def test_a_sweep_under_faults(cluster, here):
         assert sweep.log(one).count("resuming from") == (attempts[one] > 1)
 
     alone = Sweep(here, *words, "training.warmup_steps=0")
-    alone.words = [word for word in alone.words if "launcher" not in word and "sweep.dir" not in word]
-    alone.path = here / "alone"
-    undisturbed = alone.give("hydra.sweep.dir=alone", f"training.learning_rate={','.join(rates[:-1])}")
+    undisturbed = alone.here(f"training.learning_rate={','.join(rates[:-1])}")
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert {one: sweep.weights(one) for one in whole} == {one: alone.weights(one) for one in whole}
 
@@ -198,20 +115,41 @@ def test_cells_of_two_processes_behind_a_canary(cluster, here):
 
 
 def test_a_time_limit_and_a_cancellation(cluster, here):
-    """Slurm's own warning, 30 to 90 s ahead: checkpoint, queued again, done once there is time. Who cancels is obeyed."""
-    sweep = Sweep(here, "method=dpo", "training.seed=1,2", "training.max_steps=2000", "training.save_steps=500")
-    given = sweep.give("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30", "hydra.launcher.max_attempts=20")
+    """Slurm's own warning, 50 to 80 s ahead: checkpoint, queued again, done once there is time. Who cancels is obeyed.
+
+    The cell stands still until it is warned, so that the machine may be as fast as it likes.
+    """
+    rows = [{"prompt": f"What is {n}?", "chosen": f"{n} it is.", "rejected": f"Not {n}, I think, or is it?"} for n in range(40)]
+    (here / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    sweep = Sweep(here, "method=dpo", "data=local", "data.path=rows.jsonl", "training.max_steps=60,4000")
+    given = sweep.give("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=50", "hydra.launcher.max_attempts=20")
     assert given.returncode == 0, given.stderr
     one, other = [cell.name for cell in sweep.known.cells]
+    sweep.until(lambda: sweep.stepping(one, 3))
+    process = sweep.run(one).state()["pid"]
+    os.kill(process, signal.SIGSTOP)
     sweep.until(lambda: sweep.stepping(other, 3))
     assert "1 of 1 cells" in sweep.ask("cancel", "1")
+    sweep.until(lambda: woken(process) or "queued again" in sweep.log(one))
     sweep.until(lambda: "queued again" in sweep.log(one))
     cluster.run("scontrol", "update", f"jobid={sweep.known.cell(one).jobs[0]}", "timelimit=30")
     found = sweep.ended()
     assert found[other].state == "interrupted" and "not queued again" in sweep.log(other)
     assert found[one].state == "finished" and sweep.run(one).state()["attempts"] > 1
     assert sweep.log(one).splitlines().count("queued again") == sweep.run(one).state()["attempts"] - 1
+    assert "interrupted by SIGUSR2 at step" in sweep.log(one) and "resuming from" in sweep.log(one)
     assert "CANCELLED" in next(iter(cluster.states(sweep.known.cell(other).jobs[0]).values()))
+
+
+def woken(process: int) -> bool:
+    """Let a process go on that stands still and was sent Slurm's warning. Some of Slurm's ways to send it wake it by themselves."""
+    try:
+        (line,) = re.findall(r"^ShdPnd:\t(\w+)$", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+        if warned := bool(int(line, 16) >> (signal.SIGUSR2 - 1) & 1):
+            os.kill(process, signal.SIGCONT)
+    except OSError:
+        return True  # it was woken, and has left
+    return warned
 
 
 def test_edits_change_no_cell_that_waits(cluster, here):
