@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "alignment_lab"
 FLOORS = {
     "__init__": 0, "errors": 0, "secrets": 0,
-    "spec": 1, "artifacts": 1, "progress": 1, "provenance": 1, "meter": 1, "attention": 1, "cluster": 1,
+    "spec": 1, "artifacts": 1, "progress": 1, "meter": 1, "attention": 1, "cluster": 1,
     "signals": 1, "watchdog": 1,
     "explain": 2, "losses": 2, "data": 2, "embedded": 2, "checkpoint": 2, "refstore": 2, "estimate": 2, "tracking": 2, "report": 2,
-    "parallel": 2,
+    "parallel": 2, "provenance": 2,
     "compose": 3, "model": 3, "logprobs": 3, "eval": 3, "plan": 3, "checks": 3, "trouble": 3, "saved": 3,
     "launch": 4, "reference": 4, "generation": 4, "training": 4, "export": 4,
     "method": 5, "sweep": 5,
