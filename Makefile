@@ -13,12 +13,12 @@ test: setup      ## every test but the slow ones and those that need an accelera
 
 test-slow: setup ## runs on several processes, what trains the embedded model, the report's page in Chromium (Debian's, where it can be had)
 	tests/chromium.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu and not slurm" -n 2 --dist load
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu and not slurm" -n 2 --dist load --durations 12
 
 test-slurm: setup ## what needs Slurm, on a real one of two nodes; Debian's is installed where it is missing, with root or sudo
 	tests/slurm/cluster.sh install
 	trap 'tests/slurm/cluster.sh stop' EXIT INT TERM; tests/slurm/cluster.sh start && \
-		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -rs -n 2 --dist load
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm -rs -n 2 --dist load --durations 12
 
 torture: setup   ## kills, damage, full disks, no numbers, races, soak, by the hundred, and a table (hours; TORTURE="--quick --only kills" for a look)
 	$(BIN)/python tests/faults $(TORTURE)
