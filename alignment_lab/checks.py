@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,8 +19,11 @@ USUAL = "h100"  # the device that people rent
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # whole, or in parts
 
 
-def wrong(spec: Experiment, *, accelerators: int, folder: Path | None = None) -> list[str]:
-    """What keeps this experiment from running on this machine, a sentence with a remedy each; checkpoints would lie in `folder`."""
+def wrong(spec: Experiment, *, accelerators: int, folder: Path | None = None, at_once: int = 1) -> list[str]:
+    """What keeps this experiment from running on this machine, a sentence with a remedy each; checkpoints would lie in `folder`.
+
+    `at_once`: so many like it run together, and share the machine's memory where there is no accelerator.
+    """
     spec = estimate.resolve(spec, accelerators)
     cpu = accelerators == 0 or spec.parallel.device is Device.cpu
     return [
@@ -28,7 +32,7 @@ def wrong(spec: Experiment, *, accelerators: int, folder: Path | None = None) ->
         *_attention(spec, cpu),
         *_weights(spec),
         *tracking.wrong(spec),
-        *_memory(spec, 0 if cpu else accelerators),
+        *_memory(spec, 0 if cpu else accelerators, at_once),
         *_disk(spec, folder or Path.cwd()),
     ]
 
@@ -106,17 +110,18 @@ def _offline() -> bool:
     return any(os.environ.get(name, "").upper() in words for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
-def _memory(spec: Experiment, accelerators: int) -> Iterator[str]:
+def _memory(spec: Experiment, accelerators: int, at_once: int) -> Iterator[str]:
     """Whether the estimate fits this machine, and what would do where it does not."""
     device, count = estimate.here(accelerators)
     if not device.accelerator:
         device, count = estimate.this_cpu(free=True), 1
+        device = replace(device, gb=device.gb / at_once)
     processes = estimate.world(spec.parallel, count)
     need = estimate.needs(spec, spec.parallel, device, processes)
     if need is None:
         return
     if not need.fits:
-        yield f"model={spec.model.name} parallel={spec.parallel.name}: {_missing(spec, need)}; {_remedy(spec, need)}."
+        yield f"model={spec.model.name} parallel={spec.parallel.name}: {_missing(spec, need, at_once)}; {_remedy(spec, need)}."
     needed, free = need.host * processes // spec.parallel.nodes, estimate.this_cpu(free=True).bytes
     if needed > free:
         waits = "wait in" if spec.parallel.offload else "pass through"
@@ -127,12 +132,13 @@ def _memory(spec: Experiment, accelerators: int) -> Iterator[str]:
         )
 
 
-def _missing(spec: Experiment, need: Need) -> str:
+def _missing(spec: Experiment, need: Need, at_once: int) -> str:
     """What is needed and what there is."""
     needed, has = f"{need.peak / GB:.0f} GB", f"{need.room / GB:.0f} GB"
     if need.device.accelerator:
         return f"needs about {needed} on each of {need.processes} x {need.device.name}, which have {has}"
-    each = "" if need.processes == 1 else f" for each of {need.processes} processes"
+    many = [f"{count} {what}" for count, what in ((need.processes, "processes"), (at_once, "cells at once")) if count > 1]
+    each = f" for each of {' in each of '.join(many)}" if many else ""
     none = "an accelerator is not to be used" if spec.parallel.device is Device.cpu else "there is no accelerator here"
     return f"{none}, it needs about {needed} of memory and {has} are free{each}"
 

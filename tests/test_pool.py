@@ -160,5 +160,7 @@ def test_what_is_wrong_with_any_cell_is_said_before_one_starts(door):
     assert ended.code == 2 and "beta" in ended.errors[0]
     ended = door(*POOL, *TINY, "parallel=ddp", "parallel.nodes=2")
     assert ended.code == 2 and "hydra/launcher=pool is of this machine alone" in ended.errors[0]
+    ended = door(*POOL, *TINY, "model=embedded", "hydra.launcher.n_jobs=1000")
+    assert ended.code == 2 and "are free for each of 1000 cells at once" in ended.errors[0]
     ended = door(*POOL[1:], *TINY)
     assert ended.code == 2 and "hydra/launcher=pool: give --multirun" in ended.errors[0]

@@ -75,7 +75,8 @@ class PoolLauncher(SweepLauncher):
         """What keeps a cell from running here."""
         if spec.parallel.nodes > 1:
             return [f"parallel.nodes={spec.parallel.nodes}: hydra/launcher=pool is of this machine alone; use hydra/launcher=slurm."]
-        return checks.wrong(spec, accelerators=needed(spec, settings.gpus, cluster.visible_accelerators()))
+        count = needed(spec, settings.gpus, cluster.visible_accelerators())
+        return checks.wrong(spec, accelerators=count, at_once=1 if count else settings.n_jobs or 1)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run what has to be; gives what became of each."""

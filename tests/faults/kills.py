@@ -77,7 +77,7 @@ def campaign(
         for row, what in suffered:
             row.count(good, f"{what}: exit {code}, {'other bits' if code == 0 else said(folder)}")
         clean(folder)
-    yield from (anywhere, inside)
+    yield from (row for row in (anywhere, inside) if row.tried)
 
 
 def _wrong(folder: Path, code: int, number: signal.Signals) -> str | None:
