@@ -50,29 +50,29 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> N
 def alone(lock: Path, busy: Callable[[], str]) -> Iterator[IO[str]]:
     """Nobody else holds this lock meanwhile; the kernel frees a killed one's. Raises UserError with `busy()` where somebody does."""
     with lock.open("a") as file:
-        if not _taken(file):
+        if not locked(file):
             time.sleep(LOOK)
-            if not _taken(file):
+            if not locked(file):
                 raise UserError(busy())
         yield file
 
 
-def _taken(file: IO[str]) -> bool:
+def locked(file: IO[Any]) -> bool:
+    """Whether this process has the lock now, or the file system has none. Nobody is waited for."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
     return True
 
 
 def held(lock: Path) -> bool:
     """Whether somebody holds it now."""
-    if not lock.exists():
+    try:
+        with lock.open("r+") as file:  # and none is left behind where its owner has just taken it away
+            return not locked(file)
+    except FileNotFoundError:
         return False
-    with lock.open("a") as file:
-        return not _taken(file)
 
 
 def sync(path: Path) -> None:
@@ -297,7 +297,7 @@ class RunDirectory:
 
     def _set_state(self, state: str, **facts: Any) -> None:
         assert state in STATES
-        write_json(self.state_file, {**self.state(), "state": state, **facts})
+        self.note(state=state, **facts)
 
 
 def runs_under(folder: Path) -> Iterator[RunDirectory]:

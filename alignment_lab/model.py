@@ -142,8 +142,8 @@ def load_model(
 def _whole(kind: Any, where: Path, **options: Any) -> Any:
     """The model in this directory. What it lacks, its own head for scores aside, would be random; transformers only prints a table."""
     found, told = kind.from_pretrained(where, output_loading_info=True, **options)
-    head = () if "num_labels" not in options else (name for name in told["missing_keys"] if not name.startswith(found.base_model_prefix))
-    lacks = sorted(set(told["missing_keys"]) - set(head))
+    inner = found.base_model_prefix if "num_labels" in options else ""
+    lacks = sorted(name for name in told["missing_keys"] if name.startswith(inner))
     if lacks:
         several = f"{len(lacks)} weights of it are" if len(lacks) > 1 else "a weight of it is"
         raise UserError(f"{where}: {several} not in its files and would be random, {lacks[0]} for one; give a model that is whole.")

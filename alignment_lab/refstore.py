@@ -17,13 +17,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from .artifacts import sync, write_atomic
+from .artifacts import locked, sync, write_atomic
 from .errors import UserError
 
 Example = tuple[Sequence[int], Sequence[int]]  # prompt ids, completion ids
@@ -159,9 +159,9 @@ class ReferenceStore:
         except OSError as error:
             raise self._unwritable(error, needed) from None
         with file:
-            if not _locked(file):
+            if not locked(file):
                 notice(f"Another process computes reference log-probabilities in {self.folder}: waiting for it.")
-                while not _locked(file) and self._missing(keys):
+                while not locked(file) and self._missing(keys):
                     time.sleep(POLL)
                     self._refresh()
             self._refresh()
@@ -274,12 +274,3 @@ def _digest(folder: str, tensors: Mapping[str, Array]) -> str:
         digest.update(f"\n{name} {tensors[name].nbytes}\n".encode())
         digest.update(tensors[name].data)
     return digest.hexdigest()
-
-
-def _locked(file: BinaryIO) -> bool:
-    """Whether this process may build: it has the lock, or the file system has none (equal work may then be done twice)."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return not isinstance(error, BlockingIOError)
-    return True

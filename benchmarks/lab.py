@@ -151,8 +151,7 @@ def tokens(job: Job) -> dict[str, Any]:
 
 def ready(job: Job) -> dict[str, float]:
     """CPU and wall seconds of this process up to a trainer that could train, without loading the model."""
-    from alignment_lab import assembly, training
-    from alignment_lab.method import METHODS
+    from alignment_lab import assembly
 
     spec, console = experiment(job), Console(quiet=True)
     where = model.locate(spec.model)
@@ -163,6 +162,5 @@ def ready(job: Job) -> dict[str, float]:
     load_wall, load_cpu = time.time() - wall, time.process_time() - cpu
     run = RunDirectory(Path(job.folder, "run"))
     run.begin(run_id=spec.run_id, spec=to_yaml(spec))
-    arguments = training.arguments(spec, run, device, dtype)
-    METHODS[spec.method.name].trainer(assembly.setting(spec, policy, arguments, device, dtype, tokens, console))
+    assembly.trainer(spec, run, tokens, console, lambda *_: policy)
     return {"seconds": time.time() - job.started - load_wall, "cpu_seconds": time.process_time() - load_cpu}

@@ -603,14 +603,14 @@ def test_who_waits_for_something_else_scores_only_that(folder, building):
 
 def test_what_came_just_before_its_turn_is_not_scored_again(folder, monkeypatch):
     """Another process ends between the last look at the shards and the lock."""
-    examples, locked = made(10), refstore._locked
+    examples, locked = made(10), refstore.locked
 
     def late(file):
-        monkeypatch.setattr(refstore, "_locked", locked)
+        monkeypatch.setattr(refstore, "locked", locked)
         ReferenceStore(folder).fetch(examples, Scorer())
         return locked(file)
 
-    monkeypatch.setattr(refstore, "_locked", late)
+    monkeypatch.setattr(refstore, "locked", late)
     found = ReferenceStore(folder).fetch(examples, None)
     assert (found.hits, found.scored, equal(found, examples)) == (10, 0, True)
 

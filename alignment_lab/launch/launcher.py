@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
@@ -28,6 +27,7 @@ from ..secrets import redacted
 from ..spec import Experiment, apart, identity, reached, to_plain, to_yaml
 from . import grid, shared
 from .manifest import Cell, Sweep
+from .plugin import OwnPlugin
 from .standing import Standing
 
 SUBDIR = "${cell:${hydra.job.override_dirname}}"  # as conf/hydra/lab.yaml names cells
@@ -44,28 +44,11 @@ def sweep_name(overrides: Any, params: Any = None) -> str:
     return f"{named}-{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:6]}"
 
 
-class SweepLauncher(Launcher):
+class SweepLauncher(OwnPlugin, Launcher):
     """Hydra's door to an heir: made by the sweeper, given the overrides of every cell. Heirs say `wrong`, `launch` and KINDS."""
 
     composed: ClassVar[dict[tuple[str, ...], Experiment]] = {}  # what the preflight has composed of this command's cells
     KINDS: ClassVar[dict[str, str]] = {}  # what is done with a cell that stands so
-
-    def __init__(self, **params: Any) -> None:
-        self.params: dict[str, Any] = {
-            name: OmegaConf.to_container(one) if OmegaConf.is_config(one) else one for name, one in params.items()
-        }
-
-    @classmethod
-    def target(cls) -> str:
-        """The name by which conf/ asks for it."""
-        return f"{cls.__module__}.{cls.__name__}"
-
-    @classmethod
-    def register(cls) -> None:
-        """Let Hydra make it, which it would take from the package hydra_plugins alone."""
-        ours, theirs = cls.target(), Plugins.is_in_toplevel_plugins_module
-        Plugins.is_in_toplevel_plugins_module = staticmethod(lambda name: name == ours or theirs(name))
-        Plugins.instance().register(cls)
 
     @staticmethod
     def wrong(spec: Experiment, settings: Any) -> list[str]:

@@ -121,7 +121,7 @@ class Pool:
         self.free, self.code = list(places), str(place(sweep.path.absolute(), frozen(sweep.path)))
         self.threads = str(max(1, (os.cpu_count() or 1) // len(places)))
         self.going: dict[str, tuple[Cell, subprocess.Popen[bytes], list[str]]] = {}
-        self.number, self.ended = len(self.waiting), 0
+        self.number = len(self.waiting)
 
     def look(self) -> dict[str, Standing]:
         """See who has ended, start who can; gives where all cells stand. After a signal nothing more starts."""
@@ -151,14 +151,14 @@ class Pool:
 
     def _tell(self, cell: Cell, code: int) -> None:
         """A line, and the truth in run.json where the process could not leave it."""
-        self.ended += 1
+        ended = self.number - len(self.waiting) - len(self.going)
         run = cell.run(self.sweep.path)
         if run.state().get("state") in ("running", "queued") and code:
             why = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             run.fail(f"{why}; the end of {log(run)} may say more", resumable=code < 0)
         state = run.state()
         said = f": {state['error']}" if state.get("error") else ""
-        self.say(f"{self.ended}/{self.number} {cell.name}: {state.get('state')}{said}")
+        self.say(f"{ended}/{self.number} {cell.name}: {state.get('state')}{said}")
 
 
 def _leaves_with_us() -> None:

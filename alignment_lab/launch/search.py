@@ -25,6 +25,7 @@ from ..errors import RunError, UserError
 from ..secrets import redacted
 from ..spec import Experiment, aim, check_objective, reached
 from .grid import Composer, composed
+from .plugin import OwnPlugin
 from .space import Space, space
 
 SAMPLERS = ("tpe", "random")
@@ -35,13 +36,6 @@ COUNTS = ("n_trials", "n_jobs", "n_startup_trials", "max_failures")
 def wanted(sweeper: Any) -> bool:
     """Whether the command asks for a search."""
     return str(sweeper.get("_target_", "")).endswith(f".{OptunaSweeper.__name__}")
-
-
-def register() -> None:
-    """Let Hydra make the sweeper, which it would take from the package hydra_plugins alone."""
-    ours, theirs = f"{OptunaSweeper.__module__}.{OptunaSweeper.__name__}", Plugins.is_in_toplevel_plugins_module
-    Plugins.is_in_toplevel_plugins_module = staticmethod(lambda name: name == ours or theirs(name))
-    Plugins.instance().register(OptunaSweeper)
 
 
 def prepare(config: DictConfig, config_name: str, check: Callable[[Experiment], list[str]]) -> None:
@@ -61,7 +55,7 @@ def prepare(config: DictConfig, config_name: str, check: Callable[[Experiment], 
     aims = dict(map(aim, specs))
     if len(aims) > 1:
         raise UserError(f"eval.objective=null: the cells would be measured by {' and '.join(sorted(aims))}; name one that all have.")
-    register()
+    OptunaSweeper.register()
     with read_write(config):  # a cell's folder is named by what is searched alone
         unswept = ",".join(sorted(word.partition("=")[0].lstrip("+~") for word in found.fixed))
         config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{unswept}]")
@@ -75,13 +69,8 @@ def of(config: DictConfig, loader: Any = None) -> Space:
     return space([*params, *config.hydra.overrides.task], loader or GlobalHydra.instance().config_loader())
 
 
-class OptunaSweeper(Sweeper):
+class OptunaSweeper(OwnPlugin, Sweeper):
     """Hydra's door to it. Names of settings are those of hydra-optuna-sweeper, which asks for an optuna of 2022."""
-
-    def __init__(self, **params: Any) -> None:
-        self.params: dict[str, Any] = {
-            name: OmegaConf.to_container(one) if OmegaConf.is_config(one) else one for name, one in params.items()
-        }
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
         """Hydra's word before `sweep`."""
