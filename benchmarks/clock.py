@@ -14,7 +14,14 @@ import torch
 from transformers import TrainerCallback
 
 # What a first training step imports: no part of what is measured, so both sides import it before their clocks start.
-LATE = ("torch._dynamo", "torch._inductor", "torch.utils.tensorboard", "accelerate.utils", "peft", "matplotlib")
+LATE = (
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.utils.tensorboard",
+    "accelerate.utils",
+    "peft",
+    "matplotlib",
+)
 
 
 def import_late() -> None:
@@ -69,7 +76,11 @@ def synchronise() -> None:
 
 def step_logs(trainer: Any) -> list[dict[str, float]]:
     """What a trainer logged at each step; the loss is not rounded."""
-    return [{key: float(value) for key, value in entry.items()} for entry in trainer.state.log_history if "loss" in entry]
+    return [
+        {key: float(value) for key, value in entry.items()}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
 
 
 def peak_gb() -> float:

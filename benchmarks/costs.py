@@ -2,7 +2,7 @@
 
 First a trial that is not counted: the lab's own run gives the rows in their order, then TRL is tuned by hand (the dtype that the lab found
 to be the faster one here, and the faster of two numbers of rows per forward pass), and the losses are compared, in float32. Then `repeats`
-rounds of lab, TRL tuned, TRL as shipped, each in a fresh process. Not measured here: imports, loading, tokenisation, evaluation, saving.
+rounds of lab, TRL tuned, TRL as shipped, each in a fresh process. Not measured here: imports, loading, tokenization, evaluation, saving.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from .process import Killed, scratch, work
 
 Result = dict[str, Any]
 Say = Callable[[str], None]
-SMALL = BATCH // 4  # rows per forward pass that TRL is tried with besides all of them: less padding, more passes
+SMALL = (
+    BATCH // 4
+)  # rows per forward pass that TRL is tried with besides all of them: less padding, more passes
 KEPT = ("seconds", "cpu_seconds", "before_training", "peak_gb")
 
 
@@ -33,7 +35,16 @@ def weights(model: str) -> Iterator[str]:
 
 
 def measure(
-    case: Case, *, model: str, where: str, rows: int, repeats: int, peers: tuple[str, ...], lab: list[str], quick: bool, say: Say
+    case: Case,
+    *,
+    model: str,
+    where: str,
+    rows: int,
+    repeats: int,
+    peers: tuple[str, ...],
+    lab: list[str],
+    quick: bool,
+    say: Say,
 ) -> Result:
     """One case: the trial, the check, the rounds. `lab`: overrides that the lab is run with."""
     ours = Job("lab.train", model=model, method=case.method, data=case.data, rows=rows, overrides=lab)
@@ -45,7 +56,10 @@ def measure(
         theirs = replace(common, feed=_fed(trial, folder / "feed.json"))
         plain, tuned, trials = tune(replace(theirs, settings={"bf16": bf16}), trial, quick, say)
         strict = _in_float32(ours, common, folder, say) if bf16 else _strict(trial, plain, case.method)
-        jobs = {"lab": ours, **{peer: tuned if peer == TUNED else replace(theirs, peer=peer) for peer in peers}}
+        jobs = {
+            "lab": ours,
+            **{peer: tuned if peer == TUNED else replace(theirs, peer=peer) for peer in peers},
+        }
         runs: dict[str, list[Result]] = {side: [] for side in jobs}
         if quick:  # the trials are the round
             runs |= {"lab": [trial], **({TUNED: [plain]} if TUNED in peers else {})}
@@ -56,9 +70,14 @@ def measure(
                 say(f"{side}, {number + 1} of {repeats}")
                 runs[side].append(work(job))
     assert all(run["rows"] == trial["rows"] for run in runs["lab"]), "the lab took other rows in another run"
-    assert all(run["notes"]["dtype"] == trial["notes"]["dtype"] for run in runs["lab"]), "the lab chose another dtype in another run"
+    assert all(run["notes"]["dtype"] == trial["notes"]["dtype"] for run in runs["lab"]), (
+        "the lab chose another dtype in another run"
+    )
     pairs = {peer: list(zip(runs["lab"], runs[peer], strict=True)) for peer in peers}
-    loose = {peer: [one for a, b in found for one in check.timed(case.method, a, b)] for peer, found in pairs.items()}
+    loose = {
+        peer: [one for a, b in found for one in check.timed(case.method, a, b)]
+        for peer, found in pairs.items()
+    }
     return {
         "case": case.name,
         "method": case.method,
@@ -67,7 +86,9 @@ def measure(
         "lab": lab,
         "rows": len(trial["rows"]),
         "batch": BATCH,
-        "tokens": sum(len(value) for row in trial["rows"] for key, value in row.items() if key.endswith("_ids")),
+        "tokens": sum(
+            len(value) for row in trial["rows"] for key, value in row.items() if key.endswith("_ids")
+        ),
         "comparable": all(one["holds"] for one in [*strict, *chain.from_iterable(loose.values())]),
         "check": {"float32": strict, "as timed": loose},
         "trials": trials,
@@ -90,7 +111,9 @@ def tune(job: Job, ours: Result, quick: bool, say: Say) -> tuple[Result, Job, li
             trials.append((tried, work(tried)))
             said.append({"micro": micro, "seconds": round(trials[-1][1]["seconds"], 3)})
         except Killed:
-            said.append({"micro": micro, "seconds": None, "killed": "this machine has not enough memory for it"})
+            said.append(
+                {"micro": micro, "seconds": None, "killed": "this machine has not enough memory for it"}
+            )
     same = [trial for trial in trials if all(one["holds"] for one in check.timed(job.method, ours, trial[1]))]
     return trials[0][1], min(same or trials, key=_seconds)[0], said
 
@@ -116,16 +139,25 @@ def _in_float32(ours: Job, theirs: Job, folder: Path, say: Say) -> list[Result]:
     say("both sides, two steps in float32 for the check")
     rows = min(ours.rows, 2 * BATCH)
     one = work(replace(ours, rows=rows, overrides=[*ours.overrides, "model.dtype=float32"]))
-    other = work(replace(theirs, rows=len(one["rows"]), feed=_fed(one, folder / "check.json"), settings={"bf16": False}))
+    other = work(
+        replace(
+            theirs, rows=len(one["rows"]), feed=_fed(one, folder / "check.json"), settings={"bf16": False}
+        )
+    )
     return _strict(one, other, ours.method)
 
 
 def _side(runs: list[Result]) -> Result:
     """Every raw figure of one side, and its medians."""
-    raw = {key: [round(run[key], 4) for run in runs] for key in KEPT} | {"others": [run["process"]["others"] for run in runs]}
-    return {**raw, "steps": [run["steps"] for run in runs], "logs": runs[0]["logs"], "notes": runs[0]["notes"]} | {
-        f"median_{key}": median(values) for key, values in raw.items()
+    raw = {key: [round(run[key], 4) for run in runs] for key in KEPT} | {
+        "others": [run["process"]["others"] for run in runs]
     }
+    return {
+        **raw,
+        "steps": [run["steps"] for run in runs],
+        "logs": runs[0]["logs"],
+        "notes": runs[0]["notes"],
+    } | {f"median_{key}": median(values) for key, values in raw.items()}
 
 
 def ratios(ours: list[Result], theirs: list[Result]) -> Result:
@@ -140,7 +172,12 @@ def ratios(ours: list[Result], theirs: list[Result]) -> Result:
 
 def spread(values: list[float]) -> Result:
     """The median of paired ratios, their range, and all of them."""
-    return {"median": round(median(values), 4), "low": round(min(values), 4), "high": round(max(values), 4), "pairs": values}
+    return {
+        "median": round(median(values), 4),
+        "low": round(min(values), 4),
+        "high": round(max(values), 4),
+        "pairs": values,
+    }
 
 
 def all_cases(cases: list[Case], *, model: str, say: Say, **options: Any) -> Iterator[Result]:

@@ -30,7 +30,11 @@ from .machine import commit, describe
 from .process import Failed, run, scratch, work
 
 OUT = Path(__file__).with_name("results-gpu.json")
-PROMPT, ANSWER, SPREAD = 120, 280, 0.8  # median tokens, and the standard deviation of their logarithm (UltraFeedback: arXiv:2410.20305)
+PROMPT, ANSWER, SPREAD = (
+    120,
+    280,
+    0.8,
+)  # median tokens, and the standard deviation of their logarithm (UltraFeedback: arXiv:2410.20305)
 RANK = 16
 STATES = 16  # bytes a trained float32 weight needs with gradient and AdamW's moments
 LAYOUTS = ("packed", "padded")
@@ -46,7 +50,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=32, help="pairs per optimizer step")
     parser.add_argument("--steps", type=int, default=6, help="timed steps")
     parser.add_argument("--warm", type=int, default=2, help="steps before them")
-    parser.add_argument("--micro", default="8,4,2", help="pairs per forward pass that TRL is tried with; the fastest is taken")
+    parser.add_argument(
+        "--micro", default="8,4,2", help="pairs per forward pass that TRL is tried with; the fastest is taken"
+    )
     parser.add_argument("--max-length", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -74,7 +80,12 @@ def main() -> int:
     asked, console = arguments(), Console(width=None if sys.stdout.isatty() else 140)
     say = lambda what: print(what, file=sys.stderr, flush=True)  # noqa: E731
     device = _device(asked.device)
-    content: dict[str, Any] = {"machine": {**describe(), "device": device}, "commit": commit(), "command": sys.argv[1:], "cells": []}
+    content: dict[str, Any] = {
+        "machine": {**describe(), "device": device},
+        "commit": commit(),
+        "command": sys.argv[1:],
+        "cells": [],
+    }
     for shape in asked.shape.split(","):
         for train in asked.train.split(","):
             cell = {"shape": shape, "train": train}
@@ -107,7 +118,11 @@ def _lacking(device: Result, shape: str, train: str) -> str | None:
     weights = found.body + found.head * (1 if found.tied else 2)
     needed = weights * (STATES if train == "full" else 2) / 1e9
     memory = device["memory_gb"]
-    return f"needs {needed:.0f} GB before a token is seen, of {memory:.0f}" if memory and needed > 0.9 * memory else None
+    return (
+        f"needs {needed:.0f} GB before a token is seen, of {memory:.0f}"
+        if memory and needed > 0.9 * memory
+        else None
+    )
 
 
 def _cell(asked: argparse.Namespace, shape: str, train: str, device: Result, say: Say) -> Result:
@@ -127,7 +142,9 @@ def _cell(asked: argparse.Namespace, shape: str, train: str, device: Result, say
             "data": ["data=embedded", f"data.max_length={asked.max_length}"],
         }
         weights = work(Job("lab.weights", model="embedded"))["folder"]
-        jobs = {f"lab {layout}": Job("lab.train", overrides=OVERRIDES[layout], **common) for layout in LAYOUTS}
+        jobs = {
+            f"lab {layout}": Job("lab.train", overrides=OVERRIDES[layout], **common) for layout in LAYOUTS
+        }
         ordered = work(replace(jobs["lab padded"], rows=count))  # TRL is to see the rows in the lab's order
         settings = {"max_length": asked.max_length}
         theirs = Job(
@@ -144,8 +161,14 @@ def _cell(asked: argparse.Namespace, shape: str, train: str, device: Result, say
                 say(f"{shape} {train}: {side}, {number + 1} of {asked.repeats}")
                 runs[side].append(work(job))
     taken = ordered["rows"][asked.warm * asked.rows :]
-    sides = {side: figures(found, taken, asked.warm, shape, train, device["name"]) for side, found in runs.items()}
-    agrees = {side: check.timed("dpo", found[0], runs["TRL tuned"][0]) for side, found in runs.items() if side != "TRL tuned"}
+    sides = {
+        side: figures(found, taken, asked.warm, shape, train, device["name"]) for side, found in runs.items()
+    }
+    agrees = {
+        side: check.timed("dpo", found[0], runs["TRL tuned"][0])
+        for side, found in runs.items()
+        if side != "TRL tuned"
+    }
     return {"micro": jobs["TRL tuned"].micro, "settings": jobs["TRL tuned"].settings, "sides": sides} | {
         "comparable": all(one["holds"] for found in agrees.values() for one in found),
         "check": agrees,
@@ -158,7 +181,9 @@ def _tuned(job: Job, asked: argparse.Namespace, say: Say) -> Job:
     for checkpointing in (False, True):
         found = []
         for micro in map(int, asked.micro.split(",")):
-            tried = replace(job, micro=micro, settings={**job.settings, "gradient_checkpointing": checkpointing})
+            tried = replace(
+                job, micro=micro, settings={**job.settings, "gradient_checkpointing": checkpointing}
+            )
             say(f"TRL, trial: {micro} pairs a pass{', gradient checkpointing' if checkpointing else ''}")
             try:
                 found.append((_seconds(work(tried), asked.warm), tried))
@@ -174,7 +199,9 @@ def _seconds(found: Result, warm: int) -> float:
     return float(sum(found["steps"][warm:]))
 
 
-def figures(runs: list[Result], taken: list[dict[str, list[int]]], warm: int, shape: str, train: str, device: str) -> Result:
+def figures(
+    runs: list[Result], taken: list[dict[str, list[int]]], warm: int, shape: str, train: str, device: str
+) -> Result:
     """Of one side: every run's seconds, and medians of what they come to."""
     from .shapes import SHAPES, peak_tflops, step_flops
 
@@ -208,16 +235,33 @@ def _ratios(ours: list[Result], theirs: list[Result], warm: int) -> Result:
 
 def table(cells: list[Result], asked: argparse.Namespace) -> Table:
     """A line for each side."""
-    found = Table(title=f"DPO, {asked.rows} pairs a step, {asked.steps} steps after {asked.warm}", title_justify="left")
-    for number, column in enumerate(("model", "side", "pairs/s", "tokens/s", "TFLOP/s", "MFU", "GB", "times TRL")):
+    found = Table(
+        title=f"DPO, {asked.rows} pairs a step, {asked.steps} steps after {asked.warm}", title_justify="left"
+    )
+    for number, column in enumerate(
+        ("model", "side", "pairs/s", "tokens/s", "TFLOP/s", "MFU", "GB", "times TRL")
+    ):
         found.add_column(column, justify="right" if number > 1 else "left", no_wrap=True)
     for cell in cells:
         for side, one in cell.get("sides", {}).items():
             ratio = cell["ratios"].get(side)
-            times = "" if ratio is None else f"{ratio['seconds']['median']:.2f}x" if cell["comparable"] else "[red]NOT COMPARABLE[/]"
+            times = (
+                ""
+                if ratio is None
+                else f"{ratio['seconds']['median']:.2f}x"
+                if cell["comparable"]
+                else "[red]NOT COMPARABLE[/]"
+            )
             mfu = "" if one["mfu"] is None else f"{one['mfu']:.1%}"
-            numbers = (f"{one['rows_per_second']:.2f}", f"{one['tokens_per_second']:.0f}", f"{one['tflops']:.1f}", mfu)
-            found.add_row(f"{cell['shape']} {cell['train']}", side, *numbers, f"{median(one['peak_gb']):.1f}", times)
+            numbers = (
+                f"{one['rows_per_second']:.2f}",
+                f"{one['tokens_per_second']:.0f}",
+                f"{one['tflops']:.1f}",
+                mfu,
+            )
+            found.add_row(
+                f"{cell['shape']} {cell['train']}", side, *numbers, f"{median(one['peak_gb']):.1f}", times
+            )
         if "left_out" in cell:
             found.add_row(f"{cell['shape']} {cell['train']}", cell["left_out"])
     return found

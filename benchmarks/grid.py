@@ -29,7 +29,9 @@ def measure(*, model: str, repeats: int, lab: list[str], quick: bool, say: Say) 
     rows = [(LENGTH, LENGTH, count) for count in batches]
     with weights(model) as where, scratch() as folder:
         text = _text(model)
-        common = Job("trl.train", model=model, weights=where, peer=TUNED, feed=str(folder / "feed.json"), overrides=lab)
+        common = Job(
+            "trl.train", model=model, weights=where, peer=TUNED, feed=str(folder / "feed.json"), overrides=lab
+        )
         found = [_point(point, text, common, repeats, say) for point in lengths + rows]
     return {
         "model": model,
@@ -53,7 +55,10 @@ def pairs(text: list[int], prompt: int, answer: int, count: int) -> list[dict[st
     laps = text * (1 + count * each // len(text))
     rows = [laps[place * each : (place + 1) * each] for place in range(count)]
     ends = prompt + answer
-    return [{"prompt_ids": row[:prompt], "chosen_ids": row[prompt:ends], "rejected_ids": row[ends:]} for row in rows]
+    return [
+        {"prompt_ids": row[:prompt], "chosen_ids": row[prompt:ends], "rejected_ids": row[ends:]}
+        for row in rows
+    ]
 
 
 def _point(point: tuple[int, int, int], text: list[int], common: Job, repeats: int, say: Say) -> Result:
@@ -63,7 +68,13 @@ def _point(point: tuple[int, int, int], text: list[int], common: Job, repeats: i
     ours, theirs = [], []
     for _ in range(repeats):
         say(f"grid: prompt {prompt}, answers {answer}, {count} rows")
-        ours.append(work(replace(common, work="lab.train", data=["data=embedded", f"data.max_length={prompt + answer}"])))
+        ours.append(
+            work(
+                replace(
+                    common, work="lab.train", data=["data=embedded", f"data.max_length={prompt + answer}"]
+                )
+            )
+        )
         settings = {"bf16": "bfloat16" in ours[-1]["notes"]["dtype"], "max_length": prompt + answer}
         theirs.append(work(replace(common, settings=settings)))
     agrees = check.timed("dpo", ours[0], theirs[0])

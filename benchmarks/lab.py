@@ -14,15 +14,25 @@ from typing import Any
 from hydra import initialize_config_dir
 from rich.console import Console
 
-from alignment_lab import compose, data, model
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.signals import Stop
-from alignment_lab.spec import Experiment, to_yaml
+from alignment_lab import data
+from alignment_lab.config import Experiment, compose, to_yaml
+from alignment_lab.models.device import device_and_dtype
+from alignment_lab.models.loading import load_policy
+from alignment_lab.models.locate import locate
+from alignment_lab.models.tokenizer import load_tokenizer, tokenizer_digest
+from alignment_lab.runtime.run_directory import RunDirectory
+from alignment_lab.runtime.signals import StopRequest
 
 from .cases import Job, Measured, Row
 from .shapes import SHAPES
 
-COMMON = ("eval=none", "tracking=local", "training.lr_scheduler_type=constant", "training.warmup_steps=0", "training.logging_steps=1")
+COMMON = (
+    "eval=none",
+    "tracking=local",
+    "training.lr_scheduler_type=constant",
+    "training.warmup_steps=0",
+    "training.logging_steps=1",
+)
 # What the engine can be told to do, for gpu.py: overrides by name. "own": as it decides.
 LAYOUTS: dict[str, list[str]] = {"packed": [], "padded": ["model.attention=sdpa"]}
 
@@ -41,29 +51,32 @@ def experiment(job: Job) -> Experiment:
         f"parallel.device={job.device}",
         *job.overrides,
     ]
-    compose.prepare()
+    compose.register_with_hydra()
     with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-        return compose.experiment(overrides)
+        return compose.compose_experiment(overrides)
 
 
 def train(job: Job) -> Measured:
-    """Train on the rows of `job.data`, or on the token rows of `job.feed`; loading and tokenising are not timed, the reference pass is."""
+    """Train on the rows of `job.data`, or on the token rows of `job.feed`; loading and tokenizing are not timed, the reference pass is."""
     from transformers import set_seed
 
-    from alignment_lab import assembly, training
-    from alignment_lab.method import METHODS
+    from alignment_lab import training
+    from alignment_lab.actions import assembly
+    from alignment_lab.methods import METHODS
 
     from .clock import Clock, Steps, import_late, peak_gb, step_logs
 
     spec, console = experiment(job), Console(quiet=True)
-    where = model.locate(spec.model)
+    where = locate(spec.model)
     if job.feed:
         rows = json.loads(Path(job.feed).read_text())["rows"][: job.rows]
-        tokens = assembly.Tokens(data.Rows([], [], ""), where, model.load_tokenizer(spec.model, where), rows, [], len(rows))
+        tokens = assembly.Tokens(
+            data.Rows([], [], ""), where, load_tokenizer(spec.model, where), rows, [], len(rows)
+        )
     else:
-        tokens = assembly.tokenised(spec, data.load(spec), where, console)
+        tokens = assembly.tokenized(spec, data.load(spec), where, console)
     set_seed(job.seed)
-    device, dtype = model.device_and_dtype(spec)
+    device, dtype = device_and_dtype(spec)
     policy, dtype = _policy(job, spec, where, device, dtype)
     run = RunDirectory(Path(job.folder, "run"))
     run.begin(run_id=spec.run_id, spec=to_yaml(spec))
@@ -71,15 +84,24 @@ def train(job: Job) -> Measured:
     clock, steps = Clock(), Steps()
     with clock.running():
         arguments = training.arguments(spec, run, device, dtype)
-        setting = assembly.setting(spec, policy, arguments, device, dtype, tokens, console)
+        setting = assembly.build_context(spec, policy, arguments, device, dtype, tokens, console)
         trainer = METHODS[spec.method.name].trainer(setting)
         trainer.opening = clock.lap  # the reference is known
         head = _head(trainer)
         trainer.add_callback(steps)
-        training.fit(trainer, spec, run, console, Stop())
+        training.fit(trainer, spec, run, console, StopRequest())
     notes = {"dtype": str(dtype), "layout": layout(trainer), **({"head": head} if head else {})}
     seen = in_order(trainer, job)
-    return Measured(clock.seconds, clock.cpu_seconds, clock.lap_seconds, steps.seconds, step_logs(trainer), peak_gb(), seen, notes)
+    return Measured(
+        clock.seconds,
+        clock.cpu_seconds,
+        clock.lap_seconds,
+        steps.seconds,
+        step_logs(trainer),
+        peak_gb(),
+        seen,
+        notes,
+    )
 
 
 def _policy(job: Job, spec: Experiment, where: Path, device: Any, dtype: Any) -> Any:
@@ -87,14 +109,19 @@ def _policy(job: Job, spec: Experiment, where: Path, device: Any, dtype: Any) ->
     import torch
 
     if job.model not in SHAPES:
-        return model.load_policy(spec, where, device, dtype), dtype
-    from alignment_lab import attention
+        return load_policy(spec, where, device, dtype), dtype
+    from alignment_lab.models import packed_attention
 
     from .shapes import adapter, build
 
-    attention.register()
+    packed_attention.register()
     cpu = job.device == "cpu"
-    found = build(job.model, job.device, torch.bfloat16 if job.lora and not cpu else torch.float32, spec.model.attention.name)
+    found = build(
+        job.model,
+        job.device,
+        torch.bfloat16 if job.lora and not cpu else torch.float32,
+        spec.model.attention.name,
+    )
     if job.lora:
         from peft import get_peft_model
 
@@ -106,8 +133,17 @@ def in_order(trainer: Any, job: Job) -> list[Row]:
     """The rows as the trainer took them, by its own sampler; one epoch at most."""
     rows = trainer.rows
     order = [place for batch in trainer.batches() for place in batch][: job.rows]
-    assert -(-len(order) // job.batch) == job.steps, f"{len(order)} rows for {job.steps} steps: too many were left out"
-    return [{key: value for key, value in rows[place].items() if key.endswith("_ids") or key in ("label", "labels")} for place in order]
+    assert -(-len(order) // job.batch) == job.steps, (
+        f"{len(order)} rows for {job.steps} steps: too many were left out"
+    )
+    return [
+        {
+            key: value
+            for key, value in rows[place].items()
+            if key.endswith("_ids") or key in ("label", "labels")
+        }
+        for place in order
+    ]
 
 
 def _head(trainer: Any) -> list[list[float]] | None:
@@ -123,7 +159,7 @@ def layout(trainer: Any) -> str:
 
 def weights(job: Job) -> dict[str, str]:
     """A directory with the job's model and tokenizer that plain transformers loads."""
-    return {"folder": str(model.locate(experiment(job).model).resolve())}
+    return {"folder": str(locate(experiment(job).model).resolve())}
 
 
 def messages(job: Job) -> dict[str, Any]:
@@ -134,33 +170,37 @@ def messages(job: Job) -> dict[str, Any]:
 
 
 def tokens(job: Job) -> dict[str, Any]:
-    """Seconds to tokenise the rows, cold or from the cache as the lab finds it, and the token rows."""
-    from alignment_lab.method import METHODS
+    """Seconds to tokenize the rows, cold or from the cache as the lab finds it, and the token rows."""
+    from alignment_lab.methods import METHODS
 
     spec = experiment(job)
-    tokenise = METHODS[spec.method.name].tokenise
-    tokenizer = model.load_tokenizer(spec.model, model.locate(spec.model))
+    tokenize = METHODS[spec.method.name].tokenize
+    tokenizer = load_tokenizer(spec.model, locate(spec.model))
     rows = data.load(spec).train[: job.rows]
     tokenizer("warm")  # both sides: the first call builds what the others use
     wall, cpu = time.perf_counter(), time.process_time()
-    found, _ = data.cached(tokenise, tokenizer, model.tokenizer_digest(tokenizer), rows, spec.data.max_length)
+    found, _ = data.cached_tokens(
+        tokenize, tokenizer, tokenizer_digest(tokenizer), rows, spec.data.max_length
+    )
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    kept = [{key: value for key, value in row.items() if key.endswith("_ids") or key == "labels"} for row in found]
+    kept = [
+        {key: value for key, value in row.items() if key.endswith("_ids") or key == "labels"} for row in found
+    ]
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "asked": len(rows), "rows": kept}
 
 
 def ready(job: Job) -> dict[str, float]:
     """CPU and wall seconds of this process up to a trainer that could train, without loading the model."""
-    from alignment_lab import assembly
+    from alignment_lab.actions import assembly
 
     spec, console = experiment(job), Console(quiet=True)
-    where = model.locate(spec.model)
-    tokens = assembly.tokenised(spec, data.load(spec), where, console)
+    where = locate(spec.model)
+    tokens = assembly.tokenized(spec, data.load(spec), where, console)
     wall, cpu = time.time(), time.process_time()
-    device, dtype = model.device_and_dtype(spec)
-    policy = model.load_policy(spec, where, device, dtype)
+    device, dtype = device_and_dtype(spec)
+    policy = load_policy(spec, where, device, dtype)
     load_wall, load_cpu = time.time() - wall, time.process_time() - cpu
     run = RunDirectory(Path(job.folder, "run"))
     run.begin(run_id=spec.run_id, spec=to_yaml(spec))
-    assembly.trainer(spec, run, tokens, console, lambda *_: policy)
+    assembly.build_trainer(spec, run, tokens, console, lambda *_: policy)
     return {"seconds": time.time() - job.started - load_wall, "cpu_seconds": time.process_time() - load_cpu}

@@ -33,7 +33,9 @@ def describe() -> dict[str, Any]:
 
 def commit() -> str | None:
     """The commit of the checkout, `-dirty` where it was changed."""
-    said = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True)
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True
+    )
     return said.stdout.strip() or None
 
 
@@ -55,7 +57,9 @@ def _version(name: str) -> str | None:
 def gemm() -> dict[str, float]:
     """GFLOP/s of a matrix product in float32 and in bfloat16, in a fresh process."""
     with scratch() as folder:
-        said: dict[str, float] = json.loads(run([sys.executable, "-m", "benchmarks.machine"], folder).output.splitlines()[-1])
+        said: dict[str, float] = json.loads(
+            run([sys.executable, "-m", "benchmarks.machine"], folder).output.splitlines()[-1]
+        )
     return said
 
 
@@ -78,7 +82,9 @@ def _measure() -> dict[str, float]:
             count += 1
             if count == 0:
                 started = time.perf_counter()  # the first call prepares
-        found[str(dtype).removeprefix("torch.")] = round(count * 2 * 1024**3 / (time.perf_counter() - started) / 1e9, 1)
+        found[str(dtype).removeprefix("torch.")] = round(
+            count * 2 * 1024**3 / (time.perf_counter() - started) / 1e9, 1
+        )
     return found
 
 

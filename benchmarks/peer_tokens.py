@@ -1,4 +1,4 @@
-"""The TRL side of tokenisation and of start-up: TRL's own preparation of rows of messages, and the way to its trainer."""
+"""The TRL side of tokenization and of start-up: TRL's own preparation of rows of messages, and the way to its trainer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def tokens(job: Job) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(job.weights)
     rows = Dataset.from_list(json.loads(Path(job.feed).read_text())["rows"])
     where = {"output_dir": job.folder, "report_to": [], "use_cpu": True, "max_length": MAX_LENGTH}
-    stub: Any = SimpleNamespace(_tokenizer=tokenizer, chat_template=None, completion_only_loss=False)  # what it reads of its trainer
+    stub: Any = SimpleNamespace(
+        _tokenizer=tokenizer, chat_template=None, completion_only_loss=False
+    )  # what it reads of its trainer
     tokenizer("warm")
     wall, cpu = time.perf_counter(), time.process_time()
     if job.method == "sft":
@@ -29,7 +31,10 @@ def tokens(job: Job) -> dict[str, Any]:
     else:
         found = DPOTrainer._prepare_dataset(stub, rows, tokenizer, DPOConfig(**where), "train")
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    kept = [{key: value for key, value in row.items() if key.endswith("_ids") or key == "labels"} for row in found.to_list()]
+    kept = [
+        {key: value for key, value in row.items() if key.endswith("_ids") or key == "labels"}
+        for row in found.to_list()
+    ]
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "asked": len(rows), "rows": kept}
 
 

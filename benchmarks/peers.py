@@ -1,6 +1,6 @@
 """The TRL side: one training run of TRL on token rows that the lab made, and the same as a whole script of its own.
 
-Rows come tokenised, so that both sides train on the same tokens in the same order; `prepared` passes them by TRL's own preparation,
+Rows come tokenized, so that both sides train on the same tokens in the same order; `prepared` passes them by TRL's own preparation,
 which is timed by itself (tokens.py). Knows nothing of the lab.
 """
 
@@ -14,8 +14,22 @@ from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback
-from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PrinterCallback,
+)
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from .cases import MAX_LENGTH, MODES, REFERENCED, TUNED, Job, Measured, Row
@@ -48,7 +62,10 @@ def _pairs(rows: list[Row], _: int) -> list[Row]:
 
 
 def _whole_pairs(rows: list[Row], _: int) -> list[Row]:
-    return [{f"{answer}_ids": row["prompt_ids"] + row[f"{answer}_ids"] for answer in ("chosen", "rejected")} for row in rows]
+    return [
+        {f"{answer}_ids": row["prompt_ids"] + row[f"{answer}_ids"] for answer in ("chosen", "rejected")}
+        for row in rows
+    ]
 
 
 def _texts(rows: list[Row], _: int) -> list[Row]:
@@ -57,7 +74,10 @@ def _texts(rows: list[Row], _: int) -> list[Row]:
 
 def _singles(rows: list[Row], micro: int) -> list[Row]:
     """KTO's mismatched answers are the lab's where its rows name them; else TRL's: those of the neighbour in a forward pass."""
-    found = [{"prompt_ids": row["prompt_ids"], "completion_ids": row["completion_ids"], "label": row["label"]} for row in rows]
+    found = [
+        {"prompt_ids": row["prompt_ids"], "completion_ids": row["completion_ids"], "label": row["label"]}
+        for row in rows
+    ]
     for start in range(0, len(rows), micro):
         answers = [row["completion_ids"] for row in rows[start : start + micro]]
         for row, own, other in zip(found[start:], rows[start:], [answers[-1], *answers[:-1]], strict=False):
@@ -101,7 +121,11 @@ TRAINERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 def configuration(job: Job) -> Any:
     """TRL's configuration: its defaults, the mode's changes, and what makes the two sides do the same work."""
     _, schema, own = TRAINERS[job.method]
-    mode = {key: value for key, value in MODES[job.peer].items() if key != "precompute_ref_log_probs" or job.method in REFERENCED}
+    mode = {
+        key: value
+        for key, value in MODES[job.peer].items()
+        if key != "precompute_ref_log_probs" or job.method in REFERENCED
+    }
     if job.device != "cpu" and job.peer == TUNED:
         mode["bf16"] = True  # an accelerator has it
     fixed = {
@@ -126,9 +150,13 @@ def configuration(job: Job) -> Any:
 def load(job: Job) -> Any:
     """The model as TRL loads it, in float32; a shape is built in the dtype that its training is usual in."""
     if job.model in SHAPES:
-        return build(job.model, job.device, torch.bfloat16 if job.lora and job.device != "cpu" else torch.float32)
+        return build(
+            job.model, job.device, torch.bfloat16 if job.lora and job.device != "cpu" else torch.float32
+        )
     if job.method == "reward":
-        return AutoModelForSequenceClassification.from_pretrained(job.weights, dtype=torch.float32, num_labels=1)
+        return AutoModelForSequenceClassification.from_pretrained(
+            job.weights, dtype=torch.float32, num_labels=1
+        )
     return AutoModelForCausalLM.from_pretrained(job.weights, dtype=torch.float32)
 
 
@@ -149,21 +177,45 @@ def train(job: Job) -> Measured:
     import_late()
     clock, steps = Clock(), Steps()
     with clock.running():
-        trainer = trainer_class(model=model, args=config, train_dataset=dataset, processing_class=tokenizer, callbacks=[steps], **options)
+        trainer = trainer_class(
+            model=model,
+            args=config,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            callbacks=[steps],
+            **options,
+        )
         trainer.remove_callback(PrinterCallback)
         clock.lap()
         trainer.train()
-    notes = {"micro": job.micro, "optim": str(config.optim), "bf16": config.bf16, "gradient_checkpointing": config.gradient_checkpointing}
-    return Measured(clock.seconds, clock.cpu_seconds, clock.lap_seconds, steps.seconds, step_logs(trainer), peak_gb(), [], notes)
+    notes = {
+        "micro": job.micro,
+        "optim": str(config.optim),
+        "bf16": config.bf16,
+        "gradient_checkpointing": config.gradient_checkpointing,
+    }
+    return Measured(
+        clock.seconds,
+        clock.cpu_seconds,
+        clock.lap_seconds,
+        steps.seconds,
+        step_logs(trainer),
+        peak_gb(),
+        [],
+        notes,
+    )
 
 
 def script(job: Job) -> dict[str, Any]:
-    """What a user of TRL runs: rows of messages from a file, tokenised by TRL, trained on, the model saved. Timed from outside."""
+    """What a user of TRL runs: rows of messages from a file, tokenized by TRL, trained on, the model saved. Timed from outside."""
     trainer_class, _, _ = TRAINERS[job.method]
     rows = Dataset.from_json(job.feed)
     model: Any = job.weights if job.method != "orpo" else load(job)
     trainer = trainer_class(
-        model=model, args=configuration(job), train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(job.weights)
+        model=model,
+        args=configuration(job),
+        train_dataset=rows,
+        processing_class=AutoTokenizer.from_pretrained(job.weights),
     )
     trainer.train()
     trainer.save_model()

@@ -18,15 +18,27 @@ def draw(pieces: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    costs = {name: piece["figures"]["ratios"] for name, piece in sorted(pieces.items()) if name.partition(" ")[0] in CASES}
-    costs |= {name: piece["figures"]["ratios"] for name, piece in sorted(pieces.items()) if name.partition(" ")[0] == "sweep"}
-    grid = next((piece["figures"] for name, piece in sorted(pieces.items()) if name.partition(" ")[0] == "grid"), None)
+    costs = {
+        name: piece["figures"]["ratios"]
+        for name, piece in sorted(pieces.items())
+        if name.partition(" ")[0] in CASES
+    }
+    costs |= {
+        name: piece["figures"]["ratios"]
+        for name, piece in sorted(pieces.items())
+        if name.partition(" ")[0] == "sweep"
+    }
+    grid = next(
+        (piece["figures"] for name, piece in sorted(pieces.items()) if name.partition(" ")[0] == "grid"), None
+    )
     panels = [lambda axes: _bars(axes, costs)] * bool(costs) + (
         [lambda axes: _lengths(axes, grid), lambda axes: _rows(axes, grid)] if grid else []
     )
     if not panels:
         return
-    figure, all_axes = pyplot.subplots(1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False, layout="constrained")
+    figure, all_axes = pyplot.subplots(
+        1, len(panels), figsize=(5.5 * len(panels), 4), squeeze=False, layout="constrained"
+    )
     for panel, axes in zip(panels, all_axes[0], strict=True):
         panel(axes)
         axes.spines[["top", "right"]].set_visible(False)
@@ -41,9 +53,14 @@ def _bars(axes: Any, costs: dict[str, Result]) -> None:
         places = [place for place, ratios in enumerate(costs.values()) if peer in ratios]
         found = [ratios[peer]["seconds"] for ratios in costs.values() if peer in ratios]
         middle = [one["median"] for one in found]
-        reach = [[one["median"] - one["low"] for one in found], [one["high"] - one["median"] for one in found]]
+        reach = [
+            [one["median"] - one["low"] for one in found],
+            [one["high"] - one["median"] for one in found],
+        ]
         where = [place + (number - 0.5) * height for place in places]
-        axes.barh(where, middle, height, xerr=reach, color=COLOURS[peer], label=f"TRL {peer}", error_kw={"lw": 1})
+        axes.barh(
+            where, middle, height, xerr=reach, color=COLOURS[peer], label=f"TRL {peer}", error_kw={"lw": 1}
+        )
     axes.set_yticks(range(len(costs)), list(costs))
     axes.invert_yaxis()
     axes.axvline(1, color="black", lw=1)
@@ -55,7 +72,12 @@ def _lengths(axes: Any, grid: Result) -> None:
     """A line for every answer length."""
     for answer in sorted({point["answer"] for point in grid["lengths"]}):
         points = [point for point in grid["lengths"] if point["answer"] == answer]
-        axes.plot([point["prompt"] for point in points], [_ratio(point) for point in points], "o-", label=f"answers of {answer} tokens")
+        axes.plot(
+            [point["prompt"] for point in points],
+            [_ratio(point) for point in points],
+            "o-",
+            label=f"answers of {answer} tokens",
+        )
     _labels(axes, "tokens of the prompt", grid["lengths"], "prompt")
 
 

@@ -76,7 +76,7 @@ def scratch(cache: Path | None = None) -> Iterator[Path]:
 
 def _warm(cache: Path) -> None:
     """What every run of the lab on this machine finds: the embedded weights, and which dtype pays."""
-    from alignment_lab.artifacts import cache_directory
+    from alignment_lab.runtime.files import cache_directory
 
     (cache_directory() / "models").mkdir(parents=True, exist_ok=True)
     (cache / "models").symlink_to((cache_directory() / "models").resolve())
@@ -90,7 +90,12 @@ def run(command: Sequence[str], folder: Path, device: str = "cpu", timeout: floa
     busy, started = _busy_seconds(), time.perf_counter()
     with output.open("w") as out:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(folder, device), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+            command,
+            cwd=ROOT,
+            env=environment(folder, device),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )
         try:
             _, status, used = os.wait4(process.pid, 0)
@@ -120,7 +125,19 @@ def work(job: Job, cache: Path | None = None) -> dict[str, Any]:
     with scratch(cache) as folder:
         job = replace(job, folder=str(folder), started=time.time())
         job.write(folder / "job.json")
-        ended = run([sys.executable, "-m", "benchmarks.worker", str(folder / "job.json"), str(folder / "result.json")], folder, job.device)
+        ended = run(
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.worker",
+                str(folder / "job.json"),
+                str(folder / "result.json"),
+            ],
+            folder,
+            job.device,
+        )
         found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    found["process"] = {key: round(getattr(ended, key), 3) for key in ("seconds", "cpu_seconds", "peak_gb", "others")}
+    found["process"] = {
+        key: round(getattr(ended, key), 3) for key in ("seconds", "cpu_seconds", "peak_gb", "others")
+    }
     return found

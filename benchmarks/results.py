@@ -12,7 +12,12 @@ from typing import Any
 
 from .machine import commit, describe, gemm
 
-FIXED = ("processor", "processors", "threads", "packages")  # calls that differ in these are not one set of figures
+FIXED = (
+    "processor",
+    "processors",
+    "threads",
+    "packages",
+)  # calls that differ in these are not one set of figures
 
 
 class Results:
@@ -21,10 +26,14 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
         here = describe()
-        self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"machine": here, "pieces": {}}
+        self.content: dict[str, Any] = (
+            json.loads(path.read_text()) if path.exists() else {"machine": here, "pieces": {}}
+        )
         others = [key for key in FIXED if self.content["machine"][key] != here[key]]
         if others:
-            raise SystemExit(f"{path}: its figures were taken with another {' and '.join(others)}; give another file with --out.")
+            raise SystemExit(
+                f"{path}: its figures were taken with another {' and '.join(others)}; give another file with --out."
+            )
         if "gemm_gflops" not in self.content["machine"]:
             self.content["machine"]["gemm_gflops"] = gemm()
 

@@ -40,14 +40,25 @@ SHAPES = {
     "shape-8b": Shape(32, 4096, 14336, 32, 8, 128, 128256, False),  # Llama 3.1 8B
 }
 # Dense bfloat16 TFLOP/s with float32 accumulation, by a part of the device's name, from the makers' data sheets.
-PEAKS = {"H100": 989, "H200": 989, "H800": 989, "A100": 312, "A800": 312, "L40S": 362, "L4": 121, "4090": 165, "3090": 71, "A10": 125}
+PEAKS = {
+    "H100": 989,
+    "H200": 989,
+    "H800": 989,
+    "A100": 312,
+    "A800": 312,
+    "L40S": 362,
+    "L4": 121,
+    "4090": 165,
+    "3090": 71,
+    "A10": 125,
+}
 
 
 def build(name: str, device: str, dtype: torch.dtype, attention: str = "sdpa") -> Any:
     """The same random weights in every process on this device."""
     from transformers import AutoModelForCausalLM
 
-    from alignment_lab.model import llama_config
+    from alignment_lab.models.locate import llama_config
 
     config = llama_config(SHAPES[name], max_position_embeddings=8192)
     torch.manual_seed(0)
@@ -79,7 +90,9 @@ def step_flops(shape: Shape, pairs: Iterable[tuple[int, int, int]], *, shared: b
     for prompt, *answers in pairs:
         tokens += sum(answers) + prompt * (1 if shared else len(answers))
         scored += sum(answers)
-        seen += _triangle(prompt) * (1 if shared else len(answers)) + sum(answer * prompt + _triangle(answer) for answer in answers)
+        seen += _triangle(prompt) * (1 if shared else len(answers)) + sum(
+            answer * prompt + _triangle(answer) for answer in answers
+        )
     attention = 12 * shape.layers * shape.heads * shape.head_dim * seen
     return per_weight * (shape.body * tokens + shape.head * scored) + attention
 

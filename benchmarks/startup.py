@@ -40,7 +40,10 @@ def measure(*, repeats: int, say: Say) -> Result:
             trl.append(work(theirs))
     return {
         "commands_cpu_seconds": commands,
-        "ready_cpu_seconds": {"lab": [run["cpu_seconds"] for run in lab], "trl": [run["cpu_seconds"] for run in trl]},
+        "ready_cpu_seconds": {
+            "lab": [run["cpu_seconds"] for run in lab],
+            "trl": [run["cpu_seconds"] for run in trl],
+        },
         "ready_seconds": {"lab": [run["seconds"] for run in lab], "trl": [run["seconds"] for run in trl]},
         "medians": {name: median(values) for name, values in commands.items()},
         "ratio": spread([b["cpu_seconds"] / a["cpu_seconds"] for a, b in zip(lab, trl, strict=True)]),

@@ -1,7 +1,7 @@
 """What a sweep costs: dpo, kto, ipo x beta 0.01, 0.1 by the lab's own command line, beside six scripts of TRL.
 
-Whole processes, everything included: imports, reading, tokenising, the reference, training, the final model on the disk. The lab starts
-with a cold cache: no tokens, no reference log-probabilities. Both sides read the same messages; each tokenises and orders them its own way,
+Whole processes, everything included: imports, reading, tokenizing, the reference, training, the final model on the disk. The lab starts
+with a cold cache: no tokens, no reference log-probabilities. Both sides read the same messages; each tokenizes and orders them its own way,
 so the losses are compared only at the first step, where policy and reference are equal: log 2, 1/2 and 1/(4 beta^2) on both sides. That
 the work per row is the same work is what costs.py checks. Nothing is extrapolated: the figures are of as many steps as are stated.
 """
@@ -26,7 +26,9 @@ RATE = 1e-6
 CASE = CASES["dpo/hh"]
 
 
-def measure(*, model: str, steps: int, repeats: int, peers: tuple[str, ...], lab: list[str], bf16: bool, say: Say) -> Result:
+def measure(
+    *, model: str, steps: int, repeats: int, peers: tuple[str, ...], lab: list[str], bf16: bool, say: Say
+) -> Result:
     """`repeats` rounds of the lab's sweep (`lab`: its overrides) and of TRL's six runs in each way. `bf16`: whether it is faster here."""
     with weights(model) as where, scratch() as folder:
         files = _files(folder, model, steps * BATCH)
@@ -49,7 +51,10 @@ def measure(*, model: str, steps: int, repeats: int, peers: tuple[str, ...], lab
         "comparable": all(checks),
         "sides": {"lab": ours, **trl},
         "ratios": {
-            peer: {key: spread([b[key] / a[key] for a, b in zip(ours, runs, strict=True)]) for key in ("seconds", "cpu_seconds")}
+            peer: {
+                key: spread([b[key] / a[key] for a, b in zip(ours, runs, strict=True)])
+                for key in ("seconds", "cpu_seconds")
+            }
             for peer, runs in trl.items()
         },
     }
@@ -63,7 +68,9 @@ def _files(folder: Path, model: str, rows: int) -> dict[str, Path]:
     _write(files["pairs"], pairs)
     _write(files["heldout"], [heldout])
     data = [f"data.path={files['pairs']}", f"data.eval_path={files['heldout']}"]
-    singles = work(Job("lab.messages", model=model, method="kto", data=["data=local", *data], rows=rows))["rows"]
+    singles = work(Job("lab.messages", model=model, method="kto", data=["data=local", *data], rows=rows))[
+        "rows"
+    ]
     _write(files["singles"], singles)
     return files
 
@@ -79,9 +86,18 @@ def _lab(files: dict[str, Path], model: str, steps: int, overrides: list[str]) -
             *(sys.executable, "train.py", "--multirun"),
             f"method={','.join(METHODS)}",
             f"beta={','.join(map(str, BETAS))}",
-            *(f"model={model}", "data=local", f"data.path={files['pairs']}", f"data.eval_path={files['heldout']}"),
+            *(
+                f"model={model}",
+                "data=local",
+                f"data.path={files['pairs']}",
+                f"data.eval_path={files['heldout']}",
+            ),
             *(f"data.max_length={MAX_LENGTH}", "eval=none", "tracking=local", "parallel.device=cpu"),
-            *(f"training.max_steps={steps}", f"training.global_batch={BATCH}", f"training.learning_rate={RATE}"),
+            *(
+                f"training.max_steps={steps}",
+                f"training.global_batch={BATCH}",
+                f"training.learning_rate={RATE}",
+            ),
             *("training.lr_scheduler_type=constant", "training.warmup_steps=0"),
             *overrides,
             f"hydra.sweep.dir={folder / 'sweep'}",
@@ -89,12 +105,21 @@ def _lab(files: dict[str, Path], model: str, steps: int, overrides: list[str]) -
         ended = run(command, folder)
         losses = [_losses(folder / "sweep", method, beta) for method, beta in CELLS]
     assert all(len(found) == steps for found in losses), "a cell did not run to its end"
-    return {"seconds": ended.seconds, "cpu_seconds": ended.cpu_seconds, "peak_gb": ended.peak_gb, "losses": [found[0] for found in losses]}
+    return {
+        "seconds": ended.seconds,
+        "cpu_seconds": ended.cpu_seconds,
+        "peak_gb": ended.peak_gb,
+        "losses": [found[0] for found in losses],
+    }
 
 
 def _losses(sweep: Path, method: str, beta: float) -> list[float]:
     """Of the cell whose own spec says that it is this one."""
-    (cell,) = (path.parent for path in sweep.glob("*/spec.yaml") if _is(yaml.safe_load(path.read_text())["method"], method, beta))
+    (cell,) = (
+        path.parent
+        for path in sweep.glob("*/spec.yaml")
+        if _is(yaml.safe_load(path.read_text())["method"], method, beta)
+    )
     return [json.loads(line)["loss"] for line in (cell / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -110,7 +135,16 @@ def _trl(files: dict[str, Path], where: str, steps: int, peer: str, bf16: bool, 
         feed = files["singles" if method == "kto" else "pairs"]
         settings = {"beta": beta, **({"bf16": bf16} if peer == TUNED else {})}
         rows = steps * BATCH
-        job = Job("trl.script", method=method, weights=where, feed=str(feed), peer=peer, rows=rows, learning_rate=RATE, settings=settings)
+        job = Job(
+            "trl.script",
+            method=method,
+            weights=where,
+            feed=str(feed),
+            peer=peer,
+            rows=rows,
+            learning_rate=RATE,
+            settings=settings,
+        )
         cells.append(work(job))
     return {
         "seconds": sum(cell["process"]["seconds"] for cell in cells),

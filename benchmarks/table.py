@@ -40,7 +40,17 @@ def times(found: Result) -> str:
 def training(costs: list[Result]) -> Table:
     """Seconds a row; times: how many times the lab's seconds TRL takes, the median of pairs and their range."""
     table = _table(
-        "Training, the reference pass included", "case", "rows", "lab", "s/row", "TRL", "s/row", "times", "CPU", "memory", "same loss"
+        "Training, the reference pass included",
+        "case",
+        "rows",
+        "lab",
+        "s/row",
+        "TRL",
+        "s/row",
+        "times",
+        "CPU",
+        "memory",
+        "same loss",
     )
     for found in costs:
         lab = found["sides"]["lab"]
@@ -56,12 +66,16 @@ def training(costs: list[Result]) -> Table:
                 times(ratio["seconds"]),
                 f"{ratio['cpu_seconds']['median']:.2f}x",
                 f"{ratio['memory']['median']:.2f}",
-                f"{_worst(found['check']['float32'])} {_worst(found['check']['as timed'][peer])}" if found["comparable"] else NOT,
+                f"{_worst(found['check']['float32'])} {_worst(found['check']['as timed'][peer])}"
+                if found["comparable"]
+                else NOT,
             )
-    said = (
-        "CPU: times in CPU seconds. memory: the lab's peak over TRL's. same loss: the worst relative difference, in float32 and as timed."
-    )
-    noisy = [found["case"] for found in costs if max(side.get("median_others", 0) for side in found["sides"].values()) > BUSY]
+    said = "CPU: times in CPU seconds. memory: the lab's peak over TRL's. same loss: the worst relative difference, in float32 and as timed."
+    noisy = [
+        found["case"]
+        for found in costs
+        if max(side.get("median_others", 0) for side in found["sides"].values()) > BUSY
+    ]
     if noisy:
         said += f"\n[red]Other work kept the machine busy during {', '.join(noisy)}: such seconds mean little; measure again.[/]"
     table.caption = said
@@ -82,7 +96,7 @@ def _worst(checks: list[Result]) -> str:
 
 def tokens(found: list[Result]) -> Table:
     """Rows per CPU second."""
-    table = _table("Tokenisation", "rows", "lab rows/CPU s", "lab again", "TRL", "times", "same tokens")
+    table = _table("Tokenization", "rows", "lab rows/CPU s", "lab again", "TRL", "times", "same tokens")
     for case in found:
         rates = [case["rows"] / median(case["cpu_seconds"][side]) for side in ("lab", "again", "trl")]
         table.add_row(
@@ -123,7 +137,14 @@ def _with(found: Result) -> str:
 def grid(found: Result) -> Table:
     """One step at each point."""
     table = _table(
-        f"A DPO step by its shape, TRL tuned{_with(found)}", "prompt", "answer", "rows", "lab s", "TRL s", "times", "memory lab/TRL"
+        f"A DPO step by its shape, TRL tuned{_with(found)}",
+        "prompt",
+        "answer",
+        "rows",
+        "lab s",
+        "TRL s",
+        "times",
+        "memory lab/TRL",
     )
     for point in found["lengths"] + found["batches"]:
         table.add_row(

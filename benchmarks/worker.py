@@ -72,8 +72,8 @@ def _trl_ready(job: Job) -> Any:
 WORK: dict[str, Callable[[Job], Any]] = {
     "lab.train": _lab_train,  # cases.Measured
     "lab.weights": _lab_weights,  # where the model lies, for TRL to load
-    "lab.messages": _lab_rows,  # rows as messages, for TRL to tokenise
-    "lab.tokens": _lab_tokens,  # tokenisation by itself
+    "lab.messages": _lab_rows,  # rows as messages, for TRL to tokenize
+    "lab.tokens": _lab_tokens,  # tokenization by itself
     "lab.ready": _lab_ready,  # start-up to a trainer that could train
     "trl.train": _trl_train,
     "trl.script": _trl_script,
@@ -86,7 +86,9 @@ def main() -> None:
     """Do the job, write what it came to."""
     job = read_job(Path(sys.argv[1]))
     found = WORK[job.work](job)
-    Path(sys.argv[2]).write_text(json.dumps(asdict(found) if is_dataclass(found) and not isinstance(found, type) else found))
+    Path(sys.argv[2]).write_text(
+        json.dumps(asdict(found) if is_dataclass(found) and not isinstance(found, type) else found)
+    )
 
 
 if __name__ == "__main__":

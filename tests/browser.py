@@ -53,7 +53,13 @@ class Page:
             self.requests.append(said["params"]["request"]["url"][:200])
 
     def open(self, path: Path, width: int = 1366, height: int = 768, scheme: str = "light") -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.until("document.readyState === 'complete'")
@@ -71,14 +77,18 @@ class Page:
 
     def settled(self) -> None:
         """Two frames on: whatever a click asked for is drawn."""
-        self.js("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(() => done(1)))))")
+        self.js(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(() => done(1)))))"
+        )
 
     def click(self, selector: str) -> None:
         """A real click in the middle of the first element that fits."""
         where = f"document.querySelector({json.dumps(selector)})"
         assert self.js(f"{where} !== null"), selector
         self.js(f"{where}.scrollIntoView({{block: 'center', inline: 'center'}})")
-        box = self.js(f"(({{x, y, width, height}}) => ({{x: x + width / 2, y: y + height / 2}}))({where}.getBoundingClientRect())")
+        box = self.js(
+            f"(({{x, y, width, height}}) => ({{x: x + width / 2, y: y + height / 2}}))({where}.getBoundingClientRect())"
+        )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **box)
         self.settled()
@@ -97,15 +107,23 @@ class Page:
     def choose(self, selector: str, value: str) -> None:
         """An option of a select, as a reader's choice is told to the page."""
         where = f"document.querySelector({json.dumps(selector)})"
-        self.js(f"{where}.value = {json.dumps(value)}; {where}.dispatchEvent(new Event('change', {{bubbles: true}}))")
+        self.js(
+            f"{where}.value = {json.dumps(value)}; {where}.dispatchEvent(new Event('change', {{bubbles: true}}))"
+        )
         self.settled()
 
     def texts(self, selector: str) -> list[str]:
-        found = self.js(f"[...document.querySelectorAll({json.dumps(selector)})].map((one) => (one.innerText ?? one.textContent).trim())")
+        found = self.js(
+            f"[...document.querySelectorAll({json.dumps(selector)})].map((one) => (one.innerText ?? one.textContent).trim())"
+        )
         return list(found)
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        said = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **({"clip": self._whole()} if whole else {}))
+        said = self.call(
+            "Page.captureScreenshot",
+            captureBeyondViewport=whole,
+            **({"clip": self._whole()} if whole else {}),
+        )
         path.write_bytes(base64.b64decode(said["data"]))
 
     def _whole(self) -> dict[str, Any]:
@@ -136,7 +154,9 @@ def browser(folder: Path) -> Iterator[Page]:
             listed = json.load(direct.open(f"http://127.0.0.1:{port}/json", timeout=5))
             return next(one["webSocketDebuggerUrl"] for one in listed if one["type"] == "page")
 
-        socket = create_connection(_awaited(tab), timeout=PATIENCE, http_proxy_host=None, enable_multithread=False)
+        socket = create_connection(
+            _awaited(tab), timeout=PATIENCE, http_proxy_host=None, enable_multithread=False
+        )
         with contextlib.closing(socket):
             yield Page(socket)
     finally:

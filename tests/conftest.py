@@ -33,14 +33,18 @@ os.environ |= {
 for name in ("HF_HUB_OFFLINE", "HYDRA_FULL_ERROR"):  # whoever has them set would see other sentences
     os.environ.pop(name, None)
 
-from hydra import initialize_config_dir  # noqa: E402  (they read the environment when they are imported)
-from small_tokenizers import OTHERS, other_tokenizer  # noqa: E402
+from hydra import initialize_config_dir
+from small_tokenizers import OTHERS, other_tokenizer
 
-from alignment_lab import compose  # noqa: E402
-from alignment_lab.artifacts import cache_directory  # noqa: E402
-from alignment_lab.spec import Experiment  # noqa: E402
+from alignment_lab.config import (
+    Experiment,
+    compose,
+)
+from alignment_lab.runtime.files import cache_directory
 
-CACHE = Path(SCRATCH) / "cache"  # tokens and references of the tests' own; only the embedded weights, slow to convert, are the user's
+CACHE = (
+    Path(SCRATCH) / "cache"
+)  # tokens and references of the tests' own; only the embedded weights, slow to convert, are the user's
 (cache_directory() / "models").mkdir(parents=True, exist_ok=True)
 CACHE.mkdir()
 (CACHE / "models").symlink_to((cache_directory() / "models").resolve())
@@ -55,9 +59,9 @@ def composed() -> Callable[..., Experiment]:
     """`composed(["method=sft"])`: the experiment that `python train.py method=sft` would run; with a folder, its spec.yaml instead."""
 
     def make(overrides: Sequence[str] = (), folder: Path = compose.CONF, name: str = "config") -> Experiment:
-        compose.prepare()
+        compose.register_with_hydra()
         with initialize_config_dir(str(folder), version_base="1.3"):
-            return compose.experiment(list(overrides), name)
+            return compose.compose_experiment(list(overrides), name)
 
     return make
 
@@ -71,7 +75,7 @@ def refused(
     def sentence(overrides: str) -> str:
         words = overrides.split(" ")
         monkeypatch.setattr(sys, "argv", ["train.py", *words])
-        with pytest.raises(SystemExit) as exit, compose.one_sentence():
+        with pytest.raises(SystemExit) as exit, compose.errors_as_sentences():
             composed(words)
         assert exit.value.code == 2
         said = capsys.readouterr().err
@@ -99,16 +103,33 @@ def door(tmp_path: Path) -> Callable[..., Ended]:
     def run(*arguments: str, script: Sequence[str] = (str(ROOT / "train.py"),), **environment: str) -> Ended:
         here = tmp_path / "here"
         here.mkdir(exist_ok=True)
-        inherited = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}  # prepare() sets it
+        inherited = {
+            key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"
+        }  # prepare() sets it
         command = [sys.executable, "-X", "importtime", *script, *arguments]
         with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
-            process = subprocess.Popen(command, cwd=here, env=inherited | environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+            process = subprocess.Popen(
+                command,
+                cwd=here,
+                env=inherited | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
             _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         lines = (tmp_path / "err").read_text().splitlines()
-        imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines if line.startswith(IMPORT)}
+        imported = {
+            line.rpartition("|")[2].strip().partition(".")[0] for line in lines if line.startswith(IMPORT)
+        }
         errors = [line for line in lines if not line.startswith(IMPORT)]
-        return Ended(process.returncode, (tmp_path / "out").read_text(), errors, used.ru_utime + used.ru_stime, imported)
+        return Ended(
+            process.returncode,
+            (tmp_path / "out").read_text(),
+            errors,
+            used.ru_utime + used.ru_stime,
+            imported,
+        )
 
     return run
 
@@ -118,9 +139,9 @@ def tokenizer() -> Any:
     """The tokenizer of the embedded model: ChatML, no BOS of its own, <|im_end|> ends a turn."""
     from transformers import AutoTokenizer
 
-    from alignment_lab import embedded
+    from alignment_lab.models.embedded import embedded_weights
 
-    return AutoTokenizer.from_pretrained(embedded.weights())
+    return AutoTokenizer.from_pretrained(embedded_weights())
 
 
 @pytest.fixture(scope="session", params=["embedded", *OTHERS])
@@ -152,7 +173,11 @@ def write_rows(tmp_path: Path) -> Callable[..., Path]:
     def write(rows: Sequence[dict[str, Any]], name: str = "rows.jsonl") -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(list(rows)) if path.suffix == ".json" else "".join(json.dumps(row) + "\n" for row in rows))
+        path.write_text(
+            json.dumps(list(rows))
+            if path.suffix == ".json"
+            else "".join(json.dumps(row) + "\n" for row in rows)
+        )
         return path
 
     return write

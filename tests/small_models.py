@@ -10,13 +10,26 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from alignment_lab import attention, logprobs
-from alignment_lab.data.pack import IGNORED, Scored
-from alignment_lab.logprobs import Engine
+from alignment_lab.engine.layout import Engine, ForwardBatch
+from alignment_lab.engine.logprobs import token_logprobs
+from alignment_lab.engine.packing import IGNORE_INDEX, ScoredSequence
+from alignment_lab.models import packed_attention
 
 VOCABULARY = 64
-PLAIN = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-PLAIN |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "max_position_embeddings": 128, "initializer_range": 0.3}
+PLAIN = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+PLAIN |= {
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+}
 GROUPED = PLAIN | {"num_key_value_heads": 2}
 FAMILIES: dict[str, dict[str, Any]] = {  # those that the lab promises to pack
     "llama": GROUPED,
@@ -31,30 +44,37 @@ FAMILIES: dict[str, dict[str, Any]] = {  # those that the lab promises to pack
 }
 
 SEQUENCES = [  # trees of three answers, of two, of one; prompts of 20 tokens, of 1, of none; answers of 1 token; labels of every kind
-    Scored([5, 6, 7], [8, 9, 2]),
-    Scored([11], [12, 13, 14, 15, 2]),
-    Scored([5, 6, 7], [10]),
-    Scored([], [3, 4, 5, 6]),
-    Scored(list(range(20, 40)), [41, 2]),
-    Scored([], [7, 8, 9, 10, 11, 12], labels=[IGNORED, IGNORED, 9, 10, IGNORED, 12]),
-    Scored([5, 6, 7], [11, 12, 13, 14, 2]),
-    Scored([20, 21], [22, 23, 2], labels=[20, 21, 22, 23, 2]),
-    Scored([11], [2]),
-    Scored([20, 21], [24]),
+    ScoredSequence([5, 6, 7], [8, 9, 2]),
+    ScoredSequence([11], [12, 13, 14, 15, 2]),
+    ScoredSequence([5, 6, 7], [10]),
+    ScoredSequence([], [3, 4, 5, 6]),
+    ScoredSequence(list(range(20, 40)), [41, 2]),
+    ScoredSequence([], [7, 8, 9, 10, 11, 12], labels=[IGNORE_INDEX, IGNORE_INDEX, 9, 10, IGNORE_INDEX, 12]),
+    ScoredSequence([5, 6, 7], [11, 12, 13, 14, 2]),
+    ScoredSequence([20, 21], [22, 23, 2], labels=[20, 21, 22, 23, 2]),
+    ScoredSequence([11], [2]),
+    ScoredSequence([20, 21], [24]),
 ]
 LONGEST = max(map(len, SEQUENCES))  # 22
 ALONE = Engine(packed=False, budget=1)  # a tree at a time, padded
 
 
 def small(
-    family: str, *, implementation: str = attention.NAME, dtype: torch.dtype = torch.float64, scores: bool = False, **settings: Any
+    family: str,
+    *,
+    implementation: str = packed_attention.SHARED_PREFIX,
+    dtype: torch.dtype = torch.float64,
+    scores: bool = False,
+    **settings: Any,
 ) -> Any:
     """A random model of this family without dropout; weights so large that every mistake of a mask is nats, not roundings.
 
     With `scores` it is a reward model.
     """
-    attention.register()
-    config = AutoConfig.for_model(family, **FAMILIES.get(family, GROUPED) | settings, **({"num_labels": 1} if scores else {}))
+    packed_attention.register()
+    config = AutoConfig.for_model(
+        family, **FAMILIES.get(family, GROUPED) | settings, **({"num_labels": 1} if scores else {})
+    )
     torch.manual_seed(0)
     kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     model = kind.from_config(config, attn_implementation=implementation)
@@ -66,7 +86,9 @@ def small(
 
 def weighed(member: int, logps: Tensor) -> Tensor:
     """A sum in which every token of every sequence counts differently: a gradient cannot cancel."""
-    return (logps * torch.cos(torch.arange(len(logps), dtype=logps.dtype, device=logps.device) + 7 * member)).sum()
+    return (
+        logps * torch.cos(torch.arange(len(logps), dtype=logps.dtype, device=logps.device) + 7 * member)
+    ).sum()
 
 
 def gradients(model: Any) -> dict[str, Tensor]:
@@ -74,19 +96,21 @@ def gradients(model: Any) -> dict[str, Tensor]:
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-def asked(model: Any, sequences: Sequence[Scored], batches: Engine | Sequence[logprobs.Batch]) -> tuple[list[Tensor], dict[str, Tensor]]:
+def asked(
+    model: Any, sequences: Sequence[ScoredSequence], batches: Engine | Sequence[ForwardBatch]
+) -> tuple[list[Tensor], dict[str, Tensor]]:
     """What the engine says: log p of each sequence's scored tokens, and the gradients of their weighed sum."""
     model.zero_grad()
     found: dict[int, Tensor] = {}
     for batch in batches.batches(sequences) if isinstance(batches, Engine) else batches:
-        seen = logprobs.token_logprobs(model, batch.to(model.device))
+        seen = token_logprobs(model, batch.to(model.device))
         parts = dict(zip(seen.members.tolist(), seen.logps.split(seen.lengths.tolist()), strict=True))
         sum(weighed(member, logps) for member, logps in parts.items()).backward()
         found |= {member: logps.detach() for member, logps in parts.items()}
     return [found[member] for member in range(len(sequences))], gradients(model)
 
 
-def expected(model: Any, sequences: Sequence[Scored]) -> tuple[list[Tensor], dict[str, Tensor]]:
+def expected(model: Any, sequences: Sequence[ScoredSequence]) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The same from plain transformers: each sequence alone, eager attention, log softmax of all logits."""
     kept, training = model.config._attn_implementation, model.training
     model.set_attn_implementation("eager")
@@ -94,10 +118,14 @@ def expected(model: Any, sequences: Sequence[Scored]) -> tuple[list[Tensor], dic
     found = []
     for member, sequence in enumerate(sequences):
         ids = torch.tensor([sequence.prompt + sequence.answer], device=model.device)
-        labels = sequence.labels or [IGNORED] * len(sequence.prompt) + sequence.answer
-        scored = [place for place in range(1, len(labels)) if labels[place] != IGNORED]
+        labels = sequence.labels or [IGNORE_INDEX] * len(sequence.prompt) + sequence.answer
+        scored = [place for place in range(1, len(labels)) if labels[place] != IGNORE_INDEX]
         logps = model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
-        logps = logps[[place - 1 for place in scored], [labels[place] for place in scored]] if scored else logps[:0, 0]
+        logps = (
+            logps[[place - 1 for place in scored], [labels[place] for place in scored]]
+            if scored
+            else logps[:0, 0]
+        )
         if scored:
             weighed(member, logps).backward()
         found.append(logps.detach())
@@ -106,7 +134,11 @@ def expected(model: Any, sequences: Sequence[Scored]) -> tuple[list[Tensor], dic
     return found, gradients(model)
 
 
-def assert_same(found: tuple[list[Tensor], dict[str, Tensor]], other: tuple[list[Tensor], dict[str, Tensor]], tolerance: float) -> None:
+def assert_same(
+    found: tuple[list[Tensor], dict[str, Tensor]],
+    other: tuple[list[Tensor], dict[str, Tensor]],
+    tolerance: float,
+) -> None:
     """Log-probabilities and gradients within `tolerance` of the largest of their kind."""
     (logps, slopes), (true_logps, true_slopes) = found, other
     assert [len(values) for values in logps] == [len(values) for values in true_logps]

@@ -1,4 +1,4 @@
-"""Trainers of every method on tokenised embedded rows, without a run around them: what a run builds, for a step or two by hand."""
+"""Trainers of every method on tokenized embedded rows, without a run around them: what a run builds, for a step or two by hand."""
 
 from __future__ import annotations
 
@@ -15,33 +15,50 @@ import yaml
 from rich.console import Console
 from torch import Tensor
 
-from alignment_lab import assembly, data, model, training
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.data.tokenise import COLUMNS
-from alignment_lab.logprobs import Engine
-from alignment_lab.method import METHODS, Setting
-from alignment_lab.spec import METHODS as SCHEMAS
-from alignment_lab.spec import Divergence
+from alignment_lab import data, training
+from alignment_lab.actions import assembly
+from alignment_lab.config import METHOD_SCHEMAS as SCHEMAS
+from alignment_lab.config import Divergence
+from alignment_lab.data.tokenization import TOKEN_COLUMNS
+from alignment_lab.engine.layout import Engine
+from alignment_lab.methods import METHODS, TrainContext
+from alignment_lab.models.loading import load_model
+from alignment_lab.models.locate import locate
+from alignment_lab.runtime.run_directory import RunDirectory
 
 Row = dict[str, Any]
 CPU = torch.device("cpu")
 SINGLE = torch.float32  # by another name: tests may patch torch's
 ROWS, MAX_LENGTH = 6, 96
-TEXTS = [f"The {place}th sentence of {place % 7 + 2} says {'very ' * (place % 9)}little." for place in range(90)]
+TEXTS = [
+    f"The {place}th sentence of {place % 7 + 2} says {'very ' * (place % 9)}little." for place in range(90)
+]
 WEIGHTS, MOVE = 0.1, 0.01  # of random weights, and of what training did to them: log-ratios of some nats
 
 
 def renumbered(rows: list[Row]) -> list[Row]:
     """The same rows in a language of few words: ids by their rank among those that occur. Its head is a hundredth of the embedded one's."""
-    used = sorted({token for row in rows for name in COLUMNS if name in row and name != "seq_lengths" for token in row[name]} - {-100})
+    used = sorted(
+        {
+            token
+            for row in rows
+            for name in TOKEN_COLUMNS
+            if name in row and name != "seq_lengths"
+            for token in row[name]
+        }
+        - {-100}
+    )
     rank = {-100: -100} | {token: place for place, token in enumerate(used)}
-    names = set(COLUMNS) - {"seq_lengths"}
-    return [{name: [rank[token] for token in value] if name in names else value for name, value in row.items()} for row in rows]
+    names = set(TOKEN_COLUMNS) - {"seq_lengths"}
+    return [
+        {name: [rank[token] for token in value] if name in names else value for name, value in row.items()}
+        for row in rows
+    ]
 
 
 @dataclass
 class Workshop:
-    """Makes settings and trainers. Rows are read and tokenised once for each format of data."""
+    """Makes settings and trainers. Rows are read and tokenized once for each format of data."""
 
     composed: Callable[..., Any]
     tokenizer: Any
@@ -61,21 +78,36 @@ class Workshop:
             path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
             others = ["data=local", f"data.path={path}", *others]
         if tuple(others) not in self.bases:
-            tiny = ["model=tiny", "parallel.device=cpu", f"data.max_length={MAX_LENGTH}", "model.shape.vocabulary=1000"]
+            tiny = [
+                "model=tiny",
+                "parallel.device=cpu",
+                f"data.max_length={MAX_LENGTH}",
+                "model.shape.vocabulary=1000",
+            ]
             self.bases[tuple(others)] = self.composed([*tiny, *others])
-        values = {name: getattr(Divergence, value) if name == "divergence" else yaml.safe_load(value) for name, value in knobs.items()}
+        values = {
+            name: getattr(Divergence, value) if name == "divergence" else yaml.safe_load(value)
+            for name, value in knobs.items()
+        }
         return replace(self.bases[tuple(others)], method=SCHEMAS[method](**values))
 
     def rows(self, spec: Any) -> list[Row]:
         """The first rows, those to train on and as many that are held out."""
         if spec.method.format not in self.known:
             rows = data.load(spec)
-            tokenise = METHODS[spec.method.name].tokenise
-            parts = (tokenise(self.tokenizer, data.first(part, 12 * ROWS), MAX_LENGTH)[0] for part in (rows.train, rows.heldout))
-            self.known[spec.method.format] = renumbered([row for part in parts for row in data.first(part, ROWS)])
+            tokenize = METHODS[spec.method.name].tokenize
+            parts = (
+                tokenize(self.tokenizer, data.first_rows(part, 12 * ROWS), MAX_LENGTH)[0]
+                for part in (rows.train, rows.heldout)
+            )
+            self.known[spec.method.format] = renumbered(
+                [row for part in parts for row in data.first_rows(part, ROWS)]
+            )
         return copy.deepcopy(self.known[spec.method.format])
 
-    def setting(self, method: str, *more: str, rows: list[Row] | None = None, policy: Any = None) -> Setting:
+    def setting(
+        self, method: str, *more: str, rows: list[Row] | None = None, policy: Any = None
+    ) -> TrainContext:
         """One experiment, loaded as a run loads it, on `rows` (half of them held out) and `policy` where they are given."""
         spec = self.spec(method, *more)
         rows = rows or self.rows(spec)
@@ -83,24 +115,26 @@ class Workshop:
         policy = policy or self.policy(spec)
         console = Console(file=io.StringIO(), width=1000)
         arguments = training.arguments(spec, RunDirectory(self.folder / method), CPU, SINGLE)
-        tokens = assembly.Tokens(data.Rows([], [], ""), self.folder, self.tokenizer, rows[:half], rows[half:], half)
-        return assembly.setting(spec, policy, arguments, CPU, SINGLE, tokens, console)
+        tokens = assembly.Tokens(
+            data.Rows([], [], ""), self.folder, self.tokenizer, rows[:half], rows[half:], half
+        )
+        return assembly.build_context(spec, policy, arguments, CPU, SINGLE, tokens, console)
 
     def policy(self, spec: Any) -> Any:
         """Random weights in the widest type there is, and large enough for every mistake to show."""
-        made = model.load_model(spec.model, model.locate(spec.model), scores=not spec.method.generates).to(torch.float64)
+        made = load_model(spec.model, locate(spec.model), scores=not spec.method.generates).to(torch.float64)
         shifted(made, WEIGHTS)
         return made
 
 
-def trainer(made: Setting, engine: Engine | None = None) -> Any:
+def trainer(made: TrainContext, engine: Engine | None = None) -> Any:
     """The method's trainer with its reference asked, with another layout if one is given."""
     found = METHODS[made.spec.method.name].trainer(replace(made, engine=engine) if engine else made)
     found.begin()
     return found
 
 
-def said(made: Setting) -> str:
+def said(made: TrainContext) -> str:
     """What was printed."""
     return made.console.file.getvalue()
 
@@ -114,12 +148,16 @@ def shifted(policy: Any, by: float = MOVE, seed: int = 3) -> None:
                 weight += by * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
 
 
-def step(made: Any, rows: Sequence[Row] | None = None, at: int = 1) -> tuple[float, dict[str, Tensor], dict[str, float]]:
+def step(
+    made: Any, rows: Sequence[Row] | None = None, at: int = 1
+) -> tuple[float, dict[str, Tensor], dict[str, float]]:
     """Loss, gradients and means of the metrics of one training step on `rows`, all of the trainer's own by default."""
     made.model.zero_grad()
     made.state.global_step = at
     loss = made.training_step(made.model, made.collate(list(rows or made.rows)))
     totals = {name: torch.stack(parts).sum(0).tolist() for name, parts in made._sums.items()}
     made._sums.clear()
-    gradients = {name: weight.grad.clone() for name, weight in made.model.named_parameters() if weight.grad is not None}
+    gradients = {
+        name: weight.grad.clone() for name, weight in made.model.named_parameters() if weight.grad is not None
+    }
     return loss.item(), gradients, {name: total / count for name, (total, count) in totals.items() if count}

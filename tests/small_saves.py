@@ -15,30 +15,42 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from alignment_lab import saved
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.saved import __main__ as process
-from alignment_lab.saved import fresh
-from alignment_lab.saved.loading import load_base
-from alignment_lab.spec import Experiment, to_yaml
+from alignment_lab.checkpoints import verify
+from alignment_lab.checkpoints.verify import __main__ as process
+from alignment_lab.checkpoints.verify import fresh
+from alignment_lab.checkpoints.verify.loading import load_base
+from alignment_lab.config import Experiment, to_yaml
+from alignment_lab.runtime.run_directory import RunDirectory
 
 ADAPTERS: dict[str, dict[str, Any]] = {"lora": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
 SPREAD = 0.1  # of random weights; Llama's own 0.02 would leave logits that barely differ
-quantised = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes: pip install -e .[quantisation]")
+quantized = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="needs bitsandbytes: pip install -e .[quantization]"
+)
 
 
 def tiny(folder: Path, *, scores: bool = False, tied: bool = True) -> Path:
     """A Llama of two layers and 1000 tokens in `folder`."""
     torch.manual_seed(0)
-    shape = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
-    config = LlamaConfig(num_hidden_layers=2, vocab_size=1000, initializer_range=SPREAD, tie_word_embeddings=tied, **shape)
+    shape = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    }
+    config = LlamaConfig(
+        num_hidden_layers=2, vocab_size=1000, initializer_range=SPREAD, tie_word_embeddings=tied, **shape
+    )
     config.pad_token_id, config.num_labels = 2, 1 if scores else 2
     kind = LlamaForSequenceClassification if scores else LlamaForCausalLM
     kind(config).save_pretrained(folder)
     return folder
 
 
-def adapter(base: Path, folder: Path, kind: str = "lora", how: saved.Loading | None = None, *, scores: bool = False) -> Any:
+def adapter(
+    base: Path, folder: Path, kind: str = "lora", how: verify.Loading | None = None, *, scores: bool = False
+) -> Any:
     """A trained adapter of this kind on `base`, saved in `folder`; the model that it was saved from."""
     config = LoraConfig(
         r=4,
@@ -51,7 +63,7 @@ def adapter(base: Path, folder: Path, kind: str = "lora", how: saved.Loading | N
     )
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)  # by which load_base knows what lies under it
-    made = get_peft_model(load_base(folder, how or saved.Loading()), config)
+    made = get_peft_model(load_base(folder, how or verify.Loading()), config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in made.parameters():
@@ -75,7 +87,11 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def digests(folder: Path) -> dict[str, str]:
     """The content of every file below a folder."""
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def finished(folder: Path, spec: Experiment, model: Path, tokenizer: Any, **report: Any) -> RunDirectory:
@@ -86,12 +102,21 @@ def finished(folder: Path, spec: Experiment, model: Path, tokenizer: Any, **repo
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as model.load_tokenizer has it
     tokenizer.save_pretrained(run.model)
     prompts = ["What is it?", "Hello"] if spec.method.generates else []
-    run.write_samples([{"prompt": [{"role": "user", "content": prompt}], "before": "a", "after": "b"} for prompt in prompts])
+    run.write_samples(
+        [{"prompt": [{"role": "user", "content": prompt}], "before": "a", "after": "b"} for prompt in prompts]
+    )
     before, after = ({"value": value, "ci95": [value - 0.1, value + 0.1], "n": 64} for value in (0.5, 0.75))
-    metrics = {"eval_rewards/accuracies": {"before": before, "after": after}, "eval_loss": {"before": before, "after": None}}
+    metrics = {
+        "eval_rewards/accuracies": {"before": before, "after": after},
+        "eval_loss": {"before": before, "after": None},
+    }
     rows = {"train": 512, "available": 1024, "eval": 64, "dropped": {}, "truncated": 0}
-    run.report_file.write_text(json.dumps({"steps": 20, "tokens": 12345, "rows": rows, "metrics": metrics, **report}))
+    run.report_file.write_text(
+        json.dumps({"steps": 20, "tokens": 12345, "rows": rows, "metrics": metrics, **report})
+    )
     command = ["/usr/bin/python3", "train.py", "method=dpo", "data.path=my rows.jsonl"]
-    run.provenance_file.write_text(json.dumps({"command": command, "git": {"commit": "0" * 40, "dirty": True, "diff": ""}}))
+    run.provenance_file.write_text(
+        json.dumps({"command": command, "git": {"commit": "0" * 40, "dirty": True, "diff": ""}})
+    )
     run.finish()
     return run

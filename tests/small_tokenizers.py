@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from alignment_lab.config import Format
 from alignment_lab.data import formats
-from alignment_lab.model import chat_template
-from alignment_lab.spec import Format
+from alignment_lab.models.tokenizer import chat_template
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -24,11 +24,20 @@ def other_tokenizer(template: str | None, *, bos: str | None = "<s>", eos: str =
     core.decoder = decoders.ByteLevel()
     special = ["<unk>", *([bos] if bos else []), eos]
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
-    sentences = ["<|user|>\nWhat is it?\n<|assistant|>\nIt is Paris.\n", "<|im_start|>user\nHello<|im_end|>\n", "Hello  "]
+    sentences = [
+        "<|user|>\nWhat is it?\n<|assistant|>\nIt is Paris.\n",
+        "<|im_start|>user\nHello<|im_end|>\n",
+        "Hello  ",
+    ]
     core.train_from_iterator(sentences * 20, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token=bos, eos_token=eos)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", bos_token=bos, eos_token=eos
+    )
     tokenizer.chat_template = template and chat_template(template)
     return tokenizer
 
@@ -50,19 +59,30 @@ def odd_tokenizer(kind: str):
     core = other_tokenizer("zephyr").backend_tokenizer
     if kind.startswith("metaspace"):
         core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind.split()[1])
-    if "normalis" in kind:
+    if "normaliz" in kind:
         core.normalizer = normalizers.Sequence([normalizers.Prepend("_"), normalizers.Lowercase()])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
     raw = {"special": True, "normalized": False}
     added = {
         "takes what is behind": [AddedToken("<|x|>", rstrip=True, **raw)],
         "takes what is before": [AddedToken("<|x|>", lstrip=True, **raw)],
-        "takes what is behind, beside white space": [AddedToken("<|x|>", rstrip=True, **raw), AddedToken("\n\n", normalized=False)],
-        "takes what is before, beside white space": [AddedToken("<|x|>", lstrip=True, **raw), AddedToken("\n\n", normalized=False)],
-        "begins with white space": [AddedToken("<|im_end|>", rstrip=True, **raw), AddedToken(" <|x|>", **raw)],
+        "takes what is behind, beside white space": [
+            AddedToken("<|x|>", rstrip=True, **raw),
+            AddedToken("\n\n", normalized=False),
+        ],
+        "takes what is before, beside white space": [
+            AddedToken("<|x|>", lstrip=True, **raw),
+            AddedToken("\n\n", normalized=False),
+        ],
+        "begins with white space": [
+            AddedToken("<|im_end|>", rstrip=True, **raw),
+            AddedToken(" <|x|>", **raw),
+        ],
         "white space": [AddedToken("\n\n", normalized=False)],
         "a word by itself": [AddedToken("<|x|>", single_word=True, **raw)],
-        "found when normalised": [AddedToken("<|x|>", special=True, normalized=True)],
+        "found when normalized": [AddedToken("<|x|>", special=True, normalized=True)],
         "the beginning of another": [AddedToken("</s></s>", **raw)],
     }
     for token in added.get(kind, []):
@@ -72,7 +92,7 @@ def odd_tokenizer(kind: str):
 
 
 ODD = [
-    "metaspace first", "metaspace always", "normalised", "found when normalised", "special tokens are text", "white space",
+    "metaspace first", "metaspace always", "normalized", "found when normalized", "special tokens are text", "white space",
     "takes what is behind", "takes what is before", "takes what is behind, beside white space", "takes what is before, beside white space",
     "begins with white space", "a word by itself", "the beginning of another",
 ]  # fmt: skip

@@ -10,15 +10,18 @@ import torch
 from safetensors.torch import load_file
 from test_run import TINY
 
-from alignment_lab.artifacts import RunDirectory, read_json
-from alignment_lab.run import execute
+from alignment_lab.actions.train import execute
+from alignment_lab.runtime.files import read_json
+from alignment_lab.runtime.run_directory import RunDirectory
 
 
 def adapted(composed, folder: Path, *overrides: str) -> tuple[RunDirectory, str]:
     """A short run with an adapter, and what it printed."""
     run, said = RunDirectory(folder), io.StringIO()
     with redirect_stdout(said):
-        execute(composed([*TINY, "parallel=lora", "parallel.processes=1", "eval.generations=0", *overrides]), run)
+        execute(
+            composed([*TINY, "parallel=lora", "parallel.processes=1", "eval.generations=0", *overrides]), run
+        )
     return run, " ".join(said.getvalue().split())
 
 
@@ -29,14 +32,23 @@ def test_an_adapter_goes_on_and_is_its_own_reference(composed, tmp_path):
     dpo, said = adapted(composed, tmp_path / "dpo", "method=dpo", f"model.init_adapter={sft.model}")
     assert f"it goes on from {sft.model}, and is the reference as it lies there" in said
     assert dpo.metrics()[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
-    assert read_json(dpo.provenance_file)["content"]["model"] != read_json(sft.provenance_file)["content"]["model"]
+    assert (
+        read_json(dpo.provenance_file)["content"]["model"]
+        != read_json(sft.provenance_file)["content"]["model"]
+    )
     before, after = (load_file(run.model / "adapter_model.safetensors") for run in (sft, dpo))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize(
-    "dials", ["parallel.adapter=dora", "parallel.adapter=rslora", "parallel.quantisation=nf4", "parallel.quantisation=int8"]
+    "dials",
+    [
+        "parallel.adapter=dora",
+        "parallel.adapter=rslora",
+        "parallel.quantization=nf4",
+        "parallel.quantization=int8",
+    ],
 )
 def test_every_adapter_and_base_trains_and_is_saved_whole(dials, composed, tmp_path):
     run, said = adapted(composed, tmp_path / "run", dials)

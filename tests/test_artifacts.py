@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alignment_lab.artifacts import (
-    RunDirectory,
+from alignment_lab.runtime.files import (
     file_digest,
     publish_directory,
     read_json,
     read_jsonl,
-    runs_under,
     write_atomic,
     write_json,
 )
+from alignment_lab.runtime.run_directory import RunDirectory, runs_under
 
 
 @pytest.fixture
@@ -94,7 +93,9 @@ def test_missing_lines_are_none(tmp_path):
 def test_a_digest_is_sha256(tmp_path):
     """The well-known digest of "abc", FIPS 180-2."""
     (tmp_path / "file").write_bytes(b"abc")
-    assert file_digest(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        file_digest(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 # ---- directories
@@ -267,6 +268,8 @@ def test_runs_are_found_wherever_they_lie_in_the_order_of_their_names(tmp_path):
         RunDirectory(tmp_path / name).begin(run_id=name, spec="")
     (tmp_path / "d").mkdir()
     (tmp_path / "e.json").write_text(json.dumps({}))
-    assert [found.path for found in runs_under(tmp_path)] == [tmp_path / name for name in ("a/deep", "b", "c")]
+    assert [found.path for found in runs_under(tmp_path)] == [
+        tmp_path / name for name in ("a/deep", "b", "c")
+    ]
     assert [found.path for found in runs_under(tmp_path / "b")] == [tmp_path / "b"]
     assert list(runs_under(tmp_path / "nowhere")) == []

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn import Module
 
-from alignment_lab import attention
-from alignment_lab.attention import Layout, shared_prefix_attention
+from alignment_lab.models import packed_attention
+from alignment_lab.models.packed_attention import Layout, shared_prefix_attention
 
 LAYOUTS = {
     "one tree, one answer": ((4, (3,)),),
@@ -20,11 +20,21 @@ LAYOUTS = {
 }
 
 
-def drawn(layout: Layout, heads: int = 4, kv_heads: int = 2, *, device: str = "cpu", dtype: torch.dtype = torch.float64, size: int = 8):
+def drawn(
+    layout: Layout,
+    heads: int = 4,
+    kv_heads: int = 2,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    size: int = 8,
+):
     """Query, key and value of a row: [1, heads, T, size], and T."""
     length = sum(prompt + sum(answers) for prompt, answers in layout.trees)
     generator = torch.Generator().manual_seed(length)
-    drawn = (torch.randn(1, n, length, size, generator=generator).bfloat16() for n in (heads, kv_heads, kv_heads))  # exact in every dtype
+    drawn = (
+        torch.randn(1, n, length, size, generator=generator).bfloat16() for n in (heads, kv_heads, kv_heads)
+    )  # exact in every dtype
     return [tensor.to(device, dtype).requires_grad_() for tensor in drawn]
 
 
@@ -36,7 +46,10 @@ def visible(layout: Layout) -> torch.Tensor:
         for answer, n in enumerate((prompt, *answers))
         for _ in range(n)
     ]
-    sees = [[i >= j and a[0] == b[0] and b[1] in (0, a[1]) for j, b in enumerate(owners)] for i, a in enumerate(owners)]
+    sees = [
+        [i >= j and a[0] == b[0] and b[1] in (0, a[1]) for j, b in enumerate(owners)]
+        for i, a in enumerate(owners)
+    ]
     return torch.tensor(sees)
 
 
@@ -53,27 +66,41 @@ def gathered(query, key, value, layout, scaling=None):
     """Attention from `Layout.gathered` in plain torch, as a varlen kernel with a causal mask at the bottom right does it."""
     where = layout.gathered(query.device)
     groups = query.shape[1] // key.shape[1]
-    keys, values = (tensor[0].repeat_interleave(groups, 0)[:, where.keys] for tensor in (key, value))  # [H, T_k, D]
+    keys, values = (
+        tensor[0].repeat_interleave(groups, 0)[:, where.keys] for tensor in (key, value)
+    )  # [H, T_k, D]
     found = []
     spans = zip(
-        where.query_ends.tolist(), where.query_ends[1:].tolist(), where.key_ends.tolist(), where.key_ends[1:].tolist(), strict=False
+        where.query_ends.tolist(),
+        where.query_ends[1:].tolist(),
+        where.key_ends.tolist(),
+        where.key_ends[1:].tolist(),
+        strict=False,
     )
     for q0, q1, k0, k1 in spans:
         assert q1 - q0 <= where.longest_query
         assert k1 - k0 <= where.longest_key
         sees = torch.ones(q1 - q0, k1 - k0, dtype=torch.bool).tril((k1 - k0) - (q1 - q0))
-        found.append(F.scaled_dot_product_attention(query[0, :, q0:q1], keys[:, k0:k1], values[:, k0:k1], attn_mask=sees, scale=scaling))
+        found.append(
+            F.scaled_dot_product_attention(
+                query[0, :, q0:q1], keys[:, k0:k1], values[:, k0:k1], attn_mask=sees, scale=scaling
+            )
+        )
     return torch.cat(found, 1).transpose(0, 1)[None]
 
 
 def attend(query, key, value, layout, scaling=None):
-    return shared_prefix_attention(Module(), query, key, value, attention.no_mask(query.device), layout=layout, scaling=scaling)[0]
+    return shared_prefix_attention(
+        Module(), query, key, value, packed_attention.no_mask(query.device), layout=layout, scaling=scaling
+    )[0]
 
 
 def value_and_gradients(function, layout, scaling=None, **options):
     tensors = drawn(layout, **options)
     output = function(*tensors, layout, scaling)
-    output.backward(torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device).view_as(output))
+    output.backward(
+        torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device).view_as(output)
+    )
     return [output.detach(), *(tensor.grad for tensor in tensors)]
 
 
@@ -84,7 +111,8 @@ def test_a_token_sees_its_answer_and_its_prompt_and_nothing_else(way, name, head
     layout = Layout(LAYOUTS[name])
     for scaling in (None, 0.7):
         found, true = (
-            value_and_gradients(function, layout, scaling, heads=heads[0], kv_heads=heads[1]) for function in (way, by_definition)
+            value_and_gradients(function, layout, scaling, heads=heads[0], kv_heads=heads[1])
+            for function in (way, by_definition)
         )
         for one, other in zip(found, true, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
@@ -113,20 +141,28 @@ class Kernel:
     """Stands for torch's varlen attention, which has no CPU form: the same arguments, FlashAttention's demands, plain arithmetic."""
 
     @staticmethod
-    def varlen_attn(q, k, v, q_ends, k_ends, longest_q, longest_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):
+    def varlen_attn(
+        q, k, v, q_ends, k_ends, longest_q, longest_k, *, scale=None, window_size=(-1, -1), enable_gqa=False
+    ):
         if not q.dtype == k.dtype == v.dtype or q.dtype not in (torch.bfloat16, torch.float16):
-            raise RuntimeError(f"FlashAttention only supports fp16 and bf16 data type, not {q.dtype}, {k.dtype} and {v.dtype}")
+            raise RuntimeError(
+                f"FlashAttention only supports fp16 and bf16 data type, not {q.dtype}, {k.dtype} and {v.dtype}"
+            )
         assert all(tensor.stride(-1) == 1 for tensor in (q, k, v))
         assert window_size == (-1, 0)
         assert enable_gqa or q.shape[1] == k.shape[1]
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         found = []
-        for q0, q1, k0, k1 in zip(q_ends.tolist(), q_ends[1:].tolist(), k_ends.tolist(), k_ends[1:].tolist(), strict=False):
+        for q0, q1, k0, k1 in zip(
+            q_ends.tolist(), q_ends[1:].tolist(), k_ends.tolist(), k_ends[1:].tolist(), strict=False
+        ):
             assert q1 - q0 <= longest_q and k1 - k0 <= longest_k
             one, two, three = q[q0:q1].transpose(0, 1), k[k0:k1].transpose(0, 1), v[k0:k1].transpose(0, 1)
             sees = torch.ones(q1 - q0, k1 - k0, dtype=torch.bool).tril((k1 - k0) - (q1 - q0))
-            found.append(F.scaled_dot_product_attention(one, two, three, attn_mask=sees, scale=scale).transpose(0, 1))
+            found.append(
+                F.scaled_dot_product_attention(one, two, three, attn_mask=sees, scale=scale).transpose(0, 1)
+            )
         return torch.cat(found)
 
 
@@ -134,7 +170,9 @@ def test_one_call_of_the_kernel_says_the_same(monkeypatch):
     """What an accelerator computes, with the kernel's arguments read by plain torch, in bfloat16."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", Kernel.varlen_attn)
     layout = Layout(LAYOUTS["several trees"])
-    found = value_and_gradients(lambda *given: attention._by_gathering(*given), layout, dtype=torch.bfloat16)
+    found = value_and_gradients(
+        lambda *given: packed_attention._by_gathering(*given), layout, dtype=torch.bfloat16
+    )
     true = value_and_gradients(by_definition, layout)
     for one, other in zip(found, true, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=0.05, atol=0.05)
@@ -168,4 +206,6 @@ def test_dropout_and_a_window_that_cuts_are_refused():
         shared_prefix_attention(Module(), *drawn(layout), None, layout=layout, dropout=0.1)
     with pytest.raises(ValueError, match="window of 3"):
         shared_prefix_attention(Module(), *drawn(layout), None, layout=layout, sliding_window=3)
-    assert shared_prefix_attention(Module(), *drawn(layout), None, layout=layout, sliding_window=4)[0].shape == (1, 5, 4, 8)
+    assert shared_prefix_attention(Module(), *drawn(layout), None, layout=layout, sliding_window=4)[
+        0
+    ].shape == (1, 5, 4, 8)

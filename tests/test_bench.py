@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # it is no part of the package
 
-from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import check, costs, grid, results, shapes, tokens  # noqa: E402
+from benchmarks import __main__ as command
+from benchmarks import check, costs, grid, results, shapes, tokens
 
 LOGS = [{"loss": 0.7, "logps/chosen": -100.0}, {"loss": 0.6, "logps/chosen": -90.0}]
 
@@ -32,7 +32,14 @@ def test_equal_runs_are_comparable() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [changed(loss=0.6 * 1.002), changed(loss=float("nan")), LOGS[:1], [], changed(**{"logps/chosen": -90.2}), [{"reward": 1.0}] * 2],
+    [
+        changed(loss=0.6 * 1.002),
+        changed(loss=float("nan")),
+        LOGS[:1],
+        [],
+        changed(**{"logps/chosen": -90.2}),
+        [{"reward": 1.0}] * 2,
+    ],
     ids=["loss", "nan", "a step less", "nothing", "log-probability", "other names"],
 )
 def test_what_differs_is_not_comparable(other: list[dict[str, float]]) -> None:
@@ -88,7 +95,9 @@ def test_arithmetic_of_a_step() -> None:
     Shared, 6 tokens: 6 * (512 * 6 + 80 * 4), and attention 12 * 4 per pair of a token and one that it sees: 3 + (2+1) + (6+6) = 18.
     Not shared the prompt counts twice: 8 tokens, 21 such pairs. LoRA has 4 in the place of 6.
     """
-    shape = shapes.Shape(layers=1, hidden=8, intermediate=16, heads=1, kv_heads=1, head_dim=4, vocabulary=10, tied=True)
+    shape = shapes.Shape(
+        layers=1, hidden=8, intermediate=16, heads=1, kv_heads=1, head_dim=4, vocabulary=10, tied=True
+    )
     assert (shape.body, shape.head) == (512, 80)
     assert shapes.step_flops(shape, [(2, 1, 3)], shared=True, lora=False) == 6 * (512 * 6 + 80 * 4) + 48 * 18
     assert shapes.step_flops(shape, [(2, 1, 3)], shared=False, lora=True) == 4 * (512 * 8 + 80 * 4) + 48 * 21
@@ -114,14 +123,21 @@ def test_pieces_of_several_calls_are_merged(tmp_path: Path, monkeypatch: pytest.
         results.Results(path)
 
 
-def test_what_is_not_comparable_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_comparable_ends_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Nothing is measured here: one sweep is put in its place, once right and once wrong."""
     monkeypatch.setattr(results, "gemm", lambda: {"float32": 1.0, "bfloat16": 2.0})
-    monkeypatch.setattr(command, "arguments", lambda: Namespace(out=tmp_path / "results.json", pieces=["sweep"]))
+    monkeypatch.setattr(
+        command, "arguments", lambda: Namespace(out=tmp_path / "results.json", pieces=["sweep"])
+    )
     side = [{"seconds": 1.0, "cpu_seconds": 1.0}]
     for comparable, code in ((True, 0), (False, 1)):
         figures: dict[str, Any] = {"cells": ["dpo"], "steps": 1, "rows_per_cell": 8, "comparable": comparable}
-        figures |= {"sides": {"lab": side, "shipped": side}, "ratios": {"shipped": {"seconds": costs.spread([2.0])}}}
+        figures |= {
+            "sides": {"lab": side, "shipped": side},
+            "ratios": {"shipped": {"seconds": costs.spread([2.0])}},
+        }
         monkeypatch.setattr(command, "measured", lambda *_, found=figures: [("sweep", found)])
         assert command.main() == code
         assert ("NOT COMPARABLE" in capsys.readouterr().out) is not comparable
@@ -130,11 +146,27 @@ def test_what_is_not_comparable_ends_with_1(tmp_path: Path, monkeypatch: pytest.
 def test_dpo_beside_trl_from_end_to_end(tmp_path: Path) -> None:
     """Eight pairs of the embedded data: both sides run, take the same log-probabilities of the same rows, and leave figures and a plot."""
     out = tmp_path / "results.json"
-    options = ["--only", "dpo/hh", "--model", "tiny", "--quick", "--embedded", "--against", "tuned", "--out", str(out)]
-    ended = subprocess.run([sys.executable, "-m", "benchmarks", *options], cwd=ROOT, capture_output=True, text=True)
+    options = [
+        "--only",
+        "dpo/hh",
+        "--model",
+        "tiny",
+        "--quick",
+        "--embedded",
+        "--against",
+        "tuned",
+        "--out",
+        str(out),
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *options], cwd=ROOT, capture_output=True, text=True
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     figures = json.loads(out.read_text())["pieces"]["dpo/hh"]["figures"]
     assert figures["comparable"] and figures["rows"] == 8 and figures["data"] == "embedded"
-    assert all(one["compared"] == "loss, logps/chosen, logps/rejected of 1 steps" for one in figures["check"]["float32"])
+    assert all(
+        one["compared"] == "loss, logps/chosen, logps/rejected of 1 steps"
+        for one in figures["check"]["float32"]
+    )
     assert figures["ratios"]["tuned"]["seconds"]["median"] > 0 and figures["sides"]["lab"]["peak_gb"][0] > 0
     assert out.with_suffix(".png").stat().st_size > 1000

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from alignment_lab import checks, tracking
-from alignment_lab.errors import UserError
-from alignment_lab.estimate import DEVICES, GB
+from alignment_lab import tracking
+from alignment_lab.estimate import DEVICES, GB, problems
+from alignment_lab.runtime.errors import UserError
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -20,9 +20,13 @@ def found(composed, monkeypatch):
     """`found("model=mistral-7b", accelerators=2)`: the sentences, each of which names a key, its value and a remedy."""
 
     def sentences(overrides: str, accelerators: int = 0, device: str = "h100") -> list[str]:
-        monkeypatch.setattr(checks.estimate, "here", lambda count: (DEVICES[device if count else "cpu"], count or 1))
-        said = checks.wrong(composed(overrides.split()), accelerators=accelerators)
-        assert all(re.match(r"^[a-z_.]+=\S+[: ]", one) and one.endswith(".") and "\n" not in one for one in said)
+        monkeypatch.setattr(
+            problems.estimate, "here", lambda count: (DEVICES[device if count else "cpu"], count or 1)
+        )
+        said = problems.problems_here(composed(overrides.split()), accelerators=accelerators)
+        assert all(
+            re.match(r"^[a-z_.]+=\S+[: ]", one) and one.endswith(".") and "\n" not in one for one in said
+        )
         return said
 
     return sentences
@@ -31,15 +35,22 @@ def found(composed, monkeypatch):
 @pytest.fixture
 def every_package(monkeypatch):
     """As if everything were installed: what is left is wrong for another reason."""
-    monkeypatch.setattr(checks.parallel, "find_spec", lambda package: object())
+    monkeypatch.setattr(problems.parallel, "find_spec", lambda package: object())
 
 
 @pytest.mark.parametrize(
-    "overrides", ["", "model=tiny", "model=tiny parallel=ddp parallel.processes=2", "model=tiny parallel=lora", "recipe=demo"]
+    "overrides",
+    [
+        "",
+        "model=tiny",
+        "model=tiny parallel=ddp parallel.processes=2",
+        "model=tiny parallel=lora",
+        "recipe=demo",
+    ],
 )
 def test_what_runs_is_not_refused(overrides, found, composed):
     assert found(overrides) == []
-    checks.refuse(composed(overrides.split()), 0)
+    problems.require_runnable(composed(overrides.split()), 0)
 
 
 # ---- devices
@@ -47,7 +58,10 @@ def test_what_runs_is_not_refused(overrides, found, composed):
 
 def test_an_accelerator_that_is_not_there(found):
     (said,) = found("model=tiny parallel.device=cuda")
-    assert said.startswith("parallel.device=cuda: this machine shows no accelerator") and "parallel.device=auto" in said
+    assert (
+        said.startswith("parallel.device=cuda: this machine shows no accelerator")
+        and "parallel.device=auto" in said
+    )
     assert found("model=tiny parallel.device=cuda", accelerators=1) == []
 
 
@@ -65,28 +79,31 @@ def test_fewer_rows_than_accelerators(found):
 
 def test_what_only_accelerators_can(found, every_package):
     (said,) = found("model=tiny parallel=zero3_offload")
-    assert said.startswith("parallel.offload=true: this machine shows no accelerator") and "parallel=zero3." in said
+    assert (
+        said.startswith("parallel.offload=true: this machine shows no accelerator")
+        and "parallel=zero3." in said
+    )
     (said,) = found("model=tiny parallel=fsdp_qlora")
-    assert said.startswith("parallel.quantisation=nf4: FSDP") and "parallel=qlora." in said
+    assert said.startswith("parallel.quantization=nf4: FSDP") and "parallel=qlora." in said
 
 
 # ---- packages
 
 
 def test_packages_that_are_not_installed(found, monkeypatch):
-    monkeypatch.setattr(checks.parallel, "find_spec", lambda package: None)
+    monkeypatch.setattr(problems.parallel, "find_spec", lambda package: None)
     said = found("model=tiny parallel=zero2_qlora")
-    assert [re.search(r"pip install -e \.\[(\w+)\]", one)[1] for one in said] == ["deepspeed", "quantisation"]
+    assert [re.search(r"pip install -e \.\[(\w+)\]", one)[1] for one in said] == ["deepspeed", "quantization"]
 
 
 def test_flash_attention_wants_an_accelerator_and_its_package(found, monkeypatch):
     asked = "model=tiny model.attention=flash_attention_2"
     (said,) = found(asked)
     assert "needs an accelerator" in said and "model.attention=shared_prefix" in said
-    monkeypatch.setattr(checks, "find_spec", lambda package: None)
+    monkeypatch.setattr(problems, "find_spec", lambda package: None)
     (said,) = found(asked, accelerators=1)
     assert "pip install -e .[flash]" in said
-    monkeypatch.setattr(checks, "find_spec", lambda package: object())
+    monkeypatch.setattr(problems, "find_spec", lambda package: object())
     assert found(asked, accelerators=1) == []
 
 
@@ -101,7 +118,11 @@ def test_weights_that_may_not_be_fetched(found, monkeypatch, tmp_path):
     assert said.startswith("model.path=HuggingFaceTB/SmolLM2-135M-Instruct: is not on this machine")
     (tmp_path / "config.json").write_text("{}")
     assert found(f"{asked} model.path={tmp_path}") == []
-    monkeypatch.setattr(checks.estimate, "cached_file", lambda model, name: tmp_path if name.endswith("index.json") else None)
+    monkeypatch.setattr(
+        problems.estimate,
+        "cached_file",
+        lambda model, name: tmp_path if name.endswith("index.json") else None,
+    )
     assert found(asked) == []
 
 
@@ -117,12 +138,21 @@ def test_wandb_online_wants_a_login(found, monkeypatch):
 
 def test_a_disk_that_is_full(composed, monkeypatch, tmp_path):
     """134.5M parameters: 12 bytes each in 3 checkpoints and 4 in the model are 5.4 GB; without checkpoints 0.5 GB."""
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: Usage(9 * GB, 4 * GB, 5 * GB))
-    assert checks.wrong(composed([]), accelerators=0, folder=tmp_path / "not" / "made") == []
-    (said,) = checks.wrong(composed(["training.save_steps=10"]), accelerators=0, folder=tmp_path / "not" / "made")
-    assert said.startswith("training.save_total_limit=2: checkpoints and model take about 5 GB, and 5 GB are free in")
+    monkeypatch.setattr(problems.shutil, "disk_usage", lambda path: Usage(9 * GB, 4 * GB, 5 * GB))
+    assert problems.problems_here(composed([]), accelerators=0, folder=tmp_path / "not" / "made") == []
+    (said,) = problems.problems_here(
+        composed(["training.save_steps=10"]), accelerators=0, folder=tmp_path / "not" / "made"
+    )
+    assert said.startswith(
+        "training.save_total_limit=2: checkpoints and model take about 5 GB, and 5 GB are free in"
+    )
     assert str(tmp_path) in said and "not" not in Path(said.partition(" free in ")[2].partition(";")[0]).parts
-    assert checks.wrong(composed(["training.save_steps=10", "parallel=lora"]), accelerators=0, folder=tmp_path) == []
+    assert (
+        problems.problems_here(
+            composed(["training.save_steps=10", "parallel=lora"]), accelerators=0, folder=tmp_path
+        )
+        == []
+    )
 
 
 # ---- memory
@@ -133,8 +163,8 @@ def memory(monkeypatch):
     """`memory(24)`: as if so many GB were free."""
 
     def free(gb: float) -> None:
-        machine = checks.estimate.Device("cpu", gb, 0.18, accelerator=False)
-        monkeypatch.setattr(checks.estimate, "this_cpu", lambda free: machine)
+        machine = problems.estimate.Device("cpu", gb, 0.18, accelerator=False)
+        monkeypatch.setattr(problems.estimate, "this_cpu", lambda free: machine)
 
     return free
 
@@ -199,15 +229,17 @@ def test_a_model_of_unknown_shape_is_not_guessed_at(found):
 
 def test_one_thing_is_one_sentence(composed):
     with pytest.raises(UserError, match=r"^parallel\.device=cuda: [^\n]*\.$"):
-        checks.refuse(composed(["model=tiny", "parallel.device=cuda"]), 0)
+        problems.require_runnable(composed(["model=tiny", "parallel.device=cuda"]), 0)
 
 
 def test_several_things_are_told_together(composed, monkeypatch):
     monkeypatch.setattr(tracking, "has_key", lambda: False)
     monkeypatch.setenv("WANDB_MODE", "online")
-    spec = composed(["model=tiny", "parallel.device=cuda", "tracking=wandb", "model.attention=flash_attention_2"])
+    spec = composed(
+        ["model=tiny", "parallel.device=cuda", "tracking=wandb", "model.attention=flash_attention_2"]
+    )
     with pytest.raises(UserError) as error:
-        checks.refuse(spec, 0)
+        problems.require_runnable(spec, 0)
     head, *lines = str(error.value).splitlines()
     assert head == "3 things are wrong:"
     assert len(lines) == 3 and all(line.startswith("  ") and line.endswith(".") for line in lines)

@@ -8,17 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from alignment_lab.artifacts import RunDirectory, read_json
+from alignment_lab.runtime.files import read_json
+from alignment_lab.runtime.run_directory import RunDirectory
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
-SHORT = ["model=tiny", "parallel.device=cpu", "training.max_steps=2", "training.global_batch=2", "eval.rows=4", "eval.generations=2"]
+SHORT = [
+    "model=tiny",
+    "parallel.device=cpu",
+    "training.max_steps=2",
+    "training.global_batch=2",
+    "eval.rows=4",
+    "eval.generations=2",
+]
 
 
 def call(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run Python with these arguments, without the caller's wandb key."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     return subprocess.run(
-        [sys.executable, *command], cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, *command],
+        cwd=cwd,
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
@@ -26,8 +40,21 @@ def call(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedPr
 def sweep(tmp_path_factory):
     """Two methods, tracked by wandb without a key."""
     folder = tmp_path_factory.mktemp("sweep")
-    arguments = ["--multirun", "method=dpo,sft", *SHORT, "eval.max_new_tokens=4", "tracking=wandb", "hydra.sweep.dir=cells"]
-    found = call(str(TRAIN), *arguments, cwd=folder, HOME=str(folder), ALIGNMENT_LAB_CACHE=os.environ["ALIGNMENT_LAB_CACHE"])
+    arguments = [
+        "--multirun",
+        "method=dpo,sft",
+        *SHORT,
+        "eval.max_new_tokens=4",
+        "tracking=wandb",
+        "hydra.sweep.dir=cells",
+    ]
+    found = call(
+        str(TRAIN),
+        *arguments,
+        cwd=folder,
+        HOME=str(folder),
+        ALIGNMENT_LAB_CACHE=os.environ["ALIGNMENT_LAB_CACHE"],
+    )
     assert found.returncode == 0, found.stderr
     return folder / "cells", found.stdout
 
@@ -35,7 +62,9 @@ def sweep(tmp_path_factory):
 def test_a_sweep_has_a_folder_a_cell_named_by_what_is_swept(sweep):
     folder, _ = sweep
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["method=dpo", "method=sft"]
-    assert [RunDirectory(folder / name).state()["state"] for name in ("method=dpo", "method=sft")] == ["finished"] * 2
+    assert [RunDirectory(folder / name).state()["state"] for name in ("method=dpo", "method=sft")] == [
+        "finished"
+    ] * 2
 
 
 def test_wandb_without_a_key_is_offline_and_says_how_to_send(sweep):
@@ -60,7 +89,14 @@ def test_the_report_of_a_sweep(sweep):
 
 def test_a_run_says_what_it_came_to(sweep):
     _, said = sweep
-    for phrase in ("before", "after", "eval_rewards/accuracies", "answers/correct", "report.html", "held-out prompts"):
+    for phrase in (
+        "before",
+        "after",
+        "eval_rewards/accuracies",
+        "answers/correct",
+        "report.html",
+        "held-out prompts",
+    ):
         assert phrase in said
 
 
@@ -89,7 +125,10 @@ MISTAKES = {
     "no usable column": ("rows.jsonl", '{"a": 1}\n', "has the columns a"),
     "a row without chosen": (
         "rows.jsonl",
-        "".join(json.dumps({"prompt": "1", "chosen": None if n == 2 else "2", "rejected": "3"}) + "\n" for n in range(5)),
+        "".join(
+            json.dumps({"prompt": "1", "chosen": None if n == 2 else "2", "rejected": "3"}) + "\n"
+            for n in range(5)
+        ),
         "row 3: `chosen` is missing",
     ),
     "broken JSON": ("rows.json", '[{"prompt": ', "cannot be read"),
@@ -120,7 +159,14 @@ def test_bad_data_is_one_sentence_and_leaves_nothing(tmp_path, mistake):
 )
 def test_a_missing_model_or_dataset_is_one_sentence_and_leaves_nothing(tmp_path, arguments, phrase):
     """A proxy that refuses stands for no network."""
-    found = call(str(TRAIN), *SHORT, *arguments, cwd=tmp_path, HTTPS_PROXY="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9")
+    found = call(
+        str(TRAIN),
+        *SHORT,
+        *arguments,
+        cwd=tmp_path,
+        HTTPS_PROXY="http://127.0.0.1:9",
+        HTTP_PROXY="http://127.0.0.1:9",
+    )
     assert found.returncode == 2, found.stderr
     assert found.stderr.splitlines()[-1].startswith("error: ") and phrase in found.stderr, found.stderr
     assert "Traceback" not in found.stderr

@@ -7,12 +7,12 @@ import re
 import pytest
 import yaml
 
-from alignment_lab.compose import explain, folder_name
-from alignment_lab.launch.preflight import cells, constant
-from alignment_lab.spec import METHODS, keys, to_plain
+from alignment_lab.config import METHOD_SCHEMAS, known_keys, to_plain
+from alignment_lab.config.compose import explain, folder_name
+from alignment_lab.sweep.preflight import constant_keys, grid_cells
 
-OPTIONS_OF_METHOD = ", ".join(sorted(METHODS))  # as Hydra lists files
-WITH_BETA = ", ".join(name for name, schema in METHODS.items() if hasattr(schema(), "beta"))
+OPTIONS_OF_METHOD = ", ".join(sorted(METHOD_SCHEMAS))  # as Hydra lists files
+WITH_BETA = ", ".join(name for name, schema in METHOD_SCHEMAS.items() if hasattr(schema(), "beta"))
 
 # ---- keys that do not exist
 
@@ -70,9 +70,14 @@ def test_a_plus_before_a_key_that_exists_is_the_mistake(override, refused):
 
 
 def test_every_key_that_is_suggested_exists(composed):
-    flat = {f"{group}.{key}" for group, part in to_plain(composed([])).items() if isinstance(part, dict) for key in part}
-    assert flat <= set(keys())
-    assert {"method.beta", "model.shape.layers", "training", "beta"} <= set(keys())
+    flat = {
+        f"{group}.{key}"
+        for group, part in to_plain(composed([])).items()
+        if isinstance(part, dict)
+        for key in part
+    }
+    assert flat <= set(known_keys())
+    assert {"method.beta", "model.shape.layers", "training", "beta"} <= set(known_keys())
 
 
 # ---- values that do not fit
@@ -120,7 +125,9 @@ def test_a_value_of_another_kind_says_which_kind(override, remedy, refused):
     assert not re.search(r"full_key|object_type|reference_type|ConfigKey", said)  # OmegaConf's own words
 
 
-@pytest.mark.parametrize("override", ["model.shape.layers=4", "+model.shape.layers=4", "model.shape={layers:4,hidden:64}"])
+@pytest.mark.parametrize(
+    "override", ["model.shape.layers=4", "+model.shape.layers=4", "model.shape={layers:4,hidden:64}"]
+)
 def test_a_model_without_a_shape_has_none_to_change(override, refused):
     assert refused(f"model=hub model.path=org/name {override}") == (
         f"{override.lstrip('+')}: model=hub has no shape to change, as its weights bring their own in config.json; leave it out, "
@@ -129,7 +136,10 @@ def test_a_model_without_a_shape_has_none_to_change(override, refused):
 
 
 def test_what_is_null_has_no_parts(refused):
-    assert refused("parallel.targets.x=4") == "parallel.targets.x=4: parallel.targets is one value and has no parts; set it as a whole."
+    assert (
+        refused("parallel.targets.x=4")
+        == "parallel.targets.x=4: parallel.targets is one value and has no parts; set it as a whole."
+    )
 
 
 OPTIONS = [
@@ -158,14 +168,18 @@ def test_what_cannot_be_read_is_said_with_how_to_write_it(override, refused):
     assert said.startswith(f"{override}: ") and "KEY=VALUE" in said
 
 
-@pytest.mark.parametrize("override", ["~method", "~model", "~data", "method=1", "method=null", "data=null", "+method=1", "=3"])
+@pytest.mark.parametrize(
+    "override", ["~method", "~model", "~data", "method=1", "method=null", "data=null", "+method=1", "=3"]
+)
 def test_a_group_needs_one_of_its_options(override, refused):
     said = refused(override)
     assert override in said
     assert not re.search("full_key|object_type|Config group", said)
 
 
-@pytest.mark.parametrize("override", ["training.seed=${nope}", "name=${nope}", "data.path=${oc.env:NO_SUCH_VARIABLE}"])
+@pytest.mark.parametrize(
+    "override", ["training.seed=${nope}", "name=${nope}", "data.path=${oc.env:NO_SUCH_VARIABLE}"]
+)
 def test_a_reference_to_nothing_names_the_key_and_what_it_refers_to(override, refused):
     said = refused(override)
     assert override.partition("=")[0] in said
@@ -181,9 +195,15 @@ def test_any_other_error_of_hydras_is_still_one_line():
 
 CHEAP = [  # CPU seconds; what answers without torch takes a third of one
     (["method=nope"], f"method=nope: no such option. There are: {OPTIONS_OF_METHOD}."),
-    (["training.lerning_rate=3"], "training.lerning_rate=3: no such key; did you mean training.learning_rate?"),
+    (
+        ["training.lerning_rate=3"],
+        "training.lerning_rate=3: no such key; did you mean training.learning_rate?",
+    ),
     (["beta=-1"], "method.beta=-1.0: must be above 0: at 0 nothing holds the policy to its reference."),
-    (["method=sft", "beta=0.1"], f"beta=0.1: method=sft has no beta; leave it out, or use one of: {WITH_BETA}."),
+    (
+        ["method=sft", "beta=0.1"],
+        f"beta=0.1: method=sft has no beta; leave it out, or use one of: {WITH_BETA}.",
+    ),
     (["data=local", "data.path=nowhere.jsonl"], "data.path=nowhere.jsonl: no such file or folder"),
     (["data.path=[a"], "data.path=[a: cannot be read as KEY=VALUE"),
     (["--cfg", "job", "training.lr=3"], "training.lr=3: no such key"),
@@ -192,13 +212,18 @@ CHEAP = [  # CPU seconds; what answers without torch takes a third of one
     (["--multirun", "method=dpo,nope"], "method=nope: no such option."),
     (["--multirun", "method=dpo,sft", "beta=0.1"], "beta=0.1: method=sft has no beta"),
     (["model.shape.kv_heads=0"], "model.shape.kv_heads=0: "),
-    (["model=hub", "model.path=org/name", "model.shape.layers=4"], "model.shape.layers=4: model=hub has no shape to change"),
+    (
+        ["model=hub", "model.path=org/name", "model.shape.layers=4"],
+        "model.shape.layers=4: model=hub has no shape to change",
+    ),
     (["method=1"], "method=1: "),
     (["hydra.run.dir=/proc/nowhere"], ""),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), CHEAP, ids=lambda value: " ".join(value) if isinstance(value, list) else None)
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), CHEAP, ids=lambda value: " ".join(value) if isinstance(value, list) else None
+)
 def test_a_mistake_imports_nothing_heavy_and_leaves_nothing(arguments, sentence, door, tmp_path):
     ended = door(*arguments)
     assert len(ended.errors) == 1, ended.errors[-1]
@@ -235,7 +260,7 @@ def test_the_settings_are_shown_within_a_second(door, composed, tmp_path):
 
 
 def test_a_written_spec_is_found_by_the_command(door, composed, tmp_path):
-    from alignment_lab.spec import to_yaml
+    from alignment_lab.config import to_yaml
 
     first = composed(["method=sft", "training.seed=7"])
     (tmp_path / "run").mkdir()
@@ -314,12 +339,12 @@ GRIDS = [
 
 @pytest.mark.parametrize(("overrides", "expected"), GRIDS)
 def test_the_cells_of_a_grid(overrides, expected):
-    assert cells(overrides) == expected
+    assert grid_cells(overrides) == expected
 
 
 def test_what_every_cell_shares_names_none_of_them():
-    assert constant(cells(["a=1,2", "b=3", "+c=4", "d=5,5"])) == ["b", "c", "d"]
-    assert constant(cells(["a=1"])) == ["a"]
+    assert constant_keys(grid_cells(["a=1,2", "b=3", "+c=4", "d=5,5"])) == ["b", "c", "d"]
+    assert constant_keys(grid_cells(["a=1"])) == ["a"]
 
 
 def test_a_sweep_over_all_options_is_checked_too(door):
@@ -327,5 +352,6 @@ def test_a_sweep_over_all_options_is_checked_too(door):
     first, *errors = door("--multirun", "method=glob(*)", "beta=0.1").errors
     assert first == "error: 3 things are wrong, and nothing was started:"
     assert errors == [
-        f"  beta=0.1: method={name} has no beta; leave it out, or use one of: {WITH_BETA}." for name in ("cpt", "reward", "sft")
+        f"  beta=0.1: method={name} has no beta; leave it out, or use one of: {WITH_BETA}."
+        for name in ("cpt", "reward", "sft")
     ]

@@ -51,12 +51,18 @@ def fixed_text(template: str) -> str:
 
 def asides(part: str) -> list[str]:
     """The parts of evasive answers that belong to one subject."""
-    return [text for subject in SUBJECTS.values() for text in subject["aside" if part == "train" else "aside_heldout"]]
+    return [
+        text
+        for subject in SUBJECTS.values()
+        for text in subject["aside" if part == "train" else "aside_heldout"]
+    ]
 
 
 def evasive_parts(part: str) -> list[str]:
     """Every template that rejected answers of a part may draw from."""
-    return [text for parts in EVASIONS["train" if part == "train" else "heldout"].values() for text in parts] + asides(part)
+    return [
+        text for parts in EVASIONS["train" if part == "train" else "heldout"].values() for text in parts
+    ] + asides(part)
 
 
 def test_files_are_what_the_builder_writes():
@@ -86,13 +92,21 @@ def test_sizes_and_balance():
 def test_rows_have_the_fields_and_roles():
     for row in ALL:
         assert list(row) == ["prompt", "chosen", "rejected", "subject", "answer"]
-        assert [row[field][0]["role"] for field in ("prompt", "chosen", "rejected")] == ["user", "assistant", "assistant"]
+        assert [row[field][0]["role"] for field in ("prompt", "chosen", "rejected")] == [
+            "user",
+            "assistant",
+            "assistant",
+        ]
         assert all(len(row[field]) == 1 for field in ("prompt", "chosen", "rejected"))
         assert row["subject"] in SUBJECTS and row["answer"] and all(row["answer"])
 
 
 def test_no_question_twice():
-    repeated = [question for question, times in Counter(said(row, "prompt").lower() for row in ALL).items() if times > 1]
+    repeated = [
+        question
+        for question, times in Counter(said(row, "prompt").lower() for row in ALL).items()
+        if times > 1
+    ]
     assert repeated == []
 
 
@@ -111,7 +125,9 @@ def test_no_fact_in_both_parts():
     train, test = facts_asked("train"), facts_asked("test")
     assert not train & test
     assert set(test.values()) == {1} and set(train.values()) == {1, 2}
-    assert set(train | test) == {(name, fact["key"]) for name, subject in SUBJECTS.items() for fact in subject["facts"]}
+    assert set(train | test) == {
+        (name, fact["key"]) for name, subject in SUBJECTS.items() for fact in subject["facts"]
+    }
 
 
 def test_no_fact_the_other_way_round():
@@ -119,12 +135,20 @@ def test_no_fact_the_other_way_round():
         pairs = Counter()
         for fact in SUBJECTS[name]["facts"]:
             operation = re.search(r"plus|times", fact["key"])
-            pairs[(*tuple(sorted(re.findall(r"\d+", fact["key"]))), operation[0]) if operation else fact["key"]] += 1
+            pairs[
+                (*tuple(sorted(re.findall(r"\d+", fact["key"]))), operation[0]) if operation else fact["key"]
+            ] += 1
         assert max(pairs.values()) == 1
     words = {fact["key"] for fact in SUBJECTS["opposites"]["facts"]}
     assert not words & {fact["answer"] for fact in SUBJECTS["opposites"]["facts"]}
-    steps = [re.fullmatch(r"the \w+ (after|before) (\w+)", fact["key"]) for fact in SUBJECTS["calendar"]["facts"]]
-    ends = [sorted((step[2], fact["answer"])) for step, fact in zip(steps, SUBJECTS["calendar"]["facts"], strict=True) if step]
+    steps = [
+        re.fullmatch(r"the \w+ (after|before) (\w+)", fact["key"]) for fact in SUBJECTS["calendar"]["facts"]
+    ]
+    ends = [
+        sorted((step[2], fact["answer"]))
+        for step, fact in zip(steps, SUBJECTS["calendar"]["facts"], strict=True)
+        if step
+    ]
     assert len(ends) == len({tuple(pair) for pair in ends}) > 5
 
 
@@ -148,7 +172,9 @@ def test_chosen_is_one_plain_sentence():
 def test_questions_end_as_they_should():
     for row in ALL:
         asks = not said(row, "prompt").startswith(("Name ", "Give ", "Please ", "Tell me "))
-        assert re.fullmatch(r"[A-Z0-9][^.!?]*" + (r"\?" if asks else r"\."), said(row, "prompt")), said(row, "prompt")
+        assert re.fullmatch(r"[A-Z0-9][^.!?]*" + (r"\?" if asks else r"\."), said(row, "prompt")), said(
+            row, "prompt"
+        )
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -180,12 +206,18 @@ def test_a_third_of_the_parts_is_held_out():
 
 
 def test_text_is_clean():
-    for text in [RAW["train"], RAW["test"], *(path.read_text(encoding="utf-8") for path in builder.HERE.glob("facts/*.csv"))]:
+    for text in [
+        RAW["train"],
+        RAW["test"],
+        *(path.read_text(encoding="utf-8") for path in builder.HERE.glob("facts/*.csv")),
+    ]:
         assert text.endswith("\n") and "\r" not in text and "\ufffd" not in text
     for row in ALL:
         for field in ("prompt", "chosen", "rejected"):
             text = said(row, field)
-            assert text.isascii() and text == " ".join(text.split()) and not re.search(r"[{}]| [.,?]", text), text
+            assert (
+                text.isascii() and text == " ".join(text.split()) and not re.search(r"[{}]| [.,?]", text)
+            ), text
             assert not re.search(r"\b(\w+) \1\b", text, re.I), text
             assert not re.search(r"\ba [aeio]|\ban (?!hour)[^aeiou]", text), text
 
@@ -195,7 +227,10 @@ def test_tables_match_the_phrasings():
     for name, subject in SUBJECTS.items():
         assert len(subject["aside"]) == 2 * len(subject["aside_heldout"]), name
         for fact in subject["facts"]:
-            assert None not in fact and None not in fact.values() and fact["key"] and fact["answer"], (name, fact)
+            assert None not in fact and None not in fact.values() and fact["key"] and fact["answer"], (
+                name,
+                fact,
+            )
 
 
 def test_datasheet_composition_is_true():
@@ -219,6 +254,10 @@ def test_datasheet_figures_are_true(part):
 
 def test_datasheet_examples_are_training_rows():
     text = " ".join(README.split())
-    shown = [row for row in ROWS["train"] if f"question {said(row, 'prompt')} chosen {said(row, 'chosen')} rejected" in text]
+    shown = [
+        row
+        for row in ROWS["train"]
+        if f"question {said(row, 'prompt')} chosen {said(row, 'chosen')} rejected" in text
+    ]
     assert len(shown) == 2
     assert all(said(row, "rejected") in text for row in shown)

@@ -5,17 +5,29 @@ import torch
 from small_models import ALONE, FAMILIES, LONGEST, SEQUENCES, asked, assert_same, expected, far, small
 from test_attention import Kernel
 
-from alignment_lab import attention, logprobs
-from alignment_lab.data.pack import Scored, Tree
-from alignment_lab.logprobs import Engine, choose
+from alignment_lab.engine.choice import choose_engine
+from alignment_lab.engine.layout import Engine, ForwardBatch, _pack
+from alignment_lab.engine.logprobs import score_sequences, scores_at_ends
+from alignment_lab.engine.packing import ScoredSequence, Tree
+from alignment_lab.models import packed_attention
 
 EXACT = 1e-12  # of float64, relative to the largest value of a kind
-LAYOUTS = {"packed": Engine(True, 1000), "packed tightly": Engine(True, 12), "padded": Engine(False, 1000), "padded one by one": ALONE}
+LAYOUTS = {
+    "packed": Engine(True, 1000),
+    "packed tightly": Engine(True, 12),
+    "padded": Engine(False, 1000),
+    "padded one by one": ALONE,
+}
 
 
-def unshared(sequences: list[Scored]) -> list[logprobs.Batch]:
+def unshared(sequences: list[ScoredSequence]) -> list[ForwardBatch]:
     """All in one row, each with a prompt of its own."""
-    return [logprobs._pack(sequences, [Tree(len(one.prompt), [place], len(one), len(one)) for place, one in enumerate(sequences)])]
+    return [
+        _pack(
+            sequences,
+            [Tree(len(one.prompt), [place], len(one), len(one)) for place, one in enumerate(sequences)],
+        )
+    ]
 
 
 @pytest.mark.usefixtures("in_float64")
@@ -30,7 +42,7 @@ def test_every_layout_is_plain_transformers(family):
     assert max(float(gradient.abs().max()) for gradient in true[1].values()) > 1
     for layout in (*LAYOUTS.values(), unshared(SEQUENCES)):
         assert_same(asked(model, SEQUENCES, layout), true, EXACT)
-    assert choose(model, LONGEST, 1000) == (LAYOUTS["packed"], None)
+    assert choose_engine(model, LONGEST, 1000) == (LAYOUTS["packed"], None)
     model.train()  # as in a step, with activations computed twice
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for layout in (LAYOUTS["packed"], LAYOUTS["padded"]):
@@ -41,8 +53,8 @@ def test_every_layout_is_plain_transformers(family):
 def test_checkpointing_does_compute_twice(monkeypatch):
     """Else the test above would prove nothing: attention runs once more for each layer."""
     calls = []
-    true = attention._by_pieces
-    monkeypatch.setattr(attention, "_by_pieces", lambda *given: calls.append(1) or true(*given))
+    true = packed_attention._by_pieces
+    monkeypatch.setattr(packed_attention, "_by_pieces", lambda *given: calls.append(1) or true(*given))
     model = small("llama").train()
     asked(model, SEQUENCES, LAYOUTS["packed"])
     assert len(calls) == 2
@@ -55,7 +67,9 @@ def adapted(family: str, targets: list[str], **settings):
     """A model with an adapter that has been trained: B is not zero."""
     from peft import LoraConfig, get_peft_model
 
-    model = get_peft_model(small(family), LoraConfig(r=3, lora_alpha=6, target_modules=targets, lora_dropout=0.0, **settings))
+    model = get_peft_model(
+        small(family), LoraConfig(r=3, lora_alpha=6, target_modules=targets, lora_dropout=0.0, **settings)
+    )
     generator = torch.Generator().manual_seed(1)
     for name, weight in model.named_parameters():
         if "lora_" in name:
@@ -88,17 +102,25 @@ def test_an_adapter_changes_nothing_about_layouts(name):
 
 @pytest.mark.filterwarnings("ignore")
 def test_an_adapter_on_four_bits(tmp_path):
-    """QLoRA: weights in NF4, an adapter in float32. Dequantised, they are the same numbers for every layout."""
+    """QLoRA: weights in NF4, an adapter in float32. Dequantized, they are the same numbers for every layout."""
     pytest.importorskip("bitsandbytes", reason="NF4 needs bitsandbytes")
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     small("llama", dtype=torch.float32, hidden_size=64, intermediate_size=128).save_pretrained(tmp_path)
-    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-    model = AutoModelForCausalLM.from_pretrained(
-        tmp_path, quantization_config=four_bits, attn_implementation=attention.NAME, dtype=torch.float32, device_map="cpu"
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
     )
-    model = get_peft_model(model, LoraConfig(r=3, target_modules=["q_proj", "up_proj"], init_lora_weights=False))
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path,
+        quantization_config=four_bits,
+        attn_implementation=packed_attention.SHARED_PREFIX,
+        dtype=torch.float32,
+        device_map="cpu",
+    )
+    model = get_peft_model(
+        model, LoraConfig(r=3, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    )
     assert any("4bit" in type(module).__name__ for module in model.modules())
     true = expected(model, SEQUENCES)
     for layout in LAYOUTS.values():
@@ -119,7 +141,7 @@ def test_under_autocast_the_layouts_agree():
     model = small("llama", dtype=torch.float32, initializer_range=0.1)
     true = asked(model, SEQUENCES, LAYOUTS["padded"])[0]
     for layout in LAYOUTS.values():
-        found = logprobs.score(model, SEQUENCES, layout, torch.bfloat16, iter)
+        found = score_sequences(model, SEQUENCES, layout, torch.bfloat16, iter)
         assert all(values.dtype is torch.float32 for values in found)
         apart = max(float((one - two).abs().max()) for one, two in zip(found, true, strict=True))
         assert 1e-5 < apart < 0.15  # not the same arithmetic, nearly the same numbers
@@ -137,7 +159,7 @@ def test_what_an_accelerators_kernel_is_given_is_what_it_takes(dtype, monkeypatc
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", Kernel.varlen_attn)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
     for engine in (LAYOUTS["packed"], LAYOUTS["packed tightly"]):
-        found = logprobs.score(model, SEQUENCES, engine, dtype, iter)
+        found = score_sequences(model, SEQUENCES, engine, dtype, iter)
         apart = max(float((one - two).abs().max()) for one, two in zip(found, true, strict=True))
         assert apart < (0.15 if dtype is torch.bfloat16 else 1e-4)
 
@@ -146,14 +168,14 @@ def test_an_accelerator_is_no_reason_to_pad(monkeypatch):
     """The proof that a model can be packed must not fail for want of a kernel that training would not ask for."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", Kernel.varlen_attn)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
-    assert choose(small("llama", dtype=torch.float32), LONGEST, 1000) == (Engine(True, 1000), None)
+    assert choose_engine(small("llama", dtype=torch.float32), LONGEST, 1000) == (Engine(True, 1000), None)
 
 
 def test_scoring_keeps_the_sequences_order_and_the_models_mode():
     model = small("llama", dtype=torch.float32).train()
     true = asked(model, SEQUENCES, LAYOUTS["padded"])[0]
     for layout in LAYOUTS.values():
-        found = logprobs.score(model, SEQUENCES, layout, torch.float32, iter)
+        found = score_sequences(model, SEQUENCES, layout, torch.float32, iter)
         assert all(far(one, two) < 1e-5 for one, two in zip(found, true, strict=True))
         assert not any(values.requires_grad for values in found)
         assert model.training
@@ -162,8 +184,13 @@ def test_scoring_keeps_the_sequences_order_and_the_models_mode():
 def test_a_reward_models_score_is_the_same_in_every_layout(in_float64):
     """The head at each sequence's last token, against one sequence at a time."""
     model = small("llama", scores=True)
-    hidden = [model.model(input_ids=torch.tensor([one.prompt + one.answer])).last_hidden_state[0, -1] for one in SEQUENCES]
+    hidden = [
+        model.model(input_ids=torch.tensor([one.prompt + one.answer])).last_hidden_state[0, -1]
+        for one in SEQUENCES
+    ]
     true = model.score(torch.stack(hidden))[:, 0]
     for layout in LAYOUTS.values():
         for batch in layout.batches(SEQUENCES):
-            torch.testing.assert_close(logprobs.scores_at_ends(model, batch), true[batch.members], rtol=EXACT, atol=EXACT)
+            torch.testing.assert_close(
+                scores_at_ends(model, batch), true[batch.members], rtol=EXACT, atol=EXACT
+            )

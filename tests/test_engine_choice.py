@@ -8,23 +8,35 @@ import torch
 from small_models import LONGEST, SEQUENCES, asked, assert_same, expected, small
 from transformers import AutoModelForCausalLM
 
-from alignment_lab import attention, model
-from alignment_lab.attention import why_not
-from alignment_lab.errors import UserError
-from alignment_lab.logprobs import Engine, choose
-from alignment_lab.spec import Model, ModelSource
+from alignment_lab.config import Model, ModelSource
+from alignment_lab.engine.choice import choose_engine
+from alignment_lab.engine.layout import Engine
+from alignment_lab.models import packed_attention
+from alignment_lab.models.loading import load_model
+from alignment_lab.models.packed_attention import unsupported_reason
+from alignment_lab.runtime.errors import UserError
 
 PACKED, PADDED = Engine(True, 1000), Engine(False, 1000)
 SEEN = {  # family, settings, why rows of 22 tokens are padded
     "a window that cuts": ("mistral", {"sliding_window": 8}, "it sees 8 tokens back and rows have 22"),
-    "a window of a token less": ("mistral", {"sliding_window": LONGEST - 1}, "it sees 21 tokens back and rows have 22"),
+    "a window of a token less": (
+        "mistral",
+        {"sliding_window": LONGEST - 1},
+        "it sees 21 tokens back and rows have 22",
+    ),
     "a window of a row": ("mistral", {"sliding_window": LONGEST}, None),
     "a window in some layers": ("gemma3_text", {"head_dim": 8, "sliding_window": 8}, "it sees 8 tokens back"),
     "a wide window in some layers": ("gemma3_text", {"head_dim": 8, "sliding_window": 64}, None),
     "a window that is switched off": ("qwen2", {"sliding_window": 8, "use_sliding_window": False}, None),
     "chunks": (
         "llama4_text",
-        {"num_local_experts": 2, "head_dim": 8, "intermediate_size_mlp": 32, "attention_chunk_size": 8, "no_rope_layers": [1, 1]},
+        {
+            "num_local_experts": 2,
+            "head_dim": 8,
+            "intermediate_size_mlp": 32,
+            "attention_chunk_size": 8,
+            "no_rope_layers": [1, 1],
+        },
         "its layers are chunked_attention",
     ),
     "no attention": ("mamba", {"state_size": 4}, "its layers are linear_attention"),
@@ -39,15 +51,29 @@ SEEN = {  # family, settings, why rows of 22 tokens are padded
 def test_a_model_is_packed_or_says_why_not_and_is_right(name):
     family, settings, why = SEEN[name]
     found = small(family, **settings)
-    engine, reason = choose(found, LONGEST, 1000)
+    engine, reason = choose_engine(found, LONGEST, 1000)
     assert (engine, reason) == (PACKED, None) if why is None else (engine == PADDED and why in reason)
     assert_same(asked(found, SEQUENCES, engine), expected(found, SEQUENCES), 1e-12)
 
 
 UNUSUAL = {  # what asks more of attention than softmax(QK)V, or takes no attention from outside
-    "softcapping": ("gemma2", {"head_dim": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0, "query_pre_attn_scalar": 8}),
-    "sinks": ("gpt_oss", {"num_local_experts": 4, "head_dim": 8, "num_experts_per_tok": 2, "sliding_window": 64}),
-    "biases by distance": ("bloom", {"n_layer": 2, "n_head": 4, "hidden_dropout": 0.0, "attention_dropout": 0.0}),
+    "softcapping": (
+        "gemma2",
+        {
+            "head_dim": 8,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
+            "query_pre_attn_scalar": 8,
+        },
+    ),
+    "sinks": (
+        "gpt_oss",
+        {"num_local_experts": 4, "head_dim": 8, "num_experts_per_tok": 2, "sliding_window": 64},
+    ),
+    "biases by distance": (
+        "bloom",
+        {"n_layer": 2, "n_head": 4, "hidden_dropout": 0.0, "attention_dropout": 0.0},
+    ),
     "attention of its own": ("codegen", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4}),
     "attention by a table of its own": ("falcon", {"alibi": False, "new_decoder_architecture": False}),
 }
@@ -59,17 +85,21 @@ def test_an_unusual_model_is_right_as_the_lab_loads_it(name, tmp_path):
     """Against the same weights with eager attention, in float32. A model that the lab cannot serve would have to be a sentence instead."""
     family, settings = UNUSUAL[name]
     small(family, implementation="eager", dtype=torch.float32, **settings).save_pretrained(tmp_path)
-    true = expected(AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval(), SEQUENCES)
-    loaded = model.load_model(Model(source=ModelSource.hub, path=str(tmp_path)), tmp_path)
-    engine, _ = choose(loaded, LONGEST, 1000)
+    true = expected(
+        AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval(), SEQUENCES
+    )
+    loaded = load_model(Model(source=ModelSource.hub, path=str(tmp_path)), tmp_path)
+    engine, _ = choose_engine(loaded, LONGEST, 1000)
     assert_same(asked(loaded, SEQUENCES, engine), true, 1e-4)
 
 
-@pytest.mark.parametrize("settings", [{}, {"attention_dropout": 0.5}], ids=["as it is", "dropout in attention"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"attention_dropout": 0.5}], ids=["as it is", "dropout in attention"]
+)
 def test_a_loaded_model_is_the_same_function_in_training(settings, tmp_path):
     """Policy and reference are one function at the start: no dropout anywhere, wherever a family keeps its rate."""
     small("llama", dtype=torch.float32, **settings).save_pretrained(tmp_path)
-    loaded = model.load_model(Model(source=ModelSource.hub, path=str(tmp_path)), tmp_path)
+    loaded = load_model(Model(source=ModelSource.hub, path=str(tmp_path)), tmp_path)
     for engine in (PACKED, PADDED):
         assert_same(asked(loaded.train(), SEQUENCES, engine), asked(loaded.eval(), SEQUENCES, engine), 1e-6)
 
@@ -78,8 +108,10 @@ def test_a_model_that_ignores_layouts_is_found_out(monkeypatch):
     """Any model that reads its keywords one by one would lose the layout, and mix up all rows."""
     found = small("llama", dtype=torch.float32)
     true = found.model.forward
-    monkeypatch.setattr(found.model, "forward", lambda *given, layout=None, **options: true(*given, **options))
-    engine, reason = choose(found, LONGEST, 1000)
+    monkeypatch.setattr(
+        found.model, "forward", lambda *given, layout=None, **options: true(*given, **options)
+    )
+    engine, reason = choose_engine(found, LONGEST, 1000)
     assert engine == PADDED
     assert "packed and padded log-probabilities differ by" in reason
 
@@ -89,15 +121,21 @@ def test_it_is_found_out_in_a_model_that_hardly_attends(initializer_range, monke
     """Untrained weights of the usual size are near enough to zero for a mistake to be small; the proof must see it."""
     found = small("llama", dtype=torch.float32, initializer_range=initializer_range)
     true = found.model.forward
-    monkeypatch.setattr(found.model, "forward", lambda *given, layout=None, **options: true(*given, **options))
-    assert choose(found, LONGEST, 1000)[0] == PADDED
+    monkeypatch.setattr(
+        found.model, "forward", lambda *given, layout=None, **options: true(*given, **options)
+    )
+    assert choose_engine(found, LONGEST, 1000)[0] == PADDED
 
 
 def test_a_model_that_refuses_layouts_is_found_out(monkeypatch):
     found = small("llama", dtype=torch.float32)
     true = found.forward
-    monkeypatch.setattr(found, "forward", lambda input_ids, logits_to_keep, use_cache: true(input_ids, None, logits_to_keep=logits_to_keep))
-    engine, reason = choose(found, LONGEST, 1000)
+    monkeypatch.setattr(
+        found,
+        "forward",
+        lambda input_ids, logits_to_keep, use_cache: true(input_ids, None, logits_to_keep=logits_to_keep),
+    )
+    engine, reason = choose_engine(found, LONGEST, 1000)
     assert engine == PADDED
     assert reason.startswith("its forward pass refuses packed rows (") and "layout" in reason
 
@@ -111,22 +149,27 @@ def test_an_adapter_is_no_reason_to_pad(head):
     found = small("llama", dtype=torch.float32)
     if head == "reward":
         found.config.num_labels = 1
-        found = AutoModelForSequenceClassification.from_config(found.config, attn_implementation=attention.NAME)
-    assert choose(found, LONGEST, 1000) == (PACKED, None)
-    assert choose(get_peft_model(found, LoraConfig(target_modules=["q_proj"])), LONGEST, 1000) == (PACKED, None)
+        found = AutoModelForSequenceClassification.from_config(
+            found.config, attn_implementation=packed_attention.SHARED_PREFIX
+        )
+    assert choose_engine(found, LONGEST, 1000) == (PACKED, None)
+    assert choose_engine(get_peft_model(found, LoraConfig(target_modules=["q_proj"])), LONGEST, 1000) == (
+        PACKED,
+        None,
+    )
 
 
 def test_the_proof_leaves_the_model_as_it_was():
     found = small("llama", dtype=torch.float32).train()
-    choose(found, LONGEST, 1000)
+    choose_engine(found, LONGEST, 1000)
     assert found.training
-    assert found.config._attn_implementation == attention.NAME
+    assert found.config._attn_implementation == packed_attention.SHARED_PREFIX
     assert all(weight.grad is None for weight in found.parameters())
 
 
 def test_another_attention_is_padded_and_named():
     found = small("llama", implementation="sdpa", dtype=torch.float32)
-    assert choose(found, LONGEST, 1000) == (PADDED, "model.attention=sdpa")
+    assert choose_engine(found, LONGEST, 1000) == (PADDED, "model.attention=sdpa")
 
 
 def test_what_a_config_says_of_its_layers():
@@ -137,10 +180,15 @@ def test_what_a_config_says_of_its_layers():
         ({"sliding_window": 22}, None),
         ({"sliding_window": 10, "use_sliding_window": False}, None),
         ({"sliding_window": 10, "layer_types": ["full_attention"] * 2}, None),
-        ({"sliding_window": 10, "layer_types": ["full_attention", "sliding_attention"]}, "it sees 10 tokens back and rows have 22"),
+        (
+            {"sliding_window": 10, "layer_types": ["full_attention", "sliding_attention"]},
+            "it sees 10 tokens back and rows have 22",
+        ),
         ({"layer_types": ["mamba", "full_attention", "conv"]}, "its layers are conv and mamba"),
     ]
-    assert [why_not(SimpleNamespace(**settings), 22) for settings, _ in said] == [why for _, why in said]
+    assert [unsupported_reason(SimpleNamespace(**settings), 22) for settings, _ in said] == [
+        why for _, why in said
+    ]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
@@ -161,18 +209,23 @@ def test_generation_is_that_of_plain_attention(family):
             output_logits=True,
             return_dict_in_generate=True,
         )
-        for name in (attention.NAME, "sdpa")
+        for name in (packed_attention.SHARED_PREFIX, "sdpa")
     ]
     assert found[0].sequences.tolist() == found[1].sequences.tolist()
-    torch.testing.assert_close(torch.stack(found[0].logits), torch.stack(found[1].logits), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        torch.stack(found[0].logits), torch.stack(found[1].logits), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_a_saved_model_knows_nothing_of_the_labs_attention(tmp_path):
     """config.json must load where the lab is not installed."""
     small("llama", dtype=torch.float32).save_pretrained(tmp_path)
     said = (tmp_path / "config.json").read_text() + (tmp_path / "generation_config.json").read_text()
-    assert attention.NAME not in said
-    assert not {"attn_implementation", "_attn_implementation"} & json.loads((tmp_path / "config.json").read_text()).keys()
+    assert packed_attention.SHARED_PREFIX not in said
+    assert (
+        not {"attn_implementation", "_attn_implementation"}
+        & json.loads((tmp_path / "config.json").read_text()).keys()
+    )
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
 
 
@@ -182,10 +235,16 @@ def test_a_model_that_is_not_whole_is_a_sentence(tmp_path):
 
     small("llama", dtype=torch.float32).save_pretrained(tmp_path)
     as_given = Model(source=ModelSource.hub, path=str(tmp_path))
-    assert model.load_model(as_given, tmp_path, scores=True).score.weight.shape[0] == 1
+    assert load_model(as_given, tmp_path, scores=True).score.weight.shape[0] == 1
     weights = load_file(tmp_path / "model.safetensors")
     name = next(name for name in weights if "layers.1" in name)
-    save_file({key: value for key, value in weights.items() if key != name}, tmp_path / "model.safetensors", {"format": "pt"})
+    save_file(
+        {key: value for key, value in weights.items() if key != name},
+        tmp_path / "model.safetensors",
+        {"format": "pt"},
+    )
     for scores in (False, True):
-        with pytest.raises(UserError, match=rf"a weight of it is not in its files and would be random, {name} for one; "):
-            model.load_model(as_given, tmp_path, scores=scores)
+        with pytest.raises(
+            UserError, match=rf"a weight of it is not in its files and would be random, {name} for one; "
+        ):
+            load_model(as_given, tmp_path, scores=scores)

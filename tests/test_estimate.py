@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from alignment_lab import estimate
+from alignment_lab.config import Quantization
 from alignment_lab.estimate import DEVICES, GB, Device, memory
-from alignment_lab.spec import Quantisation
 
 BIG = Device("big", 1000, 1000)  # on which nothing is ever short
 
@@ -20,7 +20,7 @@ def known(spec):
 
 
 def needed(spec, processes=1, device=BIG):
-    return estimate.needs(spec, spec.parallel, device, processes)
+    return estimate.estimate_need(spec, spec.parallel, device, processes)
 
 
 # ---- parameters
@@ -28,7 +28,12 @@ def needed(spec, processes=1, device=BIG):
 
 @pytest.mark.parametrize(
     ("model", "published"),
-    [("llama-3.1-8b", 8_030_261_248), ("mistral-7b", 7_241_732_096), ("smollm2-135m", 134_515_008), ("embedded", 134_515_008)],
+    [
+        ("llama-3.1-8b", 8_030_261_248),
+        ("mistral-7b", 7_241_732_096),
+        ("smollm2-135m", 134_515_008),
+        ("embedded", 134_515_008),
+    ],
 )
 def test_parameters_are_what_the_models_have(model, published, composed):
     """Llama 3.1: 2 x 128256 x 4096 outside; 4096 (2 x 4096 + 2 x 1024 + 3 x 14336) + 2 x 4096 a layer, 32 times; 4096 at the end."""
@@ -51,7 +56,9 @@ def test_lora_beside_every_linear_layer(composed):
     """Mistral, rank 16: 16 (2 x 8192 + 2 x 5120 + 3 x 18432) = 1310720 a layer, 32 times. DoRA adds 3 x 4096 + 2 x 1024 + 2 x 14336."""
     lora = known(composed(["model=mistral-7b", "parallel=lora"]))
     assert lora.adapter == lora.trained == 41_943_040
-    assert known(composed(["model=mistral-7b", "parallel=lora", "parallel.rank=64"])).adapter == 4 * lora.adapter
+    assert (
+        known(composed(["model=mistral-7b", "parallel=lora", "parallel.rank=64"])).adapter == 4 * lora.adapter
+    )
     dora = known(composed(["model=mistral-7b", "parallel=lora", "parallel.adapter=dora"]))
     assert dora.adapter - lora.adapter == 32 * (3 * 4096 + 2 * 1024 + 2 * 14336)
     few = known(composed(["model=mistral-7b", "parallel=lora", "parallel.targets=[q_proj,v_proj]"]))
@@ -63,21 +70,35 @@ def test_transformers_and_peft_count_the_same(adapter, composed):
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from alignment_lab import model, parallel
+    from alignment_lab.models.adapters import lora_config
+    from alignment_lab.models.locate import llama_config
 
     spec = composed(["model=tiny", "parallel=lora", "parallel.rank=4", f"parallel.adapter={adapter}"])
-    plain = AutoModelForCausalLM.from_config(model.llama_config(spec.model.shape))
+    plain = AutoModelForCausalLM.from_config(llama_config(spec.model.shape))
     assert plain.num_parameters() == known(spec).total
-    adapted = get_peft_model(plain, parallel.lora(spec.parallel, scores=False))
-    assert sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad) == known(spec).adapter
+    adapted = get_peft_model(plain, lora_config(spec.parallel, scores=False))
+    assert (
+        sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad) == known(spec).adapter
+    )
 
 
 def test_the_shape_of_a_directory_is_what_its_config_says(composed, tmp_path):
     """Not the option's, whose path was overridden; a family that names its dimensions otherwise is understood as well."""
-    (tmp_path / "config.json").write_text(json.dumps({"n_layer": 3, "n_embd": 32, "n_head": 4, "vocab_size": 99}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"n_layer": 3, "n_embd": 32, "n_head": 4, "vocab_size": 99})
+    )
     shape = estimate.shape_of(composed(["model=mistral-7b", f"model.path={tmp_path}"]).model)
-    assert (shape.layers, shape.hidden, shape.intermediate, shape.heads, shape.kv_heads, shape.head_dim) == (3, 32, 128, 4, 4, 8)
-    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 5, "hidden_size": 64, "vocab_size": 99}}))
+    assert (shape.layers, shape.hidden, shape.intermediate, shape.heads, shape.kv_heads, shape.head_dim) == (
+        3,
+        32,
+        128,
+        4,
+        4,
+        8,
+    )
+    (tmp_path / "config.json").write_text(
+        json.dumps({"text_config": {"num_hidden_layers": 5, "hidden_size": 64, "vocab_size": 99}})
+    )
     assert estimate.shape_of(composed(["model=hub", f"model.path={tmp_path}"]).model).layers == 5
     (tmp_path / "config.json").write_text(json.dumps({"d_state": 5}))
     assert estimate.shape_of(composed(["model=hub", f"model.path={tmp_path}"]).model) is None
@@ -100,7 +121,9 @@ P = 7.241732  # parameters of Mistral, in billions
 def fixed(spec, processes=1):
     """GB of what does not depend on tokens, by item."""
     held = needed(spec, processes).memory
-    return {name: getattr(held, name) / GB for name in ("weights", "copies", "gradients", "optimizer", "adapter")}
+    return {
+        name: getattr(held, name) / GB for name in ("weights", "copies", "gradients", "optimizer", "adapter")
+    }
 
 
 @pytest.mark.parametrize(
@@ -135,7 +158,8 @@ def test_autocast_keeps_a_bfloat16_copy_of_every_matrix_and_cutting_does_not_hel
 
 
 @pytest.mark.parametrize(
-    ("preset", "base", "cut"), [("lora", 2 * P, 1), ("fsdp_lora", 2 * P / 8, 8), ("zero3_lora", 2 * P / 8, 8), ("qlora", 4.125, 1)]
+    ("preset", "base", "cut"),
+    [("lora", 2 * P, 1), ("fsdp_lora", 2 * P / 8, 8), ("zero3_lora", 2 * P / 8, 8), ("qlora", 4.125, 1)],
 )
 def test_a_frozen_base_is_held_as_it_is_computed_with(preset, base, cut, composed):
     """qlora: 6979321856 numbers of 0.5 + 1/64 + 4/16384 bytes and 262410240 of 2: 3.600 + 0.525 GB. The adapter has 16 bytes a number."""
@@ -146,22 +170,28 @@ def test_a_frozen_base_is_held_as_it_is_computed_with(preset, base, cut, compose
 
 
 def test_int8_is_a_byte(composed):
-    spec = composed(["model=mistral-7b", "parallel=qlora", "parallel.quantisation=int8"])
+    spec = composed(["model=mistral-7b", "parallel=qlora", "parallel.quantization=int8"])
     assert fixed(spec)["weights"] == pytest.approx(6.979 + 0.525, abs=0.001)
 
 
 def test_nf4_takes_what_bitsandbytes_takes():
-    functional = pytest.importorskip("bitsandbytes", reason="the extra `quantisation` is not installed").functional
+    functional = pytest.importorskip(
+        "bitsandbytes", reason="the extra `quantization` is not installed"
+    ).functional
     import torch
 
-    stored, state = functional.quantize_4bit(torch.randn(1024, 1024).bfloat16(), quant_type="nf4", compress_statistics=True)
+    stored, state = functional.quantize_4bit(
+        torch.randn(1024, 1024).bfloat16(), quant_type="nf4", compress_statistics=True
+    )
     taken = sum(tensor.nbytes for tensor in (stored, state.absmax, state.state2.absmax))
-    assert taken / 1024**2 == pytest.approx(memory.STORED[Quantisation.nf4], abs=1e-5)
+    assert taken / 1024**2 == pytest.approx(memory.STORED[Quantization.nf4], abs=1e-5)
 
 
 def test_other_optimizers_have_other_moments(composed):
     assert fixed(composed(["model=mistral-7b", "training.optim=sgd"]))["optimizer"] == 0
-    assert fixed(composed(["model=mistral-7b", "training.optim=rmsprop"]))["optimizer"] == pytest.approx(4 * P, abs=0.01)
+    assert fixed(composed(["model=mistral-7b", "training.optim=rmsprop"]))["optimizer"] == pytest.approx(
+        4 * P, abs=0.01
+    )
 
 
 def test_offloaded_weights_wait_in_the_machines_memory(composed):
@@ -172,7 +202,9 @@ def test_offloaded_weights_wait_in_the_machines_memory(composed):
 
 def test_deepspeed_wants_room_for_float32_weights_while_they_come_in(composed):
     """On 64 devices ZeRO-2 keeps 2 + 14 / 64 bytes a parameter; for a moment it has 4, which 24 GB have not."""
-    need = needed(composed(["model=mistral-7b", "parallel=zero2", "training.micro_tokens=1"]), 64, DEVICES["rtx4090"])
+    need = needed(
+        composed(["model=mistral-7b", "parallel=zero2", "training.micro_tokens=1"]), 64, DEVICES["rtx4090"]
+    )
     assert need.memory.total < need.room < need.loading == pytest.approx(4 * P * GB + GB, rel=1e-3)
     assert not need.fits
 
@@ -182,9 +214,18 @@ def test_a_reference_takes_no_memory_and_a_reward_model_has_no_logits(composed):
     assert needed(composed(["model=mistral-7b", "method=reward"])).memory.logits == 0
 
 
-@pytest.mark.parametrize("preset", ["zero1", "zero2", "zero3", "fsdp", "zero3_lora", "fsdp_lora", "fsdp_qlora", "zero3_offload"])
+@pytest.mark.parametrize(
+    "preset", ["zero1", "zero2", "zero3", "fsdp", "zero3_lora", "fsdp_lora", "fsdp_qlora", "zero3_offload"]
+)
 def test_more_processes_never_need_more_on_each(preset, composed):
-    spec = composed(["model=mistral-7b", f"parallel={preset}", "training.micro_tokens=4096", "training.gradient_checkpointing=true"])
+    spec = composed(
+        [
+            "model=mistral-7b",
+            f"parallel={preset}",
+            "training.micro_tokens=4096",
+            "training.gradient_checkpointing=true",
+        ]
+    )
     totals = [needed(spec, processes).memory.total for processes in (1, 2, 3, 4, 8, 64)]
     assert totals == sorted(totals, reverse=True)
 
@@ -192,13 +233,19 @@ def test_more_processes_never_need_more_on_each(preset, composed):
 @pytest.mark.parametrize("model", ["tiny", "embedded", "qwen3-0.6b", "llama-3.1-8b", "gemma-7b"])
 def test_checkpointing_never_needs_more(model, composed):
     spec = [f"model={model}", "training.micro_tokens=4096"]
-    kept, again = (needed(composed([*spec, f"training.gradient_checkpointing={word}"])).memory.total for word in ("false", "true"))
+    kept, again = (
+        needed(composed([*spec, f"training.gradient_checkpointing={word}"])).memory.total
+        for word in ("false", "true")
+    )
     assert again <= kept
 
 
 def test_longer_passes_need_more_and_a_row_is_never_parted(composed):
     """Pairs of at most 2 x 1024 tokens: below that, micro_tokens saves nothing."""
-    asked = [["model=mistral-7b", "data.max_length=1024", f"training.micro_tokens={tokens}"] for tokens in (1, 2048, 4096, 16384)]
+    asked = [
+        ["model=mistral-7b", "data.max_length=1024", f"training.micro_tokens={tokens}"]
+        for tokens in (1, 2048, 4096, 16384)
+    ]
     totals = [needed(composed(overrides)).memory.total for overrides in asked]
     assert totals[0] == totals[1] < totals[2] < totals[3]
 
@@ -206,7 +253,9 @@ def test_longer_passes_need_more_and_a_row_is_never_parted(composed):
 @pytest.mark.parametrize(("tokens", "measured"), [(512, 2.9), (1024, 3.9), (2048, 5.6), (4096, 9.9)])
 def test_what_was_measured_lies_under_the_estimate_by_at_most_a_third(tokens, measured, composed):
     """docs/LOG.md: peaks of the embedded model in float32 by tokens a pass."""
-    spec = composed([f"training.micro_tokens={tokens}", "training.gradient_checkpointing=false", "data.max_length=128"])
+    spec = composed(
+        [f"training.micro_tokens={tokens}", "training.gradient_checkpointing=false", "data.max_length=128"]
+    )
     assert measured <= needed(spec, device=DEVICES["cpu"]).memory.total / GB <= 4 / 3 * measured
 
 
@@ -217,7 +266,7 @@ def load(longest=320, step=1700, scored=900):
 
 def passed(composed, overrides, rows):
     spec = composed(["model=embedded", *overrides])
-    need = estimate.needs(spec, spec.parallel, BIG, 1, rows)
+    need = estimate.estimate_need(spec, spec.parallel, BIG, 1, rows)
     return need.passed, need.memory.logits // (4 * 49152)
 
 
@@ -253,14 +302,17 @@ def test_the_peak_of_a_run_on_a_cpu_is_foretold_within_a_fifth(preset, tokens, p
     """The rows' bounds are those that the plan finds for hh at this length."""
     spec = composed([f"parallel={preset}", f"data.max_length={tokens}", f"training.micro_tokens={tokens}"])
     rows = load(408, 2903, 1946) if tokens == 256 else load(717, 3802, 2337)
-    need = estimate.needs(spec, spec.parallel, DEVICES["cpu"], 1, rows)
+    need = estimate.estimate_need(spec, spec.parallel, DEVICES["cpu"], 1, rows)
     assert 0.8 <= need.peak / GB / peak <= 1.2
 
 
 def test_gradients_and_moments_lie_in_the_holes_of_a_heap(composed):
     """Of an adapter nothing does: six tenths of the activations are lost; of whole training the usual tenth."""
     spec = ["model=embedded", "training.micro_tokens=512", "data.max_length=256"]
-    whole, lora = (needed(composed([*spec, f"parallel={preset}"]), device=DEVICES["cpu"]).memory for preset in ("single", "lora"))
+    whole, lora = (
+        needed(composed([*spec, f"parallel={preset}"]), device=DEVICES["cpu"]).memory
+        for preset in ("single", "lora")
+    )
     assert whole.fragments == int(0.1 * (whole.activations + whole.logits))
     assert lora.fragments == int(0.6 * lora.activations)
 
@@ -269,22 +321,25 @@ def test_a_pass_leaves_room_for_the_holes(composed):
     """Whatever is free on a CPU, the pass that is chosen for an adapter fits it, as long as a row does."""
     for gb in (2, 2.5, 3, 4, 8):
         device = Device("cpu", gb, 0.18, accelerator=False)
-        assert needed(composed(["model=embedded", "parallel=lora", "data.max_length=64"]), device=device).fits, gb
+        assert needed(
+            composed(["model=embedded", "parallel=lora", "data.max_length=64"]), device=device
+        ).fits, gb
 
 
-def test_what_is_quantised_does_not_keep_its_file_in_memory(composed):
+def test_what_is_quantized_does_not_keep_its_file_in_memory(composed):
     """safetensors maps the whole file: one tensor that lies in it keeps all of its pages resident, 0.4 GB of the embedded model."""
-    pytest.importorskip("bitsandbytes", reason="the extra `quantisation` is not installed")
+    pytest.importorskip("bitsandbytes", reason="the extra `quantization` is not installed")
     import torch
 
-    from alignment_lab import model
+    from alignment_lab.models.loading import load_policy
+    from alignment_lab.models.locate import locate
 
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("this system does not show what is mapped")
     spec = composed(["model=tiny", "parallel=qlora", "parallel.device=cpu"])
-    where = model.locate(spec.model)
-    policy = model.load_policy(spec, where, torch.device("cpu"), torch.float32)
+    where = locate(spec.model)
+    policy = load_policy(spec, where, torch.device("cpu"), torch.float32)
     assert policy.get_input_embeddings().weight.device.type == "cpu"
     assert str(where.resolve()) not in maps.read_text()
 
@@ -297,8 +352,17 @@ def test_processes_on_a_cpu_share_its_memory(composed):
 # ---- what a run asks: the largest forward pass that pays and fits
 
 CONFIG = SimpleNamespace(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, vocab_size=49152)
-CONFIG_OF_EMBEDDED = SimpleNamespace(**vars(CONFIG), num_attention_heads=9, num_key_value_heads=3, head_dim=64)
-ASKED = {"trained": 134_515_008, "width": 4, "longest": 400, "cuda": False, "tokens": None, "checkpointing": None}
+CONFIG_OF_EMBEDDED = SimpleNamespace(
+    **vars(CONFIG), num_attention_heads=9, num_key_value_heads=3, head_dim=64
+)
+ASKED = {
+    "trained": 134_515_008,
+    "width": 4,
+    "longest": 400,
+    "cuda": False,
+    "tokens": None,
+    "checkpointing": None,
+}
 
 
 def test_a_token_costs_what_was_measured(composed):
@@ -307,24 +371,34 @@ def test_a_token_costs_what_was_measured(composed):
     assert estimate.activation_bytes(CONFIG, 10, 2) == 10 * (2 * 30 * (8 * 576 + 6 * 1536) + 4 * 49152)
     kept = 30 * 576 + 8 * 576 + 6 * 1536
     assert estimate.activation_bytes(CONFIG, 1, 4, checkpointing=True) == 4 * (kept + 49152)
-    assert estimate.activation_bytes(composed([]).model.shape, 7, 2) == estimate.activation_bytes(CONFIG, 7, 2)
+    assert estimate.activation_bytes(composed([]).model.shape, 7, 2) == estimate.activation_bytes(
+        CONFIG, 7, 2
+    )
 
 
 def test_the_pass_fills_what_states_leave_of_the_share():
     """0.8 of 20 GB less 12 bytes a parameter are 14.4 GB, more than 1024 tokens need; of 3 GB they are 0.786 GB: 423 of 1.855 MB."""
-    assert estimate.plan(CONFIG, free=20 * GB, **ASKED) == estimate.Plan(1024, False)
-    assert estimate.plan(CONFIG, free=3 * GB, **ASKED) == estimate.Plan(423, False)
-    assert estimate.plan(CONFIG, free=80 * GB, **{**ASKED, "cuda": True, "width": 2}) == estimate.Plan(16384, False)
+    assert estimate.plan_pass(CONFIG, free=20 * GB, **ASKED) == estimate.PassPlan(1024, False)
+    assert estimate.plan_pass(CONFIG, free=3 * GB, **ASKED) == estimate.PassPlan(423, False)
+    assert estimate.plan_pass(
+        CONFIG, free=80 * GB, **{**ASKED, "cuda": True, "width": 2}
+    ) == estimate.PassPlan(16384, False)
 
 
 @pytest.mark.parametrize("free", [20, 3, 2.5, 1])
 def test_on_one_device_in_float32_dials_change_nothing(free, composed):
     spec = composed(["model=embedded"])
-    settled = estimate.settle(spec, CONFIG_OF_EMBEDDED, width=4, free=int(free * GB), longest=400, cuda=False, processes=1)
-    assert settled == estimate.plan(CONFIG, free=int(free * GB), **{**ASKED, "trained": known(spec).total})
+    settled = estimate.choose_pass(
+        spec, CONFIG_OF_EMBEDDED, width=4, free=int(free * GB), longest=400, cuda=False, processes=1
+    )
+    assert settled == estimate.plan_pass(
+        CONFIG, free=int(free * GB), **{**ASKED, "trained": known(spec).total}
+    )
 
 
-@pytest.mark.parametrize(("preset", "free"), [("zero3", 78 - 2 * P / 8), ("fsdp", 78), ("zero2", 78 - 4 * P), ("lora", 78 - 2 * P)])
+@pytest.mark.parametrize(
+    ("preset", "free"), [("zero3", 78 - 2 * P / 8), ("fsdp", 78), ("zero2", 78 - 4 * P), ("lora", 78 - 2 * P)]
+)
 def test_a_run_over_eight_settles_for_what_its_plan_said(preset, free, composed):
     """79 GB without the context, less what lies there already: cut weights, none yet, whole float32 ones, the frozen base."""
     spec = composed(["model=mistral-7b", f"parallel={preset}", "data.max_length=256"])
@@ -339,7 +413,9 @@ def test_a_run_over_eight_settles_for_what_its_plan_said(preset, free, composed)
         vocab_size=shape.vocabulary,
         tie_word_embeddings=shape.tied,
     )
-    settled = estimate.settle(spec, config, width=2, free=int((free + 1) * GB), longest=512, cuda=True, processes=8)
+    settled = estimate.choose_pass(
+        spec, config, width=2, free=int((free + 1) * GB), longest=512, cuda=True, processes=8
+    )
     planned = needed(spec, 8, DEVICES["h100"]).layout
     assert settled.checkpointing == planned.checkpointing
     assert settled.tokens == pytest.approx(planned.tokens, abs=2)
@@ -347,6 +423,8 @@ def test_a_run_over_eight_settles_for_what_its_plan_said(preset, free, composed)
 
 
 def test_checkpointing_comes_only_where_the_longest_row_would_not_fit():
-    plan = estimate.plan(CONFIG, free=int(2.5 * GB), **ASKED)
+    plan = estimate.plan_pass(CONFIG, free=int(2.5 * GB), **ASKED)
     assert plan.checkpointing and plan.tokens > 400
-    assert estimate.plan(CONFIG, free=GB, **{**ASKED, "tokens": 64, "checkpointing": False}) == estimate.Plan(64, False)
+    assert estimate.plan_pass(
+        CONFIG, free=GB, **{**ASKED, "tokens": 64, "checkpointing": False}
+    ) == estimate.PassPlan(64, False)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from alignment_lab.eval.answers import correct, measure, sentences
-from alignment_lab.eval.interval import Scores, before_after, wilson
+from alignment_lab.evaluation.answers import is_correct, score_answers, sentence_count
+from alignment_lab.evaluation.intervals import Scores, before_after, wilson
 
 
 def test_mean_and_its_interval_by_hand():
@@ -61,16 +61,18 @@ def test_before_and_after_keep_what_only_one_side_has():
     ],
 )
 def test_correct(text, accepted, right):
-    assert correct(text, accepted) is right
+    assert is_correct(text, accepted) is right
 
 
-@pytest.mark.parametrize(("text", "count"), [("", 0), ("Paris", 1), ("It is 3.5 km.", 1), ("One. Two!", 2), ("Wait... what?", 2)])
+@pytest.mark.parametrize(
+    ("text", "count"), [("", 0), ("Paris", 1), ("It is 3.5 km.", 1), ("One. Two!", 2), ("Wait... what?", 2)]
+)
 def test_sentences(text, count):
-    assert sentences(text) == count
+    assert sentence_count(text) == count
 
 
 def test_measure_leaves_out_what_the_data_does_not_know():
     rows = [{"answer": ["Paris"]}, {}]
-    assert "answers/correct" not in measure(["a"], [{}])
-    assert measure(["It is Paris.", "Well. Now."], rows)["answers/correct"].values == [1.0]
-    assert measure(["It is Paris.", "Well. Now."], rows)["answers/one_sentence"].mean == 0.5
+    assert "answers/correct" not in score_answers(["a"], [{}])
+    assert score_answers(["It is Paris.", "Well. Now."], rows)["answers/correct"].values == [1.0]
+    assert score_answers(["It is Paris.", "Well. Now."], rows)["answers/one_sentence"].mean == 0.5

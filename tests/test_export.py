@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_saves import ADAPTERS, adapter, digests, finished, here, quantised, tiny
+from small_saves import ADAPTERS, adapter, digests, finished, here, quantized, tiny
 from small_tokenizers import other_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from alignment_lab import embedded, saved
-from alignment_lab.errors import UserError
+from alignment_lab.checkpoints import verify
+from alignment_lab.checkpoints.verify.loading import adapted, load_base
+from alignment_lab.config import Quantization
 from alignment_lab.export import __main__ as exporting
 from alignment_lab.export import hub, merge
-from alignment_lab.saved.loading import adapted, load_base
-from alignment_lab.spec import Quantisation
+from alignment_lab.models.embedded import embedded_weights
+from alignment_lab.runtime.errors import UserError
 
 __all__ = ["here"]  # a fixture
 PROMPTS = [list(range(100, 140)), list(range(500, 900, 3))]
@@ -39,7 +40,7 @@ def a_run(composed, base, tmp_path):
         scores = not spec.method.generates
         made = tmp_path / f"{name}-model"
         if kind:
-            how = saved.Loading(quantisation=spec.parallel.quantisation)
+            how = verify.Loading(quantization=spec.parallel.quantization)
             adapter(base, made, kind, how, scores=scores)
         else:
             tiny(made, scores=scores)
@@ -73,37 +74,45 @@ def far(one, other) -> float:
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_a_merged_adapter_computes_what_the_adapter_does(kind, scores, base, tmp_path):
     trained = adapter(base, tmp_path / kind, kind, scores=scores)
-    merged = merge.merged(tmp_path / kind, saved.Loading())
+    merged = merge.merged(tmp_path / kind, verify.Loading())
     assert far(trained, merged) <= ROUNDING
-    assert far(trained, load_base(tmp_path / kind, saved.Loading())) > 1
+    assert far(trained, load_base(tmp_path / kind, verify.Loading())) > 1
     assert not any("lora" in name for name in merged.state_dict())
 
 
-@quantised
+@quantized
 @pytest.mark.parametrize("scores", [False, True])
-@pytest.mark.parametrize(("kind", "name"), [("lora", "nf4"), ("dora", "nf4"), ("rslora", "nf4"), ("lora", "int8"), ("rslora", "int8")])
-def test_an_adapter_on_quantised_weights_is_merged_into_what_they_stand_for(kind, name, scores, base, tmp_path):
-    """4-bit layers multiply by the dequantised weights, so that merging changes roundings only. 8-bit layers round activations as well.
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("lora", "nf4"), ("dora", "nf4"), ("rslora", "nf4"), ("lora", "int8"), ("rslora", "int8")],
+)
+def test_an_adapter_on_quantized_weights_is_merged_into_what_they_stand_for(
+    kind, name, scores, base, tmp_path
+):
+    """4-bit layers multiply by the dequantized weights, so that merging changes roundings only. 8-bit layers round activations as well.
 
     DoRA's magnitudes are of the weights that it was trained on; into the original ones it would not merge either.
     """
-    how = saved.Loading(quantisation=Quantisation[name])
+    how = verify.Loading(quantization=Quantization[name])
     trained = adapter(base, tmp_path / "adapter", kind, how, scores=scores)
     right = far(trained, merge.merged(tmp_path / "adapter", how))
-    wrong = far(trained, adapted(load_base(tmp_path / "adapter", saved.Loading()), tmp_path / "adapter").merge_and_unload())
-    print(f"{name} {kind} scores={scores}: dequantised {right:.3g}, original {wrong:.3g}")
+    wrong = far(
+        trained,
+        adapted(load_base(tmp_path / "adapter", verify.Loading()), tmp_path / "adapter").merge_and_unload(),
+    )
+    print(f"{name} {kind} scores={scores}: dequantized {right:.3g}, original {wrong:.3g}")
     assert right <= ROUNDING if name == "nf4" else right < wrong
     assert wrong > 100 * ROUNDING
 
 
-@quantised
+@quantized
 def test_a_base_that_was_held_in_bfloat16_is_rounded_before_it_is_merged(base, tmp_path):
     """The run says what it held: weights in bfloat16, computed with in bfloat16, 8 bits of each product."""
-    how = saved.Loading(dtype="bfloat16", compute="bfloat16", quantisation=Quantisation.nf4)
+    how = verify.Loading(dtype="bfloat16", compute="bfloat16", quantization=Quantization.nf4)
     trained = adapter(base, tmp_path / "adapter", "lora", how)
     merged = merge.merged(tmp_path / "adapter", how)
     assert merged.dtype is torch.float32
-    scale = float(saved.probe(trained).abs().max())
+    scale = float(verify.probe(trained).abs().max())
     assert far(trained, merged) <= 0.05 * scale
 
 
@@ -114,11 +123,17 @@ def test_full_weights_are_copied_and_the_run_stays_as_it_was(a_run, here, capsys
     out = run.path / "export"
     after = digests(run.path)
     assert {name: value for name, value in after.items() if not name.startswith("export/")} == before
-    model = {name.removeprefix("model/"): value for name, value in before.items() if name.startswith("model/")}
-    assert {name: value for name, value in digests(out).items() if name not in ("README.md", "export.json")} == model
+    model = {
+        name.removeprefix("model/"): value for name, value in before.items() if name.startswith("model/")
+    }
+    assert {
+        name: value for name, value in digests(out).items() if name not in ("README.md", "export.json")
+    } == model
     said = capsys.readouterr()
     assert said.err == ""
-    assert said.out.startswith("full weights in float32, copied as they are\nproved: a fresh process loads it")
+    assert said.out.startswith(
+        "full weights in float32, copied as they are\nproved: a fresh process loads it"
+    )
     assert said.out.endswith(" MB\n")
     export(run.path)  # again: an export may be written over
 
@@ -129,7 +144,7 @@ def test_full_weights_are_cast(a_run, here, tmp_path, capsys):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype="auto")
     assert model.dtype is torch.bfloat16
     assert "drift from what was trained, 2 real prompts: logits apart by" in capsys.readouterr().out
-    cast, _ = merge.exported(run.model, saved.Loading(), "bfloat16", [])
+    cast, _ = merge.exported(run.model, verify.Loading(), "bfloat16", [])
     assert far(cast, model) == 0  # the angles of positions are float32 in both
     facts = json.loads((tmp_path / "half" / "export.json").read_text())
     assert facts["dtype"] == "bfloat16" and 0 < facts["drift"][0]["largest"] < 1
@@ -139,7 +154,7 @@ def test_full_weights_are_cast(a_run, here, tmp_path, capsys):
 def test_an_adapter_becomes_a_plain_model(kind, a_run, here, tmp_path):
     run = a_run("parallel=lora", f"parallel.adapter={kind}", kind=kind)
     export(run.path, "--out", tmp_path / "out")
-    trained = saved.load(run.model, saved.Loading())
+    trained = verify.load(run.model, verify.Loading())
     assert far(trained, AutoModelForCausalLM.from_pretrained(tmp_path / "out")) <= ROUNDING
     assert not list((tmp_path / "out").glob("adapter*"))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -148,15 +163,15 @@ def test_an_adapter_becomes_a_plain_model(kind, a_run, here, tmp_path):
     assert tokenizer.eos_token_id in ends
 
 
-@quantised
+@quantized
 def test_an_adapter_on_4_bits_becomes_a_plain_model_in_a_process_of_its_own(a_run, tmp_path, capfd):
     run = a_run("parallel=qlora", kind="lora")
     export(run.path, "--out", tmp_path / "out")
     said = capfd.readouterr().out
     assert said.startswith(
-        "the adapter (lora, rank 4, alpha 8) was trained on nf4 weights and is merged into the dequantised ones; weights in float32\n"
+        "the adapter (lora, rank 4, alpha 8) was trained on nf4 weights and is merged into the dequantized ones; weights in float32\n"
     )
-    trained = saved.load(run.model, saved.Loading(quantisation=Quantisation.nf4))
+    trained = verify.load(run.model, verify.Loading(quantization=Quantization.nf4))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert far(trained, model) <= ROUNDING
     assert not hasattr(model.config, "quantization_config")
@@ -167,9 +182,11 @@ def test_a_reward_model_keeps_its_head_and_knows_its_padding(kind, a_run, here, 
     run = a_run("method=reward", *(["parallel=lora", f"parallel.adapter={kind}"] if kind else []), kind=kind)
     export(run.path, "--out", tmp_path / "out")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert far(saved.load(run.model, saved.Loading()), model) <= ROUNDING
+    assert far(verify.load(run.model, verify.Loading()), model) <= ROUNDING
     assert model.config.num_labels == 1
-    assert model.config.pad_token_id == 2  # the tiny model's; of an adapter's base the tokenizer's own, which is the same
+    assert (
+        model.config.pad_token_id == 2
+    )  # the tiny model's; of an adapter's base the tokenizer's own, which is the same
     assert "pipeline_tag: text-classification" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -178,7 +195,11 @@ def test_the_card_says_what_the_run_was(a_run, here, tmp_path):
     export(run.path, "--out", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     head = yaml.safe_load(card.split("---\n")[1])
-    assert head == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["alignment-lab", "dpo"]}
+    assert head == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["alignment-lab", "dpo"],
+    }
     for said in (
         "# dpo-tiny\n",
         "| method | dpo, sft_weight 0.0, beta 0.07",
@@ -216,7 +237,9 @@ def test_a_base_that_was_moved_is_found_by_base(a_run, here, base, tmp_path, ref
     run = a_run("parallel=lora", kind="lora")
     file = run.model / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "/gone"}))
-    assert refused(run.path).endswith("the weights under this adapter are not in /gone (no config.json there); say where they are.")
+    assert refused(run.path).endswith(
+        "the weights under this adapter are not in /gone (no config.json there); say where they are."
+    )
     export(run.path, "--base", base)
 
 
@@ -227,11 +250,16 @@ def test_mistakes_are_sentences(a_run, here, tmp_path, refused):
     assert refused(tmp_path / "none").endswith(
         "is no run (no run.json and spec.yaml in it); give what train.py printed as its output directory."
     )
-    assert refused(run.path, "--out", tmp_path / "full") == f"--out={tmp_path / 'full'}: something else lies there; give another folder."
+    assert (
+        refused(run.path, "--out", tmp_path / "full")
+        == f"--out={tmp_path / 'full'}: something else lies there; give another folder."
+    )
     assert refused(run.path, "--revision", "v2") == "--revision=v2: is about the Hub; add --push=org/name."
     assert refused(run.path, "--base", tmp_path).startswith(f"--base={tmp_path}: no model lies there")
     taken = tmp_path / "full" / "thesis.txt"
-    assert refused(run.path, "--out", taken / "below").startswith(f"--out={taken / 'below'}: could not be written (")
+    assert refused(run.path, "--out", taken / "below").startswith(
+        f"--out={taken / 'below'}: could not be written ("
+    )
     run.model.rename(tmp_path / "away")
     assert "has no model yet, its state is finished" in refused(run.path)
     assert not (run.path / "export").exists()
@@ -251,7 +279,14 @@ def test_weights_that_are_not_finite_are_not_given_away(a_run, here, refused):
 
 def test_a_push_without_a_login_is_refused_before_any_work(a_run, door, tmp_path):
     run = a_run()
-    ended = door(str(run.path), "--push", "org/name", script=["-m", "alignment_lab.export"], HF_HOME=str(tmp_path / "hf"), HF_TOKEN="")
+    ended = door(
+        str(run.path),
+        "--push",
+        "org/name",
+        script=["-m", "alignment_lab.export"],
+        HF_HOME=str(tmp_path / "hf"),
+        HF_TOKEN="",
+    )
     assert ended.code == 2
     assert ended.errors == [
         "error: --push=org/name: nobody is logged in to the Hub here; run `hf auth login`, or set HF_TOKEN.",
@@ -296,16 +331,18 @@ def test_what_the_hub_refuses_is_a_sentence(monkeypatch):
 
 
 @pytest.mark.slow
-@quantised
+@quantized
 def test_the_embedded_model_under_an_adapter_on_4_bits(composed, tokenizer, tmp_path, capfd):
-    """Logits of 135 million weights: merged into the dequantised ones they differ by roundings, into the original ones by nats."""
-    how = saved.Loading(quantisation=Quantisation.nf4)
-    trained = adapter(embedded.weights(), tmp_path / "adapter", "lora", how)
-    run = finished(tmp_path / "run", composed(["model=embedded", "parallel=qlora"]), tmp_path / "adapter", tokenizer)
+    """Logits of 135 million weights: merged into the dequantized ones they differ by roundings, into the original ones by nats."""
+    how = verify.Loading(quantization=Quantization.nf4)
+    trained = adapter(embedded_weights(), tmp_path / "adapter", "lora", how)
+    run = finished(
+        tmp_path / "run", composed(["model=embedded", "parallel=qlora"]), tmp_path / "adapter", tokenizer
+    )
     export(run.path)
     print(capfd.readouterr().out, file=sys.stderr)
     model = AutoModelForCausalLM.from_pretrained(run.path / "export")
     right = far(trained, model)
-    wrong = far(trained, adapted(load_base(run.model, saved.Loading()), run.model).merge_and_unload())
-    print(f"dequantised {right:.3g}, original {wrong:.3g}", file=sys.stderr)
+    wrong = far(trained, adapted(load_base(run.model, verify.Loading()), run.model).merge_and_unload())
+    print(f"dequantized {right:.3g}, original {wrong:.3g}", file=sys.stderr)
     assert right < 0.01 < wrong / 100

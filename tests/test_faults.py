@@ -24,6 +24,11 @@ def test_a_sample_of_slow_faults(campaign):
 
 
 def _survived(campaign: str) -> None:
-    ended = subprocess.run([sys.executable, str(FAULTS), "--quick", "--only", campaign], capture_output=True, text=True, timeout=900)
+    ended = subprocess.run(
+        [sys.executable, str(FAULTS), "--quick", "--only", campaign],
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     print(ended.stdout)
     assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]

@@ -11,31 +11,26 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "alignment_lab"
 FLOORS = {
-    "__init__": 0, "errors": 0, "secrets": 0,
-    "spec": 1, "artifacts": 1, "progress": 1, "meter": 1, "attention": 1, "cluster": 1,
-    "signals": 1, "watchdog": 1,
-    "explain": 2, "losses": 2, "data": 2, "embedded": 2, "checkpoint": 2, "refstore": 2, "estimate": 2, "tracking": 2, "report": 2,
-    "parallel": 2, "provenance": 2,
-    "compose": 3, "model": 3, "logprobs": 3, "eval": 3, "plan": 3, "checks": 3, "trouble": 3, "saved": 3,
-    "launch": 4, "reference": 4, "generation": 4, "training": 4, "export": 4,
-    "method": 5, "sweep": 5,
-    "assembly": 6,
-    "run": 7,
-    "train": 8, "worker": 8, "cell": 8,
-    "share": 9,
-    "job": 10,
+    "__init__": 0, "runtime": 0,
+    "config": 1,
+    "losses": 2, "data": 2, "distributed": 2, "tracking": 2, "report": 2,
+    "models": 3, "estimate": 3, "evaluation": 3,
+    "engine": 4, "checkpoints": 4,
+    "training": 5, "export": 5,
+    "methods": 6, "sweep": 6,
+    "actions": 7,
+    "entrypoints": 8,
+    "train": 9,
 }  # fmt: skip
-READERS = {"report": {"artifacts", "errors", "spec"}}  # rooms that may use only these, whatever lies below them
+READERS = {"report": {"runtime", "config"}}  # rooms that may use only these, whatever lies below them
 HEAVY = {"torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib", "wandb"}
 WITH_TORCH = {
-    "attention",
     "losses",
-    "logprobs",
-    "reference",
-    "generation",
+    "models",
+    "engine",
+    "checkpoints",
     "training",
-    "method",
-    "assembly",
+    "methods",
 }  # every other room answers without
 FILES = [*sorted(PACKAGE.rglob("*.py")), ROOT / "train.py"]
 
@@ -45,22 +40,22 @@ def room(file: Path) -> str:
     return file.stem if file == ROOT / "train.py" else file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def statements(node: ast.AST, *, inside: bool) -> Iterator[ast.Import | ast.ImportFrom]:
-    """The imports of a module, those inside of functions too if asked; what only a type checker reads is none."""
+def statements(node: ast.AST, *, at_run_time: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports of a module: all of them, or those that importing it runs (no function's, no type checker's)."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child
-        elif isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            yield from (found for other in child.orelse for found in statements(ast.Module([other], []), inside=inside))
-        elif inside or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield from statements(child, inside=inside)
+        elif at_run_time and isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            yield from statements(ast.Module(child.orelse, []), at_run_time=True)
+        elif not at_run_time or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from statements(child, at_run_time=at_run_time)
 
 
-def imported(file: Path, *, inside: bool = True) -> set[str]:
-    """Dotted names of what a file imports: `from .data import split` in alignment_lab/x.py -> alignment_lab.data.split."""
+def imported(file: Path, *, at_run_time: bool = False) -> set[str]:
+    """Dotted names of a file's imports: `from .data import split` in alignment_lab/x.py is alignment_lab.data.split."""
     here = ["alignment_lab", *file.relative_to(PACKAGE).parent.parts] if file.is_relative_to(PACKAGE) else []
     found = set()
-    for statement in statements(ast.parse(file.read_text()), inside=inside):
+    for statement in statements(ast.parse(file.read_text()), at_run_time=at_run_time):
         if isinstance(statement, ast.Import):
             found |= {alias.name for alias in statement.names}
         else:
@@ -72,7 +67,11 @@ def imported(file: Path, *, inside: bool = True) -> set[str]:
 
 def rooms_used(file: Path) -> set[str]:
     """The rooms that a file imports from, its own left out; a name that is no room comes from alignment_lab/__init__.py."""
-    names = {name.split(".")[1] if "." in name else "__init__" for name in imported(file) if name.partition(".")[0] == "alignment_lab"}
+    names = {
+        name.split(".")[1] if "." in name else "__init__"
+        for name in imported(file)
+        if name.partition(".")[0] == "alignment_lab"
+    }
     return {name if name in FLOORS else "__init__" for name in names} - {room(file)}
 
 
@@ -83,22 +82,30 @@ def test_every_room_has_a_floor_and_every_floor_its_room():
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_a_room_imports_only_from_the_floors_below(file):
     own = room(file)
-    assert {other: FLOORS[other] for other in rooms_used(file) if FLOORS[other] >= FLOORS[own]} == {}, f"{own} is on floor {FLOORS[own]}"
+    assert {other: FLOORS[other] for other in rooms_used(file) if FLOORS[other] >= FLOORS[own]} == {}, (
+        f"{own} is on floor {FLOORS[own]}"
+    )
     assert rooms_used(file) <= READERS.get(own, set(FLOORS))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_nothing_is_imported_by_another_way(file):
     """A name in a string would pass under the floors; and nobody imports the door or the tests."""
-    words = {getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(ast.parse(file.read_text()))}
+    words = {
+        getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(ast.parse(file.read_text()))
+    }
     assert not {"__import__", "import_module", "run_module", "run_path"} & words
     assert not {"train", "tests", "conftest"} & {name.partition(".")[0] for name in imported(file)}
     assert not any("*" in name for name in imported(file))
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if room(file) not in WITH_TORCH], ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "file",
+    [file for file in FILES if room(file) not in WITH_TORCH],
+    ids=lambda file: str(file.relative_to(ROOT)),
+)
 def test_what_answers_a_mistake_imports_nothing_heavy_at_its_top(file):
-    assert not HEAVY & {name.partition(".")[0] for name in imported(file, inside=False)}
+    assert not HEAVY & {name.partition(".")[0] for name in imported(file, at_run_time=True)}
 
 
 def test_all_that_the_command_imports_leaves_torch_out(door):
@@ -109,25 +116,28 @@ def test_all_that_the_command_imports_leaves_torch_out(door):
 
 
 SEEN = [
-    "from .. import run",
-    "from ..run import execute",
-    "import alignment_lab.run",
-    "from alignment_lab.run import execute",
-    "from alignment_lab import run",
-    "def f():\n    from ..run import execute",
-    "try:\n    from .. import run\nexcept Exception:\n    pass",
-    "class A:\n    def f(self):\n        if True:\n            from .. import run",
-    "if TYPE_CHECKING:\n    pass\nelse:\n    from .. import run",
-    "if not TYPE_CHECKING:\n    from .. import run",
+    "if TYPE_CHECKING:\n    from ..actions import execute",
+    "from .. import actions",
+    "from ..actions import execute",
+    "import alignment_lab.actions",
+    "from alignment_lab.actions import execute",
+    "from alignment_lab import actions",
+    "def f():\n    from ..actions import execute",
+    "try:\n    from .. import actions\nexcept Exception:\n    pass",
+    "class A:\n    def f(self):\n        if True:\n            from .. import actions",
+    "if TYPE_CHECKING:\n    pass\nelse:\n    from .. import actions",
+    "if not TYPE_CHECKING:\n    from .. import actions",
 ]
-EXEMPT = ["if TYPE_CHECKING:\n    from ..run import execute", "from .split import load\nfrom ..data import split\nimport torch"]
+EXEMPT = [
+    "from .split import load\nfrom ..data import split\nimport torch",
+]
 
 
 @pytest.mark.parametrize("source", [*SEEN, *EXEMPT])
 def test_the_test_sees_what_it_forbids(source, tmp_path, monkeypatch):
-    """Each source stands in alignment_lab/data/x.py; run is far above."""
+    """Each source stands in alignment_lab/data/x.py; actions are far above."""
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
     file = tmp_path / "data" / "x.py"
     file.parent.mkdir()
     file.write_text(source)
-    assert rooms_used(file) == (set() if source in EXEMPT else {"run"})
+    assert rooms_used(file) == (set() if source in EXEMPT else {"actions"})

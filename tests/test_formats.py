@@ -6,9 +6,19 @@ import re
 
 import pytest
 
+from alignment_lab.config import Format
 from alignment_lab.data import DataError, load
-from alignment_lab.data.formats import NEEDS, BadRow, EmptyRow, conversation, converter, halves, preference, text, unpaired
-from alignment_lab.spec import Format
+from alignment_lab.data.formats import (
+    NEEDS,
+    BadRow,
+    EmptyRow,
+    conversation,
+    converter,
+    halves,
+    preference,
+    text,
+    unpaired,
+)
 
 
 def user(text: str) -> dict[str, str]:
@@ -28,7 +38,11 @@ def said(who: str, text: str) -> dict[str, str]:
 
 
 PAIR = {"prompt": [user("Q")], "chosen": [assistant("A")], "rejected": [assistant("B")]}
-LATER = {"prompt": [user("Q"), assistant("R"), user("S")], "chosen": [assistant("A")], "rejected": [assistant("B")]}
+LATER = {
+    "prompt": [user("Q"), assistant("R"), user("S")],
+    "chosen": [assistant("A")],
+    "rejected": [assistant("B")],
+}
 WITH_SYSTEM = {**PAIR, "prompt": [system("Y"), user("Q")]}
 
 PREFERENCES = {
@@ -38,17 +52,31 @@ PREFERENCES = {
     "a prompt string and lists of messages": ({**PAIR, "prompt": "Q"}, PAIR),
     "a question (Orca)": ({"system": "Y", "question": "Q", "chosen": "A", "rejected": "B"}, WITH_SYSTEM),
     "an instruction (alpaca)": ({"instruction": "Q", "input": "", "chosen": "A", "rejected": "B"}, PAIR),
-    "no prompt, whole conversations": ({"chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]}, PAIR),
+    "no prompt, whole conversations": (
+        {"chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]},
+        PAIR,
+    ),
     "a prompt and whole conversations (UltraFeedback)": (
-        {"prompt": "Q", "chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")], "score_chosen": 8.0},
+        {
+            "prompt": "Q",
+            "chosen": [user("Q"), assistant("A")],
+            "rejected": [user("Q"), assistant("B")],
+            "score_chosen": 8.0,
+        },
         PAIR,
     ),
     "conversations with a shared system message": (
-        {"chosen": [system("Y"), user("Q"), assistant("A")], "rejected": [system("Y"), user("Q"), assistant("B")]},
+        {
+            "chosen": [system("Y"), user("Q"), assistant("A")],
+            "rejected": [system("Y"), user("Q"), assistant("B")],
+        },
         WITH_SYSTEM,
     ),
     "conversations that share several turns": (
-        {key: [user("Q"), assistant("R"), user("S"), assistant(answer)] for key, answer in (("chosen", "A"), ("rejected", "B"))},
+        {
+            key: [user("Q"), assistant("R"), user("S"), assistant(answer)]
+            for key, answer in (("chosen", "A"), ("rejected", "B"))
+        },
         LATER,
     ),
     "an earlier answer that equals the last one": (  # what is shared ends before the answers, whatever they say
@@ -58,40 +86,75 @@ PREFERENCES = {
         },
         {**PAIR, "prompt": [user("Q"), assistant("A"), user("S")]},
     ),
-    "transcripts (Anthropic HH)": ({"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: B"}, PAIR),
+    "transcripts (Anthropic HH)": (
+        {"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: B"},
+        PAIR,
+    ),
     "transcripts of several turns": (
-        {key: f"\n\nHuman: Q\n\nAssistant: R\n\nHuman: S\n\nAssistant: {answer}" for key, answer in (("chosen", "A"), ("rejected", "B"))},
+        {
+            key: f"\n\nHuman: Q\n\nAssistant: R\n\nHuman: S\n\nAssistant: {answer}"
+            for key, answer in (("chosen", "A"), ("rejected", "B"))
+        },
         LATER,
     ),
-    "a transcript without the leading lines": ({"chosen": "Human: Q\n\nAssistant: A", "rejected": "Human: Q\n\nAssistant:B"}, PAIR),
+    "a transcript without the leading lines": (
+        {"chosen": "Human: Q\n\nAssistant: A", "rejected": "Human: Q\n\nAssistant:B"},
+        PAIR,
+    ),
     "a prompt transcript": ({"prompt": "\n\nHuman: Q", "chosen": "A", "rejected": "B"}, PAIR),
     "ShareGPT with one message an answer": (
         {"conversations": [said("human", "Q")], "chosen": said("gpt", "A"), "rejected": said("gpt", "B")},
         PAIR,
     ),
     "ShareGPT with a system column": (
-        {"system": "Y", "conversations": [said("human", "Q")], "chosen": said("gpt", "A"), "rejected": said("gpt", "B")},
+        {
+            "system": "Y",
+            "conversations": [said("human", "Q")],
+            "chosen": said("gpt", "A"),
+            "rejected": said("gpt", "B"),
+        },
         WITH_SYSTEM,
     ),
     "ShareGPT with a system turn": (
-        {"conversations": [said("system", "Y"), said("human", "Q")], "chosen": said("gpt", "A"), "rejected": said("gpt", "B")},
+        {
+            "conversations": [said("system", "Y"), said("human", "Q")],
+            "chosen": said("gpt", "A"),
+            "rejected": said("gpt", "B"),
+        },
         WITH_SYSTEM,
     ),
     "a system column": ({"system": "Y", "prompt": "Q", "chosen": "A", "rejected": "B"}, WITH_SYSTEM),
     "an empty system column": ({"system": "", "prompt": "Q", "chosen": "A", "rejected": "B"}, PAIR),
     "columns that a mixed file fills with null": (
-        {"prompt": None, "messages": None, "conversations": [said("human", "Q")], "chosen": said("gpt", "A"), "rejected": said("gpt", "B")},
+        {
+            "prompt": None,
+            "messages": None,
+            "conversations": [said("human", "Q")],
+            "chosen": said("gpt", "A"),
+            "rejected": said("gpt", "B"),
+        },
         PAIR,
     ),
-    "the strings of a right answer": ({**PAIR, "answer": ["A", "a"], "subject": "x"}, {**PAIR, "answer": ["A", "a"]}),
+    "the strings of a right answer": (
+        {**PAIR, "answer": ["A", "a"], "subject": "x"},
+        {**PAIR, "answer": ["A", "a"]},
+    ),
     "an answer that is not a list of strings": ({**PAIR, "answer": "A"}, PAIR),
-    "a prompt transcript that waits for its answer": ({"prompt": "\n\nHuman: Q\n\nAssistant:", "chosen": " A", "rejected": " B"}, None),
+    "a prompt transcript that waits for its answer": (
+        {"prompt": "\n\nHuman: Q\n\nAssistant:", "chosen": " A", "rejected": " B"},
+        None,
+    ),
     "a system column beside whole conversations": (
         {"system": "Y", "chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]},
         WITH_SYSTEM,
     ),
     "a system column, a prompt and whole conversations": (
-        {"system": "Y", "prompt": "Q", "chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]},
+        {
+            "system": "Y",
+            "prompt": "Q",
+            "chosen": [user("Q"), assistant("A")],
+            "rejected": [user("Q"), assistant("B")],
+        },
         WITH_SYSTEM,
     ),
 }
@@ -102,7 +165,10 @@ def test_a_preference_in_any_shape(shape):
     row, expected = PREFERENCES[shape]
     found = preference(row)
     if expected is None:  # whether the space before an answer stays is open
-        found, expected = {key: [{**m, "content": m["content"].strip()} for m in found[key]] for key in found}, PAIR
+        found, expected = (
+            {key: [{**m, "content": m["content"].strip()} for m in found[key]] for key in found},
+            PAIR,
+        )
     assert found == expected
 
 
@@ -116,7 +182,10 @@ CONVERSATIONS = {
     ),
     "alpaca": ({"instruction": "Q", "output": "A"}, CHAT),
     "alpaca with an empty input": ({"instruction": "Q", "input": "", "output": "A"}, CHAT),
-    "alpaca with an input": ({"instruction": "Q", "input": "I", "output": "A"}, {"messages": [user("Q\n\nI"), assistant("A")]}),
+    "alpaca with an input": (
+        {"instruction": "Q", "input": "I", "output": "A"},
+        {"messages": [user("Q\n\nI"), assistant("A")]},
+    ),
     "alpaca with a system column": (
         {"instruction": "Q", "input": "", "output": "A", "system": "Y"},
         {"messages": [system("Y"), user("Q"), assistant("A")]},
@@ -129,15 +198,28 @@ CONVERSATIONS = {
         {"messages": [system("Y"), user("Q"), assistant("A"), user("R"), assistant("B")]},
     ),
     "a tool's turn": (
-        {"conversations": [said("human", "Q"), said("function_call", "f()"), said("observation", "1"), said("gpt", "A")]},
+        {
+            "conversations": [
+                said("human", "Q"),
+                said("function_call", "f()"),
+                said("observation", "1"),
+                said("gpt", "A"),
+            ]
+        },
         {"messages": [user("Q"), assistant("f()"), {"role": "tool", "content": "1"}, assistant("A")]},
     ),
     "a turn without content": (
         {"messages": [user("Q"), {"role": "assistant", "content": None}, user("R"), assistant("A")]},
         {"messages": [user("Q"), assistant(""), user("R"), assistant("A")]},
     ),
-    "columns that a mixed file fills with null": ({"messages": None, "instruction": "Q", "input": None, "output": "A"}, CHAT),
-    "an answer column that a mixed file fills with null": ({"prompt": None, "completion": None, "instruction": "Q", "output": "A"}, CHAT),
+    "columns that a mixed file fills with null": (
+        {"messages": None, "instruction": "Q", "input": None, "output": "A"},
+        CHAT,
+    ),
+    "an answer column that a mixed file fills with null": (
+        {"prompt": None, "completion": None, "instruction": "Q", "output": "A"},
+        CHAT,
+    ),
 }
 
 
@@ -147,8 +229,22 @@ def test_a_conversation_in_any_shape(shape):
     assert conversation(row) == expected
 
 
-ROLES = {"human": "user", "prompter": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
-ROLES |= {"model": "assistant", "assistant": "assistant", "system": "system", "tool": "tool", "function": "tool", "observation": "tool"}
+ROLES = {
+    "human": "user",
+    "prompter": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+}
+ROLES |= {
+    "model": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -161,9 +257,18 @@ def test_every_word_for_a_role(role, words):
 # ---- transcripts in one string
 
 TRANSCRIPTS = {
-    "a marker behind one line break is text": ("\n\nHuman: Q\nHuman: no\n\nAssistant: A", [user("Q\nHuman: no"), assistant("A")]),
-    "a marker inside of a line is text": ("\n\nHuman: the Assistant: said\n\nAssistant: A", [user("the Assistant: said"), assistant("A")]),
-    "a paragraph stays one turn": ("\n\nHuman: Q\n\nmore\n\nAssistant: A\n\nand more", [user("Q\n\nmore"), assistant("A\n\nand more")]),
+    "a marker behind one line break is text": (
+        "\n\nHuman: Q\nHuman: no\n\nAssistant: A",
+        [user("Q\nHuman: no"), assistant("A")],
+    ),
+    "a marker inside of a line is text": (
+        "\n\nHuman: the Assistant: said\n\nAssistant: A",
+        [user("the Assistant: said"), assistant("A")],
+    ),
+    "a paragraph stays one turn": (
+        "\n\nHuman: Q\n\nmore\n\nAssistant: A\n\nand more",
+        [user("Q\n\nmore"), assistant("A\n\nand more")],
+    ),
     "the last Human turn begins anew": (
         "\n\nHuman: Q\n\nHuman: again\n\nAssistant: A",
         [user("Q"), user("again"), assistant("A")],
@@ -187,7 +292,12 @@ def test_a_marker_in_the_middle_of_an_answer_makes_no_transcript():
 
 
 def test_transcripts_that_part_early_keep_their_own_turns():
-    found = preference({"chosen": "Human: Q\n\nAssistant: A\n\nHuman: R\n\nAssistant: B", "rejected": "Human: Q\n\nAssistant: C"})
+    found = preference(
+        {
+            "chosen": "Human: Q\n\nAssistant: A\n\nHuman: R\n\nAssistant: B",
+            "rejected": "Human: Q\n\nAssistant: C",
+        }
+    )
     assert found["prompt"] == [user("Q")]
     assert found["chosen"] == [assistant("A"), user("R"), assistant("B")]
 
@@ -210,13 +320,21 @@ BAD = {  # BadRow: somebody should look; EmptyRow: left out and counted
         BadRow,
         "no prompt",
     ),
-    "an answer by the user": ({"prompt": "Q", "chosen": [user("A")], "rejected": "B"}, BadRow, "`chosen` does not end with"),
+    "an answer by the user": (
+        {"prompt": "Q", "chosen": [user("A")], "rejected": "B"},
+        BadRow,
+        "`chosen` does not end with",
+    ),
     "a transcript that ends with the user": (
         {"chosen": "\n\nHuman: Q\n\nAssistant: A\n\nHuman: R", "rejected": "\n\nHuman: Q\n\nAssistant: B"},
         BadRow,
         "`chosen` does not end with the assistant's turn",
     ),
-    "an unknown role": ({"prompt": "Q", "chosen": [{"role": "narrator", "content": "A"}], "rejected": "B"}, BadRow, "known role"),
+    "an unknown role": (
+        {"prompt": "Q", "chosen": [{"role": "narrator", "content": "A"}], "rejected": "B"},
+        BadRow,
+        "known role",
+    ),
     "a message that is text": ({"prompt": "Q", "chosen": ["A"], "rejected": ["B"]}, BadRow, "known role"),
     "a picture": (
         {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "chosen": "A", "rejected": "B"},
@@ -232,7 +350,11 @@ BAD = {  # BadRow: somebody should look; EmptyRow: left out and counted
         EmptyRow,
         "`chosen` is empty",
     ),
-    "equal answers": ({"prompt": "Q", "chosen": "A", "rejected": "A"}, EmptyRow, "`chosen` equals `rejected`"),
+    "equal answers": (
+        {"prompt": "Q", "chosen": "A", "rejected": "A"},
+        EmptyRow,
+        "`chosen` equals `rejected`",
+    ),
     "equal conversations": (
         {"chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("A")]},
         EmptyRow,
@@ -305,15 +427,24 @@ UNPAIRED = {
     "messages": (LABELLED, LABELLED),
     "a response": ({"prompt": "Q", "response": "A", "label": True}, LABELLED),
     "alpaca": ({"instruction": "Q", "input": "", "output": "A", "label": True}, LABELLED),
-    "a system column": ({"system": "Y", "prompt": "Q", "completion": "A", "label": True}, {**LABELLED, "prompt": [system("Y"), user("Q")]}),
+    "a system column": (
+        {"system": "Y", "prompt": "Q", "completion": "A", "label": True},
+        {**LABELLED, "prompt": [system("Y"), user("Q")]},
+    ),
     "one conversation": ({"messages": [user("Q"), assistant("A")], "label": True}, LABELLED),
     "ShareGPT": ({"conversations": [said("human", "Q"), said("gpt", "A")], "label": True}, LABELLED),
     "a conversation of several turns": (
         {"messages": [user("Q"), assistant("R"), user("S"), assistant("A")], "label": True},
         {**LABELLED, "prompt": LATER["prompt"]},
     ),
-    "the strings of a right answer": ({**LABELLED, "answer": ["A"], "subject": "x"}, {**LABELLED, "answer": ["A"]}),
-    "columns that a mixed file fills with null": ({"messages": None, "prompt": "Q", "completion": "A", "label": True}, LABELLED),
+    "the strings of a right answer": (
+        {**LABELLED, "answer": ["A"], "subject": "x"},
+        {**LABELLED, "answer": ["A"]},
+    ),
+    "columns that a mixed file fills with null": (
+        {"messages": None, "prompt": "Q", "completion": "A", "label": True},
+        LABELLED,
+    ),
 }
 
 
@@ -324,10 +455,15 @@ def test_a_labelled_answer_in_any_shape(shape):
     assert converter(Format.unpaired, [row], "data")(row) == [expected]
 
 
-GOOD, POOR = [True, 1, 1.0, "true", "True", " TRUE ", "1", "yes"], [False, 0, 0.0, "false", "False", "0", "no"]
+GOOD, POOR = (
+    [True, 1, 1.0, "true", "True", " TRUE ", "1", "yes"],
+    [False, 0, 0.0, "false", "False", "0", "no"],
+)
 
 
-@pytest.mark.parametrize(("label", "expected"), [*((label, True) for label in GOOD), *((label, False) for label in POOR)])
+@pytest.mark.parametrize(
+    ("label", "expected"), [*((label, True) for label in GOOD), *((label, False) for label in POOR)]
+)
 def test_every_word_for_a_label(label, expected):
     assert unpaired({**LABELLED, "label": label})["label"] is expected
 
@@ -344,9 +480,17 @@ def test_a_label_that_is_neither_true_nor_false_is_named(label):
         ({**LABELLED, "label": None}, BadRow, "`label` is missing"),
         ({"prompt": "Q", "label": True}, BadRow, "`completion` is missing"),
         ({"completion": "A", "label": True}, BadRow, "no prompt that the completion answers"),
-        ({**LABELLED, "prompt": [user("Q"), assistant("R")]}, BadRow, "no prompt that the completion answers"),
+        (
+            {**LABELLED, "prompt": [user("Q"), assistant("R")]},
+            BadRow,
+            "no prompt that the completion answers",
+        ),
         ({**LABELLED, "completion": [user("A")]}, BadRow, "the completion is not the assistant's"),
-        ({**LABELLED, "completion": [user("Q"), assistant("A")]}, BadRow, "the completion is not the assistant's"),
+        (
+            {**LABELLED, "completion": [user("Q"), assistant("A")]},
+            BadRow,
+            "the completion is not the assistant's",
+        ),
         ({"messages": [user("Q")], "label": True}, BadRow, "does not end with the assistant's turn"),
         ({**LABELLED, "completion": " "}, EmptyRow, "`completion` is empty"),
     ],
@@ -436,7 +580,10 @@ def test_rows_of_several_shapes_in_one_file(loaded):
 
 def test_a_text_method_takes_pairs_for_their_chosen_answer(loaded):
     found = loaded([plain(number) for number in range(4)], "method=sft")
-    assert all(row["messages"][-1] == assistant("A") and len(row["messages"]) == 2 for row in found.train + found.heldout)
+    assert all(
+        row["messages"][-1] == assistant("A") and len(row["messages"]) == 2
+        for row in found.train + found.heldout
+    )
 
 
 @pytest.mark.parametrize("odd", [0, 3])  # the first row, and a later one
@@ -451,14 +598,26 @@ def test_a_bad_row_stops_and_is_named(odd, loaded):
 def test_of_many_bad_rows_the_first_three_are_named(loaded):
     with pytest.raises(DataError) as error:
         loaded([plain(number, rejected=None if number % 2 else "B") for number in range(10)])
-    assert "5 of 10 rows cannot be used (row 2: `rejected` is missing; row 4: `rejected` is missing; row 6: " in str(error.value)
+    assert (
+        "5 of 10 rows cannot be used (row 2: `rejected` is missing; row 4: `rejected` is missing; row 6: "
+        in str(error.value)
+    )
     assert "row 8" not in str(error.value)
 
 
 def test_bad_rows_are_dropped_and_counted_if_asked(loaded):
     rows = [plain(number) for number in range(8)]
-    rows += [plain(8, chosen=None), plain(9, chosen=None), plain(10, rejected=[user("B")]), plain(11, chosen=""), plain(12, chosen="B")]
-    rows = [{**row, "rejected": [assistant("B")] if isinstance(row["rejected"], str) else row["rejected"]} for row in rows]
+    rows += [
+        plain(8, chosen=None),
+        plain(9, chosen=None),
+        plain(10, rejected=[user("B")]),
+        plain(11, chosen=""),
+        plain(12, chosen="B"),
+    ]
+    rows = [
+        {**row, "rejected": [assistant("B")] if isinstance(row["rejected"], str) else row["rejected"]}
+        for row in rows
+    ]
     found = loaded(rows, "data.bad_rows=drop")
     assert len(found.train) + len(found.heldout) == 8
     assert dict(found.dropped) == {
@@ -485,24 +644,61 @@ def test_a_file_without_a_usable_row_says_what_became_of_them(loaded):
     [
         ([{"text": "one", "label": True}], "dpo", "has the columns label, text;", "`chosen` and `rejected`"),
         ([{"text": "one"}], "sft", "has the columns text;", "`messages`"),
-        ([{"prompt": "Q", "chosen": "A"}], "dpo", "has the columns chosen, prompt;", "`chosen` and `rejected`"),
-        ([{"prompt": "Q", "chosen": "A", "rejected": None}], "dpo", "has the columns chosen, prompt;", "`chosen` and `rejected`"),
-        ([{"instruction": "Q", "output": "A"}], "dpo", "has the columns instruction, output;", "`chosen` and `rejected`"),
+        (
+            [{"prompt": "Q", "chosen": "A"}],
+            "dpo",
+            "has the columns chosen, prompt;",
+            "`chosen` and `rejected`",
+        ),
+        (
+            [{"prompt": "Q", "chosen": "A", "rejected": None}],
+            "dpo",
+            "has the columns chosen, prompt;",
+            "`chosen` and `rejected`",
+        ),
+        (
+            [{"instruction": "Q", "output": "A"}],
+            "dpo",
+            "has the columns instruction, output;",
+            "`chosen` and `rejected`",
+        ),
         ([{"prompt": "Q"}], "sft", "has the columns prompt;", "`instruction` and `output`"),
-        ([{"prompt": "Q", "completion": "A"}], "kto", "has the columns completion, prompt;", "`label` with `prompt` and `completion`"),
-        ([{"prompt": "Q", "label": True}], "kto", "has the columns label, prompt;", "`label` with `prompt` and `completion`"),
+        (
+            [{"prompt": "Q", "completion": "A"}],
+            "kto",
+            "has the columns completion, prompt;",
+            "`label` with `prompt` and `completion`",
+        ),
+        (
+            [{"prompt": "Q", "label": True}],
+            "kto",
+            "has the columns label, prompt;",
+            "`label` with `prompt` and `completion`",
+        ),
         (
             [{"messages": [], "label": None}],
             "kto",
             "has the columns messages;",
             "(preference pairs do as well: a good answer and a bad one)",
         ),
-        ([{"prompt": "Q", "chosen": "A", "rejected": "B"}], "cpt", "has the columns chosen, prompt, rejected;", "needs `text`."),
+        (
+            [{"prompt": "Q", "chosen": "A", "rejected": "B"}],
+            "cpt",
+            "has the columns chosen, prompt, rejected;",
+            "needs `text`.",
+        ),
         ([{"text": None}], "cpt", "has the columns (none);", "needs `text`."),
-        ([{"prompt": "Q", "completion": "A", "label": True}], "reward", "has the columns completion, label, prompt;", "`rejected`"),
+        (
+            [{"prompt": "Q", "completion": "A", "label": True}],
+            "reward",
+            "has the columns completion, label, prompt;",
+            "`rejected`",
+        ),
     ],
 )
-def test_rows_without_a_usable_column_name_what_is_there_and_what_is_needed(rows, method, found, needed, loaded):
+def test_rows_without_a_usable_column_name_what_is_there_and_what_is_needed(
+    rows, method, found, needed, loaded
+):
     with pytest.raises(DataError) as error:
         loaded(rows, f"method={method}")
     assert found in str(error.value) and needed in str(error.value)
@@ -512,7 +708,9 @@ def test_rows_without_a_usable_column_name_what_is_there_and_what_is_needed(rows
 def test_every_format_has_its_sentence():
     assert set(NEEDS) == set(Format)
     for format in Format:
-        with pytest.raises(DataError, match=re.escape(f"data: has the columns x; this method needs {NEEDS[format]}.")):
+        with pytest.raises(
+            DataError, match=re.escape(f"data: has the columns x; this method needs {NEEDS[format]}.")
+        ):
             converter(format, [{"x": 1}], "data")
 
 
@@ -523,7 +721,12 @@ def test_of_a_pair_that_cannot_be_used_neither_half_is_kept(loaded):
 
 
 def test_texts_load(loaded):
-    found = loaded([{"text": f"text {number}", "url": "x"} for number in range(20)] + [{"text": " ", "url": "x"}], "method=cpt")
-    assert sorted(row["text"] for row in found.train + found.heldout) == sorted(f"text {number}" for number in range(20))
+    found = loaded(
+        [{"text": f"text {number}", "url": "x"} for number in range(20)] + [{"text": " ", "url": "x"}],
+        "method=cpt",
+    )
+    assert sorted(row["text"] for row in found.train + found.heldout) == sorted(
+        f"text {number}" for number in range(20)
+    )
     assert len(found.heldout) == 2
     assert dict(found.dropped) == {"`text` is empty": 1}

@@ -7,17 +7,25 @@ import shutil
 import pytest
 import yaml
 
-from alignment_lab.artifacts import RunDirectory, file_digest, write_json
-from alignment_lab.errors import UserError
-from alignment_lab.run import execute
-from alignment_lab.spec import Experiment, differences, keys, to_plain, to_yaml
-from alignment_lab.spec.identity import FREE, SHOWN
+from alignment_lab.actions.train import execute
+from alignment_lab.config import Experiment, differences, known_keys, to_plain, to_yaml
+from alignment_lab.config.identity import FREE, SHOWN
+from alignment_lab.runtime.errors import UserError
+from alignment_lab.runtime.files import file_digest, write_json
+from alignment_lab.runtime.run_directory import RunDirectory
 
-TINY = ["model=tiny", "parallel.device=cpu", "training.max_steps=4", "training.global_batch=4", "training.learning_rate=1e-3", "eval=none"]
+TINY = [
+    "model=tiny",
+    "parallel.device=cpu",
+    "training.max_steps=4",
+    "training.global_batch=4",
+    "training.learning_rate=1e-3",
+    "eval=none",
+]
 
 
 def test_the_table_names_settings_that_there_are():
-    assert set(FREE) <= set(keys())
+    assert set(FREE) <= set(known_keys())
     assert len(set(FREE)) == len(FREE)
 
 
@@ -78,18 +86,22 @@ def test_what_makes_another_experiment_is_named(override, said, composed):
 def test_adapters_and_bits_are_other_experiments(composed):
     assert differences(to_plain(composed()), to_plain(composed(["parallel=qlora"]))) == [
         "parallel.adapter is none there and lora here",
-        "parallel.quantisation is none there and nf4 here",
+        "parallel.quantization is none there and nf4 here",
     ]
 
 
 def test_settings_that_only_one_of_them_has_are_named(composed):
-    said = differences(to_plain(composed(["method=dpo"])), to_plain(composed(["method=ld_dpo", "method.alpha=0.5"])))
+    said = differences(
+        to_plain(composed(["method=dpo"])), to_plain(composed(["method=ld_dpo", "method.alpha=0.5"]))
+    )
     assert "method.name is dpo there and ld_dpo here" in said
     assert "method.alpha is not set there and 0.5 here" in said
 
 
 def test_a_long_value_is_cut(composed):
-    (said,) = differences(to_plain(composed()), to_plain(composed(["model.chat_template='{{ messages }}" + "x" * 100 + "'"])))
+    (said,) = differences(
+        to_plain(composed()), to_plain(composed(["model.chat_template='{{ messages }}" + "x" * 100 + "'"]))
+    )
     assert said.endswith("[...] here") and len(said) < 2 * SHOWN + 40
 
 
@@ -114,11 +126,23 @@ def cut_off(finished: RunDirectory, run: RunDirectory) -> RunDirectory:
 
 def test_a_run_goes_on_with_what_may_change_and_it_takes_effect(composed, finished, tmp_path, capsys):
     run = cut_off(finished, RunDirectory(tmp_path / "run"))
-    spec = composed([*TINY, "name=renamed", "training.save_steps=1", "training.save_total_limit=5", "training.logging_steps=2"])
+    spec = composed(
+        [
+            *TINY,
+            "name=renamed",
+            "training.save_steps=1",
+            "training.save_total_limit=5",
+            "training.logging_steps=2",
+        ]
+    )
     execute(spec, run)
     said = capsys.readouterr()
     assert "resuming from" in said.out and "do not match" not in said.out + said.err
-    assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
+    assert [path.name for path in sorted(run.checkpoints.iterdir())] == [
+        "checkpoint-2",
+        "checkpoint-3",
+        "checkpoint-4",
+    ]
     assert [row["step"] for row in run.metrics()] == [1, 2, 4]
     assert file_digest(run.model / "model.safetensors") == file_digest(finished.model / "model.safetensors")
     assert run.spec_file.read_text() == to_yaml(spec)
@@ -128,8 +152,20 @@ def test_a_run_goes_on_with_what_may_change_and_it_takes_effect(composed, finish
 
 def test_passes_of_another_size_go_on_with_the_same_losses(composed, finished, tmp_path):
     run = cut_off(finished, RunDirectory(tmp_path / "run"))
-    execute(composed([*TINY, "training.save_steps=2", "training.micro_tokens=1", "training.gradient_checkpointing=true"]), run)
-    assert [row["loss"] for row in run.metrics()] == pytest.approx([row["loss"] for row in finished.metrics()], rel=1e-4)
+    execute(
+        composed(
+            [
+                *TINY,
+                "training.save_steps=2",
+                "training.micro_tokens=1",
+                "training.gradient_checkpointing=true",
+            ]
+        ),
+        run,
+    )
+    assert [row["loss"] for row in run.metrics()] == pytest.approx(
+        [row["loss"] for row in finished.metrics()], rel=1e-4
+    )
 
 
 def test_a_finished_run_stays_as_it_is_whatever_may_change(composed, finished, capsys):
@@ -148,14 +184,22 @@ def refusal(spec: Experiment, run: RunDirectory) -> str:
 
 
 def test_another_experiment_is_refused_by_what_differs(composed, finished):
-    assert refusal(composed([*TINY, "training.save_steps=9", "training.seed=43", "data.max_length=99"]), finished) == (
+    assert refusal(
+        composed([*TINY, "training.save_steps=9", "training.seed=43", "data.max_length=99"]), finished
+    ) == (
         f"{finished.path}: data.max_length is 256 there and 99 here, training.seed is 42 there and 43 here: this is another experiment; "
         "give it a directory of its own: hydra.run.dir=DIRECTORY."
     )
 
 
 def test_five_differences_are_named_and_the_others_counted(composed, finished):
-    others = ["training.seed=1", "data.max_length=99", "training.max_steps=9", "training.weight_decay=1", "training.optim=sgd"]
+    others = [
+        "training.seed=1",
+        "data.max_length=99",
+        "training.max_steps=9",
+        "training.weight_decay=1",
+        "training.optim=sgd",
+    ]
     said = refusal(composed([*TINY, *others, "training.max_grad_norm=9", "eval.batch=3"]), finished)
     assert said.count(" there and ") == 5
     assert ", and 2 more: this is another experiment" in said

@@ -6,11 +6,11 @@ import pytest
 import torch
 from small_models import SEQUENCES, small
 
-from alignment_lab import logprobs
-from alignment_lab.data.pack import IGNORED, Scored
-from alignment_lab.logprobs import Engine, Seen, _LogSoftmaxAt, token_logprobs
+from alignment_lab.engine.layout import Engine
+from alignment_lab.engine.logprobs import LOGIT_ROWS, TokenLogprobs, _LogSoftmaxAt, token_logprobs
+from alignment_lab.engine.packing import IGNORE_INDEX, ScoredSequence
 
-PAIR = [Scored([5, 6], [7, 8]), Scored([5, 6], [9])]
+PAIR = [ScoredSequence([5, 6], [7, 8]), ScoredSequence([5, 6], [9])]
 
 
 # ---- batches
@@ -41,7 +41,11 @@ def test_the_same_pair_padded():
 @pytest.mark.parametrize("packed", [True, False])
 def test_labels_say_what_is_scored(packed):
     """A text's first token is predicted by nothing; a label in the prompt has an offset below 0."""
-    scored = [Scored([], [3, 4, 5]), Scored([6, 7], [8], labels=[6, 7, 8]), Scored([6, 7], [8, 9], labels=[IGNORED, IGNORED, IGNORED, 9])]
+    scored = [
+        ScoredSequence([], [3, 4, 5]),
+        ScoredSequence([6, 7], [8], labels=[6, 7, 8]),
+        ScoredSequence([6, 7], [8, 9], labels=[IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX, 9]),
+    ]
     batches = Engine(packed, 100).batches(scored)
     assert len(batches) == 1
     assert batches[0].lengths.tolist() == [2, 2, 1]
@@ -69,7 +73,7 @@ def test_nothing_gives_no_batch():
 def test_a_text_of_one_token_is_silent_beside_others(packed):
     """It has nothing to predict: no length, and a sum of 0."""
     model = small("llama")
-    (batch,) = Engine(packed, 100).batches([*PAIR, Scored([], [17])])
+    (batch,) = Engine(packed, 100).batches([*PAIR, ScoredSequence([], [17])])
     seen = token_logprobs(model, batch)
     assert seen.lengths.tolist() == [2, 1, 0]
     assert seen.sums(seen.logps)[2] == 0
@@ -80,7 +84,9 @@ def test_the_head_runs_only_where_a_scored_token_is_predicted():
     model = small("llama", dtype=torch.float32)
     rows = []
     model.lm_head.register_forward_hook(lambda module, given, output: rows.append(output.shape[:-1].numel()))
-    (batch,) = Engine(True, 100).batches([Scored(list(range(20)), [21, 22]), Scored(list(range(20)), [23])])
+    (batch,) = Engine(True, 100).batches(
+        [ScoredSequence(list(range(20)), [21, 22]), ScoredSequence(list(range(20)), [23])]
+    )
     token_logprobs(model, batch)
     assert rows == [3]
 
@@ -88,7 +94,9 @@ def test_the_head_runs_only_where_a_scored_token_is_predicted():
 def test_a_batch_moves_with_all_its_tensors():
     (batch,) = Engine(True, 100).batches(PAIR)
     moved = batch.to("meta")
-    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
+    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {
+        "meta"
+    }
     assert moved.layout is batch.layout
 
 
@@ -97,7 +105,13 @@ def test_a_batch_moves_with_all_its_tensors():
 
 def seen(logps, lengths, **more):
     lengths = torch.tensor(lengths)
-    return Seen(torch.tensor(logps), torch.zeros(len(logps), dtype=torch.long), lengths, torch.arange(len(lengths)), **more)
+    return TokenLogprobs(
+        torch.tensor(logps),
+        torch.zeros(len(logps), dtype=torch.long),
+        lengths,
+        torch.arange(len(lengths)),
+        **more,
+    )
 
 
 def test_sums_and_owners():
@@ -115,12 +129,15 @@ def test_sums_have_a_gradient():
 
 
 def test_several_are_joined_in_their_order():
-    found = Seen.join([seen([1.0, 2.0], [2]), seen([4.0], [1], likeliest=None)])
+    found = TokenLogprobs.join([seen([1.0, 2.0], [2]), seen([4.0], [1], likeliest=None)])
     assert found.logps.tolist() == [1.0, 2.0, 4.0]
     assert found.lengths.tolist() == [2, 1]
     assert found.likeliest is None
-    likely = [seen([1.0], [1], likeliest=torch.tensor([True])), seen([1.0], [1], likeliest=torch.tensor([False]))]
-    assert Seen.join(likely).likeliest.tolist() == [True, False]
+    likely = [
+        seen([1.0], [1], likeliest=torch.tensor([True])),
+        seen([1.0], [1], likeliest=torch.tensor([False])),
+    ]
+    assert TokenLogprobs.join(likely).likeliest.tolist() == [True, False]
 
 
 # ---- log softmax
@@ -133,7 +150,7 @@ def drawn(rows: int, dtype=torch.float64):
     return logits.to(dtype).requires_grad_(), torch.randint(11, (rows,), generator=generator)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 5, logprobs.ROWS, logprobs.ROWS + 1, 3 * logprobs.ROWS - 7])
+@pytest.mark.parametrize("rows", [0, 1, 5, LOGIT_ROWS, LOGIT_ROWS + 1, 3 * LOGIT_ROWS - 7])
 def test_log_softmax_and_its_gradient_are_torchs(rows):
     """The logits that it is given are a result (x * 1), as a head's are: going back spends their memory."""
     logits, targets = drawn(rows)
@@ -161,7 +178,11 @@ def test_its_gradient_is_the_slope_of_its_value():
 
     value(logits).backward()
     for place in range(logits.numel()):
-        step = torch.zeros(logits.numel(), dtype=torch.float64).index_fill(0, torch.tensor(place), 1e-5).view_as(logits)
+        step = (
+            torch.zeros(logits.numel(), dtype=torch.float64)
+            .index_fill(0, torch.tensor(place), 1e-5)
+            .view_as(logits)
+        )
         with torch.no_grad():
             slope = (value(logits + step) - value(logits - step)) / 2e-5
         assert slope.item() == pytest.approx(logits.grad.flatten()[place].item(), abs=1e-9)
@@ -191,7 +212,7 @@ def test_its_gradient_has_no_gradient():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_log_probabilities_are_float32_whatever_the_logits(dtype):
-    """Normalised in float32: of 16-bit logits nothing more is lost than they had lost already. The gradient has the logits' type."""
+    """Normalized in float32: of 16-bit logits nothing more is lost than they had lost already. The gradient has the logits' type."""
     logits, targets = drawn(6, dtype)
     logps, squares, _ = _LogSoftmaxAt.apply(logits * 1, targets, True, False)
     assert logps.dtype is squares.dtype is torch.float32
@@ -199,7 +220,9 @@ def test_log_probabilities_are_float32_whatever_the_logits(dtype):
     torch.testing.assert_close(logps.double(), true.gather(-1, targets[:, None])[:, 0], rtol=1e-6, atol=1e-6)
     logps.sum().backward()
     slope = torch.nn.functional.one_hot(targets, 11) - true.exp()
-    torch.testing.assert_close(logits.grad.double(), slope, rtol=0, atol={torch.float32: 1e-6}.get(dtype, 4e-3))
+    torch.testing.assert_close(
+        logits.grad.double(), slope, rtol=0, atol={torch.float32: 1e-6}.get(dtype, 4e-3)
+    )
 
 
 def test_logits_of_any_size_stay_finite():

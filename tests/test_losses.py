@@ -12,18 +12,22 @@ from typing import Any
 import pytest
 import torch
 
-from alignment_lab import losses, spec
+from alignment_lab import config, losses
+from alignment_lab.config import Divergence
 from alignment_lab.losses import PairLogprobs, PairLoss
 from alignment_lab.losses.divergence import slope
-from alignment_lab.spec import Divergence
 
 LOG_2 = math.log(2)
-PAIRWISE = [name for name, method in spec.METHODS.items() if issubclass(method, spec.Pairwise)]
-REFERENCED = [name for name in PAIRWISE if spec.METHODS[name].needs_reference]
-FUNCTIONS: dict[str, Callable[..., Any]] = {name: getattr(losses, name) for name in [*PAIRWISE, "reward", "kto", "bco"]}
+PAIRWISE = [name for name, method in config.METHOD_SCHEMAS.items() if issubclass(method, config.Pairwise)]
+REFERENCED = [name for name in PAIRWISE if config.METHOD_SCHEMAS[name].needs_reference]
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    name: getattr(losses, name) for name in [*PAIRWISE, "reward", "kto", "bco"]
+}
 
 
-def pair(chosen: Any, rejected: Any, lengths: tuple[Any, Any] = (4, 2), dtype: torch.dtype = torch.float64) -> PairLogprobs:
+def pair(
+    chosen: Any, rejected: Any, lengths: tuple[Any, Any] = (4, 2), dtype: torch.dtype = torch.float64
+) -> PairLogprobs:
     """Log-probabilities as floats or tensors; the lengths are the same for every row."""
     sums = [torch.as_tensor(value, dtype=dtype).reshape(-1) for value in (chosen, rejected)]
     return PairLogprobs(*sums, *(torch.as_tensor(length).expand(len(sums[0])) for length in lengths))
@@ -36,16 +40,22 @@ def turned(model: PairLogprobs) -> PairLogprobs:
 
 def keywords(function: Callable[..., Any]) -> dict[str, Any]:
     """Keyword-only parameters, and their defaults."""
-    return {name: p.default for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    return {
+        name: p.default
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind is p.KEYWORD_ONLY
+    }
 
 
 def bound(name: str, **knobs: Any) -> Callable[..., PairLoss]:
     """The objective as a trainer binds it: every keyword from the settings of the same name."""
-    method = spec.METHODS[name](**knobs)
+    method = config.METHOD_SCHEMAS[name](**knobs)
     return partial(FUNCTIONS[name], **{key: getattr(method, key) for key in keywords(FUNCTIONS[name])})
 
 
-def call(objective: Callable[..., PairLoss], name: str, policy: PairLogprobs, reference: PairLogprobs) -> PairLoss:
+def call(
+    objective: Callable[..., PairLoss], name: str, policy: PairLogprobs, reference: PairLogprobs
+) -> PairLoss:
     return objective(policy, reference) if name in REFERENCED else objective(policy)
 
 
@@ -55,32 +65,46 @@ def call(objective: Callable[..., PairLoss], name: str, policy: PairLogprobs, re
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_keyword_is_a_setting_with_the_same_default(name):
     """Two come from the batch instead: KTO's reference point and BCO's shift; and a row's margin is data."""
-    settings = {field.name: field for field in fields(spec.METHODS[name])}
-    method = spec.METHODS[name]()
+    settings = {field.name: field for field in fields(config.METHOD_SCHEMAS[name])}
+    method = config.METHOD_SCHEMAS[name]()
     for key, default in keywords(FUNCTIONS[name]).items():
         if key in ("kl", "shift", "margin"):
             assert key not in settings
             continue
         assert key in settings
-        assert default is inspect.Parameter.empty or default == getattr(method, key) or (name, getattr(method, key)) == ("kto", None)
+        assert (
+            default is inspect.Parameter.empty
+            or default == getattr(method, key)
+            or (name, getattr(method, key)) == ("kto", None)
+        )
 
 
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_an_objective_takes_a_reference_where_its_method_needs_one(name):
-    positional = [p.name for p in inspect.signature(FUNCTIONS[name]).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert positional == (["policy", "reference"] if spec.METHODS[name].needs_reference else ["policy"])
+    positional = [
+        p.name
+        for p in inspect.signature(FUNCTIONS[name]).parameters.values()
+        if p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    assert positional == (
+        ["policy", "reference"] if config.METHOD_SCHEMAS[name].needs_reference else ["policy"]
+    )
 
 
 def test_every_method_with_a_policy_of_pairs_or_labels_has_its_objective_and_the_other_way_round():
     public = [name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))]
-    objectives = {name for name in public if {"policy", "beta"} <= inspect.signature(getattr(losses, name)).parameters.keys()}
-    assert objectives | {"reward", "sft", "cpt"} == set(spec.METHODS)
+    objectives = {
+        name
+        for name in public
+        if {"policy", "beta"} <= inspect.signature(getattr(losses, name)).parameters.keys()
+    }
+    assert objectives | {"reward", "sft", "cpt"} == set(config.METHOD_SCHEMAS)
     assert objectives == {*PAIRWISE, "kto", "bco"}
 
 
 def test_what_can_be_mixed_is_what_the_settings_offer():
     """All with a reference but three: itself, one whose losses are no pair's own, one that needs other sums."""
-    assert list(losses.MIXABLE) == list(spec.MPO().objectives)
+    assert list(losses.MIXABLE) == list(config.MPO().objectives)
     assert set(losses.MIXABLE) == set(REFERENCED) - {"mpo", "aot", "ld_dpo"}
     assert all(function is FUNCTIONS[name] for name, function in losses.MIXABLE.items())
 
@@ -131,7 +155,12 @@ TOWARDS = dict.fromkeys(PAIRWISE, (-1, 1)) | {  # the signs of the first gradien
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_the_first_gradient(name):
     chosen, rejected = (torch.tensor([-10.0], dtype=torch.float64, requires_grad=True) for _ in range(2))
-    found = call(bound(name), name, PairLogprobs(chosen, rejected, torch.tensor([5]), torch.tensor([5])), pair(-10.0, -10.0))
+    found = call(
+        bound(name),
+        name,
+        PairLogprobs(chosen, rejected, torch.tensor([5]), torch.tensor([5])),
+        pair(-10.0, -10.0),
+    )
     found.losses.sum().backward()
     assert (chosen.grad.sign().item(), rejected.grad.sign().item()) == TOWARDS[name]
     assert not found.chosen_rewards.requires_grad and not found.rejected_rewards.requires_grad
@@ -140,9 +169,14 @@ def test_the_first_gradient(name):
 @pytest.mark.parametrize(("tau", "sign"), [(0.102, 1), (0.103, -1)])
 def test_discopops_first_step_lowers_the_margin_below_a_tau_of_0_1023(tau, sign):
     """(1 - log 2) / (4 tau) = 3/4 at tau = 0.10228."""
-    chosen, zero = torch.zeros(1, dtype=torch.float64, requires_grad=True), torch.zeros(1, dtype=torch.float64)
+    chosen, zero = (
+        torch.zeros(1, dtype=torch.float64, requires_grad=True),
+        torch.zeros(1, dtype=torch.float64),
+    )
     one = torch.ones(1)
-    found = losses.discopop(PairLogprobs(chosen, zero, one, one), PairLogprobs(zero, zero, one, one), beta=1.0, tau=tau)
+    found = losses.discopop(
+        PairLogprobs(chosen, zero, one, one), PairLogprobs(zero, zero, one, one), beta=1.0, tau=tau
+    )
     found.losses.backward()
     assert chosen.grad.sign().item() == sign
     assert chosen.grad.item() == pytest.approx((1 - LOG_2) / (4 * tau) - 0.75)
@@ -172,7 +206,11 @@ BY_HAND = [
 ]
 
 
-@pytest.mark.parametrize(("objective", "expected"), BY_HAND, ids=lambda value: value.func.__name__ if isinstance(value, partial) else "")
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    BY_HAND,
+    ids=lambda value: value.func.__name__ if isinstance(value, partial) else "",
+)
 def test_by_hand_with_a_reference(objective, expected):
     """The chosen answer of 4 tokens gains 2 nats over its reference, the rejected one of 2 tokens loses 3; beta is 0.1.
 
@@ -229,7 +267,11 @@ def test_slopes_by_hand():
     expected = {
         Divergence.reverse_kl: [0, 2, -3],
         Divergence.forward_kl: [0, 1 - math.exp(-2), 1 - math.exp(3)],
-        Divergence.js: [0, math.log(2 * math.exp(2) / (1 + math.exp(2))), math.log(2 * math.exp(-3) / (1 + math.exp(-3)))],
+        Divergence.js: [
+            0,
+            math.log(2 * math.exp(2) / (1 + math.exp(2))),
+            math.log(2 * math.exp(-3) / (1 + math.exp(-3))),
+        ],
         Divergence.alpha: [0, 2 * (1 - math.exp(-1)), 2 * (1 - math.exp(1.5))],
     }
     assert expected.keys() == set(Divergence)
@@ -240,20 +282,29 @@ def test_slopes_by_hand():
 def test_alpha_divergence_lies_between_reverse_and_forward_kl():
     ratios = torch.linspace(-3, 3, 13, dtype=torch.float64)
     near = {"atol": 1e-4, "rtol": 1e-4}
-    torch.testing.assert_close(slope(ratios, Divergence.alpha, 1e-6), slope(ratios, Divergence.reverse_kl, 0.5), **near)
-    torch.testing.assert_close(slope(ratios, Divergence.alpha, 1 - 1e-6), slope(ratios, Divergence.forward_kl, 0.5), **near)
+    torch.testing.assert_close(
+        slope(ratios, Divergence.alpha, 1e-6), slope(ratios, Divergence.reverse_kl, 0.5), **near
+    )
+    torch.testing.assert_close(
+        slope(ratios, Divergence.alpha, 1 - 1e-6), slope(ratios, Divergence.forward_kl, 0.5), **near
+    )
 
 
 def test_a_divergence_bends_the_rewards_and_keeps_their_order():
     for divergence in Divergence:
         found = losses.dpo(POLICY, REFERENCE, beta=0.1, divergence=divergence)
         assert found.chosen_rewards > 0 > found.rejected_rewards
-        torch.testing.assert_close(found.losses, torch.log1p(torch.exp(found.rejected_rewards - found.chosen_rewards)))
+        torch.testing.assert_close(
+            found.losses, torch.log1p(torch.exp(found.rejected_rewards - found.chosen_rewards))
+        )
 
 
 # ---- symmetries and relations
 
-MODELS = [pair([-8.0, -21.0, -3.5, -40.0], [-15.0, -17.0, -29.0, -41.0]), pair([-10.0, -20.0, -3.0, -44.0], [-12.0, -18.0, -30.0, -41.0])]
+MODELS = [
+    pair([-8.0, -21.0, -3.5, -40.0], [-15.0, -17.0, -29.0, -41.0]),
+    pair([-10.0, -20.0, -3.0, -44.0], [-12.0, -18.0, -30.0, -41.0]),
+]
 
 
 @pytest.mark.parametrize("name", PAIRWISE)
@@ -295,7 +346,9 @@ def test_cpo_is_dpo_with_a_uniform_reference():
     policy, _ = MODELS
     for smoothing in (0.0, 0.2):
         knobs = {"beta": 0.3, "label_smoothing": smoothing}
-        torch.testing.assert_close(losses.dpo(policy, pair([0.0] * 4, [0.0] * 4), **knobs).losses, losses.cpo(policy, **knobs).losses)
+        torch.testing.assert_close(
+            losses.dpo(policy, pair([0.0] * 4, [0.0] * 4), **knobs).losses, losses.cpo(policy, **knobs).losses
+        )
 
 
 def test_robust_dpos_mean_over_flipped_labels_is_dpo_on_the_true_ones():
@@ -308,7 +361,10 @@ def test_robust_dpos_mean_over_flipped_labels_is_dpo_on_the_true_ones():
 def test_exo_is_the_kl_from_the_policys_label_to_the_smoothed_one():
     found = losses.exo(*MODELS, beta=0.3, label_smoothing=0.2)
     margins = found.chosen_rewards - found.rejected_rewards
-    ours, data = (torch.distributions.Bernoulli(probs=p) for p in (margins.sigmoid(), torch.tensor(0.8, dtype=torch.float64)))
+    ours, data = (
+        torch.distributions.Bernoulli(probs=p)
+        for p in (margins.sigmoid(), torch.tensor(0.8, dtype=torch.float64))
+    )
     torch.testing.assert_close(found.losses, torch.distributions.kl_divergence(ours, data))
 
 
@@ -333,8 +389,11 @@ def test_aot_compares_sorted_margins():
 
 def test_weighted_adds_losses_and_averages_rewards():
     """2 * (1, 2) + 6 * (10, 20) = (62, 124); rewards 1/4 and 3/4 of each."""
-    parts = [PairLoss(*torch.tensor(values)) for values in ([[1.0, 2], [4, 8], [0, 4]], [[10.0, 20], [8, 0], [4, 4]])]
-    found = losses.weighted([(2.0, parts[0]), (6.0, parts[1])])
+    parts = [
+        PairLoss(*torch.tensor(values))
+        for values in ([[1.0, 2], [4, 8], [0, 4]], [[10.0, 20], [8, 0], [4, 4]])
+    ]
+    found = losses.weighted_sum([(2.0, parts[0]), (6.0, parts[1])])
     assert [values.tolist() for values in vars(found).values()] == [[62, 124], [7, 2], [3, 4]]
 
 

@@ -10,15 +10,15 @@ from test_losses import LOG_2, MODELS, PAIRWISE, bound, call, pair
 from test_losses_single import GOOD, singles
 from torch import Tensor
 
-from alignment_lab import losses, spec
+from alignment_lab import config, losses
+from alignment_lab.config import Divergence
 from alignment_lab.losses import PairLogprobs
-from alignment_lab.spec import Divergence
 
 VARIANTS = [(name, {}) for name in PAIRWISE] + [
     (name, {"divergence": divergence})
     for name in PAIRWISE
     for divergence in Divergence
-    if issubclass(spec.METHODS[name], spec.Divergent) and divergence is not Divergence.reverse_kl
+    if issubclass(config.METHOD_SCHEMAS[name], config.Divergent) and divergence is not Divergence.reverse_kl
 ]
 NAMED = [f"{name} {knobs['divergence'].name}" if knobs else name for name, knobs in VARIANTS]
 
@@ -33,15 +33,23 @@ def test_the_gradient_is_that_of_the_loss(name, knobs):
         return call(objective, name, policy, reference).losses
 
     policy = MODELS[0]
-    assert torch.autograd.gradcheck(of, (policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()))
+    assert torch.autograd.gradcheck(
+        of, (policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_())
+    )
 
 
 def test_the_gradients_of_the_others_are_those_of_their_losses():
     policy, reference = singles(-8.0, -15.0, -3.0, -4.0).requires_grad_(), singles(-10.0, -12.0, -3.5, -3.0)
     kl = torch.tensor(0.3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: losses.kto(x, reference, GOOD, kl=kl, beta=0.3, desirable_weight=1.3).losses, (policy,))
-    assert torch.autograd.gradcheck(lambda x: losses.bco(x, reference, GOOD, beta=0.3, shift=kl).losses, (policy,))
-    assert torch.autograd.gradcheck(lambda x: losses.reward(x, reference, margin=kl, centering=0.1).losses, (policy,))
+    assert torch.autograd.gradcheck(
+        lambda x: losses.kto(x, reference, GOOD, kl=kl, beta=0.3, desirable_weight=1.3).losses, (policy,)
+    )
+    assert torch.autograd.gradcheck(
+        lambda x: losses.bco(x, reference, GOOD, beta=0.3, shift=kl).losses, (policy,)
+    )
+    assert torch.autograd.gradcheck(
+        lambda x: losses.reward(x, reference, margin=kl, centering=0.1).losses, (policy,)
+    )
 
 
 @pytest.mark.parametrize(("name", "knobs"), VARIANTS, ids=NAMED)
@@ -53,11 +61,15 @@ def test_it_computes_in_float32_at_least(name, knobs):
     assert [loss.losses.dtype for loss in found.values()] == [torch.float64, torch.float32, torch.float32]
     for loss in found.values():
         torch.testing.assert_close(loss.losses.double(), found[torch.float64].losses, rtol=2e-5, atol=1e-6)
-        torch.testing.assert_close(loss.chosen_rewards.double(), found[torch.float64].chosen_rewards, rtol=2e-5, atol=1e-6)
+        torch.testing.assert_close(
+            loss.chosen_rewards.double(), found[torch.float64].chosen_rewards, rtol=2e-5, atol=1e-6
+        )
 
 
 def test_the_others_compute_in_float32_at_least():
-    policy, reference = (torch.tensor(values, dtype=torch.bfloat16) for values in ([-8.0, -15.0], [-10.0, -12.0]))
+    policy, reference = (
+        torch.tensor(values, dtype=torch.bfloat16) for values in ([-8.0, -15.0], [-10.0, -12.0])
+    )
     labels, zero = torch.tensor([True, False]), torch.tensor(0.0)
     made = [
         losses.kto(policy, reference, labels, kl=zero, beta=0.1, desirable_weight=1.1).losses,
@@ -65,11 +77,15 @@ def test_the_others_compute_in_float32_at_least():
         losses.reward(policy, reference).losses,
         losses.kto_kl(policy, reference),
         losses.wpo_weights(policy, reference),
-        losses.desensitised(policy, torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([1, 1]), 2, alpha=0.5),
+        losses.length_damped_sum(
+            policy, torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([1, 1]), 2, alpha=0.5
+        ),
     ]
     assert {values.dtype for values in made} == {torch.float32}
     exact = losses.kto(policy.double(), reference.double(), labels, kl=zero, beta=0.1, desirable_weight=1.1)
-    assert exact.losses[0].item() == pytest.approx(1.1 / (1 + math.exp(0.1 * 2)), rel=1e-14)  # the weight is not rounded to float32
+    assert exact.losses[0].item() == pytest.approx(
+        1.1 / (1 + math.exp(0.1 * 2)), rel=1e-14
+    )  # the weight is not rounded to float32
 
 
 FAR = [[-2000.0, -1.0, -2000.0, -1e-9, 0.0], [-1.0, -2000.0, -2000.0, 0.0, 0.0]]

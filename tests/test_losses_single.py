@@ -29,12 +29,20 @@ def test_desensitised_sums_by_hand():
     """
     tokens = torch.tensor([-1.0, -8, -2, -32, -16, -4], requires_grad=True)
     owner, place = torch.tensor([0, 1, 0, 2, 1, 0]), torch.tensor([0, 0, 1, 0, 1, 2])
-    found = losses.desensitised(tokens, owner, place, torch.tensor([1, 1, 1]), 3, alpha=0.5)
+    found = losses.length_damped_sum(tokens, owner, place, torch.tensor([1, 1, 1]), 3, alpha=0.5)
     assert found.tolist() == [-4, -16, -32]
     found.sum().backward()
     assert tokens.grad.tolist() == [1, 1, 0.5, 1, 0.5, 0.5]
-    assert losses.desensitised(tokens, owner, place, torch.tensor([1, 1, 1]), 3, alpha=1.0).tolist() == [-7, -24, -32]
-    assert losses.desensitised(tokens, owner, place, torch.tensor([1, 1, 1]), 3, alpha=0.0).tolist() == [-1, -8, -32]
+    assert losses.length_damped_sum(tokens, owner, place, torch.tensor([1, 1, 1]), 3, alpha=1.0).tolist() == [
+        -7,
+        -24,
+        -32,
+    ]
+    assert losses.length_damped_sum(tokens, owner, place, torch.tensor([1, 1, 1]), 3, alpha=0.0).tolist() == [
+        -1,
+        -8,
+        -32,
+    ]
 
 
 # ---- single answers
@@ -60,7 +68,9 @@ def test_kto_by_hand():
 def test_kto_is_a_half_of_each_weight_at_first():
     """Policy and reference are one, so the drift is 0 and every answer is worth as much as another."""
     same = singles(-3.0, -4.0, -5.0, -6.0)
-    found = losses.kto(same, same, GOOD, kl=losses.kto_kl(same, same), beta=0.3, desirable_weight=1.0, undesirable_weight=1.5)
+    found = losses.kto(
+        same, same, GOOD, kl=losses.kto_kl(same, same), beta=0.3, desirable_weight=1.0, undesirable_weight=1.5
+    )
     assert found.losses.tolist() == [0.5, 0.75, 0.5, 0.75]
 
 
@@ -69,7 +79,9 @@ def test_apo_zero_is_kto_on_both_answers_without_a_drift():
     zero, yes = torch.tensor(0.0), torch.ones(4, dtype=torch.bool)
     chosen = losses.kto(policy.chosen, reference.chosen, yes, kl=zero, beta=0.1)
     rejected = losses.kto(policy.rejected, reference.rejected, ~yes, kl=zero, beta=0.1)
-    torch.testing.assert_close(chosen.losses + rejected.losses, losses.apo_zero(policy, reference, beta=0.1).losses)
+    torch.testing.assert_close(
+        chosen.losses + rejected.losses, losses.apo_zero(policy, reference, beta=0.1).losses
+    )
 
 
 def test_bco_pair_is_bco_on_both_answers_without_a_shift():
@@ -77,13 +89,23 @@ def test_bco_pair_is_bco_on_both_answers_without_a_shift():
     zero, yes = torch.tensor(0.0), torch.ones(4, dtype=torch.bool)
     chosen = losses.bco(policy.chosen, reference.chosen, yes, beta=0.1, shift=zero)
     rejected = losses.bco(policy.rejected, reference.rejected, ~yes, beta=0.1, shift=zero)
-    torch.testing.assert_close(chosen.losses + rejected.losses, losses.bco_pair(policy, reference, beta=0.1).losses)
+    torch.testing.assert_close(
+        chosen.losses + rejected.losses, losses.bco_pair(policy, reference, beta=0.1).losses
+    )
 
 
 def test_bco_by_hand():
     """Rewards 0.2 and -0.3 against a shift of 0.05: log(1 + e^-0.15) for the good one, log(1 + e^-0.35) for the bad one."""
-    found = losses.bco(singles(-8.0, -15.0), singles(-10.0, -12.0), torch.tensor([True, False]), beta=0.1, shift=torch.tensor(0.05))
-    torch.testing.assert_close(found.losses, singles(math.log1p(math.exp(-0.15)), math.log1p(math.exp(-0.35))))
+    found = losses.bco(
+        singles(-8.0, -15.0),
+        singles(-10.0, -12.0),
+        torch.tensor([True, False]),
+        beta=0.1,
+        shift=torch.tensor(0.05),
+    )
+    torch.testing.assert_close(
+        found.losses, singles(math.log1p(math.exp(-0.15)), math.log1p(math.exp(-0.35)))
+    )
     torch.testing.assert_close(found.rewards, singles(0.2, -0.3))
 
 
@@ -129,5 +151,10 @@ def test_reward_by_hand():
 
 def test_only_centring_sees_what_both_scores_have():
     chosen, rejected = torch.tensor([1.5, 2.0]), torch.tensor([-0.5, 0.0])
-    torch.testing.assert_close(losses.reward(chosen + 7, rejected + 7).losses, losses.reward(chosen, rejected).losses)
-    assert (losses.reward(chosen + 7, rejected + 7, centering=0.1).losses > losses.reward(chosen, rejected, centering=0.1).losses).all()
+    torch.testing.assert_close(
+        losses.reward(chosen + 7, rejected + 7).losses, losses.reward(chosen, rejected).losses
+    )
+    assert (
+        losses.reward(chosen + 7, rejected + 7, centering=0.1).losses
+        > losses.reward(chosen, rejected, centering=0.1).losses
+    ).all()

@@ -17,14 +17,19 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from alignment_lab import losses
+from alignment_lab.config import Divergence
 from alignment_lab.losses import PairLogprobs, PairLoss
-from alignment_lab.spec import Divergence
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}  # of float64
 SPECIAL = ["<pad>", "<eos>", "<unk>"]
@@ -36,7 +41,13 @@ ROWS = [  # of several lengths, the chosen answer longer, shorter and as long
     {"prompt": "w19", "chosen": " w6 w8 w9", "rejected": " w2 w2 w1 w0 w3 w4"},
 ]
 BETA = 0.3
-QUIET = {"bf16": False, "use_cpu": True, "gradient_checkpointing": False, "report_to": [], "per_device_train_batch_size": len(ROWS)}
+QUIET = {
+    "bf16": False,
+    "use_cpu": True,
+    "gradient_checkpointing": False,
+    "report_to": [],
+    "per_device_train_batch_size": len(ROWS),
+}
 
 
 class Exact:
@@ -63,17 +74,31 @@ def in_float64(monkeypatch):
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word: the embedded tokenizer's 49152 would make every logit tensor a thousand times larger."""
-    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(SPECIAL + WORDS)}, unk_token="<unk>"))
+    words = Tokenizer(
+        models.WordLevel({word: place for place, word in enumerate(SPECIAL + WORDS)}, unk_token="<unk>")
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
 
 
 def tiny_model(seed: int, kind: type = LlamaForCausalLM, **settings: Any) -> Any:
     """Weights large enough that policy and reference differ by nats."""
     torch.manual_seed(seed)
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     vocabulary = len(SPECIAL + WORDS)
-    return kind(LlamaConfig(**shape, vocab_size=vocabulary, pad_token_id=0, eos_token_id=1, initializer_range=0.4, **settings)).double()
+    return kind(
+        LlamaConfig(
+            **shape, vocab_size=vocabulary, pad_token_id=0, eos_token_id=1, initializer_range=0.4, **settings
+        )
+    ).double()
 
 
 @dataclass
@@ -89,7 +114,9 @@ class Bench:
 def bench(trainer_type: type, config: Any, rows: list[dict[str, Any]], *, reference: bool = True) -> Bench:
     policy, other = tiny_model(0), tiny_model(1)
     both = (policy, other) if reference else (policy,)
-    trainer = trainer_type(*both, args=config, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer())
+    trainer = trainer_type(
+        *both, args=config, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer()
+    )
     return Bench(trainer, policy, other, next(iter(trainer.get_train_dataloader())))
 
 
@@ -111,7 +138,9 @@ def pair(sums: Tensor, lengths: Tensor) -> PairLogprobs:
 
 def scored(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Token log-probabilities [2B, T-1] and the mask of completions."""
-    return token_logps(model, batch["input_ids"], batch["attention_mask"]), batch["completion_mask"][:, 1:].bool()
+    return token_logps(model, batch["input_ids"], batch["attention_mask"]), batch["completion_mask"][
+        :, 1:
+    ].bool()
 
 
 def both(found: Bench) -> tuple[PairLogprobs, PairLogprobs]:
@@ -132,16 +161,30 @@ def assert_same(ours: Tensor, theirs: Tensor, model: Any, **tolerance: float) ->
         torch.testing.assert_close(one, other, **(tolerance or EXACT))
 
 
-def settings(trainer: Any, kind: str | list[str], weights: list[float] | None = None, **attributes: Any) -> None:
+def settings(
+    trainer: Any, kind: str | list[str], weights: list[float] | None = None, **attributes: Any
+) -> None:
     """Let a DPOTrainer compute these losses: all else as it is by default."""
     kinds = [kind] if isinstance(kind, str) else kind
-    plain = {"label_smoothing": 0.0, "f_divergence_type": "reverse_kl", "f_alpha_divergence_coef": 0.5, "ld_alpha": None}
-    plain |= {"use_weighting": False, "beta": BETA, "loss_types": kinds, "loss_weights": weights or [1.0] * len(kinds)}
+    plain = {
+        "label_smoothing": 0.0,
+        "f_divergence_type": "reverse_kl",
+        "f_alpha_divergence_coef": 0.5,
+        "ld_alpha": None,
+    }
+    plain |= {
+        "use_weighting": False,
+        "beta": BETA,
+        "loss_types": kinds,
+        "loss_weights": weights or [1.0] * len(kinds),
+    }
     for name, value in (plain | attributes).items():
         setattr(trainer, name, value)
 
 
-DPO_LIKE: dict[str, tuple[str, dict[str, Any], Callable[..., PairLoss]]] = {  # their name, their settings, ours
+DPO_LIKE: dict[
+    str, tuple[str, dict[str, Any], Callable[..., PairLoss]]
+] = {  # their name, their settings, ours
     "dpo": ("sigmoid", {}, losses.dpo),
     "ld_dpo": ("sigmoid", {}, losses.ld_dpo),  # with nothing desensitised
     "robust_dpo": ("robust", {"label_smoothing": 0.1}, losses.robust_dpo),
@@ -180,8 +223,12 @@ def test_rewards_are_trls_but_where_the_objective_compares_means(dpo_bench):
     for name, ours in losses.MIXABLE.items():
         found = ours(policy, reference, beta=BETA)
         lengths = (policy.chosen_lengths, policy.rejected_lengths) if name in ("ipo", "dpo_norm") else (1, 1)
-        assert (found.chosen_rewards * lengths[0]).mean().item() == pytest.approx(theirs["rewards/chosen"][-1], rel=1e-9)
-        assert (found.rejected_rewards * lengths[1]).mean().item() == pytest.approx(theirs["rewards/rejected"][-1], rel=1e-9)
+        assert (found.chosen_rewards * lengths[0]).mean().item() == pytest.approx(
+            theirs["rewards/chosen"][-1], rel=1e-9
+        )
+        assert (found.rejected_rewards * lengths[1]).mean().item() == pytest.approx(
+            theirs["rewards/rejected"][-1], rel=1e-9
+        )
 
 
 DIVERGENCES = {  # theirs, and ours
@@ -211,7 +258,13 @@ def test_the_alpha_divergence_is_trls_in_float32(name, alpha, dpo_bench, monkeyp
     torch.set_default_dtype(torch.float32)
     single = Bench(dpo_bench.trainer, dpo_bench.policy.float(), dpo_bench.reference.float(), dpo_bench.batch)
     try:
-        settings(single.trainer, kind, **attributes, f_divergence_type="alpha_divergence", f_alpha_divergence_coef=1 - alpha)
+        settings(
+            single.trainer,
+            kind,
+            **attributes,
+            f_divergence_type="alpha_divergence",
+            f_alpha_divergence_coef=1 - alpha,
+        )
         expected = single.trainer._compute_loss(single.policy, dict(single.batch), False)
         knobs = {"divergence": Divergence.alpha, "divergence_alpha": alpha}
         found = ours(*both(single), beta=BETA, **knobs).losses.mean()
@@ -240,7 +293,9 @@ def test_wpos_weights_are_trls(name, dpo_bench):
     settings(dpo_bench.trainer, kind, use_weighting=True, **attributes)
     theirs = dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
     logps, mask = scored(dpo_bench.policy, dpo_bench.batch)
-    logits = dpo_bench.policy(input_ids=dpo_bench.batch["input_ids"], attention_mask=dpo_bench.batch["attention_mask"]).logits[:, :-1]
+    logits = dpo_bench.policy(
+        input_ids=dpo_bench.batch["input_ids"], attention_mask=dpo_bench.batch["attention_mask"]
+    ).logits[:, :-1]
     aligned = logps - (2 * logits.log_softmax(-1)).logsumexp(-1)
     means = (aligned * mask).sum(1) / mask.sum(1)
     weights = losses.wpo_weights(*means.chunk(2))
@@ -258,7 +313,7 @@ def desensitised(model: Any, batch: dict[str, Tensor], alpha: float) -> PairLogp
     lengths = mask.sum(1)
     public = torch.minimum(*lengths.chunk(2)).repeat(2)
     owner, place = mask.nonzero()[:, 0], mask.cumsum(1)[mask] - 1
-    return pair(losses.desensitised(logps[mask], owner, place, public, len(mask), alpha=alpha), lengths)
+    return pair(losses.length_damped_sum(logps[mask], owner, place, public, len(mask), alpha=alpha), lengths)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
@@ -277,9 +332,13 @@ def test_length_desensitised_dpo_is_trls(alpha, dpo_bench):
 @pytest.fixture(scope="module")
 def kto_bench(tmp_path_factory):
     rows = [
-        {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"} for row in ROWS for name in ("chosen", "rejected")
+        {"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"}
+        for row in ROWS
+        for name in ("chosen", "rejected")
     ]
-    config = KTOConfig(str(tmp_path_factory.mktemp("kto")), beta=BETA, **QUIET | {"per_device_train_batch_size": 7})
+    config = KTOConfig(
+        str(tmp_path_factory.mktemp("kto")), beta=BETA, **QUIET | {"per_device_train_batch_size": 7}
+    )
     return bench(KTOTrainer, config, rows)
 
 
@@ -294,7 +353,9 @@ def test_kto_is_trls(kto_bench, weights, turned):
 
     def sums(model: Any, prefix: str = "") -> Tensor:
         mask = batch[f"{prefix}completion_mask"][:, 1:]
-        return (token_logps(model, batch[f"{prefix}input_ids"], batch[f"{prefix}attention_mask"]) * mask).sum(1)
+        return (token_logps(model, batch[f"{prefix}input_ids"], batch[f"{prefix}attention_mask"]) * mask).sum(
+            1
+        )
 
     with torch.no_grad():
         kl = losses.kto_kl(sums(policy, "KL_"), sums(reference, "KL_"))
@@ -304,12 +365,19 @@ def test_kto_is_trls(kto_bench, weights, turned):
     assert desirable.tolist() == [True, False] * 3 + [True]
     knobs = {"kl": kl, "beta": BETA, "desirable_weight": weights[0], "undesirable_weight": weights[1]}
     found = losses.kto(sums(policy), of_reference, desirable, **knobs)
-    assert found.rewards[desirable].mean().item() == pytest.approx(trainer._metrics["train"]["rewards/chosen"][-1], rel=1e-9)
+    assert found.rewards[desirable].mean().item() == pytest.approx(
+        trainer._metrics["train"]["rewards/chosen"][-1], rel=1e-9
+    )
     assert_same(found.losses.mean(), theirs, policy)
 
 
 def test_one_of_the_two_kto_batches_is_clamped(kto_bench):
-    assert sorted(kl > 0 for kl in kto_bench.trainer._metrics["train"]["kl"][-4:]) == [False, False, True, True]
+    assert sorted(kl > 0 for kl in kto_bench.trainer._metrics["train"]["kl"][-4:]) == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 # ---- reward model
@@ -319,8 +387,12 @@ def test_one_of_the_two_kto_batches_is_clamped(kto_bench):
 def reward_bench(tmp_path_factory):
     model = tiny_model(0, LlamaForSequenceClassification, num_labels=1)
     config = RewardConfig(str(tmp_path_factory.mktemp("reward")), **QUIET)
-    rows = [{"chosen": row["prompt"] + row["chosen"], "rejected": row["prompt"] + row["rejected"]} for row in ROWS]
-    trainer = RewardTrainer(model, config, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer())
+    rows = [
+        {"chosen": row["prompt"] + row["chosen"], "rejected": row["prompt"] + row["rejected"]} for row in ROWS
+    ]
+    trainer = RewardTrainer(
+        model, config, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer()
+    )
     return Bench(trainer, model, None, next(iter(trainer.get_train_dataloader())))
 
 
@@ -330,9 +402,13 @@ def test_the_reward_models_objective_is_trls(reward_bench, margin, centering):
     model, trainer = reward_bench.policy, reward_bench.trainer
     margins = None if margin is None else torch.tensor(margin, dtype=torch.float64)
     trainer.args.center_rewards_coefficient = centering or None
-    theirs = trainer.compute_loss(model, dict(reward_bench.batch) | ({} if margins is None else {"margin": margins}))
+    theirs = trainer.compute_loss(
+        model, dict(reward_bench.batch) | ({} if margins is None else {"margin": margins})
+    )
     scores = model(**reward_bench.batch).logits[:, 0]
-    assert_same(losses.reward(*scores.chunk(2), margin=margins, centering=centering).losses.mean(), theirs, model)
+    assert_same(
+        losses.reward(*scores.chunk(2), margin=margins, centering=centering).losses.mean(), theirs, model
+    )
 
 
 # ---- without a reference
@@ -340,21 +416,34 @@ def test_the_reward_models_objective_is_trls(reward_bench, margin, centering):
 
 @pytest.fixture(scope="module")
 def cpo_bench(tmp_path_factory):
-    return bench(CPOTrainer, CPOConfig(str(tmp_path_factory.mktemp("cpo")), beta=BETA, **QUIET), ROWS, reference=False)
+    return bench(
+        CPOTrainer, CPOConfig(str(tmp_path_factory.mktemp("cpo")), beta=BETA, **QUIET), ROWS, reference=False
+    )
 
 
 @pytest.fixture(scope="module")
 def orpo_bench(tmp_path_factory):
-    return bench(ORPOTrainer, ORPOConfig(str(tmp_path_factory.mktemp("orpo")), beta=BETA, **QUIET), ROWS, reference=False)
+    return bench(
+        ORPOTrainer,
+        ORPOConfig(str(tmp_path_factory.mktemp("orpo")), beta=BETA, **QUIET),
+        ROWS,
+        reference=False,
+    )
 
 
 def free(found: Bench) -> tuple[PairLogprobs, Tensor, Tensor]:
     """The policy's log-probabilities, and the NLL per token of the chosen answers without and with their prompts."""
     sides = []
     for kind in ("chosen", "rejected"):
-        ids, attention, labels = (found.batch[f"{kind}_{name}"] for name in ("input_ids", "attention_mask", "labels"))
-        sides.append((token_logps(found.policy, ids, attention), labels[:, 1:] != -100, attention[:, 1:].bool()))
-    sums, lengths = zip(*[((logps * answer).sum(1), answer.sum(1)) for logps, answer, _ in sides], strict=True)
+        ids, attention, labels = (
+            found.batch[f"{kind}_{name}"] for name in ("input_ids", "attention_mask", "labels")
+        )
+        sides.append(
+            (token_logps(found.policy, ids, attention), labels[:, 1:] != -100, attention[:, 1:].bool())
+        )
+    sums, lengths = zip(
+        *[((logps * answer).sum(1), answer.sum(1)) for logps, answer, _ in sides], strict=True
+    )
     logps, answer, everything = sides[0]
     return PairLogprobs(*sums, *lengths), -logps[answer].mean(), -logps[everything].mean()
 
@@ -362,7 +451,11 @@ def free(found: Bench) -> tuple[PairLogprobs, Tensor, Tensor]:
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("sft_weight", [1.0, 0.5])
 def test_cpo_is_trls(cpo_bench, smoothing, sft_weight):
-    cpo_bench.trainer.loss_type, cpo_bench.trainer.label_smoothing, cpo_bench.trainer.cpo_alpha = "sigmoid", smoothing, sft_weight
+    cpo_bench.trainer.loss_type, cpo_bench.trainer.label_smoothing, cpo_bench.trainer.cpo_alpha = (
+        "sigmoid",
+        smoothing,
+        sft_weight,
+    )
     theirs, _ = cpo_bench.trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)
     policy, nll, _ = free(cpo_bench)
     ours = losses.cpo(policy, beta=BETA, label_smoothing=smoothing).losses.mean() + sft_weight * nll
@@ -373,7 +466,13 @@ def test_cpo_is_trls(cpo_bench, smoothing, sft_weight):
 def test_simpo_is_trls(cpo_bench, beta, gamma, monkeypatch):
     """TRL's CPO with loss_type=simpo and no NLL; gamma is its simpo_gamma as it stands."""
     trainer = cpo_bench.trainer
-    for name, value in {"loss_type": "simpo", "label_smoothing": 0.0, "cpo_alpha": 0.0, "beta": beta, "simpo_gamma": gamma}.items():
+    for name, value in {
+        "loss_type": "simpo",
+        "label_smoothing": 0.0,
+        "cpo_alpha": 0.0,
+        "beta": beta,
+        "simpo_gamma": gamma,
+    }.items():
         monkeypatch.setattr(trainer, name, value, raising=False)
     theirs, metrics = trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)
     found = losses.simpo(free(cpo_bench)[0], beta=beta, gamma=gamma)

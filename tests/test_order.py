@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from alignment_lab.training import GlobalBatches
+from alignment_lab.training import GlobalBatchSampler
 
 
-def plain(rows: int, size: int, seed: int = 1) -> GlobalBatches:
-    return GlobalBatches([[row] for row in range(rows)], [0] * rows, size, seed)
+def plain(rows: int, size: int, seed: int = 1) -> GlobalBatchSampler:
+    return GlobalBatchSampler([[row] for row in range(rows)], [0] * rows, size, seed)
 
 
 def test_rows_of_one_kind_come_in_the_permutation_of_seed_and_epoch():
@@ -47,7 +47,7 @@ def test_every_batch_has_its_share_of_each_kind(shares):
     kinds = [True] * shares[0] + [False] * shares[1]
     random.Random(0).shuffle(kinds)
     rows = len(kinds)
-    sampler = GlobalBatches([[row] for row in range(rows)], kinds, 8, seed=3)
+    sampler = GlobalBatchSampler([[row] for row in range(rows)], kinds, 8, seed=3)
     for epoch in range(3):
         sampler.set_epoch(epoch)
         batches = list(sampler)
@@ -61,7 +61,7 @@ def test_every_batch_has_its_share_of_each_kind(shares):
 def test_inside_of_a_kind_the_order_is_random():
     """Which rows of a kind share a batch changes from epoch to epoch."""
     kinds = [True, False] * 20
-    sampler = GlobalBatches([[row] for row in range(40)], kinds, 8, seed=3)
+    sampler = GlobalBatchSampler([[row] for row in range(40)], kinds, 8, seed=3)
     epochs = []
     for epoch in range(2):
         sampler.set_epoch(epoch)
@@ -72,7 +72,7 @@ def test_inside_of_a_kind_the_order_is_random():
 def test_units_stay_together():
     """Halves of a pair come behind each other, in their order, and share a batch where it holds an even number of rows."""
     units = [[2 * place, 2 * place + 1] for place in range(15)]
-    sampler = GlobalBatches(units, [(True, False)] * 15, 6, seed=2)
+    sampler = GlobalBatchSampler(units, [(True, False)] * 15, 6, seed=2)
     order = sampler.order()
     assert sorted(order) == list(range(30))
     assert all(order[place + 1] == order[place] + 1 for place in range(0, 30, 2))
@@ -82,7 +82,9 @@ def test_units_stay_together():
 
 def test_pairs_come_in_the_order_that_they_have_when_unsplit():
     """The same seed gives KTO the pairs of each DPO batch, as two rows each."""
-    pairs = GlobalBatches([[2 * place, 2 * place + 1] for place in range(9)], [(True, False)] * 9, 8, seed=5)
+    pairs = GlobalBatchSampler(
+        [[2 * place, 2 * place + 1] for place in range(9)], [(True, False)] * 9, 8, seed=5
+    )
     assert [row // 2 for row in pairs.order()[::2]] == [*chain(*plain(9, 4, seed=5))]
 
 

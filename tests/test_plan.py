@@ -7,10 +7,11 @@ import sys
 import pytest
 from rich.console import Console
 
-from alignment_lab import data, estimate, plan
-from alignment_lab.data import Rows
-from alignment_lab.errors import UserError
+from alignment_lab import data, estimate
+from alignment_lab.actions import plan
+from alignment_lab.data import Rows, tokenization
 from alignment_lab.estimate import DEVICES
+from alignment_lab.runtime.errors import UserError
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def printed(composed, capsys):
 
     def show(overrides: str = "", *, read: bool = True) -> list[str]:
         spec = composed([*overrides.split(), "action=plan"])
-        plan.show(spec, data.load(spec) if read else None, Console(width=80))
+        plan.show_plan(spec, data.load(spec) if read else None, Console(width=80))
         return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
     return show
@@ -35,7 +36,11 @@ def pair(prompt: str, chosen: str, rejected: str):
     def message(role, content):
         return [{"role": role, "content": content}]
 
-    return {"prompt": message("user", prompt), "chosen": message("assistant", chosen), "rejected": message("assistant", rejected)}
+    return {
+        "prompt": message("user", prompt),
+        "chosen": message("assistant", chosen),
+        "rejected": message("assistant", rejected),
+    }
 
 
 # ---- what is said
@@ -56,7 +61,10 @@ def test_every_kind_of_device_has_its_column(printed):
 def test_items_that_are_nought_are_left_out_and_all_add_up(printed):
     lines = printed("model=mistral-7b parallel=qlora")
     assert not any(line.strip().startswith(("gradients", "optimizer")) for line in lines)
-    start, end = (next(number for number, line in enumerate(lines) if line.strip().startswith(word)) for word in ("weights", "together"))
+    start, end = (
+        next(number for number, line in enumerate(lines) if line.strip().startswith(word))
+        for word in ("weights", "together")
+    )
     items = [float(line.split()[-6]) for line in lines[start:end] if line.strip()]
     assert sum(items) == pytest.approx(float(cells(lines, "together")[0]), abs=0.06 * len(items))
 
@@ -70,35 +78,46 @@ def test_rows_tokens_and_steps(printed):
 
 
 def test_without_the_data_half_of_the_limit_is_assumed_and_said(printed):
-    lines = printed("model=mistral-7b parallel=zero3 data=hub data.path=org/name data.max_length=512", read=False)
-    assert "unknown number of rows, 256 tokens each, 128 of them scored" in " ".join(cells(lines, "data") + lines)
+    lines = printed(
+        "model=mistral-7b parallel=zero3 data=hub data.path=org/name data.max_length=512", read=False
+    )
+    assert "unknown number of rows, 256 tokens each, 128 of them scored" in " ".join(
+        cells(lines, "data") + lines
+    )
     assert "cannot be read here" in " ".join(" ".join(lines).split())
     assert any(line.strip().startswith("1,000 rows, at least") for line in lines)
     assert cells(printed("data=hub data.path=org/name training.max_steps=5", read=False), "steps")[0] == "5,"
 
 
 def test_one_device_is_asked_for_by_name(printed):
-    lines = printed("model=mistral-7b parallel=zero3 parallel.processes=2 training.global_batch=8 plan.device=h100")
+    lines = printed(
+        "model=mistral-7b parallel=zero3 parallel.processes=2 training.global_batch=8 plan.device=h100"
+    )
     assert cells(lines, "fits") == ["yes"]
     assert sum(line.startswith("parallel=zero3: GB on") for line in lines) == 1
 
 
 def test_a_device_that_nobody_knows_is_refused_with_the_names(printed):
     names = ", ".join(DEVICES)
-    with pytest.raises(UserError, match=rf"^plan\.device=gtx: no such device is known; give one of {names}\.$"):
+    with pytest.raises(
+        UserError, match=rf"^plan\.device=gtx: no such device is known; give one of {names}\.$"
+    ):
         printed("plan.device=gtx")
 
 
 def test_a_model_without_a_shape_is_refused_with_the_remedy(printed):
     with pytest.raises(
-        UserError, match=r"^action=plan: the shape of model=hub is not known here; give a directory .*model=llama-3\.1-8b\.$"
+        UserError,
+        match=r"^action=plan: the shape of model=hub is not known here; give a directory .*model=llama-3\.1-8b\.$",
     ):
         printed("model=hub model.path=org/name")
 
 
 def test_auto_says_what_it_came_to_and_why(printed):
     lines = printed("model=mistral-7b parallel=auto plan.device=a100")
-    assert " ".join(lines).startswith("parallel=auto is lora on 1 x a100 (80 GB): training all weights would not fit")
+    assert " ".join(lines).startswith(
+        "parallel=auto is lora on 1 x a100 (80 GB): training all weights would not fit"
+    )
     assert "parallel=lora: GB on one device" in lines
 
 
@@ -117,17 +136,21 @@ def advised(lines: list[str]) -> list[str]:
     return words[2:]
 
 
-@pytest.mark.parametrize("asked", ["model=mistral-7b parallel=zero3", "model=llama-3.1-8b", "model=smollm2-1.7b parallel=ddp", ""])
+@pytest.mark.parametrize(
+    "asked", ["model=mistral-7b parallel=zero3", "model=llama-3.1-8b", "model=smollm2-1.7b parallel=ddp", ""]
+)
 def test_the_advice_composes_and_fits(asked, printed, composed):
     lines = printed(asked)
     spec = composed(advised(lines))
     count, name = lines[-2].partition(": ")[2].split(" (")[0].split(" x ")
-    assert estimate.needs(spec, spec.parallel, DEVICES[name], int(count)).fits
+    assert estimate.estimate_need(spec, spec.parallel, DEVICES[name], int(count)).fits
     assert composed(asked.split()).model == spec.model
 
 
 def test_the_advice_keeps_what_was_written_and_replaces_the_preset(printed, monkeypatch):
-    asked = "model=mistral-7b method=ipo parallel=zero3 parallel.rank=64 training.max_steps=5 plan.device=rtx4090"
+    asked = (
+        "model=mistral-7b method=ipo parallel=zero3 parallel.rank=64 training.max_steps=5 plan.device=rtx4090"
+    )
     monkeypatch.setattr(sys, "argv", ["train.py", *asked.split(), "action=plan", "name=a b"])
     assert (
         printed(asked)[-1]
@@ -167,9 +190,13 @@ def test_the_longest_rows_bound_a_pass(composed):
 
 def test_a_plan_is_for_the_rows_that_there_are(printed, write_rows):
     path = write_rows([{"prompt": "p" * 40, "chosen": "c" * 400, "rejected": "r" * 80}] * 20)
-    asked = "data=local data.max_length=1024 training.micro_tokens=16 training.global_batch=2 plan.device=h100"
+    asked = (
+        "data=local data.max_length=1024 training.micro_tokens=16 training.global_batch=2 plan.device=h100"
+    )
     assert cells(printed(f"{asked} data.path={path}"), "tokens a pass") == ["182"]
-    assert cells(printed("data=hub data.path=org/name " + asked.partition(" ")[2], read=False), "tokens a pass") == ["2,048"]
+    assert cells(
+        printed("data=hub data.path=org/name " + asked.partition(" ")[2], read=False), "tokens a pass"
+    ) == ["2,048"]
 
 
 def test_a_completion_is_cut_at_the_limit_and_a_prompt_without_room_is_left_out(composed):
@@ -188,18 +215,24 @@ def test_of_a_conversation_the_assistants_turns_are_scored(composed):
 def test_texts_fill_blocks(composed, write_rows):
     """10 texts of 400 characters are 1000 tokens: 10 blocks of 100."""
     path = write_rows([{"text": "t" * 400}] * 10)
-    load = measured(composed, [{"text": "t" * 400}] * 10, ["method=cpt", "data=local", f"data.path={path}", "data.max_length=100"])
+    load = measured(
+        composed,
+        [{"text": "t" * 400}] * 10,
+        ["method=cpt", "data=local", f"data.path={path}", "data.max_length=100"],
+    )
     assert (load.rows, load.tokens, load.scored) == (10, 100, 100)
 
 
 @pytest.mark.parametrize("method", ["dpo", "sft", "kto"])
 def test_the_embedded_rows_are_estimated_within_a_factor(method, composed, tokenizer):
     """Short rows under a template with a system prompt are the hard case: the estimate is 0.6 to 0.9 of the tokens."""
-    tokenise = {"dpo": data.tokenise.pairs, "sft": data.tokenise.conversations, "kto": data.tokenise.unpaired}[method]
+    tokenize = {"dpo": tokenization.pairs, "sft": tokenization.conversations, "kto": tokenization.unpaired}[
+        method
+    ]
     spec = composed([f"method={method}"])
     rows = data.load(spec)
-    found, _ = tokenise(tokenizer, rows.train, spec.data.max_length)
-    assert 0.55 < plan.measured(spec, rows)[0].tokens / (sum(map(data.size, found)) / len(found)) < 1.2
+    found, _ = tokenize(tokenizer, rows.train, spec.data.max_length)
+    assert 0.55 < plan.measured(spec, rows)[0].tokens / (sum(map(data.row_tokens, found)) / len(found)) < 1.2
 
 
 # ---- how it answers
@@ -209,7 +242,9 @@ def test_the_command_answers_at_once_without_torch_and_leaves_nothing(door, tmp_
     """CPU seconds, with every import timed: whatever else the machine does."""
     ended = door("method=dpo", "model=mistral-7b", "parallel=zero3", "action=plan")
     assert (ended.code, ended.errors) == (0, [])
-    assert ended.output.splitlines()[-1].startswith("    python train.py method=dpo model=mistral-7b parallel=")
+    assert ended.output.splitlines()[-1].startswith(
+        "    python train.py method=dpo model=mistral-7b parallel="
+    )
     assert not {"torch", "transformers", "datasets", "deepspeed", "bitsandbytes"} & ended.imported
     assert not list((tmp_path / "here").iterdir())
 
@@ -218,5 +253,7 @@ def test_a_run_that_does_not_fit_is_refused_at_once(door):
     ended = door("method=dpo", "model=llama-3.1-8b", "parallel=ddp", "parallel.device=cpu")
     (said,) = ended.errors
     assert ended.code == 2
-    assert said.startswith("error: model=llama-3.1-8b parallel=ddp: an accelerator is not to be used, it needs about 130 GB of memory and ")
+    assert said.startswith(
+        "error: model=llama-3.1-8b parallel=ddp: an accelerator is not to be used, it needs about 130 GB of memory and "
+    )
     assert not {"torch", "transformers"} & ended.imported

@@ -12,13 +12,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from alignment_lab.artifacts import RunDirectory, file_digest
-from alignment_lab.errors import UserError
-from alignment_lab.launch import manifest, pool
-from alignment_lab.signals import Stop
+from alignment_lab.runtime.errors import UserError
+from alignment_lab.runtime.files import file_digest
+from alignment_lab.runtime.run_directory import RunDirectory
+from alignment_lab.runtime.signals import StopRequest
+from alignment_lab.sweep import manifest
+from alignment_lab.sweep.launchers import pool
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ["model=tiny", "data.max_length=96", "training.global_batch=4", "eval.rows=4", "eval.generations=0", "method=dpo"]
+TINY = [
+    "model=tiny",
+    "data.max_length=96",
+    "training.global_batch=4",
+    "eval.rows=4",
+    "eval.generations=0",
+    "method=dpo",
+]
 POOL = ["--multirun", "hydra/launcher=pool", "hydra.sweep.dir=sweep", "parallel.device=cpu"]
 PATIENCE = 300
 
@@ -35,12 +44,12 @@ PATIENCE = 300
     ],
 )
 def test_every_cell_has_accelerators_of_its_own(devices, each, jobs, found):
-    assert pool.shares(list(devices), each, jobs) == [list(one) for one in found]
+    assert pool.split_devices(list(devices), each, jobs) == [list(one) for one in found]
 
 
 def test_a_share_that_is_not_there_is_refused():
     with pytest.raises(UserError, match=r"^hydra\.launcher\.gpus=4: this machine shows 2; "):
-        pool.shares(["0", "1"], 4, None)
+        pool.split_devices(["0", "1"], 4, None)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +63,8 @@ def test_a_share_that_is_not_there_is_refused():
     ],
 )
 def test_a_cell_needs_one_for_each_of_its_processes(composed, words, asked, count):
-    assert pool.needed(composed(["model=tiny", *words]), asked, visible=8) == count
-    assert pool.needed(composed(["model=tiny", *words]), asked, visible=0) == 0
+    assert pool.devices_per_cell(composed(["model=tiny", *words]), asked, visible=8) == count
+    assert pool.devices_per_cell(composed(["model=tiny", *words]), asked, visible=0) == 0
 
 
 def test_processes_see_their_share_and_give_it_back(tmp_path, monkeypatch):
@@ -72,10 +81,10 @@ def test_processes_see_their_share_and_give_it_back(tmp_path, monkeypatch):
     sweep = manifest.Sweep(tmp_path / "sweep", cells=cells, here=True)
     for cell in cells:
         cell.run(sweep.path).queue(run_id=cell.id, spec="")
-    going = pool.Pool(sweep, cells, [["4", "5"], ["7"]], Stop(), print)
+    going = pool.Pool(sweep, cells, [["4", "5"], ["7"]], StopRequest(), print)
     while any(one.alive for one in going.look().values()):
         time.sleep(0.05)
-    said = [pool.log(cell.run(sweep.path)).read_text().split() for cell in cells]
+    said = [pool.cell_log(cell.run(sweep.path)).read_text().split() for cell in cells]
     assert {words[0] for words in said} == {"4,5", "7"}
     assert {words[1] for words in said} == {str(max(1, (os.cpu_count() or 1) // 2))}
     for first in said:  # nobody had a device that another one was using
@@ -109,14 +118,22 @@ def stepping(run: RunDirectory, steps: int) -> bool:
 @pytest.mark.slow
 def test_a_sweep_here_is_cut_off_and_goes_on(tmp_path):
     """A cell that cannot step fails alone; Ctrl-C, SIGKILL of a cell and of the command: the same command ends with the same bits."""
-    words = ["training.learning_rate=1e-3,1e30", "training.seed=1,2", "training.max_steps=40", "training.save_steps=10"]
+    words = [
+        "training.learning_rate=1e-3,1e30",
+        "training.seed=1,2",
+        "training.max_steps=40",
+        "training.save_steps=10",
+    ]
     one, bad, two, worse = (RunDirectory(tmp_path / "sweep" / f"training.learning_rate={rate},training.seed={seed}") for rate, seed in
                             (("0.001", 1), ("1e+30", 1), ("0.001", 2), ("1e+30", 2)))  # fmt: skip
     first = command(tmp_path, *words, "hydra.launcher.n_jobs=2")
     until(lambda: stepping(one, 5), first)
     first.send_signal(signal.SIGINT)
     said, complaint = first.communicate(timeout=PATIENCE)
-    assert first.returncode == 130 and "the same command goes on with the cells that have not finished" in complaint
+    assert (
+        first.returncode == 130
+        and "the same command goes on with the cells that have not finished" in complaint
+    )
     assert "4 new, or never begun" in said and one.state()["state"] == "interrupted"
 
     second = command(tmp_path, *words, "hydra.launcher.n_jobs=2")
@@ -137,7 +154,12 @@ def test_a_sweep_here_is_cut_off_and_goes_on(tmp_path):
     third = command(tmp_path, *words, "hydra.launcher.n_jobs=2")
     said, complaint = third.communicate(timeout=PATIENCE)
     assert third.returncode == 1 and "norm is nan" in complaint and "Error executing job" not in complaint
-    assert [run.state()["state"] for run in (one, bad, two, worse)] == ["finished", "failed", "finished", "failed"]
+    assert [run.state()["state"] for run in (one, bad, two, worse)] == [
+        "finished",
+        "failed",
+        "finished",
+        "failed",
+    ]
     assert "2 finished, 2 failed" in said and one.state()["attempts"] == 3
     for run in (one, two):
         assert [row["step"] for row in run.metrics() if "loss" in row] == list(range(1, 41))
@@ -147,11 +169,23 @@ def test_a_sweep_here_is_cut_off_and_goes_on(tmp_path):
     assert alone.returncode == 0, complaint
     for run, seed in ((one, 1), (two, 2)):
         undisturbed = RunDirectory(tmp_path / "alone" / f"training.seed={seed}")
-        assert file_digest(run.model / "model.safetensors") == file_digest(undisturbed.model / "model.safetensors")
+        assert file_digest(run.model / "model.safetensors") == file_digest(
+            undisturbed.model / "model.safetensors"
+        )
 
-    status = subprocess.run([sys.executable, "-m", "alignment_lab.sweep", "status", "alone"], cwd=tmp_path, capture_output=True, text=True)
+    status = subprocess.run(
+        [sys.executable, "-m", "alignment_lab.sweep", "status", "alone"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert status.returncode == 0 and "2 cells: 2 finished" in status.stdout
-    retried = subprocess.run([sys.executable, "-m", "alignment_lab.sweep", "retry", "alone"], cwd=tmp_path, capture_output=True, text=True)
+    retried = subprocess.run(
+        [sys.executable, "-m", "alignment_lab.sweep", "retry", "alone"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert retried.returncode == 2 and "the same command goes on with them" in retried.stderr
 
 

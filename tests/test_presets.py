@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from alignment_lab import estimate
-from alignment_lab.errors import UserError
+from alignment_lab.config import Adapter, Parallel, Quantization, Sharding
 from alignment_lab.estimate import DEVICES, PRESETS, Device, Load
 from alignment_lab.estimate.devices import _by_driver
-from alignment_lab.spec import Adapter, Parallel, Quantisation, Sharding
+from alignment_lab.runtime.errors import UserError
 
 LOAD = Load(1000, 100, 60)
 
@@ -27,7 +27,9 @@ def test_flops_by_hand(composed):
     assert estimate.step_flops(spec, known(spec), LOAD) == 6 * 8 * once
     assert estimate.step_flops(frozen, known(frozen), LOAD) == 4 * 8 * once
     assert estimate.reference_flops(spec, known(spec), LOAD, steps=10) == 2 * 80 * once
-    assert estimate.reference_flops(spec, known(spec), LOAD, steps=10_000) == 2 * 1000 * once  # once, however many epochs
+    assert (
+        estimate.reference_flops(spec, known(spec), LOAD, steps=10_000) == 2 * 1000 * once
+    )  # once, however many epochs
     sft = composed(["method=sft"])
     assert estimate.reference_flops(sft, known(sft), LOAD, steps=10) == 0
 
@@ -44,8 +46,8 @@ def test_steps_and_passes(composed):
     assert (estimate.steps_per_epoch(spec, LOAD), estimate.steps_of(spec, LOAD)) == (125, 375)
     assert estimate.steps_of(composed(["training.max_steps=7"]), unknown) == 7
     assert estimate.steps_of(spec, unknown) is None
-    assert estimate.passes(spec, LOAD, 128, 2) == 4
-    assert estimate.passes(spec, LOAD, 10**6, 2) == 1
+    assert estimate.passes_per_step(spec, LOAD, 128, 2) == 4
+    assert estimate.passes_per_step(spec, LOAD, 10**6, 2) == 1
 
 
 def test_hours_by_hand():
@@ -68,13 +70,16 @@ CARDS = {
 
 def test_every_device_is_known_by_what_the_driver_calls_it(tmp_path, monkeypatch):
     assert set(CARDS.values()) == set(DEVICES) - {"cpu"}
-    monkeypatch.setattr("alignment_lab.cluster.DRIVER", tmp_path)
+    monkeypatch.setattr("alignment_lab.runtime.hardware.DRIVER_GPUS", tmp_path)
     for number, (card, name) in enumerate(CARDS.items()):
         assert _by_driver(card).name == name
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "information").write_text(f"Model: \t\t {card}\nIRQ:   \t\t 16\n")
-    assert estimate.here(len(CARDS)) == (DEVICES["rtx4090"], len(CARDS))  # the smallest holds the others back
-    assert estimate.here(0) == (DEVICES["cpu"], 1)
+    assert estimate.local_device(len(CARDS)) == (
+        DEVICES["rtx4090"],
+        len(CARDS),
+    )  # the smallest holds the others back
+    assert estimate.local_device(0) == (DEVICES["cpu"], 1)
 
 
 def test_a_device_that_nobody_knows_is_taken_for_the_smallest_with_its_own_memory(monkeypatch):
@@ -94,14 +99,17 @@ def test_presets_have_the_dials_of_their_files(name, composed):
 
 def test_the_ladder_goes_from_whole_training_to_four_bits():
     """No preset that trains less stands before one that trains more."""
-    kinds = [(preset.adapter is not Adapter.none, preset.quantisation is not Quantisation.none) for preset in PRESETS.values()]
+    kinds = [
+        (preset.adapter is not Adapter.none, preset.quantization is not Quantization.none)
+        for preset in PRESETS.values()
+    ]
     assert kinds == sorted(kinds)
 
 
 def test_dials_of_a_preset_do_not_ask_one_process_for_several():
     several = Parallel("zero3", sharding=Sharding.zero3, processes=8, nodes=2, offload=True)
-    assert estimate.with_dials(several, PRESETS["single"]) == PRESETS["single"]
-    assert estimate.with_dials(several, PRESETS["fsdp"]).processes == 8
+    assert estimate.with_preset(several, PRESETS["single"]) == PRESETS["single"]
+    assert estimate.with_preset(several, PRESETS["fsdp"]).processes == 8
 
 
 @pytest.fixture
@@ -111,7 +119,9 @@ def on(monkeypatch):
     def machine(device: str | Device, count: int, *, packages: bool = True) -> None:
         found = DEVICES[device] if isinstance(device, str) else device
         monkeypatch.setattr("alignment_lab.estimate.presets.here", lambda accelerators=None: (found, count))
-        monkeypatch.setattr("alignment_lab.estimate.presets.find_spec", lambda package: object() if packages else None)
+        monkeypatch.setattr(
+            "alignment_lab.estimate.presets.find_spec", lambda package: object() if packages else None
+        )
 
     return machine
 
@@ -131,53 +141,63 @@ def on(monkeypatch):
 )
 def test_auto_is_the_least_intrusive_preset_that_fits(model, device, count, preset, composed, on):
     on(device, count)
-    choice = estimate.chosen(composed([f"model={model}", "parallel=auto"]))
+    choice = estimate.choose_preset(composed([f"model={model}", "parallel=auto"]))
     assert choice.parallel.name == preset
-    assert choice.reason.startswith(f"parallel=auto is {preset} on {count} x {device} (") and choice.reason.endswith(".")
+    assert choice.reason.startswith(
+        f"parallel=auto is {preset} on {count} x {device} ("
+    ) and choice.reason.endswith(".")
 
 
 def test_a_small_card_gets_four_bits(composed, on):
     on(Device("small", 12, 100), 1)
-    assert estimate.chosen(composed(["model=mistral-7b", "parallel=auto"])).parallel.name == "qlora"
+    assert estimate.choose_preset(composed(["model=mistral-7b", "parallel=auto"])).parallel.name == "qlora"
 
 
 def test_auto_leaves_out_what_is_not_installed(composed, on):
     on("h100", 8, packages=False)
-    assert estimate.chosen(composed(["model=mistral-7b", "parallel=auto"])).parallel.name == "fsdp"  # zero2 wants DeepSpeed
+    assert (
+        estimate.choose_preset(composed(["model=mistral-7b", "parallel=auto"])).parallel.name == "fsdp"
+    )  # zero2 wants DeepSpeed
 
 
 def test_auto_says_where_nothing_fits(composed, on):
     on(Device("toy", 2, 1), 1)
-    choice = estimate.chosen(composed(["model=mistral-7b", "parallel=auto"]))
+    choice = estimate.choose_preset(composed(["model=mistral-7b", "parallel=auto"]))
     assert "nothing fits" in choice.reason
     assert choice.parallel.name == "qlora"
 
 
 def test_resolving_keeps_everything_but_the_dials_and_happens_once(composed):
-    found = estimate.resolve(composed(["model=tiny", "parallel=auto", "parallel.processes=2", "parallel.rank=8", "parallel.device=cpu"]))
+    found = estimate.resolve_auto(
+        composed(
+            ["model=tiny", "parallel=auto", "parallel.processes=2", "parallel.rank=8", "parallel.device=cpu"]
+        )
+    )
     dials = found.parallel
     assert (dials.processes, dials.rank, dials.device.name, dials.sharding) == (2, 8, "cpu", Sharding.ddp)
-    assert estimate.resolve(found) is found
+    assert estimate.resolve_auto(found) is found
     plain = composed(["parallel=zero3"])
-    assert estimate.resolve(plain) is plain
+    assert estimate.resolve_auto(plain) is plain
 
 
 def test_auto_is_the_same_experiment_as_what_it_comes_to(composed):
-    auto = estimate.resolve(composed(["model=tiny", "parallel=auto", "parallel.device=cpu"]))
+    auto = estimate.resolve_auto(composed(["model=tiny", "parallel=auto", "parallel.device=cpu"]))
     assert auto.run_id == composed(["model=tiny", "parallel=single", "parallel.device=cpu"]).run_id
 
 
 def test_auto_in_a_plan_is_for_the_device_that_is_named(composed):
     spec = ["model=mistral-7b", "parallel=auto", "plan.device=h200"]
-    assert estimate.resolve(composed([*spec, "action=plan"])).parallel.name == "single"
+    assert estimate.resolve_auto(composed([*spec, "action=plan"])).parallel.name == "single"
 
 
 @pytest.mark.parametrize("dial", ["sharding=zero3", "adapter=lora"])
 def test_auto_beside_a_dial_is_refused(dial, composed):
     with pytest.raises(UserError, match=rf"^parallel\.{dial}: parallel=auto chooses it; .*\.$"):
-        estimate.resolve(composed(["parallel=auto", f"parallel.{dial}"]))
+        estimate.resolve_auto(composed(["parallel=auto", f"parallel.{dial}"]))
 
 
 def test_auto_for_a_model_that_nobody_knows_says_what_it_lacks(composed):
-    with pytest.raises(UserError, match=r"^parallel=auto: the shape of model=hub is not known here; .*parallel=lora\.$"):
-        estimate.resolve(composed(["model=hub", "model.path=org/name", "parallel=auto"]))
+    with pytest.raises(
+        UserError, match=r"^parallel=auto: the shape of model=hub is not known here; .*parallel=lora\.$"
+    ):
+        estimate.resolve_auto(composed(["model=hub", "model.path=org/name", "parallel=auto"]))

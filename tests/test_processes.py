@@ -21,8 +21,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignment_lab import checkpoint
-from alignment_lab.artifacts import RunDirectory, write_json
+from alignment_lab.checkpoints import manifest
+from alignment_lab.runtime.files import write_json
+from alignment_lab.runtime.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
@@ -41,7 +42,16 @@ WHOLE = ["ddp", "zero1", "zero2", "zero3", "fsdp"]
 ADAPTED = ["lora", "zero3_lora", "fsdp_lora"]
 QUANTISED = ["qlora", "zero2_qlora"]
 SHAPES = {  # other data than pairs and conversations, which are trained in every way
-    "kto": ["ddp", "zero2", "zero3", "fsdp", "lora", "qlora", "zero3_lora", "fsdp_lora"],  # labelled answers, a KL term of all rows
+    "kto": [
+        "ddp",
+        "zero2",
+        "zero3",
+        "fsdp",
+        "lora",
+        "qlora",
+        "zero3_lora",
+        "fsdp_lora",
+    ],  # labelled answers, a KL term of all rows
     "reward": ["ddp", "zero2", "zero3", "fsdp", "lora", "qlora", "zero3_lora", "fsdp_lora"],  # another head
     "aot": ["ddp", "zero3", "fsdp"],  # a loss of all rows at once
     "bco": ["ddp", "zero3"],  # a running mean over all rows
@@ -70,7 +80,9 @@ def environment(**more: str) -> dict[str, str]:
 
 def trained(folder: Path, *overrides: str, code: int = 0, **more: str) -> RunDirectory:
     """The run that this command leaves."""
-    ended = subprocess.run(command(folder, *overrides), env=environment(**more), capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        command(folder, *overrides), env=environment(**more), capture_output=True, text=True, timeout=300
+    )
     assert ended.returncode == code, ended.stdout[-2000:] + ended.stderr[-4000:]
     return RunDirectory(folder)
 
@@ -90,7 +102,9 @@ def assert_same(one: RunDirectory, other: RunDirectory) -> None:
     mine, theirs = weights(one), weights(other)
     assert mine.keys() == theirs.keys()
     for name in mine:
-        torch.testing.assert_close(mine[name], theirs[name], rtol=1e-4, atol=1e-4 * float(theirs[name].abs().max()))
+        torch.testing.assert_close(
+            mine[name], theirs[name], rtol=1e-4, atol=1e-4 * float(theirs[name].abs().max())
+        )
     assert one.samples() == other.samples()
     before, after = (run.report()["metrics"]["eval_loss"]["after"]["value"] for run in (one, other))
     assert before == pytest.approx(after, rel=1e-5)
@@ -112,7 +126,10 @@ def alone(tmp_path_factory: Any) -> Callable[..., RunDirectory]:
 @pytest.mark.parametrize("preset", WHOLE)
 @pytest.mark.parametrize("method", ["dpo", "sft"])
 def test_two_processes_train_as_one_does(method, preset, alone, tmp_path):
-    assert_same(trained(tmp_path / "run", f"method={method}", f"parallel={preset}", "parallel.processes=2"), alone(f"method={method}"))
+    assert_same(
+        trained(tmp_path / "run", f"method={method}", f"parallel={preset}", "parallel.processes=2"),
+        alone(f"method={method}"),
+    )
 
 
 @pytest.mark.parametrize("preset", ADAPTED)
@@ -125,14 +142,19 @@ def test_an_adapter_is_trained_by_two_as_by_one(preset, alone, tmp_path):
 
 
 @pytest.mark.parametrize("preset", QUANTISED)
-def test_an_adapter_on_a_quantised_base(preset, alone, tmp_path):
+def test_an_adapter_on_a_quantized_base(preset, alone, tmp_path):
     two = trained(tmp_path / "run", f"parallel={preset}", "parallel.processes=2")
     assert_same(two, alone("parallel=qlora", "parallel.processes=1"))
 
 
-@pytest.mark.parametrize(("method", "preset"), [(method, preset) for method, presets in SHAPES.items() for preset in presets])
+@pytest.mark.parametrize(
+    ("method", "preset"), [(method, preset) for method, presets in SHAPES.items() for preset in presets]
+)
 def test_every_shape_of_data_with_every_way_to_train(method, preset, alone, texts, tmp_path):
-    words = [f"method={method}", *(["data=local", f"data.path={texts}", "data.max_length=64"] if method == "cpt" else [])]
+    words = [
+        f"method={method}",
+        *(["data=local", f"data.path={texts}", "data.max_length=64"] if method == "cpt" else []),
+    ]
     base = {"lora": "lora", "zero3_lora": "lora", "fsdp_lora": "lora", "qlora": "qlora"}.get(preset)
     reference = alone(*words, *([f"parallel={base}", "parallel.processes=1"] if base else []))
     assert_same(trained(tmp_path / "run", *words, f"parallel={preset}", "parallel.processes=2"), reference)
@@ -157,13 +179,18 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(preset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("first", "then"), [("zero2", "zero3"), ("zero3", "single"), ("fsdp", "ddp"), ("single", "fsdp"), ("ddp", "zero1")]
+    ("first", "then"),
+    [("zero2", "zero3"), ("zero3", "single"), ("fsdp", "ddp"), ("single", "fsdp"), ("ddp", "zero1")],
 )
 def test_a_checkpoint_goes_on_under_another_sharding(first, then, alone, tmp_path):
     """It is whole: other processes, and other ways to cut it, take it up where it was; only the order of sums is another."""
 
     def words(preset: str) -> list[str]:
-        return [f"parallel={preset}", f"parallel.processes={1 if preset == 'single' else 2}", "training.save_steps=2"]
+        return [
+            f"parallel={preset}",
+            f"parallel.processes={1 if preset == 'single' else 2}",
+            "training.save_steps=2",
+        ]
 
     run = trained(tmp_path / "run", *words(first))
     for gone in ("model", "checkpoints/checkpoint-4"):
@@ -185,7 +212,9 @@ def test_a_gradient_that_is_no_number_takes_no_step_on_any_process(preset, tmp_p
         "training.warmup_steps=0",
         "training.save_steps=1",
     ]
-    ended = subprocess.run(command(tmp_path / "run", *words), env=environment(), capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(
+        command(tmp_path / "run", *words), env=environment(), capture_output=True, text=True, timeout=300
+    )
     run = RunDirectory(tmp_path / "run")
     assert ended.returncode == 1, ended.stderr[-3000:]
     assert "the gradient's norm is" in ended.stderr and "the step was not taken" in ended.stderr
@@ -200,7 +229,9 @@ def test_where_nothing_moves_the_run_ends_with_its_stacks(preset, tmp_path):
     """A step is longer than the patience of 3 ms."""
     processes = 1 if preset == "single" else 2
     words = [f"parallel={preset}", f"parallel.processes={processes}", "training.watchdog_minutes=0.00005"]
-    ended = subprocess.run(command(tmp_path / "run", *words), env=environment(), capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        command(tmp_path / "run", *words), env=environment(), capture_output=True, text=True, timeout=120
+    )
     run = RunDirectory(tmp_path / "run")
     assert ended.returncode == 75, ended.stderr[-3000:]
     assert "error: nothing moved for 5e-05 minutes" in ended.stderr
@@ -213,7 +244,16 @@ def test_where_nothing_moves_the_run_ends_with_its_stacks(preset, tmp_path):
 
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
-    "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"],
+    "accelerate": [
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--mixed_precision",
+        "no",
+        "--main_process_port",
+        "0",
+    ],
 }
 
 
@@ -233,7 +273,10 @@ def test_two_machines_meet(alone, tmp_path):
     port = str(20000 + os.getpid() % 10000)
     started = [
         subprocess.Popen(
-            words, env=environment(NODE_RANK=number, MASTER_ADDR="127.0.0.1", MASTER_PORT=port), stdout=subprocess.PIPE, text=True
+            words,
+            env=environment(NODE_RANK=number, MASTER_ADDR="127.0.0.1", MASTER_PORT=port),
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for number in ("0", "1")
     ]
@@ -249,13 +292,22 @@ def test_two_machines_meet(alone, tmp_path):
 def started(folder: Path, *overrides: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     """A run of many steps on two processes that is in the middle of training, and its workers."""
     words = command(folder, "parallel=ddp", "parallel.processes=2", "training.max_steps=2000", *overrides)
-    process = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        words,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     end = time.monotonic() + 120
     while len(losses(RunDirectory(folder))) < 2:
         assert process.poll() is None and time.monotonic() < end, process.communicate()
         time.sleep(0.2)
     workers = [
-        child for child in psutil.Process(process.pid).children(recursive=True) if "alignment_lab.worker" in " ".join(child.cmdline())
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "alignment_lab.entrypoints.worker" in " ".join(child.cmdline())
     ]
     assert len(workers) == 2
     return process, workers
@@ -268,12 +320,19 @@ def test_when_a_process_is_killed_the_run_ends_with_its_reason(tmp_path):
     assert process.returncode == 1
     assert errors.strip().startswith("error: process ") and errors.count("\n") == 1
     assert "was ended by SIGKILL" in errors and "goes on from the newest checkpoint" in errors
-    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+    ]
     state = RunDirectory(tmp_path / "run").state()
     assert state["state"] == "failed" and "SIGKILL" in state["error"]
 
 
-SIGNALS = [(signal.SIGINT, "ddp"), (signal.SIGTERM, "zero2"), (signal.SIGUSR2, "zero3"), (signal.SIGTERM, "fsdp")]
+SIGNALS = [
+    (signal.SIGINT, "ddp"),
+    (signal.SIGTERM, "zero2"),
+    (signal.SIGUSR2, "zero3"),
+    (signal.SIGTERM, "fsdp"),
+]
 
 
 @pytest.mark.parametrize(("number", "preset"), SIGNALS)
@@ -288,16 +347,30 @@ def test_a_signal_ends_all_of_them_with_a_checkpoint(number, preset, tmp_path):
     assert errors.strip() == (
         f"interrupted by {number.name} at step {step}; the same command with hydra.run.dir={run.path} goes on from checkpoint-{step}"
     )
-    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    assert not [
+        worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+    ]
     assert run.state()["state"] == "interrupted"
-    found, passed = checkpoint.newest(run.checkpoints, run.state()["id"])
+    found, passed = manifest.newest_valid(run.checkpoints, run.state()["id"])
     assert found == run.checkpoints / f"checkpoint-{step}" and not passed
 
 
 def test_a_mistake_that_a_process_finds_is_one_sentence(tmp_path):
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": "word " * 50, "chosen": f"a {n}", "rejected": f"b {n}"}) + "\n" for n in range(40)))
-    words = command(tmp_path / "run", "parallel=ddp", "parallel.processes=2", "data=local", f"data.path={rows}", "data.max_length=8")
+    rows.write_text(
+        "".join(
+            json.dumps({"prompt": "word " * 50, "chosen": f"a {n}", "rejected": f"b {n}"}) + "\n"
+            for n in range(40)
+        )
+    )
+    words = command(
+        tmp_path / "run",
+        "parallel=ddp",
+        "parallel.processes=2",
+        "data=local",
+        f"data.path={rows}",
+        "data.max_length=8",
+    )
     ended = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert ended.stderr.strip() == "error: data.max_length=8: no row fits; raise it, or give shorter rows."

@@ -9,21 +9,23 @@ from rich.console import Console
 from small_models import SEQUENCES, small
 from small_runs import Workshop, step, trainer
 
-from alignment_lab import embedded, reference
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.data.pack import Scored
-from alignment_lab.errors import UserError
-from alignment_lab.logprobs import Engine, score
-from alignment_lab.run import execute
+from alignment_lab.actions.train import execute
+from alignment_lab.engine.layout import Engine
+from alignment_lab.engine.logprobs import score_sequences
+from alignment_lab.engine.packing import ScoredSequence
+from alignment_lab.engine.reference import fetch_logps, reference_folder, weights_digest
+from alignment_lab.models.embedded import embedded_weights
+from alignment_lab.runtime.errors import UserError
+from alignment_lab.runtime.run_directory import RunDirectory
 
 PACKED = Engine(True, 1000)
-ANSWERS = [Scored(one.prompt, one.answer) for one in SEQUENCES if one.prompt and one.labels is None]
+ANSWERS = [ScoredSequence(one.prompt, one.answer) for one in SEQUENCES if one.prompt and one.labels is None]
 
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
     """A cache of the test's own with the embedded weights in it: the folder of its references."""
-    weights = embedded.weights()
+    weights = embedded_weights()
     (tmp_path / "cache" / "models").mkdir(parents=True)
     (tmp_path / "cache" / "models" / weights.name).symlink_to(weights.resolve())
     monkeypatch.setenv("ALIGNMENT_LAB_CACHE", str(tmp_path / "cache"))
@@ -41,7 +43,9 @@ def workshop(composed, tokenizer, tmp_path, empty):
 def adapted(model, *, trained: bool = False, **settings):
     from peft import LoraConfig, get_peft_model
 
-    wrapped = get_peft_model(model, LoraConfig(target_modules=["q_proj", "down_proj"], **{"r": 4, "lora_alpha": 8, **settings}))
+    wrapped = get_peft_model(
+        model, LoraConfig(target_modules=["q_proj", "down_proj"], **{"r": 4, "lora_alpha": 8, **settings})
+    )
     if trained:
         with torch.no_grad():
             for name, weight in wrapped.named_parameters():
@@ -53,14 +57,14 @@ def adapted(model, *, trained: bool = False, **settings):
 def test_a_model_has_one_name_however_it_is_held(tmp_path):
     """Twice made, saved and loaded, with another attention, in training, or under an adapter that does nothing yet."""
     plain = small("llama", dtype=torch.float32)
-    name = reference.digest(plain)
+    name = weights_digest(plain)
     plain.save_pretrained(tmp_path)
     assert re.fullmatch("[0-9a-f]{64}", name)
-    assert reference.digest(small("llama", dtype=torch.float32)) == name
-    assert reference.digest(type(plain).from_pretrained(tmp_path)) == name
-    assert reference.digest(small("llama", implementation="sdpa", dtype=torch.float32).train()) == name
-    assert reference.digest(adapted(small("llama", dtype=torch.float32))) == name
-    assert reference.digest(adapted(small("llama", dtype=torch.float32), r=2, lora_alpha=3)) == name
+    assert weights_digest(small("llama", dtype=torch.float32)) == name
+    assert weights_digest(type(plain).from_pretrained(tmp_path)) == name
+    assert weights_digest(small("llama", implementation="sdpa", dtype=torch.float32).train()) == name
+    assert weights_digest(adapted(small("llama", dtype=torch.float32))) == name
+    assert weights_digest(adapted(small("llama", dtype=torch.float32), r=2, lora_alpha=3)) == name
 
 
 def test_what_changes_a_number_changes_the_name(tmp_path):
@@ -83,7 +87,7 @@ def test_what_changes_a_number_changes_the_name(tmp_path):
         adapted(model(), trained=True, use_rslora=True),
         model(),
     ]
-    assert len({reference.digest(one) for one in others}) == len(others)
+    assert len({weights_digest(one) for one in others}) == len(others)
 
 
 def test_a_trained_adapter_has_its_name_after_loading(tmp_path):
@@ -91,11 +95,13 @@ def test_a_trained_adapter_has_its_name_after_loading(tmp_path):
 
     trained = adapted(small("llama", dtype=torch.float32), trained=True)
     trained.save_pretrained(tmp_path)
-    assert reference.digest(PeftModel.from_pretrained(small("llama", dtype=torch.float32), tmp_path)) == reference.digest(trained)
+    assert weights_digest(
+        PeftModel.from_pretrained(small("llama", dtype=torch.float32), tmp_path)
+    ) == weights_digest(trained)
 
 
 def test_a_folder_is_named_by_weights_and_type():
-    one, other = (reference.folder("ab" * 32, dtype) for dtype in (torch.float32, torch.bfloat16))
+    one, other = (reference_folder("ab" * 32, dtype) for dtype in (torch.float32, torch.bfloat16))
     assert (one.name, other.name) == ("ab" * 16 + "-float32", "ab" * 16 + "-bfloat16")
 
 
@@ -103,14 +109,17 @@ def test_a_folder_is_named_by_weights_and_type():
 
 
 def fetched(model, where, sequences=ANSWERS):
-    return reference.fetch(model, sequences, PACKED, torch.float32, where, Console(quiet=True))
+    return fetch_logps(model, sequences, PACKED, torch.float32, where, Console(quiet=True))
 
 
 def test_what_is_fetched_is_what_the_model_says_and_then_what_was_stored(tmp_path):
     """In the order of the sequences; a second model that would say otherwise is not asked."""
     model = small("llama", dtype=torch.float32)
-    true = score(model, ANSWERS, PACKED, torch.float32, iter)
-    for asked, who in ((len(ANSWERS), model), (0, small("llama", dtype=torch.float32, initializer_range=0.2))):
+    true = score_sequences(model, ANSWERS, PACKED, torch.float32, iter)
+    for asked, who in (
+        (len(ANSWERS), model),
+        (0, small("llama", dtype=torch.float32, initializer_range=0.2)),
+    ):
         found, count = fetched(who, tmp_path / "store")
         assert count == asked
         for one, two in zip(found, true, strict=True):
@@ -123,7 +132,7 @@ def test_what_is_fetched_is_what_the_model_says_and_then_what_was_stored(tmp_pat
 def test_a_fresh_adapter_is_off_and_a_trained_one_is_the_reference(tmp_path):
     """Its A is not even multiplied while it does nothing; afterwards the bare base would be wrong by nats."""
     base = small("llama", dtype=torch.float32)
-    true = score(base, ANSWERS, PACKED, torch.float32, iter)
+    true = score_sequences(base, ANSWERS, PACKED, torch.float32, iter)
     fresh = adapted(base)
     calls = []
     for name, module in fresh.named_modules():
@@ -134,15 +143,25 @@ def test_a_fresh_adapter_is_off_and_a_trained_one_is_the_reference(tmp_path):
     assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(found, true, strict=True))
     trained = adapted(small("llama", dtype=torch.float32), trained=True)
     found, _ = fetched(trained, tmp_path / "trained")
-    with_it = score(trained, ANSWERS, PACKED, torch.float32, iter)
+    with_it = score_sequences(trained, ANSWERS, PACKED, torch.float32, iter)
     assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(found, with_it, strict=True))
     assert max(float((one - two).abs().max()) for one, two in zip(found, true, strict=True)) > 0.1
 
 
 # ---- whole runs
 
-ROWS = [{"prompt": f"How much is {n} and {n}?", "chosen": f"It is {2 * n}.", "rejected": f"Perhaps {n}."} for n in range(1, 21)]
-RUN = ["model=tiny", "parallel.device=cpu", "data=local", "model.shape.hidden=16", "eval.generations=0", "training.global_batch=8"]
+ROWS = [
+    {"prompt": f"How much is {n} and {n}?", "chosen": f"It is {2 * n}.", "rejected": f"Perhaps {n}."}
+    for n in range(1, 21)
+]
+RUN = [
+    "model=tiny",
+    "parallel.device=cpu",
+    "data=local",
+    "model.shape.hidden=16",
+    "eval.generations=0",
+    "training.global_batch=8",
+]
 
 
 def test_a_sweep_asks_the_reference_once(composed, empty, tmp_path, write_rows, capsys, monkeypatch):
@@ -151,15 +170,32 @@ def test_a_sweep_asks_the_reference_once(composed, empty, tmp_path, write_rows, 
     KTO sees the halves of the same pairs, and as many prompts with other answers. Another template, or another answer, is another question.
     """
     path = write_rows(ROWS)
-    monkeypatch.setattr("alignment_lab.report.page.write_page", lambda run: None)  # half of so short a run's time
+    monkeypatch.setattr(
+        "alignment_lab.report.render.page.write_page", lambda run: None
+    )  # half of so short a run's time
 
     def said(*more: str) -> tuple[int, int]:
         run = RunDirectory(tmp_path / f"run{len(list(tmp_path.iterdir()))}")
         execute(composed([*RUN, f"data.path={path}", *more]), run)
-        return tuple(map(int, re.search(r"reference: (\d+) of (\d+) answers", capsys.readouterr().out.replace("\n", " ")).groups()))
+        return tuple(
+            map(
+                int,
+                re.search(
+                    r"reference: (\d+) of (\d+) answers", capsys.readouterr().out.replace("\n", " ")
+                ).groups(),
+            )
+        )
 
     assert said() == (0, 40)
-    for same in ("", "beta=0.3", "method=ipo", "training.seed=7", "training.learning_rate=1e-4", "training.micro_tokens=50", "method=aot"):
+    for same in (
+        "",
+        "beta=0.3",
+        "method=ipo",
+        "training.seed=7",
+        "training.learning_rate=1e-4",
+        "training.micro_tokens=50",
+        "method=aot",
+    ):
         assert said(*same.split()) == (40, 40), same
     assert said("method=kto") == (40, 80)
     assert said("method=bco") == (40, 40)
@@ -185,7 +221,14 @@ def test_the_first_step_proves_the_store(method, workshop, empty):
         other.model.embed_tokens.weight.mul_(1.3)
     true = setting.weights
     sequences = [one for row in [*setting.train, *setting.heldout] for one in answers(row)]
-    reference.fetch(other, sequences, setting.engine, setting.dtype, reference.folder(true, setting.dtype), Console(quiet=True))
+    fetch_logps(
+        other,
+        sequences,
+        setting.engine,
+        setting.dtype,
+        reference_folder(true, setting.dtype),
+        Console(quiet=True),
+    )
     made = trainer(setting)
     with pytest.raises(UserError, match=r"are off by .* nats per token .* delete that folder"):
         step(made, at=0)
@@ -194,16 +237,20 @@ def test_the_first_step_proves_the_store(method, workshop, empty):
 
 def answers(row):
     """The answers of a pair, or of a labelled row."""
-    return [Scored(row["prompt_ids"], row[name]) for name in ("chosen_ids", "rejected_ids", "completion_ids") if name in row]
+    return [
+        ScoredSequence(row["prompt_ids"], row[name])
+        for name in ("chosen_ids", "rejected_ids", "completion_ids")
+        if name in row
+    ]
 
 
 def test_shards_of_another_folder_are_set_aside(workshop, empty):
     """Copied under this model's name they are not read: a shard knows which folder it was made for."""
     setting = workshop.setting("dpo")
-    mine = reference.folder(setting.weights, setting.dtype)
+    mine = reference_folder(setting.weights, setting.dtype)
     stranger = mine.with_name("0" * 32 + "-float32")
     sequences = [one for row in [*setting.train, *setting.heldout] for one in answers(row)]
-    reference.fetch(setting.model, sequences, setting.engine, setting.dtype, stranger, Console(quiet=True))
+    fetch_logps(setting.model, sequences, setting.engine, setting.dtype, stranger, Console(quiet=True))
     shutil.copytree(stranger, mine)
     text = trainer_text(setting)
     assert "reference: 0 of" in text

@@ -25,9 +25,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from alignment_lab import refstore
-from alignment_lab.errors import UserError
-from alignment_lab.refstore import Example, Fetched, ReferenceStore, blocks, check, example_key
+from alignment_lab.engine import reference_cache
+from alignment_lab.engine.reference_cache import (
+    Example,
+    Fetched,
+    ReferenceCache,
+    blocks,
+    check_agreement,
+    example_key,
+)
+from alignment_lab.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,7 +42,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def formula(example: Example) -> np.ndarray:
     """-(sum of the prompt + place * id) / 7, which is different for any two examples of these tests."""
     prompt, completion = example
-    return np.array([-(sum(prompt) + place * token) / 7 for place, token in enumerate(completion, start=1)], np.float32)
+    return np.array(
+        [-(sum(prompt) + place * token) / 7 for place, token in enumerate(completion, start=1)], np.float32
+    )
 
 
 class Scorer:
@@ -57,7 +66,10 @@ def made(count: int, seed: int = 0) -> list[Example]:
     """Pairs with a prompt in common, as preference rows are; every completion is another one."""
     draw = random.Random(seed)
     prompts = [draw.choices(range(50000), k=draw.randint(0, 30)) for _ in range(count // 2)]
-    return [(prompt, [seed * count + row, *draw.choices(range(50000), k=draw.randint(0, 40))]) for row, prompt in enumerate(prompts * 2)]
+    return [
+        (prompt, [seed * count + row, *draw.choices(range(50000), k=draw.randint(0, 40))])
+        for row, prompt in enumerate(prompts * 2)
+    ]
 
 
 def equal(fetched: Fetched, examples: list[Example]) -> bool:
@@ -92,18 +104,31 @@ def test_a_key_is_of_the_lengths_and_the_ids():
     """int32, little-endian: the lengths 1 and 2, then 3, 4 and 5. The hash is that of any other blake2b."""
     words = "01000000 02000000 03000000 04000000 05000000".replace(" ", "")
     code = f"import hashlib; print(hashlib.blake2b(bytes.fromhex('{words}'), digest_size=16).hexdigest())"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == example_key([3], [4, 5]).hex()
+    assert (
+        subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+        == example_key([3], [4, 5]).hex()
+    )
 
 
 def test_a_key_changes_with_any_token_with_the_order_and_with_the_seam():
     ids = [1, 2, 3, 4]
     cut = [(ids[:seam], ids[seam:]) for seam in range(5)]
     changed = [([1, 2], [3, 5]), ([0, 2], [3, 4]), ([2, 1], [3, 4]), ([3, 4], [1, 2])]
-    longer = [([1, 2], [3, 4, 0]), ([0, 1, 2], [3, 4]), ([1, 2, 0], [3, 4]), ([], []), ([0], []), ([], [0]), ([2], [1, 3, 4])]
+    longer = [
+        ([1, 2], [3, 4, 0]),
+        ([0, 1, 2], [3, 4]),
+        ([1, 2, 0], [3, 4]),
+        ([], []),
+        ([0], []),
+        ([], [0]),
+        ([2], [1, 3, 4]),
+    ]
     assert len({example_key(*example) for example in cut + changed + longer}) == 16
 
 
-@pytest.mark.parametrize("kind", [tuple, np.array, lambda ids: np.array(ids, np.int32), lambda ids: np.repeat(ids, 2)[::2]])
+@pytest.mark.parametrize(
+    "kind", [tuple, np.array, lambda ids: np.array(ids, np.int32), lambda ids: np.repeat(ids, 2)[::2]]
+)
 def test_a_key_is_of_the_ids_and_not_of_what_holds_them(kind):
     assert example_key(kind([5, 70000]), kind([1, 2])) == example_key([5, 70000], [1, 2])
 
@@ -113,11 +138,11 @@ def test_a_key_is_of_the_ids_and_not_of_what_holds_them(kind):
 
 def test_the_second_fetch_scores_nothing_whoever_asks(folder):
     examples, score = made(40), Scorer()
-    store = ReferenceStore(folder)
+    store = ReferenceCache(folder)
     first = store.fetch(examples, score)
     assert (first.hits, first.scored, len(score.examples)) == (0, 40, 40)
     assert equal(first, examples)
-    for again in (store, ReferenceStore(folder)):
+    for again in (store, ReferenceCache(folder)):
         found = again.fetch(examples, None)
         assert (found.hits, found.scored) == (40, 0)
         assert equal(found, examples)
@@ -127,12 +152,17 @@ def test_the_second_fetch_scores_nothing_whoever_asks(folder):
 def test_only_what_is_new_is_scored(folder):
     """A subset, a permutation, a superset and another set, each fetched by a store of its own."""
     examples = made(40)
-    ReferenceStore(folder).fetch(examples, Scorer())
+    ReferenceCache(folder).fetch(examples, Scorer())
     shuffled = random.Random(1).sample(examples, 40)
     others = made(20, seed=1)
-    for wanted, new in ((examples[5:9], []), (shuffled, []), (others[:6] + shuffled, others[:6]), (others, others[6:])):
+    for wanted, new in (
+        (examples[5:9], []),
+        (shuffled, []),
+        (others[:6] + shuffled, others[:6]),
+        (others, others[6:]),
+    ):
         score = Scorer()
-        found = ReferenceStore(folder).fetch(wanted, score)
+        found = ReferenceCache(folder).fetch(wanted, score)
         assert (found.hits, found.scored) == (len(wanted) - len(new), len(new))
         assert sorted(score.examples) == sorted(new)
         assert equal(found, wanted)
@@ -140,48 +170,52 @@ def test_only_what_is_new_is_scored(folder):
 
 def test_an_example_that_comes_twice_is_scored_once(folder):
     examples, score = [([1], [2, 3]), ([1, 2], [3]), ([1], [2, 3])], Scorer()
-    found = ReferenceStore(folder).fetch(examples, score)
+    found = ReferenceCache(folder).fetch(examples, score)
     assert sorted(score.examples) == [([1], [2, 3]), ([1, 2], [3])]
     assert (found.hits, found.scored) == (1, 2)
     assert equal(found, examples)
 
 
 def test_no_examples_touch_nothing(folder):
-    assert ReferenceStore(folder).fetch([], None) == Fetched([], 0, 0)
+    assert ReferenceCache(folder).fetch([], None) == Fetched([], 0, 0)
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("examples", [[([], [])], [([1], []), ([], [1]), ([], []), ([2], [])]])
 def test_nothing_to_score_is_stored_too(folder, examples):
-    assert equal(ReferenceStore(folder).fetch(examples, Scorer()), examples)
-    assert equal(ReferenceStore(folder).fetch(examples, None), examples)
+    assert equal(ReferenceCache(folder).fetch(examples, Scorer()), examples)
+    assert equal(ReferenceCache(folder).fetch(examples, None), examples)
 
 
 def test_a_key_that_ends_in_zeros_is_one_like_any_other(folder, monkeypatch):
     """numpy's own bytes type would cut them off."""
-    monkeypatch.setattr(refstore, "example_key", lambda prompt, completion: completion[0].to_bytes(16, "big" if prompt else "little"))
+    monkeypatch.setattr(
+        reference_cache,
+        "example_key",
+        lambda prompt, completion: completion[0].to_bytes(16, "big" if prompt else "little"),
+    )
     examples = [([1], [1]), ([], [1]), ([1], [256]), ([], [256])]
-    assert equal(ReferenceStore(folder).fetch(examples, Scorer()), examples)
-    assert equal(ReferenceStore(folder).fetch(examples, None), examples)
+    assert equal(ReferenceCache(folder).fetch(examples, Scorer()), examples)
+    assert equal(ReferenceCache(folder).fetch(examples, None), examples)
 
 
 def test_two_folders_know_nothing_of_each_other(tmp_path):
     """Nor does a shard that was copied from one to the other count there: its numbers are another model's."""
     examples = made(4)
-    ReferenceStore(tmp_path / "a").fetch(examples, Scorer())
+    ReferenceCache(tmp_path / "a").fetch(examples, Scorer())
     (tmp_path / "b").mkdir()
     for path in shards(tmp_path / "a"):
         (tmp_path / "b" / path.name).write_bytes(path.read_bytes())
-    assert ReferenceStore(tmp_path / "b").fetch(examples, Scorer()).scored == 4
+    assert ReferenceCache(tmp_path / "b").fetch(examples, Scorer()).scored == 4
     (tmp_path / "a").rename(tmp_path / "moved")
     (tmp_path / "else").mkdir()
     (tmp_path / "moved").rename(tmp_path / "else" / "a")
-    assert equal(ReferenceStore(tmp_path / "else" / "a").fetch(examples, None), examples)
+    assert equal(ReferenceCache(tmp_path / "else" / "a").fetch(examples, None), examples)
 
 
 def test_a_shard_is_a_plain_safetensors_file(folder):
     examples = made(6)
-    ReferenceStore(folder).fetch(examples, Scorer())
+    ReferenceCache(folder).fetch(examples, Scorer())
     (path,) = shards(folder)
     tensors = load_file(path)
     assert {name: (tensor.dtype.name, tensor.ndim) for name, tensor in tensors.items()} == {
@@ -235,9 +269,11 @@ def test_score_and_progress_see_the_blocks(folder):
         seen.append(len(steps))
         return steps
 
-    ReferenceStore(folder).fetch(examples, score, progress=progress, block_tokens=200)
+    ReferenceCache(folder).fetch(examples, score, progress=progress, block_tokens=200)
     assert seen == [len(score.blocks)] and len(score.blocks) > 5
-    assert score.blocks == [[examples[place] for place in block] for block in blocks(examples, range(60), 200)]
+    assert score.blocks == [
+        [examples[place] for place in block] for block in blocks(examples, range(60), 200)
+    ]
 
 
 # ---- what score may not give
@@ -253,21 +289,28 @@ def test_a_value_that_is_not_finite_is_refused_by_row_and_never_stored(folder, v
         return [np.where(row in (1, 3), value, formula(([row], ids)).astype(float)) for [row], ids in block]
 
     with pytest.raises(UserError, match=r"not finite for the examples 1, 3 \(counted from 0\)"):
-        ReferenceStore(folder).fetch(examples, score, block_tokens=38)  # 10 + 9 + 8 + 7 = 34 tokens: four examples, then two
+        ReferenceCache(folder).fetch(
+            examples, score, block_tokens=38
+        )  # 10 + 9 + 8 + 7 = 34 tokens: four examples, then two
     assert shards(folder) == []
     with pytest.raises(UserError, match="the examples 1 "):
-        ReferenceStore(folder).fetch(examples, score, block_tokens=10)  # one by one
+        ReferenceCache(folder).fetch(examples, score, block_tokens=10)  # one by one
     again = Scorer()
-    found = ReferenceStore(folder).fetch(examples, again)
+    found = ReferenceCache(folder).fetch(examples, again)
     assert (found.hits, equal(found, examples)) == (1, True)
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda rows: rows[:-1], lambda rows: [row[:-1] for row in rows], lambda rows: [row[None] for row in rows]]
+    "wrong",
+    [
+        lambda rows: rows[:-1],
+        lambda rows: [row[:-1] for row in rows],
+        lambda rows: [row[None] for row in rows],
+    ],
 )
 def test_a_wrong_number_of_values_is_a_mistake_of_the_caller(folder, wrong):
     with pytest.raises(AssertionError):
-        ReferenceStore(folder).fetch(made(4), lambda block: wrong([formula(example) for example in block]))
+        ReferenceCache(folder).fetch(made(4), lambda block: wrong([formula(example) for example in block]))
     assert shards(folder) == []
 
 
@@ -281,9 +324,9 @@ def damaged_fetches(folder: Path, examples: list[Example], contents: list[bytes]
         here = folder.parent / str(number) / folder.name  # the same name: a shard belongs to it
         here.mkdir(parents=True)
         (here / "shard.safetensors").write_bytes(content)
-        found = ReferenceStore(here).fetch(examples, Scorer())
+        found = ReferenceCache(here).fetch(examples, Scorer())
         assert equal(found, examples)
-        assert equal(ReferenceStore(here).fetch(examples, None), examples)
+        assert equal(ReferenceCache(here).fetch(examples, None), examples)
         assert (here / "shard.safetensors").exists() == (found.scored == 0)
         assert (here / "shard.safetensors.damaged").exists() == (found.scored > 0)
         scored.append(found.scored)
@@ -293,9 +336,9 @@ def damaged_fetches(folder: Path, examples: list[Example], contents: list[bytes]
 @pytest.fixture(params=["read", "mapped"])
 def shard(request, folder, monkeypatch, quick):
     """(examples, the bytes of the shard that holds them)."""
-    monkeypatch.setattr(refstore, "SMALL", 1 if request.param == "mapped" else 2**20)
+    monkeypatch.setattr(reference_cache, "SMALL", 1 if request.param == "mapped" else 2**20)
     examples = [([1, 2], [3, 4, 5]), ([6], [7])]
-    ReferenceStore(folder).fetch(examples, Scorer())
+    ReferenceCache(folder).fetch(examples, Scorer())
     return examples, shards(folder)[0].read_bytes()
 
 
@@ -308,7 +351,10 @@ def test_a_flipped_bit_anywhere_is_never_a_wrong_number(folder, shard):
     """In the tensors and in the digest it is always seen; in what else the header says it may mean nothing."""
     examples, content = shard
     draw = random.Random(0)
-    flipped = [content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :] for at in range(len(content))]
+    flipped = [
+        content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :]
+        for at in range(len(content))
+    ]
     scored = damaged_fetches(folder, examples, flipped)
     header = 8 + int.from_bytes(content[:8], "little")
     digest = json.loads(content[8:header])["__metadata__"]["digest"].encode()
@@ -327,51 +373,86 @@ def test_anything_else_is_set_aside(folder, shard):
         return len(text).to_bytes(8, "little") + text + payload
 
     facts = json.loads(content[8:header])
-    texts = ["", "[]", "null", "1", '"x"', "{}", "{", "[" * 10000, '{"keys": 1}', b"\xff\xfe", "{}" + " " * 5000]
-    offsets = [[], [0], [0, 1, 2, 3], ["a", "b"], [None, None], [0, 10**30], [-5, -1], [0.5, 1.5], {}, [[0], [1]]]
+    texts = [
+        "",
+        "[]",
+        "null",
+        "1",
+        '"x"',
+        "{}",
+        "{",
+        "[" * 10000,
+        '{"keys": 1}',
+        b"\xff\xfe",
+        "{}" + " " * 5000,
+    ]
+    offsets = [
+        [],
+        [0],
+        [0, 1, 2, 3],
+        ["a", "b"],
+        [None, None],
+        [0, 10**30],
+        [-5, -1],
+        [0.5, 1.5],
+        {},
+        [[0], [1]],
+    ]
     for name in ("keys", "ends", "logps"):
         texts += [json.dumps({**facts, name: {**facts[name], "data_offsets": value}}) for value in offsets]
         texts += [json.dumps({key: value for key, value in facts.items() if key != name})]
-    texts += [json.dumps({**facts, "__metadata__": value}) for value in (None, {}, [], {"digest": None}, {"digest": ""})]
-    garbage = [draw.randbytes(size) for size in (1, 7, 8, 9, 100, 5000)] + [b"\0" * 100, b"\xff" * 100, content[1:], content[8:]]
+    texts += [
+        json.dumps({**facts, "__metadata__": value})
+        for value in (None, {}, [], {"digest": None}, {"digest": ""})
+    ]
+    garbage = [draw.randbytes(size) for size in (1, 7, 8, 9, 100, 5000)] + [
+        b"\0" * 100,
+        b"\xff" * 100,
+        content[1:],
+        content[8:],
+    ]
     contents = [with_header(text) for text in texts] + garbage
     assert set(damaged_fetches(folder, examples, contents)) == {2}
 
 
 def test_only_what_the_damaged_shard_held_is_scored_again(folder):
     examples, others = made(20), made(20, seed=1)
-    ReferenceStore(folder).fetch(examples, Scorer())
+    ReferenceCache(folder).fetch(examples, Scorer())
     (path,) = shards(folder)
-    ReferenceStore(folder).fetch(others, Scorer())
+    ReferenceCache(folder).fetch(others, Scorer())
     path.write_bytes(path.read_bytes()[:-1])
     score = Scorer()
-    found = ReferenceStore(folder).fetch(examples + others, score)
+    found = ReferenceCache(folder).fetch(examples + others, score)
     assert (found.hits, sorted(score.examples)) == (20, sorted(examples))
     assert equal(found, examples + others)
 
 
 def test_what_another_process_published_is_found_and_what_it_set_aside_is_no_error(folder, monkeypatch):
     examples = made(20)
-    store, other = ReferenceStore(folder), ReferenceStore(folder)
+    store, other = ReferenceCache(folder), ReferenceCache(folder)
     store.fetch(examples[:10], Scorer())
     other.fetch(examples, Scorer())
     assert equal(store.fetch(examples, None), examples)
-    opened = refstore._opened
+    opened = reference_cache._opened
 
     def gone(path, *facts, **more):
         if path == shards(folder)[0]:
             raise FileNotFoundError(path)
         return opened(path, *facts, **more)
 
-    monkeypatch.setattr(refstore, "_opened", gone)
-    assert equal(ReferenceStore(folder).fetch(examples, Scorer()), examples)
+    monkeypatch.setattr(reference_cache, "_opened", gone)
+    assert equal(ReferenceCache(folder).fetch(examples, Scorer()), examples)
 
 
 def test_a_shard_is_synced_before_it_has_its_name_and_its_name_after(folder, monkeypatch):
     """After a power cut there is the whole file under its name, or no such name."""
     seen = []
-    monkeypatch.setattr(os, "fsync", lambda handle: seen.append((Path(os.readlink(f"/proc/self/fd/{handle}")).name, len(shards(folder)))))
-    ReferenceStore(folder).fetch(made(2), Scorer())
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda handle: seen.append((Path(os.readlink(f"/proc/self/fd/{handle}")).name, len(shards(folder)))),
+    )
+    ReferenceCache(folder).fetch(made(2), Scorer())
     (path,) = shards(folder)
     assert seen == [(f".{path.name}.{os.getpid()}.partial", 0), (folder.name, 1)]
 
@@ -389,13 +470,13 @@ REFUSED = r"cannot be stored in \S+store \(No space left on device\): make it wr
 @pytest.mark.parametrize("where", ["os.fsync", "pathlib.Path.replace"])
 def test_a_full_disk_is_one_sentence_and_leaves_what_was_stored(folder, monkeypatch, where):
     examples, others = made(20), made(20, seed=1)
-    ReferenceStore(folder).fetch(examples, Scorer())
+    ReferenceCache(folder).fetch(examples, Scorer())
     with monkeypatch.context() as full:
         full.setattr(where, no_space)
         with pytest.raises(UserError, match=REFUSED):
-            ReferenceStore(folder).fetch(examples + others, Scorer())
+            ReferenceCache(folder).fetch(examples + others, Scorer())
     assert leftovers(folder) == [] and len(shards(folder)) == 1
-    found = ReferenceStore(folder).fetch(examples + others, Scorer())
+    found = ReferenceCache(folder).fetch(examples + others, Scorer())
     assert (found.hits, equal(found, examples + others)) == (20, True)
 
 
@@ -405,7 +486,7 @@ def test_a_write_that_stops_half_way_leaves_no_file(folder):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(UserError, match="File too large"):
-            ReferenceStore(folder).fetch([([1], [2] * 10_000)], Scorer())
+            ReferenceCache(folder).fetch([([1], [2] * 10_000)], Scorer())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert leftovers(folder) == [] and shards(folder) == []
@@ -421,30 +502,36 @@ def test_a_full_disk_while_it_builds_stops_at_once_and_keeps_the_blocks_before(f
 
     monkeypatch.setattr("pathlib.Path.replace", third)
     with pytest.raises(UserError, match=REFUSED):
-        ReferenceStore(folder).fetch(examples, score, block_tokens=2, publish_seconds=0)
+        ReferenceCache(folder).fetch(examples, score, block_tokens=2, publish_seconds=0)
     assert (len(score.blocks), len(times), len(shards(folder)), leftovers(folder)) == (3, 3, 2, [])
-    found = ReferenceStore(folder).fetch(examples, Scorer())
+    found = ReferenceCache(folder).fetch(examples, Scorer())
     assert (found.hits, equal(found, examples)) == (2, True)
 
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be stored in"):
-        ReferenceStore(tmp_path / "file" / "store").fetch(made(2), Scorer())
+        ReferenceCache(tmp_path / "file" / "store").fetch(made(2), Scorer())
 
 
 def test_what_is_stored_is_read_where_nothing_can_be_written(folder, monkeypatch):
     examples = made(10)
-    ReferenceStore(folder).fetch(examples, Scorer())
-    for where in ("os.open", "pathlib.Path.mkdir", "pathlib.Path.replace", "pathlib.Path.rename", "fcntl.flock"):
+    ReferenceCache(folder).fetch(examples, Scorer())
+    for where in (
+        "os.open",
+        "pathlib.Path.mkdir",
+        "pathlib.Path.replace",
+        "pathlib.Path.rename",
+        "fcntl.flock",
+    ):
         monkeypatch.setattr(where, no_space)
-    assert equal(ReferenceStore(folder).fetch(examples, None), examples)
+    assert equal(ReferenceCache(folder).fetch(examples, None), examples)
 
 
 def test_a_disk_that_loses_what_is_written_is_a_sentence(folder, monkeypatch):
-    monkeypatch.setattr(refstore, "write_atomic", lambda path, content: path.write_bytes(content[:-1]))
+    monkeypatch.setattr(reference_cache, "write_atomic", lambda path, content: path.write_bytes(content[:-1]))
     with pytest.raises(UserError, match="does not read back"):
-        ReferenceStore(folder).fetch(made(2), Scorer())
+        ReferenceCache(folder).fetch(made(2), Scorer())
 
 
 # ---- killed, and several at once
@@ -467,7 +554,7 @@ class Slow:
 def build(folder: Path, log: Path, done: multiprocessing.Queue, count: int, seconds: float) -> None:
     """The life of a process: fetch, check, say so."""
     examples = made(count)
-    found = ReferenceStore(folder).fetch(examples, Slow(log, seconds), publish_seconds=0.1, block_tokens=100)
+    found = ReferenceCache(folder).fetch(examples, Slow(log, seconds), publish_seconds=0.1, block_tokens=100)
     done.put((os.getpid(), equal(found, examples), found.hits, found.scored))
 
 
@@ -495,7 +582,14 @@ def test_four_at_once_with_the_builder_killed_twice_make_one_pass(folder, tmp_pa
         return [line.split() for line in log.read_text().splitlines()]
 
     def builder():
-        return next((process for process in processes if lines() and str(process.pid) == lines()[-1][0] and process.is_alive()), None)
+        return next(
+            (
+                process
+                for process in processes
+                if lines() and str(process.pid) == lines()[-1][0] and process.is_alive()
+            ),
+            None,
+        )
 
     for part in (40, 80):
         wait(lambda part=part: len(lines()) >= part)
@@ -511,7 +605,7 @@ def test_four_at_once_with_the_builder_killed_twice_make_one_pass(folder, tmp_pa
     assert len({pid for pid, _ in lines()}) == 3
     assert len({place for _, place in lines()}) == count
     assert count <= len(lines()) <= count + 48
-    assert equal(ReferenceStore(folder).fetch(made(count), None), made(count))
+    assert equal(ReferenceCache(folder).fetch(made(count), None), made(count))
 
 
 def test_after_a_stop_in_the_middle_only_the_rest_is_scored(folder):
@@ -524,10 +618,10 @@ def test_after_a_stop_in_the_middle_only_the_rest_is_scored(folder):
         return before(block)
 
     with pytest.raises(KeyboardInterrupt):
-        ReferenceStore(folder).fetch(examples, stopped, block_tokens=100)
+        ReferenceCache(folder).fetch(examples, stopped, block_tokens=100)
     assert len(shards(folder)) == 1
     after = Scorer()
-    found = ReferenceStore(folder).fetch(examples, after, block_tokens=100)
+    found = ReferenceCache(folder).fetch(examples, after, block_tokens=100)
     assert sorted(before.examples + after.examples) == sorted(examples)
     assert (found.hits, equal(found, examples)) == (len(before.examples), True)
 
@@ -541,7 +635,9 @@ def test_work_is_published_when_its_time_has_come(folder, monkeypatch):
         clock[0] += 10
         return [formula(example) for example in block]
 
-    ReferenceStore(folder).fetch([([row], [row]) for row in range(20)], score, block_tokens=2, publish_seconds=30)
+    ReferenceCache(folder).fetch(
+        [([row], [row]) for row in range(20)], score, block_tokens=2, publish_seconds=30
+    )
     assert sorted(len(load_file(path)["ends"]) for path in shards(folder)) == [2] + [3] * 6
 
 
@@ -561,10 +657,10 @@ class Gate(Scorer):
 @pytest.fixture
 def building(folder, monkeypatch):
     """A thread that builds 4 examples one by one, stopped at the first: (examples, gate, thread)."""
-    monkeypatch.setattr(refstore, "POLL", 0.005)
+    monkeypatch.setattr(reference_cache, "POLL", 0.005)
     examples, gate = [([row], [row] * (9 - row)) for row in range(4)], Gate()
     options = {"block_tokens": 1, "publish_seconds": 0}
-    thread = threading.Thread(target=lambda: ReferenceStore(folder).fetch(examples, gate, **options))
+    thread = threading.Thread(target=lambda: ReferenceCache(folder).fetch(examples, gate, **options))
     thread.start()
     assert gate.arrived.acquire(timeout=30)
     yield examples, gate, thread
@@ -576,7 +672,9 @@ def test_who_waits_says_so_once_and_goes_on_when_its_own_is_there(folder, buildi
     """The builder still has two examples to score then."""
     examples, gate, thread = building
     said, found = [], []
-    waiting = threading.Thread(target=lambda: found.append(ReferenceStore(folder).fetch(examples[1::-1], None, notice=said.append)))
+    waiting = threading.Thread(
+        target=lambda: found.append(ReferenceCache(folder).fetch(examples[1::-1], None, notice=said.append))
+    )
     waiting.start()
     wait(lambda: said)
     time.sleep(0.05)
@@ -592,7 +690,9 @@ def test_who_waits_for_something_else_scores_only_that(folder, building):
     examples, gate, _ = building
     mine = [([9], [9]), *examples]
     score, said, found = Scorer(), [], []
-    waiting = threading.Thread(target=lambda: found.append(ReferenceStore(folder).fetch(mine, score, notice=said.append)))
+    waiting = threading.Thread(
+        target=lambda: found.append(ReferenceCache(folder).fetch(mine, score, notice=said.append))
+    )
     waiting.start()
     wait(lambda: said)
     gate.go.release(4)
@@ -603,15 +703,15 @@ def test_who_waits_for_something_else_scores_only_that(folder, building):
 
 def test_what_came_just_before_its_turn_is_not_scored_again(folder, monkeypatch):
     """Another process ends between the last look at the shards and the lock."""
-    examples, locked = made(10), refstore.locked
+    examples, locked = made(10), reference_cache.locked
 
     def late(file):
-        monkeypatch.setattr(refstore, "locked", locked)
-        ReferenceStore(folder).fetch(examples, Scorer())
+        monkeypatch.setattr(reference_cache, "locked", locked)
+        ReferenceCache(folder).fetch(examples, Scorer())
         return locked(file)
 
-    monkeypatch.setattr(refstore, "locked", late)
-    found = ReferenceStore(folder).fetch(examples, None)
+    monkeypatch.setattr(reference_cache, "locked", late)
+    found = ReferenceCache(folder).fetch(examples, None)
     assert (found.hits, found.scored, equal(found, examples)) == (10, 0, True)
 
 
@@ -620,7 +720,7 @@ def test_what_is_stored_needs_no_turn(folder, building):
     examples, gate, _ = building
     gate.go.release()
     assert gate.arrived.acquire(timeout=30)
-    assert equal(ReferenceStore(folder).fetch(examples[:1], None, notice=pytest.fail), examples[:1])
+    assert equal(ReferenceCache(folder).fetch(examples[:1], None, notice=pytest.fail), examples[:1])
 
 
 def test_the_turn_ends_with_the_fetch_even_if_a_child_was_left_behind(folder):
@@ -628,12 +728,16 @@ def test_the_turn_ends_with_the_fetch_even_if_a_child_was_left_behind(folder):
     children = []
 
     def score(block):
-        lock = next(int(name) for name in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{name}").endswith(".lock"))
+        lock = next(
+            int(name)
+            for name in os.listdir("/proc/self/fd")
+            if os.path.realpath(f"/proc/self/fd/{name}").endswith(".lock")
+        )
         children.append(subprocess.Popen(["sleep", "60"], pass_fds=[lock]))
         return [formula(example) for example in block]
 
     try:
-        ReferenceStore(folder).fetch(made(2), score)
+        ReferenceCache(folder).fetch(made(2), score)
         with (folder / ".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
@@ -653,12 +757,12 @@ def test_without_locks_it_builds_all_the_same(folder, monkeypatch, code):
     examples, inner = made(10), Scorer()
 
     def score(block):
-        ReferenceStore(folder).fetch(examples, inner)
+        ReferenceCache(folder).fetch(examples, inner)
         return [formula(example) for example in block]
 
-    assert equal(ReferenceStore(folder).fetch(examples, score), examples)
+    assert equal(ReferenceCache(folder).fetch(examples, score), examples)
     assert len(inner.examples) == 10 and len(shards(folder)) == 2
-    assert equal(ReferenceStore(folder).fetch(examples, None), examples)
+    assert equal(ReferenceCache(folder).fetch(examples, None), examples)
 
 
 def test_half_written_files_of_the_dead_are_deleted_and_those_of_the_living_are_not(folder):
@@ -666,7 +770,7 @@ def test_half_written_files_of_the_dead_are_deleted_and_those_of_the_living_are_
     for name, age in ((".dead.safetensors.1.partial", 7200), (".living.safetensors.2.partial", 60)):
         (folder / name).write_bytes(b"half")
         os.utime(folder / name, (time.time() - age, time.time() - age))
-    ReferenceStore(folder).fetch(made(2), Scorer())
+    ReferenceCache(folder).fetch(made(2), Scorer())
     assert leftovers(folder) == [".living.safetensors.2.partial"]
 
 
@@ -683,9 +787,9 @@ def test_a_large_store_is_mapped_and_not_loaded(folder, quick):
     tokens = np.arange(2**20)
     examples = [(tokens[:row], tokens) for row in range(8)]
     scores = np.linspace(-9, 0, len(tokens), dtype=np.float32)
-    ReferenceStore(folder).fetch(examples, lambda block: [scores] * len(block))
+    ReferenceCache(folder).fetch(examples, lambda block: [scores] * len(block))
     before = resident()
-    found = ReferenceStore(folder).fetch(examples, None)
+    found = ReferenceCache(folder).fetch(examples, None)
     assert resident() - before < 4 * 2**20
     base = found.logps[3]
     while isinstance(base, np.ndarray):
@@ -696,18 +800,18 @@ def test_a_large_store_is_mapped_and_not_loaded(folder, quick):
 
 
 def test_many_shards_hold_few_open_files(folder, monkeypatch, quick):
-    monkeypatch.setattr(refstore, "SMALL", 1)
-    monkeypatch.setattr(refstore, "MAPPED", 10)
+    monkeypatch.setattr(reference_cache, "SMALL", 1)
+    monkeypatch.setattr(reference_cache, "MAPPED", 10)
     examples = [([row], [row]) for row in range(40)]
-    ReferenceStore(folder).fetch(examples, Scorer(), block_tokens=1, publish_seconds=0)
+    ReferenceCache(folder).fetch(examples, Scorer(), block_tokens=1, publish_seconds=0)
     before = len(os.listdir("/proc/self/fd"))
-    store = ReferenceStore(folder)
+    store = ReferenceCache(folder)
     assert equal(store.fetch(examples, None), examples)
     assert len(shards(folder)) == 40 and len(os.listdir("/proc/self/fd")) - before <= 10
 
 
 def test_it_imports_no_torch():
-    code = "import sys, alignment_lab.refstore; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys, alignment_lab.engine.reference_cache; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -718,11 +822,13 @@ def test_what_fits_passes_and_what_does_not_is_a_sentence(tmp_path):
     """Means of |difference|: (0.02 + 0) / 2 = 0.01 and 0.03; the largest decides, whatever the sign."""
     stored = [np.array([-1.0, -2.0], np.float32), np.array([-3.0], np.float32), np.array([], np.float32)]
     live = [np.array([-1.02, -2.0], np.float32), np.array([-2.97], np.float32), np.array([], np.float32)]
-    check(stored, live, tolerance=0.031, folder=tmp_path)
-    check([], [], tolerance=0.0, folder=tmp_path)
-    check(stored, stored, tolerance=0.0, folder=tmp_path)
-    with pytest.raises(UserError, match=r"off by 0\.03 nats per token .* more than 0\.029.*delete that folder") as refused:
-        check(stored, live, tolerance=0.029, folder=tmp_path)
+    check_agreement(stored, live, tolerance=0.031, folder=tmp_path)
+    check_agreement([], [], tolerance=0.0, folder=tmp_path)
+    check_agreement(stored, stored, tolerance=0.0, folder=tmp_path)
+    with pytest.raises(
+        UserError, match=r"off by 0\.03 nats per token .* more than 0\.029.*delete that folder"
+    ) as refused:
+        check_agreement(stored, live, tolerance=0.029, folder=tmp_path)
     assert str(tmp_path) in str(refused.value)
 
 
@@ -732,12 +838,12 @@ def test_what_is_no_number_does_not_fit(tmp_path, value, place):
     stored = [np.array([-1.0], np.float32)] * 2
     live = [np.array([value if row == place else -1.0], np.float32) for row in range(2)]
     with pytest.raises(UserError, match="delete that folder"):
-        check(stored, live, tolerance=1e9, folder=tmp_path)
+        check_agreement(stored, live, tolerance=1e9, folder=tmp_path)
 
 
 def test_other_examples_cannot_be_compared(tmp_path):
     one, two = np.zeros(1, np.float32), np.zeros(2, np.float32)
     with pytest.raises(AssertionError):
-        check([one], [two], tolerance=1, folder=tmp_path)
+        check_agreement([one], [two], tolerance=1, folder=tmp_path)
     with pytest.raises(ValueError, match="zip"):
-        check([one], [one, one], tolerance=1, folder=tmp_path)
+        check_agreement([one], [one, one], tolerance=1, folder=tmp_path)

@@ -14,10 +14,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.report import compare, comparison, curves, page, sidebyside, tables, terminal, text
 from alignment_lab.report.__main__ import main
-from alignment_lab.report.study import study
+from alignment_lab.report.render import comparison, curves, page, sidebyside, tables, terminal, text
+from alignment_lab.report.study import comparability, runs
+from alignment_lab.report.study.study import study
+from alignment_lab.runtime.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,7 +47,14 @@ def spec(method: str = "dpo", beta: float | None = 0.1, **changes: Any) -> dict[
 
 def logged(steps: int = 4) -> list[dict[str, Any]]:
     train = [
-        {"step": s, "loss": 0.7 - 0.1 * s, "learning_rate": 1e-5, "rewards/accuracies": 0.5, "rewards/chosen": 0.1} for s in range(steps)
+        {
+            "step": s,
+            "loss": 0.7 - 0.1 * s,
+            "learning_rate": 1e-5,
+            "rewards/accuracies": 0.5,
+            "rewards/chosen": 0.1,
+        }
+        for s in range(steps)
     ]
     return [*train, {"step": steps, "eval_loss": 0.3, "eval_rewards/accuracies": 0.8, "eval_runtime": 9.0}]
 
@@ -70,7 +78,13 @@ METRICS = {
 }
 
 
-def make_run(path: Path, plain: dict[str, Any] | None = None, state: str = "finished", content: str = "aa", **report: Any) -> RunDirectory:
+def make_run(
+    path: Path,
+    plain: dict[str, Any] | None = None,
+    state: str = "finished",
+    content: str = "aa",
+    **report: Any,
+) -> RunDirectory:
     """A run directory as a run leaves it; what is not finished has a spec, a state and some steps."""
     run = RunDirectory(path)
     run.begin(run_id="3fa09b12c7de", spec=yaml.safe_dump(plain or spec()))
@@ -80,7 +94,9 @@ def make_run(path: Path, plain: dict[str, Any] | None = None, state: str = "fini
         run.fail("OutOfMemoryError: tried to allocate <2.31> GiB; set training.micro_tokens=512.")
     if state == "finished":
         run.write_samples(SAMPLES)
-        (path / "provenance.json").write_text(json.dumps({"command": ["python", "train.py"], "content": {"data": content}}))
+        (path / "provenance.json").write_text(
+            json.dumps({"command": ["python", "train.py"], "content": {"data": content}})
+        )
         whole = {
             "name": "dpo-tiny",
             "method": "dpo",
@@ -117,20 +133,23 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_only_settings_that_differ_are_named() -> None:
-    assert compare.differing([spec(), spec()]) == []
-    assert compare.differing([spec(), spec(learning_rate=2e-5)]) == ["training.learning_rate"]
-    assert compare.differing([spec(beta=1), spec(beta=1.0)]) == []
+    assert runs.differing([spec(), spec()]) == []
+    assert runs.differing([spec(), spec(learning_rate=2e-5)]) == ["training.learning_rate"]
+    assert runs.differing([spec(beta=1), spec(beta=1.0)]) == []
 
 
 def test_what_follows_from_a_choice_is_not_named_beside_it() -> None:
     """sft has no beta and no smoothing: the method says that already. Two betas of one method are two settings."""
-    assert compare.differing([spec("sft", None), spec("dpo", 0.1)]) == ["method.name"]
-    assert compare.differing([spec("sft", None), spec("dpo", 0.1), spec("dpo", 0.2)]) == ["method.name", "method.beta"]
+    assert runs.differing([spec("sft", None), spec("dpo", 0.1)]) == ["method.name"]
+    assert runs.differing([spec("sft", None), spec("dpo", 0.1), spec("dpo", 0.2)]) == [
+        "method.name",
+        "method.beta",
+    ]
 
 
 def test_a_setting_that_moves_with_the_method_is_news() -> None:
     """A learning rate of another group confounds the methods, so it is named."""
-    assert compare.differing([spec("sft", None), spec("dpo", 0.1, learning_rate=1e-6)]) == [
+    assert runs.differing([spec("sft", None), spec("dpo", 0.1, learning_rate=1e-6)]) == [
         "method.name",
         "training.learning_rate",
     ]
@@ -139,7 +158,7 @@ def test_a_setting_that_moves_with_the_method_is_news() -> None:
 def test_cells_are_labelled_and_sorted_by_value(tmp_path: Path) -> None:
     for folder, beta in zip("abc", (0.5, 0.01, 0.1), strict=True):
         make_run(tmp_path / folder, spec(beta=beta))
-    cells = compare.cells_of(compare.runs_in(tmp_path))
+    cells = runs.records_of(runs.runs_in(tmp_path))
     assert [cell.label for cell in cells] == ["beta=0.01", "beta=0.1", "beta=0.5"]
     assert cells[0].differs == {"method.beta": 0.01}
 
@@ -147,7 +166,7 @@ def test_cells_are_labelled_and_sorted_by_value(tmp_path: Path) -> None:
 def test_equal_cells_are_told_apart_by_their_directory(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b")
-    assert [cell.label for cell in compare.cells_of(compare.runs_in(tmp_path))] == ["a", "b"]
+    assert [cell.label for cell in runs.records_of(runs.runs_in(tmp_path))] == ["a", "b"]
 
 
 # What may not be compared
@@ -167,22 +186,24 @@ def test_other_data_is_a_warning_everywhere(
 ) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", second, content=content, **report)
-    cells = compare.cells_of(compare.runs_in(tmp_path))
-    assert len(compare.warnings(cells)) == 1 and word in compare.warnings(cells)[0]
+    cells = runs.records_of(runs.runs_in(tmp_path))
+    assert len(comparability.warnings(cells)) == 1 and word in comparability.warnings(cells)[0]
     found = study(cells)
-    assert word in " ".join(said(lambda console: terminal.show(sidebyside.comparison(found), console)).split())
+    assert word in " ".join(
+        said(lambda console: terminal.show(sidebyside.comparison(found), console)).split()
+    )
     html = comparison.write_comparison(tmp_path, found).read_text()
     assert word in html and html.index("Not comparable.") < html.index('id="table"')
     assert word in tables.as_markdown(found, "x").partition("| configuration")[0]
-    assert tables.summary(found)["warnings"] == compare.warnings(cells)
+    assert tables.summary(found)["warnings"] == comparability.warnings(cells)
 
 
 def test_equal_data_is_no_warning(sweep: Path) -> None:
-    assert compare.warnings(compare.cells_of(compare.runs_in(sweep))) == []
+    assert comparability.warnings(runs.records_of(runs.runs_in(sweep))) == []
 
 
 def test_one_seed_and_unlike_losses_are_said(sweep: Path) -> None:
-    notes = " ".join(compare.notes(compare.cells_of(compare.runs_in(sweep))))
+    notes = " ".join(comparability.notes(runs.records_of(runs.runs_in(sweep))))
     assert "one seed" in notes and "scale" in notes and "Not finished: 1 of 4" in notes
 
 
@@ -191,9 +212,9 @@ def test_losses_of_unlike_objectives_are_never_the_headline(tmp_path: Path) -> N
     make_run(tmp_path / "a", spec("dpo"), **metrics)
     make_run(tmp_path / "b", spec("ipo"), **metrics)
     make_run(tmp_path / "c", spec("dpo", seed=7), **metrics)
-    runs = {run.path.name: run for run in compare.runs_in(tmp_path)}
-    assert compare.headline(compare.cells_of([runs["a"], runs["b"]])) is None
-    assert compare.headline(compare.cells_of([runs["a"], runs["c"]])) == "eval_loss"
+    by_name = {run.path.name: run for run in runs.runs_in(tmp_path)}
+    assert comparability.headline(runs.records_of([by_name["a"], by_name["b"]])) is None
+    assert comparability.headline(runs.records_of([by_name["a"], by_name["c"]])) == "eval_loss"
 
 
 # Numbers
@@ -213,7 +234,10 @@ def test_decimals_follow_the_interval() -> None:
 def test_clipping_says_so_and_drops_control_codes() -> None:
     assert text.clip("a" * 400) == "a" * 299 + "…"
     assert text.clip("\x1b[31mred\x07\x9b") == "[31mred"
-    assert text.conversation([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]) == "system: s\nuser: u"
+    assert (
+        text.conversation([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}])
+        == "system: s\nuser: u"
+    )
 
 
 def test_curves_leave_out_what_is_not_finite_and_say_so() -> None:
@@ -254,8 +278,10 @@ def test_a_run_without_anything_is_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
 def test_no_column_is_mangled(sweep: Path, width: int) -> None:
     """Every value stands unbroken on one line, and no line is wider than the terminal."""
-    cells = compare.cells_of(compare.runs_in(sweep))
-    shown = said(lambda console: terminal.show(sidebyside.comparison(study(cells), console.width), console), width)
+    cells = runs.records_of(runs.runs_in(sweep))
+    shown = said(
+        lambda console: terminal.show(sidebyside.comparison(study(cells), console.width), console), width
+    )
     assert all(len(line) <= width for line in shown.splitlines())
     for value in ("[0.50, 0.72]", "[0.65, 0.85]", "[0.330, 0.450]", "6.9 min", "425.3", "3.14", "failed"):
         assert value in shown
@@ -268,7 +294,9 @@ def test_no_column_is_mangled(sweep: Path, width: int) -> None:
 def loads(html: str) -> list[str]:
     """Everything that a browser would fetch for a page."""
     return [
-        target for target in re.findall(r"(?:src|href|data|poster|action)\s*=\s*[\"']([^\"']*)", html) if not target.startswith("#")
+        target
+        for target in re.findall(r"(?:src|href|data|poster|action)\s*=\s*[\"']([^\"']*)", html)
+        if not target.startswith("#")
     ] + re.findall(r"@import[^;]*|url\((?!#)[^)]*\)|<(?:script|link|iframe|object|embed)\b", html)
 
 
@@ -288,7 +316,15 @@ def test_the_page_of_a_run_is_whole_and_loads_nothing(tmp_path: Path) -> None:
         "prefers-color-scheme",
     ):
         assert part in html
-    for part in ("learning_rate: 1.0e-05", "train.py", "✓ right", "✗ wrong", "Canberra.", "Question 4 &amp; more?", "one seed"):
+    for part in (
+        "learning_rate: 1.0e-05",
+        "train.py",
+        "✓ right",
+        "✗ wrong",
+        "Canberra.",
+        "Question 4 &amp; more?",
+        "one seed",
+    ):
         assert part in html
     assert "label_smoothing" in html and "/schema/method" not in html
     for title in ("Loss", "Preferred answer ranked higher", "Learning rate"):
@@ -328,10 +364,15 @@ def carried(html: str) -> dict[str, Any]:
 
 def test_the_comparison_shows_every_cell(sweep: Path) -> None:
     """The failed cell with its error and no number, the others with theirs, the first prompts answered by each."""
-    html = comparison.write_comparison(sweep, study(compare.cells_of(compare.runs_in(sweep)))).read_text()
+    html = comparison.write_comparison(sweep, study(runs.records_of(runs.runs_in(sweep)))).read_text()
     assert "OutOfMemoryError" in html and "ipo" in html and "Left out of every mean: 1 run" in html
     data = carried(html)
-    assert [one["label"] for one in data["configurations"]] == ["dpo, beta=0.01", "dpo, beta=0.1", "ipo, beta=0.1", "sft"]
+    assert [one["label"] for one in data["configurations"]] == [
+        "dpo, beta=0.01",
+        "dpo, beta=0.1",
+        "ipo, beta=0.1",
+        "sft",
+    ]
     assert [bool(one["metrics"]) for one in data["configurations"]] == [True, True, False, True]
     assert [len(one["answers"]) for one in data["prompts"]] == [3] * 5
     assert data["prompts"][0]["prompt"] == "Question 0 & more?" and data["headline"] == "answers/correct"
@@ -339,15 +380,18 @@ def test_the_comparison_shows_every_cell(sweep: Path) -> None:
 
 def test_the_comparison_loads_nothing(sweep: Path) -> None:
     """No address stands in the page but that of the SVG name space, and no element that fetches."""
-    html = comparison.write_comparison(sweep, study(compare.cells_of(compare.runs_in(sweep)))).read_text()
+    html = comparison.write_comparison(sweep, study(runs.records_of(runs.runs_in(sweep)))).read_text()
     assert re.findall(r"https?://[^\"' ]+", html) == ["http://www.w3.org/2000/svg"]
-    assert not re.search(r"@import|url\((?!#)|<(?:link|iframe|object|embed|img)\b|<script[^>]*src|\bfetch\(|XMLHttpRequest|import\(", html)
+    assert not re.search(
+        r"@import|url\((?!#)|<(?:link|iframe|object|embed|img)\b|<script[^>]*src|\bfetch\(|XMLHttpRequest|import\(",
+        html,
+    )
 
 
 def test_what_a_model_wrote_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     make_run(tmp_path / "a", spec(data="</script><script>alert(1)</script>"))
     make_run(tmp_path / "b")
-    html = comparison.write_comparison(tmp_path, study(compare.cells_of(compare.runs_in(tmp_path)))).read_text()
+    html = comparison.write_comparison(tmp_path, study(runs.records_of(runs.runs_in(tmp_path)))).read_text()
     assert "<script>alert(1)" not in html and html.count("</script>") == 2
     assert carried(html)["prompts"][0]["answers"][0][1] == "<script>alert(1)</script> [bold]x[/bold] [31mred"
 
@@ -374,7 +418,9 @@ def test_a_run_is_reported_and_its_own_report_is_left_alone(tmp_path: Path) -> N
     assert run.page_file.exists() and run.report_file.read_bytes() == before
 
 
-def test_a_cell_that_never_began_and_one_that_cannot_be_read_are_shown(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cell_that_never_began_and_one_that_cannot_be_read_are_shown(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (sweep / "4").mkdir()
     (sweep / "4" / "spec.yaml").write_text(yaml.safe_dump(spec("kto")))
     (sweep / "0" / "report.json").write_text('{"metrics": ')
@@ -388,7 +434,11 @@ def test_a_cell_that_never_began_and_one_that_cannot_be_read_are_shown(sweep: Pa
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    for name, remedy in (("missing", "no such directory; give"), ("empty", "holds no run"), ("file", "is a file; give")):
+    for name, remedy in (
+        ("missing", "no such directory; give"),
+        ("empty", "holds no run"),
+        ("file", "is a file; give"),
+    ):
         assert main([str(tmp_path / name)]) == 2
         error = capsys.readouterr().err
         assert remedy in error and len(error.splitlines()) == 1 and name in error

@@ -20,7 +20,12 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: tests/chromium.sh"),
 ]
-VALUES = {("dpo", 0.1): (0.5, 0.6, 0.7), ("dpo", 0.01): (0.4, 0.49, 0.58), ("ipo", 0.1): (0.55, 0.5, 0.6), ("ipo", 0.01): (0.2, 0.35, 0.3)}
+VALUES = {
+    ("dpo", 0.1): (0.5, 0.6, 0.7),
+    ("dpo", 0.01): (0.4, 0.49, 0.58),
+    ("ipo", 0.1): (0.55, 0.5, 0.6),
+    ("ipo", 0.01): (0.2, 0.35, 0.3),
+}
 PROMPTS = ["What is <b>two</b> & two?", "Where is Canberra?", "Who?"]
 
 
@@ -38,9 +43,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make(path: Path, method: str, beta: float, seed: int, value: float) -> None:
     logps = {"before": estimate(-100), "after": estimate(-100 - 10 * value)}
-    metrics: dict[str, Any] = {"answers/correct": {"before": estimate(0.1), "after": estimate(value)}, "eval_loss": METRICS["eval_loss"]}
-    run = make_run(path, spec(method, beta, seed=seed), metrics=metrics | {"eval_logps/chosen": logps, "eval_logps/rejected": logps})
-    said = {prompt: "all alike" if prompt == "Who?" else f"<i>{method}</i> {beta} {seed}" for prompt in PROMPTS}
+    metrics: dict[str, Any] = {
+        "answers/correct": {"before": estimate(0.1), "after": estimate(value)},
+        "eval_loss": METRICS["eval_loss"],
+    }
+    run = make_run(
+        path,
+        spec(method, beta, seed=seed),
+        metrics=metrics | {"eval_logps/chosen": logps, "eval_logps/rejected": logps},
+    )
+    said = {
+        prompt: "all alike" if prompt == "Who?" else f"<i>{method}</i> {beta} {seed}" for prompt in PROMPTS
+    }
     marks = {"expected": "Yes.", "before": "same", "before_correct": False, "after_correct": seed != 2}
     run.write_samples({"prompt": prompt, "after": answer, **marks} for prompt, answer in said.items())
     run.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in logged(30)))
@@ -66,7 +80,9 @@ def names(page: Page) -> list[str]:
 
 
 def column(page: Page, name: str) -> list[str]:
-    at = page.js(f"[...document.querySelectorAll('#table thead th')].findIndex((one) => one.dataset.column === {json.dumps(name)}) + 1")
+    at = page.js(
+        f"[...document.querySelectorAll('#table thead th')].findIndex((one) => one.dataset.column === {json.dumps(name)}) + 1"
+    )
     return page.texts(f"#table tbody tr > :nth-child({at}) .value")
 
 
@@ -75,18 +91,29 @@ def test_it_opens_without_a_fault_and_asks_for_nothing_else(page: Page, folder: 
     assert page.js("document.body.scrollWidth <= innerWidth"), "a laptop's width is enough"
     assert "OutOfMemoryError" in page.texts(".left-out")[0]
     assert page.texts("#count") == ["5 of 5 shown"] and len(names(page)) == 5
-    assert page.js("document.querySelectorAll('#marks circle').length") >= 4 * 4, "before, mean and three seeds each"
+    assert page.js("document.querySelectorAll('#marks circle').length") >= 4 * 4, (
+        "before, mean and three seeds each"
+    )
 
 
 def test_any_column_sorts_both_ways_and_what_is_missing_stands_last(page: Page) -> None:
     values = [0.6, 0.55, 0.49, 0.283]
     button = "th[data-column='metric:answers/correct'] button"
     page.click(button)
-    assert [float(said) for said in column(page, "metric:answers/correct")[:4]] == pytest.approx(values, abs=0.005)
-    assert page.js("document.querySelector('th[data-column=\"metric:answers/correct\"]').ariaSort") == "descending"
+    assert [float(said) for said in column(page, "metric:answers/correct")[:4]] == pytest.approx(
+        values, abs=0.005
+    )
+    assert (
+        page.js("document.querySelector('th[data-column=\"metric:answers/correct\"]').ariaSort")
+        == "descending"
+    )
     page.press("Enter")
-    assert page.js("document.activeElement.closest('th')?.dataset.column") == "metric:answers/correct", "the keyboard stays where it was"
-    assert [float(said) for said in column(page, "metric:answers/correct")[:4]] == pytest.approx(values[::-1], abs=0.005)
+    assert page.js("document.activeElement.closest('th')?.dataset.column") == "metric:answers/correct", (
+        "the keyboard stays where it was"
+    )
+    assert [float(said) for said in column(page, "metric:answers/correct")[:4]] == pytest.approx(
+        values[::-1], abs=0.005
+    )
     assert column(page, "metric:answers/correct")[4] == "–"
     page.click("th[data-column='key:1'] button")
     assert column(page, "key:1") == ["0.01", "0.01", "0.1", "0.1", "0.5"], "numbers as numbers"
@@ -100,7 +127,9 @@ def test_filters_hold_everywhere(page: Page) -> None:
     page.choose("#keys select[data-key='beta']", "0.1")
     assert names(page) == ["ipo, beta=0.1"]
     page.press("Escape")
-    assert page.texts("#count") == ["5 of 5 shown"] and page.js("document.querySelector('#filter').value") == ""
+    assert (
+        page.texts("#count") == ["5 of 5 shown"] and page.js("document.querySelector('#filter').value") == ""
+    )
 
 
 def test_a_run_that_is_hidden_is_gone_from_every_chart(page: Page) -> None:
@@ -122,14 +151,19 @@ def test_columns_are_chosen_and_the_metric_is_judged_anew(page: Page) -> None:
     page.click("#columns input[value='eval_loss']")
     assert page.js("document.querySelector('th[data-column=\"metric:eval_loss\"]') === null")
     page.choose("#metric", "eval_loss")
-    assert "own scale" in " ".join(column(page, "verdict")) and "held out: loss" in page.texts("#marks-title")[0]
+    assert (
+        "own scale" in " ".join(column(page, "verdict")) and "held out: loss" in page.texts("#marks-title")[0]
+    )
     page.choose("#rows", "cells")
     assert len(names(page)) == 13 and column(page, "state").count("") == 0
 
 
 def test_the_metric_is_drawn_against_every_setting(page: Page) -> None:
     page.js("document.querySelector('#settings').scrollIntoView()")
-    assert page.texts("#settings figcaption") == ["answers/correct against method", "answers/correct against beta"]
+    assert page.texts("#settings figcaption") == [
+        "answers/correct against method",
+        "answers/correct against beta",
+    ]
     assert "beta (log)" in page.texts("#settings .title")
 
 
@@ -137,7 +171,10 @@ def test_answers_to_one_prompt_stand_side_by_side(page: Page) -> None:
     page.js("document.querySelector('#samples').scrollIntoView()")
     page.until("document.querySelector('#samples .answer') !== null")
     assert page.texts("#samples .prompt") == [PROMPTS[0]], "text, and no markup"
-    assert page.texts("#samples .answer")[:2] == ["same", "<i>dpo</i> 0.01 1"] and len(page.texts("#samples .after")) == 4
+    assert (
+        page.texts("#samples .answer")[:2] == ["same", "<i>dpo</i> 0.01 1"]
+        and len(page.texts("#samples .after")) == 4
+    )
     page.press("j")
     assert page.texts("#samples .prompt") == [PROMPTS[1]]
     page.press("k")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from alignment_lab.report import stats
+from alignment_lab.report.study import stats
 
 
 @pytest.mark.parametrize("t", [0.01, 0.5, 1.0, 3.0, 12.0])
@@ -89,5 +89,8 @@ def test_a_paired_test_is_wrong_as_often_as_it_says() -> None:
     import random
 
     chance = random.Random(0)
-    found = [stats.paired([chance.gauss(0, 1) for _ in range(3)], [chance.gauss(0, 1) for _ in range(3)]).p for _ in range(2000)]
+    found = [
+        stats.paired([chance.gauss(0, 1) for _ in range(3)], [chance.gauss(0, 1) for _ in range(3)]).p
+        for _ in range(2000)
+    ]
     assert 0.035 < sum(p < 0.05 for p in found if p is not None) / 2000 < 0.065

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from test_report import METRICS, estimate, make_run, said, spec
 
-from alignment_lab.report import comparison, configurations, drift, payload, sidebyside, tables, terminal, words
 from alignment_lab.report.__main__ import main
-from alignment_lab.report.cells import cells_of, runs_in
-from alignment_lab.report.study import Study, study
+from alignment_lab.report.render import comparison, payload, sidebyside, tables, terminal, words
+from alignment_lab.report.study import configurations, drift
+from alignment_lab.report.study.runs import records_of, runs_in
+from alignment_lab.report.study.study import Study, study
 
 CORRECT = "answers/correct"
 
@@ -29,7 +30,7 @@ def seeded(folder: Path, values: dict[Any, list[float]], metric: str = CORRECT, 
 
 
 def of(folder: Path, **options: Any) -> Study:
-    return study(cells_of(runs_in(folder)), **options)
+    return study(records_of(runs_in(folder)), **options)
 
 
 def sentences(found: Study) -> str:
@@ -42,7 +43,11 @@ def test_seeds_are_put_together(tmp_path: Path) -> None:
     (one,) = of(tmp_path).configurations
     assert one.label == "every seed" and list(one.seeds) == [1, 2]
     mean = one.mean(CORRECT)
-    assert mean and mean.value == pytest.approx(0.7) and mean.ci95 == pytest.approx((0.7 - 1.27062, 0.7 + 1.27062), abs=1e-4)
+    assert (
+        mean
+        and mean.value == pytest.approx(0.7)
+        and mean.ci95 == pytest.approx((0.7 - 1.27062, 0.7 + 1.27062), abs=1e-4)
+    )
     shown = one.shown(CORRECT)
     assert shown and tuple(shown["ci95"]) == (0.0, 1.0) and shown["of"] == "seeds"
 
@@ -54,7 +59,10 @@ def test_pairing_by_seed_sees_what_the_spread_of_seeds_hides(tmp_path: Path) -> 
     assert found.reference and found.reference.label == "beta=0.1" and found.picked
     (verdict,) = found.verdicts[CORRECT].values()
     assert verdict.how == "paired by seed" and verdict.word == "lower"
-    assert verdict.p == pytest.approx(1 - 19.0526 / (2 + 19.0526**2) ** 0.5, rel=1e-3) and found.family(CORRECT) == 1
+    assert (
+        verdict.p == pytest.approx(1 - 19.0526 / (2 + 19.0526**2) ** 0.5, rel=1e-3)
+        and found.family(CORRECT) == 1
+    )
 
 
 def test_seeds_that_are_not_shared_are_not_paired(tmp_path: Path) -> None:
@@ -88,7 +96,12 @@ def test_the_best_is_corrected_for_all_pairs_and_a_baseline_for_its_own(tmp_path
     best, chosen = of(tmp_path), of(tmp_path, baseline="beta=0.1")
     assert (best.family(CORRECT), chosen.family(CORRECT)) == (6, 3)
     assert "all 6 pairs" in sentences(best) and "3 comparisons with the baseline" in sentences(chosen)
-    assert best.reference and best.reference.label == "beta=0.4" and chosen.reference and chosen.reference.label == "beta=0.1"
+    assert (
+        best.reference
+        and best.reference.label == "beta=0.4"
+        and chosen.reference
+        and chosen.reference.label == "beta=0.1"
+    )
 
 
 def test_a_correction_can_take_significance_away(tmp_path: Path) -> None:
@@ -109,9 +122,12 @@ def test_a_baseline_may_be_named_by_words_or_by_a_cell(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "why"), [(["--baseline", "ppo"], "no such configuration"), (["--metric", "bleu"], "no cell measured it")]
+    ("option", "why"),
+    [(["--baseline", "ppo"], "no such configuration"), (["--metric", "bleu"], "no cell measured it")],
 )
-def test_a_name_of_nothing_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str], why: str) -> None:
+def test_a_name_of_nothing_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str], why: str
+) -> None:
     seeded(tmp_path, {0.1: [0.5], 0.01: [0.4]})
     assert main([str(tmp_path), *option]) == 2
     assert why in capsys.readouterr().err
@@ -129,7 +145,11 @@ def test_a_lower_loss_is_the_best_one(tmp_path: Path) -> None:
             metrics = {"eval_loss": {"before": None, "after": estimate(value)}}
             make_run(tmp_path / f"{rate}-{seed}", spec(learning_rate=rate, seed=seed), metrics=metrics)
     found = of(tmp_path)
-    assert found.reference and found.reference.label == "learning_rate=1e-05" and "has the lowest eval_loss" in sentences(found)
+    assert (
+        found.reference
+        and found.reference.label == "learning_rate=1e-05"
+        and "has the lowest eval_loss" in sentences(found)
+    )
 
 
 # Row by row
@@ -142,9 +162,15 @@ def answers(right: list[bool]) -> list[dict[str, Any]]:
     ]
 
 
-def answered(folder: Path, beta: float, right: list[bool], *, claimed: float | None = None, seed: int = 1) -> None:
+def answered(
+    folder: Path, beta: float, right: list[bool], *, claimed: float | None = None, seed: int = 1
+) -> None:
     value = sum(right) / len(right) if claimed is None else claimed
-    run = make_run(folder / f"{beta}-{seed}", spec(beta=beta, seed=seed), metrics={CORRECT: {"before": None, "after": estimate(value)}})
+    run = make_run(
+        folder / f"{beta}-{seed}",
+        spec(beta=beta, seed=seed),
+        metrics={CORRECT: {"before": None, "after": estimate(value)}},
+    )
     run.write_samples(answers(right))
 
 
@@ -156,7 +182,9 @@ def test_rows_of_one_seed_are_paired(tmp_path: Path) -> None:
     (verdict,) = found.verdicts[CORRECT].values()
     assert verdict.word == "one seed" and verdict.rows_word == "lower" and verdict.rows_p == 2 / 2**8
     assert verdict.rows and verdict.rows.value == pytest.approx(-0.8) and verdict.rows.n == 10
-    assert "same 10 held-out prompts" in sentences(found) and "nothing of models from other seeds" in sentences(found)
+    assert "same 10 held-out prompts" in sentences(
+        found
+    ) and "nothing of models from other seeds" in sentences(found)
 
 
 def test_scores_that_are_not_those_of_the_run_are_not_used(tmp_path: Path) -> None:
@@ -168,12 +196,14 @@ def test_scores_that_are_not_those_of_the_run_are_not_used(tmp_path: Path) -> No
 
 def test_the_scores_of_rows_are_what_the_run_measured() -> None:
     """The words, sentences and marks that `eval.answers` counts, on answers where a careless count goes wrong."""
-    from alignment_lab.eval.answers import measure
+    from alignment_lab.evaluation.answers import score_answers
 
     texts = ["", "One. Two!", "It is 3.5 m", "  a\nb ", "Why?  Because.", "Mr. X"]
-    found = measure(texts, [{} for _ in texts])
+    found = score_answers(texts, [{} for _ in texts])
     for name in ("answers/words", "answers/one_sentence"):
-        assert [float(configurations.ROW_SCORES[name]({"after": answer})) for answer in texts] == found[name].values
+        assert [float(configurations.ROW_SCORES[name]({"after": answer})) for answer in texts] == found[
+            name
+        ].values
 
 
 # What is left out, and what makes cells another configuration
@@ -183,12 +213,21 @@ def test_what_did_not_finish_is_in_no_mean_and_named_with_its_reason(tmp_path: P
     seeded(tmp_path, {0.1: [0.5, 0.6]})
     make_run(tmp_path / "failed", spec(beta=0.1, seed=3), state="failed")
     make_run(tmp_path / "running", spec(beta=0.1, seed=4), state="running")
-    make_run(tmp_path / "stopped", spec(beta=0.1, seed=5), state="running").fail("interrupted by SIGTERM", resumable=True)
+    make_run(tmp_path / "stopped", spec(beta=0.1, seed=5), state="running").fail(
+        "interrupted by SIGTERM", resumable=True
+    )
     found = of(tmp_path)
     assert list(found.configurations[0].seeds) == [1, 2] and len(found.configurations[0].cells) == 5
     reasons = {cell.status: why for cell, why in words.left_out(found.cells)}
-    assert reasons == {"failed": found.cells[2].error, "running": "has not ended", "interrupted": "interrupted by SIGTERM"}
-    for shown in (said(lambda console: terminal.show(sidebyside.comparison(found), console)), tables.as_markdown(found, "x")):
+    assert reasons == {
+        "failed": found.cells[2].error,
+        "running": "has not ended",
+        "interrupted": "interrupted by SIGTERM",
+    }
+    for shown in (
+        said(lambda console: terminal.show(sidebyside.comparison(found), console)),
+        tables.as_markdown(found, "x"),
+    ):
         assert "OutOfMemoryError" in shown and "interrupted by SIGTERM" in shown and "has not ended" in shown
 
 
@@ -209,7 +248,9 @@ def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["prompts", "eval"])
-def test_other_held_out_rows_are_said_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str) -> None:
+def test_other_held_out_rows_are_said_loudly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
     make_run(tmp_path / "a", spec() | {"eval": {"generations": 8}})
     run = make_run(tmp_path / "b", spec(seed=2) | {"eval": {"generations": 8 if change == "prompts" else 4}})
     if change == "prompts":
@@ -217,7 +258,9 @@ def test_other_held_out_rows_are_said_loudly(tmp_path: Path, capsys: pytest.Capt
     assert main([str(tmp_path)]) == 0, "a warning is no error"
     out = capsys.readouterr().out
     assert out.lstrip().startswith("Warning: The cells"), "first of all"
-    assert ("different held-out prompts" if change == "prompts" else "eval.generations: 4, 8") in " ".join(out.split())
+    assert ("different held-out prompts" if change == "prompts" else "eval.generations: 4, 8") in " ".join(
+        out.split()
+    )
 
 
 # Drift
@@ -229,22 +272,24 @@ def test_drift_and_margin_in_nats(tmp_path: Path) -> None:
     def moved(before: float, after: float) -> dict[str, Any]:
         return {"before": estimate(before), "after": estimate(after)}
 
-    run = make_run(tmp_path / "a", metrics={drift.CHOSEN: moved(-100, -98), drift.REJECTED: moved(-120, -130)})
+    run = make_run(
+        tmp_path / "a", metrics={drift.CHOSEN: moved(-100, -98), drift.REJECTED: moved(-120, -130)}
+    )
     run.log({"step": 5, drift.CHOSEN: -99, drift.REJECTED: -124})
-    (cell,) = cells_of(runs_in(tmp_path))
+    (cell,) = records_of(runs_in(tmp_path))
     assert drift.path_of(cell) == [(0.0, 0.0), (-1.5, 5.0), (-4.0, 12.0)]
-    assert drift.path_of(cells_of([make_run(tmp_path / "b")])[0]) == []
+    assert drift.path_of(records_of([make_run(tmp_path / "b")])[0]) == []
 
 
 def test_the_machine_is_named_as_far_as_it_was_recorded(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", spec() | {"parallel": {"device": "cpu"}})
     hardware = {"processor": "EPYC", "cores": 2}
     run.provenance_file.write_text(json.dumps({"hardware": hardware}))
-    assert drift.hardware(cells_of([run])[0]) == "EPYC, 2 cores"
+    assert drift.hardware(records_of([run])[0]) == "EPYC, 2 cores"
     run.provenance_file.write_text(json.dumps({"hardware": hardware | {"accelerators": ["NVIDIA H100"]}}))
-    assert drift.hardware(cells_of([run])[0]) == "NVIDIA H100"
+    assert drift.hardware(records_of([run])[0]) == "NVIDIA H100"
     run.provenance_file.write_text(json.dumps({"hardware": hardware | {"accelerators": ["NVIDIA H100"] * 8}}))
-    assert drift.hardware(cells_of([run])[0]) == "8 x NVIDIA H100"
+    assert drift.hardware(records_of([run])[0]) == "8 x NVIDIA H100"
 
 
 # Files
@@ -256,9 +301,14 @@ def test_every_file_says_the_same(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "report.json").read_text())
     one = next(one for one in written["configurations"] if one["configuration"] == "beta=0.01")
     assert one["differences"][CORRECT]["verdict"] == "lower" and one["metrics"][CORRECT]["seeds"] == 3
-    assert "| beta=0.01 | 1, 2, 3 |" in (tmp_path / "report.md").read_text() and "lower p=0.003" in (tmp_path / "report.md").read_text()
+    assert (
+        "| beta=0.01 | 1, 2, 3 |" in (tmp_path / "report.md").read_text()
+        and "lower p=0.003" in (tmp_path / "report.md").read_text()
+    )
     rows = list(csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text())))
-    assert len(rows) == 6 and {float(row[f"{CORRECT} after"]) for row in rows if row["method.beta"] == "0.1"} == {0.5, 0.6, 0.7}
+    assert len(rows) == 6 and {
+        float(row[f"{CORRECT} after"]) for row in rows if row["method.beta"] == "0.1"
+    } == {0.5, 0.6, 0.7}
 
 
 def test_a_cell_of_the_table_is_no_formula_and_no_markdown(tmp_path: Path) -> None:
@@ -269,13 +319,17 @@ def test_a_cell_of_the_table_is_no_formula_and_no_markdown(tmp_path: Path) -> No
     assert r"=HYPERLINK(1)\|&lt;b>" in tables.as_markdown(found, "x")
 
 
-def test_several_paths_are_one_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_paths_are_one_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seeded(tmp_path / "one", {0.1: [0.5]})
     seeded(tmp_path / "two", {0.01: [0.5]})
     monkeypatch.chdir(tmp_path)
     assert main(["one", "two/b0.01s1", "one/b0.1s1"]) == 0
     assert "comparison/report.html" in capsys.readouterr().out
-    assert len(json.loads(Path("comparison/report.json").read_text())["cells"]) == 2, "a run that two paths hold counts once"
+    assert len(json.loads(Path("comparison/report.json").read_text())["cells"]) == 2, (
+        "a run that two paths hold counts once"
+    )
     assert main(["one", "two", "--out", "one/b0.1s1"]) == 2, "a run's own report is never overwritten"
 
 
@@ -283,18 +337,26 @@ def test_a_page_stays_small_however_much_was_logged(tmp_path: Path) -> None:
     """Ten runs of 5000 steps and long answers: lines are thinned, and answers clipped, to a budget."""
     for seed in range(10):
         run = make_run(tmp_path / str(seed), spec(seed=seed))
-        run.metrics_file.write_text("".join(json.dumps({"step": s, "loss": 1 / (s + 1), "kl": 0.1}) + "\n" for s in range(5000)))
+        run.metrics_file.write_text(
+            "".join(json.dumps({"step": s, "loss": 1 / (s + 1), "kl": 0.1}) + "\n" for s in range(5000))
+        )
         run.write_samples([{"prompt": f"q{p}", "before": "b" * 9000, "after": "a" * 9000} for p in range(60)])
     found = of(tmp_path)
     assert len(payload.payload(found, [None] * 10)["prompts"]) == payload.PROMPTS
     assert comparison.write_comparison(tmp_path, found).stat().st_size < 4_000_000
 
 
-def test_a_hundred_runs_take_less_than_three_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hundred_runs_take_less_than_three_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of the processor, so that other work on this machine does not count. Measured: 0.9 s, of 200 logged steps each."""
     for place in range(100):
         run = make_run(tmp_path / str(place), spec(beta=0.1 + place // 5, seed=place % 5))
-        run.metrics_file.write_text("".join(json.dumps({"step": s, "loss": 0.5, "grad_norm": 1.0, "kl": 0.1}) + "\n" for s in range(200)))
+        run.metrics_file.write_text(
+            "".join(
+                json.dumps({"step": s, "loss": 0.5, "grad_norm": 1.0, "kl": 0.1}) + "\n" for s in range(200)
+            )
+        )
     start = time.process_time()
     assert main([str(tmp_path)]) == 0
     assert time.process_time() - start < 3

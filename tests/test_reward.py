@@ -6,11 +6,18 @@ from small_runs import Workshop, trainer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from alignment_lab import data
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.data import tokenise
-from alignment_lab.run import execute
+from alignment_lab.actions.train import execute
+from alignment_lab.data import tokenization
+from alignment_lab.runtime.run_directory import RunDirectory
 
-SHORT = ["model=tiny", "method=reward", "parallel.device=cpu", "training.max_steps=3", "training.global_batch=4", "eval.rows=6"]
+SHORT = [
+    "model=tiny",
+    "method=reward",
+    "parallel.device=cpu",
+    "training.max_steps=3",
+    "training.global_batch=4",
+    "eval.rows=6",
+]
 SHORT += ["training.learning_rate=1e-2", "model.shape.hidden=32"]
 
 
@@ -24,16 +31,26 @@ def finished(composed, tmp_path_factory):
 def test_a_saved_reward_model_gives_the_scores_that_the_run_measured(finished, composed, tokenizer):
     """Held-out pairs through plain transformers, one by one: the report's means, to float32's last digits."""
     model = AutoModelForSequenceClassification.from_pretrained(finished.model).eval()
-    rows, _ = tokenise.pairs(tokenizer, data.load(composed(SHORT)).heldout[:6], 1024)
+    rows, _ = tokenization.tokenize_pairs(tokenizer, data.load(composed(SHORT)).heldout[:6], 1024)
     with torch.no_grad():
         scores = [
-            [model(torch.tensor([row["prompt_ids"] + row[f"{side}_ids"]])).logits.item() for side in ("chosen", "rejected")] for row in rows
+            [
+                model(torch.tensor([row["prompt_ids"] + row[f"{side}_ids"]])).logits.item()
+                for side in ("chosen", "rejected")
+            ]
+            for row in rows
         ]
     metrics = finished.report()["metrics"]
-    assert metrics["eval_margin"]["after"]["value"] == pytest.approx(sum(a - b for a, b in scores) / 6, abs=1e-5)
-    assert metrics["eval_mean_reward"]["after"]["value"] == pytest.approx(sum(a + b for a, b in scores) / 12, abs=1e-5)
+    assert metrics["eval_margin"]["after"]["value"] == pytest.approx(
+        sum(a - b for a, b in scores) / 6, abs=1e-5
+    )
+    assert metrics["eval_mean_reward"]["after"]["value"] == pytest.approx(
+        sum(a + b for a, b in scores) / 12, abs=1e-5
+    )
     assert metrics["eval_accuracy"]["after"]["value"] == sum(a > b for a, b in scores) / 6
-    assert abs(metrics["eval_margin"]["after"]["value"] - metrics["eval_margin"]["before"]["value"]) > 1e-3  # it did learn
+    assert (
+        abs(metrics["eval_margin"]["after"]["value"] - metrics["eval_margin"]["before"]["value"]) > 1e-3
+    )  # it did learn
 
 
 def test_padded_batches_of_a_saved_reward_model_score_as_rows_alone(finished, tokenizer):
@@ -41,7 +58,9 @@ def test_padded_batches_of_a_saved_reward_model_score_as_rows_alone(finished, to
     model = AutoModelForSequenceClassification.from_pretrained(finished.model).eval()
     loaded = AutoTokenizer.from_pretrained(finished.model)
     loaded.padding_side = "right"
-    chats = [[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So. " * n}] for n in (1, 9)]
+    chats = [
+        [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So. " * n}] for n in (1, 9)
+    ]
     ids = [tokenizer.apply_chat_template(chat, return_dict=False) for chat in chats]
     batch = loaded.pad({"input_ids": ids}, return_tensors="pt")
     with torch.no_grad():

@@ -8,13 +8,23 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignment_lab import data, reference
-from alignment_lab.artifacts import RunDirectory, file_digest, read_json, write_json
-from alignment_lab.data import tokenise
-from alignment_lab.errors import UserError
-from alignment_lab.run import execute
+from alignment_lab import data
+from alignment_lab.actions.train import execute
+from alignment_lab.data import tokenization
+from alignment_lab.engine.reference import weights_digest
+from alignment_lab.runtime.errors import UserError
+from alignment_lab.runtime.files import file_digest, read_json, write_json
+from alignment_lab.runtime.run_directory import RunDirectory
 
-FILES = ["metrics.jsonl", "provenance.json", "report.html", "report.json", "run.json", "samples.jsonl", "spec.yaml"]
+FILES = [
+    "metrics.jsonl",
+    "provenance.json",
+    "report.html",
+    "report.json",
+    "run.json",
+    "samples.jsonl",
+    "spec.yaml",
+]
 TINY = [
     "model=tiny",
     "parallel.device=cpu",
@@ -56,7 +66,9 @@ def test_a_run_leaves_every_file(finished, method):
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-2", "checkpoint-3"]
     assert [row["step"] for row in run.metrics() if "loss" in row] == [1, 2, 3]
     assert len(run.samples()) == 3
-    assert {"prompt", "expected", "before", "after", "before_correct", "after_correct"} == run.samples()[0].keys()
+    assert {"prompt", "expected", "before", "after", "before_correct", "after_correct"} == run.samples()[
+        0
+    ].keys()
     report = run.report()
     assert report["steps"] == 3
     assert report["rows"]["train"] == 12
@@ -70,7 +82,9 @@ def test_a_run_leaves_every_file(finished, method):
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_provenance_names_code_packages_machine_and_content(finished, method):
     found = read_json(finished(method).provenance_file)
-    assert found["packages"]["torch"] == torch.__version__.partition("+")[0] or "+" in found["packages"]["torch"]
+    assert (
+        found["packages"]["torch"] == torch.__version__.partition("+")[0] or "+" in found["packages"]["torch"]
+    )
     assert all(len(digest) == 64 for digest in found["content"].values())
     assert found["content"].keys() == {"model", "data", "tokenizer"}
     assert found["hardware"]["cores"] > 0
@@ -85,7 +99,7 @@ def test_the_saved_model_loads_in_plain_transformers(finished, method):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert tokenizer.chat_template
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in loaded.generation_config.eos_token_id
-    assert reference.digest(loaded) != read_json(run.provenance_file)["content"]["model"]
+    assert weights_digest(loaded) != read_json(run.provenance_file)["content"]["model"]
 
 
 def test_the_first_dpo_loss_is_log_2(finished):
@@ -95,15 +109,26 @@ def test_the_first_dpo_loss_is_log_2(finished):
     before = run.report()["metrics"]
     assert before["eval_loss"]["before"]["value"] == pytest.approx(math.log(2), abs=1e-6)
     assert before["eval_rewards/accuracies"]["before"]["value"] == 0.5
-    assert {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected"} <= first.keys()
+    assert {
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+    } <= first.keys()
 
 
-@pytest.mark.parametrize("memory", ["training.micro_tokens=1", "training.gradient_checkpointing=true", "model.attention=sdpa"])
+@pytest.mark.parametrize(
+    "memory", ["training.micro_tokens=1", "training.gradient_checkpointing=true", "model.attention=sdpa"]
+)
 def test_what_saves_memory_changes_no_weight(memory, composed, finished, tmp_path):
     """A row at a time, activations computed twice, or padding: the same gradient, up to float32's order of summing."""
     run = RunDirectory(tmp_path / "run")
     execute(composed([*TINY, "method=dpo", "eval=none", memory]), run)
-    first, second = (AutoModelForCausalLM.from_pretrained(one.model).state_dict() for one in (run, finished("dpo")))
+    first, second = (
+        AutoModelForCausalLM.from_pretrained(one.model).state_dict() for one in (run, finished("dpo"))
+    )
     assert all((first[name] - second[name]).abs().max() < 2e-5 for name in first)  # a step is up to 1e-3 long
     assert [row["loss"] for row in run.metrics()] == pytest.approx(
         [row["loss"] for row in finished("dpo").metrics() if "loss" in row], abs=1e-5
@@ -143,7 +168,9 @@ def test_a_cut_off_run_continues_to_the_same_weights(composed, finished, tmp_pat
     execute(composed([*TINY, f"method={method}", SAVED]), run)
     assert weights(whole) == weights(run)
     assert run.state()["attempts"] == 2
-    assert [(row["step"], row["loss"]) for row in run.metrics()] == [(row["step"], row["loss"]) for row in whole.metrics()]
+    assert [(row["step"], row["loss"]) for row in run.metrics()] == [
+        (row["step"], row["loss"]) for row in whole.metrics()
+    ]
 
 
 PLACES = {  # the checkpoint that is left, and what else the run does; those with more are slow
@@ -157,12 +184,24 @@ PLACES = {  # the checkpoint that is left, and what else the run does; those wit
 }
 
 
-@pytest.mark.parametrize("place", [pytest.param(name, marks=[pytest.mark.slow] if more else []) for name, (_, more) in PLACES.items()])
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(name, marks=[pytest.mark.slow] if more else []) for name, (_, more) in PLACES.items()],
+)
 def test_a_run_that_was_cut_off_goes_on_from_any_place(place, composed, tmp_path, write_rows):
     """18 pairs are 5 steps an epoch, in an order of its own: all that is logged and the last weights are those of the whole run."""
     step, more = PLACES[place]
-    rows = write_rows([{"prompt": f"What is {n}?", "chosen": f"A number, {n}.", "rejected": "No."} for n in range(20)])
-    words = [*TINY, "data=local", f"data.path={rows}", "training.max_steps=-1", "training.num_train_epochs=2", "eval=none"]
+    rows = write_rows(
+        [{"prompt": f"What is {n}?", "chosen": f"A number, {n}.", "rejected": "No."} for n in range(20)]
+    )
+    words = [
+        *TINY,
+        "data=local",
+        f"data.path={rows}",
+        "training.max_steps=-1",
+        "training.num_train_epochs=2",
+        "eval=none",
+    ]
     spec = composed([*words, f"training.save_steps={step}", *more])
     whole, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "run")
     execute(spec, whole)
@@ -174,7 +213,9 @@ def test_a_run_that_was_cut_off_goes_on_from_any_place(place, composed, tmp_path
     execute(spec, run)
     assert run.state()["training"]["from_step"] == step
     assert run.metrics() == whole.metrics()
-    assert all(file_digest(file) == file_digest(whole.model / file.name) for file in run.model.glob("*.safetensors"))
+    assert all(
+        file_digest(file) == file_digest(whole.model / file.name) for file in run.model.glob("*.safetensors")
+    )
 
 
 def test_a_finished_run_is_left_as_it_is(composed, finished, capsys):
@@ -215,7 +256,10 @@ def test_dropped_and_truncated_rows_are_counted(composed, tmp_path):
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows))
     run = RunDirectory(tmp_path / "run")
-    execute(composed([*TINY, "data=local", f"data.path={path}", "data.max_length=60", "training.max_steps=-1"]), run)
+    execute(
+        composed([*TINY, "data=local", f"data.path={path}", "data.max_length=60", "training.max_steps=-1"]),
+        run,
+    )
     found = run.report()["rows"]
     assert found["dropped"] == {"`chosen` equals `rejected`": 1}
     assert found["truncated"] > 0
@@ -223,5 +267,5 @@ def test_dropped_and_truncated_rows_are_counted(composed, tmp_path):
 
 
 def test_tokens_are_counted_once_a_row(composed, finished, tokenizer):
-    rows, _ = tokenise.pairs(tokenizer, data.load(composed(TINY)).train[:12], 256)
-    assert finished("dpo").report()["tokens"] == sum(map(tokenise.size, rows))
+    rows, _ = tokenization.tokenize_pairs(tokenizer, data.load(composed(TINY)).train[:12], 256)
+    assert finished("dpo").report()["tokens"] == sum(map(tokenization.row_tokens, rows))

@@ -7,18 +7,26 @@ import pytest
 from test_run import FILES, TINY
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.method import METHODS
-from alignment_lab.run import execute
+from alignment_lab.actions.train import execute
+from alignment_lab.methods import METHODS
+from alignment_lab.runtime.run_directory import RunDirectory
 
-SHORTEST = ["eval.rows=2", "eval.generations=1", "eval.max_new_tokens=2", "model.shape.hidden=16", "model.shape.intermediate=16"]
+SHORTEST = [
+    "eval.rows=2",
+    "eval.generations=1",
+    "eval.max_new_tokens=2",
+    "model.shape.hidden=16",
+    "model.shape.intermediate=16",
+]
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("sft", "dpo")])
 def test_every_method_runs(method, composed, tmp_path):
     """Three steps leave every file, a loss that is a number, and a model that loads by its own class; texts are the user's."""
     rows = tmp_path / "texts.jsonl"
-    rows.write_text("".join(json.dumps({"text": f"A text of {n} and more words."}) + "\n" for n in range(300)))
+    rows.write_text(
+        "".join(json.dumps({"text": f"A text of {n} and more words."}) + "\n" for n in range(300))
+    )
     texts = ["data=local", f"data.path={rows}", "data.max_length=64"] if method == "cpt" else []
     run = RunDirectory(tmp_path / "run")
     execute(composed([*TINY, *SHORTEST, *texts, f"method={method}"]), run)
@@ -28,7 +36,9 @@ def test_every_method_runs(method, composed, tmp_path):
     report = run.report()
     assert (report["method"], report["steps"]) == (method, 3)
     assert report["rows"]["train"] <= report["rows"]["available"]  # of texts too, whose rows are blocks
-    assert report["rows"]["eval"] == (1 if method == "cpt" else 2)  # two short texts are one block, the halves of a pair one of the sample
+    assert report["rows"]["eval"] == (
+        1 if method == "cpt" else 2
+    )  # two short texts are one block, the halves of a pair one of the sample
     assert all(math.isfinite(found["after"]["value"]) for found in report["metrics"].values())
     kind = AutoModelForSequenceClassification if method == "reward" else AutoModelForCausalLM
     _, info = kind.from_pretrained(run.model, output_loading_info=True)

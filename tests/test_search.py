@@ -8,15 +8,14 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from alignment_lab import compose
-from alignment_lab.artifacts import read_json
-from alignment_lab.errors import UserError
-from alignment_lab.launch.grid import composed as composed_cells
-from alignment_lab.launch.preflight import cells
-from alignment_lab.launch.search import RESULT, STUDY
-from alignment_lab.launch.space import space
-from alignment_lab.report.cells import load, runs_in
-from alignment_lab.spec import METHODS, Direction, aim, reached
+from alignment_lab.config import METHOD_SCHEMAS, Direction, compose, objective_of, objective_value
+from alignment_lab.report.study.runs import load_record, runs_in
+from alignment_lab.runtime.errors import UserError
+from alignment_lab.runtime.files import read_json
+from alignment_lab.sweep.grid import compose_grid as composed_cells
+from alignment_lab.sweep.preflight import grid_cells
+from alignment_lab.sweep.search.space import parse_space
+from alignment_lab.sweep.search.sweeper import RESULT, STUDY
 
 SHORT = [
     "model=tiny", "data=embedded", "training.max_steps=1", "training.global_batch=4", "eval.rows=8", "eval.generations=0",
@@ -29,16 +28,24 @@ SEARCH = ["--multirun", "hydra/sweeper=optuna", "hydra.sweep.dir=found", "hydra.
 
 
 def test_the_objective_is_what_means_the_same_for_every_method_where_there_is_one(composed):
-    found = {name: aim(composed([f"method={name}"])) for name in METHODS}
+    found = {name: objective_of(composed([f"method={name}"])) for name in METHOD_SCHEMAS}
     others = {"sft": "eval_loss", "cpt": "eval_loss", "reward": "eval_accuracy"}
-    assert {name: objective for name, (objective, _) in found.items()} == dict.fromkeys(METHODS, "eval_rewards/accuracies") | others
+    assert {name: objective for name, (objective, _) in found.items()} == dict.fromkeys(
+        METHOD_SCHEMAS, "eval_rewards/accuracies"
+    ) | others
     assert {name for name, (_, way) in found.items() if way is Direction.minimize} == {"sft", "cpt"}
 
 
 def test_the_objective_and_its_direction_can_be_set(composed):
-    assert aim(composed(["eval.objective=eval_loss"])) == ("eval_loss", Direction.minimize)
-    assert aim(composed(["eval.objective=eval_rewards/margins"])) == ("eval_rewards/margins", Direction.maximize)
-    assert aim(composed(["eval.objective=answers/words", "eval.direction=maximize"])) == ("answers/words", Direction.maximize)
+    assert objective_of(composed(["eval.objective=eval_loss"])) == ("eval_loss", Direction.minimize)
+    assert objective_of(composed(["eval.objective=eval_rewards/margins"])) == (
+        "eval_rewards/margins",
+        Direction.maximize,
+    )
+    assert objective_of(composed(["eval.objective=answers/words", "eval.direction=maximize"])) == (
+        "answers/words",
+        Direction.maximize,
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,10 +53,19 @@ def test_the_objective_and_its_direction_can_be_set(composed):
     [
         ("eval.objective=eval_los", "eval.objective=eval_los: method=dpo measures eval_loss, "),
         ("eval.objective=eval_los", "did you mean eval_loss?"),
-        ("method=sft eval.objective=eval_rewards/accuracies", "method=sft measures eval_loss, eval_mean_token_accuracy, answers/correct"),
-        ("method=reward eval.objective=answers/words", "method=reward measures eval_loss, eval_accuracy, eval_margin, eval_mean_reward"),
+        (
+            "method=sft eval.objective=eval_rewards/accuracies",
+            "method=sft measures eval_loss, eval_mean_token_accuracy, answers/correct",
+        ),
+        (
+            "method=reward eval.objective=answers/words",
+            "method=reward measures eval_loss, eval_accuracy, eval_margin, eval_mean_reward",
+        ),
         ("eval=none eval.objective=eval_loss", "it is not measured while eval.rows=0; set eval.rows."),
-        ("eval.generations=0 eval.objective=answers/words", "it is not measured while eval.generations=0; set eval.generations."),
+        (
+            "eval.generations=0 eval.objective=answers/words",
+            "it is not measured while eval.generations=0; set eval.generations.",
+        ),
         ("eval.direction=up", "minimize"),
     ],
 )
@@ -59,18 +75,21 @@ def test_an_objective_that_will_not_be_there_is_refused(overrides, said, refused
 
 def test_what_was_reached_is_read_from_the_report(composed):
     report = {
-        "metrics": {"eval_loss": {"before": {"value": 0.7}, "after": {"value": 0.5}}, "answers/correct": {"before": None, "after": None}}
+        "metrics": {
+            "eval_loss": {"before": {"value": 0.7}, "after": {"value": 0.5}},
+            "answers/correct": {"before": None, "after": None},
+        }
     }
-    assert reached(composed(["eval.objective=eval_loss"]), report) == 0.5
-    assert reached(composed(["eval.objective=answers/correct"]), report) is None
-    assert reached(composed([]), report) is None and reached(composed([]), None) is None
+    assert objective_value(composed(["eval.objective=eval_loss"]), report) == 0.5
+    assert objective_value(composed(["eval.objective=answers/correct"]), report) is None
+    assert objective_value(composed([]), report) is None and objective_value(composed([]), None) is None
 
 
 # ---- what is searched
 
 
 def test_swept_settings_are_dimensions_and_others_stay():
-    found = space(
+    found = parse_space(
         [
             "beta=tag(log,interval(0.01,0.5))",
             "training.global_batch=range(8,33,8)",
@@ -95,7 +114,9 @@ def test_swept_settings_are_dimensions_and_others_stay():
         "training.warmup_steps": "IntDistribution",
         "method": "CategoricalDistribution",
     }
-    assert found.words({"beta": 0.1, "training.global_batch": 16, "training.warmup_steps": 2, "method": "ipo"})[-4:] == [
+    assert found.words(
+        {"beta": 0.1, "training.global_batch": 16, "training.warmup_steps": 2, "method": "ipo"}
+    )[-4:] == [
         "beta=0.1",
         "training.global_batch=16",
         "training.warmup_steps=2",
@@ -104,7 +125,7 @@ def test_swept_settings_are_dimensions_and_others_stay():
 
 
 def test_corners_take_every_choice_and_both_ends():
-    corners = space(["beta=interval(0.01,0.5)", "method=dpo,ipo,kto", "training.seed=1"]).corners()
+    corners = parse_space(["beta=interval(0.01,0.5)", "method=dpo,ipo,kto", "training.seed=1"]).corners()
     assert {word for corner in corners for word in corner} == {
         "beta=0.01",
         "beta=0.5",
@@ -119,7 +140,7 @@ def test_corners_take_every_choice_and_both_ends():
 @pytest.mark.parametrize("words", [["beta=0.1"], ["beta=interval(0.5,0.1)"], ["beta=tag(log,interval(0,1))"]])
 def test_what_is_no_search_is_refused(words):
     with pytest.raises(UserError):
-        space(words)
+        parse_space(words)
 
 
 # ---- files that sweep
@@ -127,11 +148,15 @@ def test_what_is_no_search_is_refused(words):
 
 def grid_of(option: str, *more: str) -> list[list[str]]:
     """The cells of `--multirun recipe=OPTION`, composed and checked."""
-    compose.prepare()
+    compose.register_with_hydra()
     with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-        config = GlobalHydra.instance().config_loader().load_configuration("config", [f"recipe={option}", *more], run_mode=None)
+        config = (
+            GlobalHydra.instance()
+            .config_loader()
+            .load_configuration("config", [f"recipe={option}", *more], run_mode=None)
+        )
         params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
-        grid = cells([*params, f"recipe={option}", *more], GlobalHydra.instance().config_loader())
+        grid = grid_cells([*params, f"recipe={option}", *more], GlobalHydra.instance().config_loader())
         specs = composed_cells(grid, "config")
     assert len({spec.run_id for spec in specs}) == len(grid)
     return grid
@@ -140,12 +165,14 @@ def grid_of(option: str, *more: str) -> list[list[str]]:
 def test_a_recipe_may_be_a_sweep():
     grid = grid_of("sweep/beta")
     assert len(grid) == 2 * 4 * 3
-    assert {word for cell in grid for word in cell if word.startswith("training.seed")} == {f"training.seed={seed}" for seed in range(3)}
+    assert {word for cell in grid for word in cell if word.startswith("training.seed")} == {
+        f"training.seed={seed}" for seed in range(3)
+    }
     assert len(grid_of("sweep/beta", "training.seed=1")) == 2 * 4
 
 
 def test_seeds_are_an_axis():
-    assert cells(["training.seed=range(5)", "method=dpo,ipo"]) == [
+    assert grid_cells(["training.seed=range(5)", "method=dpo,ipo"]) == [
         [f"training.seed={seed}", f"method={method}"] for seed in range(5) for method in ("dpo", "ipo")
     ]
 
@@ -164,14 +191,24 @@ def test_seeds_are_an_axis():
         (["method=dpo,nope"], "nope"),
         (["beta=0.1"], "nothing is searched"),
         (["beta=interval(0.1,0.5)", "eval.rows=0"], "it is not measured while eval.rows=0"),
-        (["beta=interval(0.1,0.5)", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: must be a whole number above 0"),
-        (["beta=interval(0.1,0.5)", "hydra.sweeper.sampler=best"], "hydra.sweeper.sampler=best: there are: tpe, random"),
+        (
+            ["beta=interval(0.1,0.5)", "hydra.sweeper.n_trials=0"],
+            "hydra.sweeper.n_trials=0: must be a whole number above 0",
+        ),
+        (
+            ["beta=interval(0.1,0.5)", "hydra.sweeper.sampler=best"],
+            "hydra.sweeper.sampler=best: there are: tpe, random",
+        ),
         (["beta=interval(0.1,0.5)", "training.lerning_rate=1"], "did you mean training.learning_rate?"),
     ],
 )
 def test_a_mistake_is_told_before_anything_starts(words, said, door, tmp_path):
-    given = [word for word in SHORT if word.partition("=")[0] not in {word.partition("=")[0] for word in words}]
-    sampler = [word for word in SEARCH if word.partition("=")[0] not in {word.partition("=")[0] for word in words}]
+    given = [
+        word for word in SHORT if word.partition("=")[0] not in {word.partition("=")[0] for word in words}
+    ]
+    sampler = [
+        word for word in SEARCH if word.partition("=")[0] not in {word.partition("=")[0] for word in words}
+    ]
     ended = door(*sampler, *given, *words)
     assert (ended.code, len(ended.errors)) == (2, 1), ended.errors
     assert said in ended.errors[0]
@@ -181,7 +218,12 @@ def test_a_mistake_is_told_before_anything_starts(words, said, door, tmp_path):
 
 def test_a_search_goes_on_and_ends_with_the_best(door, tmp_path):
     """Two trials; then one is cut off in a third; then the same command with more of them."""
-    words = [*SEARCH, *SHORT, "training.learning_rate=tag(log,interval(1e-5,1e-2))", "eval.objective=eval_rewards/margins"]
+    words = [
+        *SEARCH,
+        *SHORT,
+        "training.learning_rate=tag(log,interval(1e-5,1e-2))",
+        "eval.objective=eval_rewards/margins",
+    ]
     first = door(*words, "hydra.sweeper.n_trials=2")
     folder = tmp_path / "here" / "found"
     assert first.code == 0, first.errors
@@ -190,8 +232,12 @@ def test_a_search_goes_on_and_ends_with_the_best(door, tmp_path):
     assert [trial["state"] for trial in before["trials"]] == ["complete", "complete"]
 
     lines = (folder / STUDY).read_text().splitlines()
-    told = max(place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 6)  # a trial's state and value
-    (folder / STUDY).write_text("".join(f"{line}\n" for line in lines[:told]))  # it was killed before it was told
+    told = max(
+        place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 6
+    )  # a trial's state and value
+    (folder / STUDY).write_text(
+        "".join(f"{line}\n" for line in lines[:told])
+    )  # it was killed before it was told
     again = door(*words, "hydra.sweeper.n_trials=3")
     assert again.code == 0, again.errors
     found = read_json(folder / RESULT)
@@ -199,18 +245,38 @@ def test_a_search_goes_on_and_ends_with_the_best(door, tmp_path):
     assert "this experiment is finished" in again.output  # the second trial's cell was
     assert len({trial["params"]["training.learning_rate"] for trial in found["trials"]}) == 3
     best = max(found["trials"], key=lambda trial: trial["value"])
-    assert (found["best"], found["objective"], found["direction"]) == (best["number"], "eval_rewards/margins", "maximize")
+    assert (found["best"], found["objective"], found["direction"]) == (
+        best["number"],
+        "eval_rewards/margins",
+        "maximize",
+    )
     folders = [run.path.name for run in runs_in(folder)]
-    assert sorted(folders) == sorted(f"training.learning_rate={trial['params']['training.learning_rate']}" for trial in found["trials"])
-    values = {str(load(run).spec["training"]["learning_rate"]): load(run).after("eval_rewards/margins")["value"] for run in runs_in(folder)}
-    assert values == {str(trial["params"]["training.learning_rate"]): trial["value"] for trial in found["trials"]}
+    assert sorted(folders) == sorted(
+        f"training.learning_rate={trial['params']['training.learning_rate']}" for trial in found["trials"]
+    )
+    values = {
+        str(load_record(run).spec["training"]["learning_rate"]): load_record(run).after(
+            "eval_rewards/margins"
+        )["value"]
+        for run in runs_in(folder)
+    }
+    assert values == {
+        str(trial["params"]["training.learning_rate"]): trial["value"] for trial in found["trials"]
+    }
 
     other = door(*words, "training.seed=7", "hydra.sweeper.n_trials=3")
     assert other.code == 2 and "another search lies there" in other.errors[-1]
 
 
 def test_a_trial_that_fails_lets_the_others_go_on_and_many_end_the_search(door, tmp_path):
-    broken = [*SEARCH, *SHORT, "hydra.sweeper.n_trials=9", "hydra.sweeper.max_failures=2", "data=hub", "data.path=nobody/nothing"]
+    broken = [
+        *SEARCH,
+        *SHORT,
+        "hydra.sweeper.n_trials=9",
+        "hydra.sweeper.max_failures=2",
+        "data=hub",
+        "data.path=nobody/nothing",
+    ]
     ended = door(*broken, "beta=interval(0.1,0.5)")
     assert ended.code == 1 and "2 trials failed in a row" in ended.errors[-1]
     trials = read_json(tmp_path / "here" / "found" / RESULT)["trials"]

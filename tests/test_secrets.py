@@ -15,16 +15,20 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from alignment_lab import compose, model, provenance, secrets
-from alignment_lab.artifacts import RunDirectory, read_json, write_json
-from alignment_lab.secrets import is_secret_name, redact, redacted
-from alignment_lab.spec import Model, from_yaml, keys, to_plain, to_yaml
+from alignment_lab.config import Model, compose, from_yaml, known_keys, to_plain, to_yaml
+from alignment_lab.models.locate import trusted
+from alignment_lab.runtime import provenance, redaction
+from alignment_lab.runtime.files import read_json, write_json
+from alignment_lab.runtime.redaction import is_secret_name, redact, redacted
+from alignment_lab.runtime.run_directory import RunDirectory
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 VALUE = "canary-of-the-tests-01"
 ODD = 'p&w/"x y\\canary'
 LINES = "-----BEGIN NOTHING-----\ncanaryLineOne0123456\ncanaryLineTwo0123456\n-----END NOTHING-----\n"
-RUN = "abcdef0123456789" * 4  # letters and digits as services hand them out; put together here, so that no scanner takes them for real
+RUN = (
+    "abcdef0123456789" * 4
+)  # letters and digits as services hand them out; put together here, so that no scanner takes them for real
 LOOKS = {
     "hub": "hf" + "_" + RUN[:34],
     "openai": "sk" + "-" + RUN[:40],
@@ -45,8 +49,8 @@ def process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(secrets, "_seen", {})
-    for cached in (secrets._token, secrets._passwords):
+    monkeypatch.setattr(redaction, "_seen", {})
+    for cached in (redaction._token, redaction._passwords):
         cached.cache_clear()
 
 
@@ -54,31 +58,54 @@ def process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["HF_TOKEN", "WANDB_API_KEY", "MY_SECRET", "DB_PASSWORD", "x_passwd", "GIT_CREDENTIALS", "AWS_ACCESS_KEY_ID"]
+    "name",
+    [
+        "HF_TOKEN",
+        "WANDB_API_KEY",
+        "MY_SECRET",
+        "DB_PASSWORD",
+        "x_passwd",
+        "GIT_CREDENTIALS",
+        "AWS_ACCESS_KEY_ID",
+    ],
 )
 def test_a_secret_is_known_by_its_name(name):
     assert is_secret_name(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["max_new_tokens", "micro_tokens", "keys", "TOKENIZERS_PARALLELISM", "KEYBOARD", "HF_TOKEN_PATH", "eos_token"]
+    "name",
+    [
+        "max_new_tokens",
+        "micro_tokens",
+        "keys",
+        "TOKENIZERS_PARALLELISM",
+        "KEYBOARD",
+        "HF_TOKEN_PATH",
+        "eos_token",
+    ],
 )
 def test_what_only_sounds_like_one_is_none(name):
     assert not is_secret_name(name)
 
 
 def test_none_of_our_settings_is_called_like_a_secret():
-    assert [key for key in keys() if is_secret_name(key.rpartition(".")[2])] == []
+    assert [key for key in known_keys() if is_secret_name(key.rpartition(".")[2])] == []
 
 
 # ---- by value
 
 
 @pytest.mark.parametrize("value", [VALUE, ODD], ids=["plain", "odd"])
-@pytest.mark.parametrize("written", [str, quote, quote_plus, lambda value: quote(value, safe=""), json.dumps, repr])
+@pytest.mark.parametrize(
+    "written", [str, quote, quote_plus, lambda value: quote(value, safe=""), json.dumps, repr]
+)
 def test_a_value_is_found_however_it_is_written(value, written, monkeypatch):
     monkeypatch.setenv("MY_SECRET", value)
-    assert redact(f"before{written(value)}after").replace('"', "").replace("'", "") == "before***MY_SECRET***after"
+    assert (
+        redact(f"before{written(value)}after").replace('"', "").replace("'", "")
+        == "before***MY_SECRET***after"
+    )
 
 
 def test_each_line_of_a_value_is_found(monkeypatch):
@@ -87,7 +114,19 @@ def test_each_line_of_a_value_is_found(monkeypatch):
     assert redact(LINES.strip()) == "***DEPLOY_KEY***"
 
 
-HARMLESS = ["", "1", "true", "False", "none", "0.25", "short", "/etc/passwd", "~/.ssh/id", "./key.pem", "${oc.env:HF_TOKEN}"]
+HARMLESS = [
+    "",
+    "1",
+    "true",
+    "False",
+    "none",
+    "0.25",
+    "short",
+    "/etc/passwd",
+    "~/.ssh/id",
+    "./key.pem",
+    "${oc.env:HF_TOKEN}",
+]
 
 
 @pytest.mark.parametrize("value", HARMLESS)
@@ -135,8 +174,15 @@ def test_a_short_value_goes_with_its_key(word):
 
 
 def test_what_the_command_line_sets_is_known_anywhere(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train.py", f"+hydra.job.env_set.MY_API_KEY='{VALUE}'", "+a.db_password=a b", "method=dpo"])
-    assert redact(f"{VALUE}; error: +a.db_password=a b: method=dpo") == "***MY_API_KEY***; error: +a.db_password=***: method=dpo"
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["train.py", f"+hydra.job.env_set.MY_API_KEY='{VALUE}'", "+a.db_password=a b", "method=dpo"],
+    )
+    assert (
+        redact(f"{VALUE}; error: +a.db_password=a b: method=dpo")
+        == "***MY_API_KEY***; error: +a.db_password=***: method=dpo"
+    )
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -152,7 +198,10 @@ def test_forty_hex_digits_are_a_key_only_beside_its_name():
 
 
 def test_a_password_in_an_address_is_hidden():
-    assert redact("clone https://user:pw@host/x from http://127.0.0.1:9") == "clone https://***@host/x from http://127.0.0.1:9"
+    assert (
+        redact("clone https://user:pw@host/x from http://127.0.0.1:9")
+        == "clone https://***@host/x from http://127.0.0.1:9"
+    )
 
 
 OURS = [
@@ -172,7 +221,10 @@ def test_our_own_words_stay(text, monkeypatch):
     assert redact(text) == text
 
 
-@pytest.mark.parametrize("text", [*WORDS, *OURS, *LOOKS.values(), VALUE, f"***{VALUE}***", f"***MY_SECRET***{VALUE}", "PASSWORD", LINES])
+@pytest.mark.parametrize(
+    "text",
+    [*WORDS, *OURS, *LOOKS.values(), VALUE, f"***{VALUE}***", f"***MY_SECRET***{VALUE}", "PASSWORD", LINES],
+)
 def test_twice_is_once(text, monkeypatch):
     monkeypatch.setenv("MY_SECRET", VALUE)
     monkeypatch.setenv("PASSWORD", "PASSWORD")
@@ -183,7 +235,11 @@ def test_twice_is_once(text, monkeypatch):
 
 def test_plain_data_keeps_its_shape(monkeypatch):
     monkeypatch.setenv("MY_SECRET", VALUE)
-    plain = {"a": [VALUE, 1, None, {"b": f"x{VALUE}"}], "env": {"HF_TOKEN": "abc", "OTHER": "abc"}, "max_new_tokens": 4}
+    plain = {
+        "a": [VALUE, 1, None, {"b": f"x{VALUE}"}],
+        "env": {"HF_TOKEN": "abc", "OTHER": "abc"},
+        "max_new_tokens": 4,
+    }
     assert redacted(plain) == {
         "a": ["***MY_SECRET***", 1, None, {"b": "x***MY_SECRET***"}],
         "env": {"HF_TOKEN": "***", "OTHER": "abc"},
@@ -198,12 +254,14 @@ def test_plain_data_keeps_its_shape(monkeypatch):
 def test_an_experiment_is_written_without_secrets_and_is_the_same_when_read(composed, monkeypatch):
     monkeypatch.setenv("MY_SECRET", VALUE)
     monkeypatch.setenv("HF_TOKEN", "canaryOfTheHub")
-    spec = composed([f"name={VALUE}", "tracking.tags=[a,'${oc.env:HF_TOKEN}']", f"data.name={VALUE}", "model=tiny"])
+    spec = composed(
+        [f"name={VALUE}", "tracking.tags=[a,'${oc.env:HF_TOKEN}']", f"data.name={VALUE}", "model=tiny"]
+    )
     text, run_id = to_yaml(spec), spec.run_id
     assert VALUE not in text and "canaryOfTheHub" not in text
     assert to_plain(spec)["tracking"]["tags"] == ["a", "***HF_TOKEN***"]
     monkeypatch.delenv("MY_SECRET")
-    monkeypatch.setattr(secrets, "_seen", {})
+    monkeypatch.setattr(redaction, "_seen", {})
     again = from_yaml(text)
     assert again.run_id == run_id
     assert to_yaml(again) == text
@@ -211,20 +269,36 @@ def test_an_experiment_is_written_without_secrets_and_is_the_same_when_read(comp
 
 def test_a_password_that_is_a_word_of_ours_breaks_no_experiment(composed, monkeypatch):
     before = to_plain(composed(["method=apo_zero", "training.optim=adafactor"]))
-    for name, value in {"A_PASSWORD": "embedded", "B_KEY": "apo_zero", "C_KEY": "adafactor", "D_KEY": "training"}.items():
+    for name, value in {
+        "A_PASSWORD": "embedded",
+        "B_KEY": "apo_zero",
+        "C_KEY": "adafactor",
+        "D_KEY": "training",
+    }.items():
         monkeypatch.setenv(name, value)
     spec = composed(["method=apo_zero", "training.optim=adafactor"])
     assert from_yaml(to_yaml(spec)).run_id == spec.run_id
-    assert {**to_plain(spec), "name": 0, "data": 0, "model": 0} == {**before, "name": 0, "data": 0, "model": 0}
+    assert {**to_plain(spec), "name": 0, "data": 0, "model": 0} == {
+        **before,
+        "name": 0,
+        "data": 0,
+        "model": 0,
+    }
 
 
 def test_provenance_holds_the_command_the_diff_and_the_folder_without_secrets(monkeypatch):
     monkeypatch.setenv("MY_SECRET", VALUE)
-    monkeypatch.setattr(sys, "argv", ["train.py", f"tracking.tags=[{VALUE}]", "+hydra.job.env_set.HF_TOKEN=abc"])
+    monkeypatch.setattr(
+        sys, "argv", ["train.py", f"tracking.tags=[{VALUE}]", "+hydra.job.env_set.HF_TOKEN=abc"]
+    )
     monkeypatch.setattr(provenance, "_run", lambda *command: f"+    password = '{VALUE}'\n")
     monkeypatch.setattr(os, "getcwd", lambda: f"/home/{VALUE}")
     found = provenance.collect(0)
-    assert found["command"][1:] == ["train.py", "tracking.tags=[***MY_SECRET***]", "+hydra.job.env_set.HF_TOKEN=***"]
+    assert found["command"][1:] == [
+        "train.py",
+        "tracking.tags=[***MY_SECRET***]",
+        "+hydra.job.env_set.HF_TOKEN=***",
+    ]
     assert found["git"]["diff"] == "+    password = '***MY_SECRET***'\n"
     assert VALUE not in json.dumps(found)
 
@@ -240,22 +314,31 @@ def test_an_error_is_recorded_and_told_without_secrets(monkeypatch, tmp_path, re
 
 def test_what_a_worker_leaves_is_written_without_secrets(monkeypatch, tmp_path):
     monkeypatch.setenv("MY_SECRET", VALUE)
-    write_json(tmp_path / "error.json", {"message": {"message": VALUE, "extraInfo": {"py_callstack": f"Traceback\n {VALUE}\n"}}})
+    write_json(
+        tmp_path / "error.json",
+        {"message": {"message": VALUE, "extraInfo": {"py_callstack": f"Traceback\n {VALUE}\n"}}},
+    )
     assert VALUE not in (tmp_path / "error.json").read_text()
 
 
 def test_a_folder_is_named_without_secrets(monkeypatch):
     monkeypatch.setenv("MY_SECRET", VALUE)
-    assert compose.unsecret("dpo tiny") == "dpo tiny"
-    for name in (compose.unsecret(f"dpo-{VALUE}"), compose.folder_name(f"name={VALUE}")):
+    assert compose.run_folder_name("dpo tiny") == "dpo tiny"
+    for name in (compose.run_folder_name(f"dpo-{VALUE}"), compose.folder_name(f"name={VALUE}")):
         assert VALUE not in name and "*" not in name
 
 
 def test_whose_code_runs_is_said(tmp_path):
     hub = Model(path="org/name", trust_remote_code=True)
-    assert model.trusted(hub, tmp_path) == "model.trust_remote_code=true: org/name brings no code"
-    write_json(tmp_path / "config.json", {"auto_map": {"AutoModel": "other/code--modeling.A", "AutoConfig": "configuration.B"}})
-    assert model.trusted(hub, tmp_path) == "model.trust_remote_code=true: the code of org/name, other/code runs here, with your rights"
+    assert trusted(hub, tmp_path) == "model.trust_remote_code=true: org/name brings no code"
+    write_json(
+        tmp_path / "config.json",
+        {"auto_map": {"AutoModel": "other/code--modeling.A", "AutoConfig": "configuration.B"}},
+    )
+    assert (
+        trusted(hub, tmp_path)
+        == "model.trust_remote_code=true: the code of org/name, other/code runs here, with your rights"
+    )
 
 
 # ---- the command itself
@@ -276,8 +359,19 @@ ENVIRONMENT = {
     "DEPLOY_KEY": "canary09\ncanaryLineOfAKey0123\n",
 }
 FILES = {"hf/token": "canary10stored", ".netrc": "canary11netrc"}
-SET = {"ONE_API_KEY": "canary12one", "TWO_TOKEN": "canary13two", "SHORT_KEY": "can14", "YAML_SECRET": "canary15yaml"}
-CANARIES = [*ENVIRONMENT.values(), "canaryLineOfAKey0123", *FILES.values(), *SET.values(), *(LOOKS[name] for name in list(LOOKS)[:5])]
+SET = {
+    "ONE_API_KEY": "canary12one",
+    "TWO_TOKEN": "canary13two",
+    "SHORT_KEY": "can14",
+    "YAML_SECRET": "canary15yaml",
+}
+CANARIES = [
+    *ENVIRONMENT.values(),
+    "canaryLineOfAKey0123",
+    *FILES.values(),
+    *SET.values(),
+    *(LOOKS[name] for name in list(LOOKS)[:5]),
+]
 OVERRIDES = [
     f"name={ENVIRONMENT['MY_SECRET']}",
     f"tracking.tags=[{FILES['hf/token']},{FILES['.netrc']},{LOOKS['hub']},{LOOKS['openai']},{ENVIRONMENT['SOME_PASSWD']}]",
@@ -303,7 +397,10 @@ hydra:
 @pytest.fixture
 def command(tmp_path):
     """`command("tracking=wandb")`: train.py with every canary; the folder in which it ran, its exit code, what it printed."""
-    for name, content in {**FILES, ".netrc": f"machine api.wandb.ai login user password {FILES['.netrc']}\n"}.items():
+    for name, content in {
+        **FILES,
+        ".netrc": f"machine api.wandb.ai login user password {FILES['.netrc']}\n",
+    }.items():
         path = tmp_path / "home" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
@@ -318,7 +415,12 @@ def command(tmp_path):
         words = [*SHORT, "recipe=mine", *OVERRIDES, *arguments]
         flags = ["--config-dir", str(recipes.parent), *[word for word in words if word.startswith("--")]]
         settings = [word for word in words if not word.startswith("--")]
-        homes = {"HOME": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "home" / "hf"), "TMPDIR": str(here), "HF_HUB_OFFLINE": "1"}
+        homes = {
+            "HOME": str(tmp_path / "home"),
+            "HF_HOME": str(tmp_path / "home" / "hf"),
+            "TMPDIR": str(here),
+            "HF_HUB_OFFLINE": "1",
+        }
         ended = subprocess.run(
             [sys.executable, str(TRAIN), *flags, *settings],
             cwd=here,
@@ -368,11 +470,15 @@ def wandb_records(file: Path) -> Iterator[bytes]:
 
 def leaks(folder: Path, said: str) -> list[str]:
     """Each canary that is found in what was printed, in a file, or in the name of one, and where."""
-    wanted = {form: value for value in CANARIES for form in secrets._spellings(value)}
+    wanted = {form: value for value in CANARIES for form in redaction._spellings(value)}
     found = [f"printed: {value}" for form, value in wanted.items() if form in said]
     for file in folder.rglob("*"):
         blobs = [str(file).encode(), *(contents(file) if file.is_file() else ())]
-        found += [f"{file.relative_to(folder)}: {value}" for form, value in wanted.items() if any(form.encode() in blob for blob in blobs)]
+        found += [
+            f"{file.relative_to(folder)}: {value}"
+            for form, value in wanted.items()
+            if any(form.encode() in blob for blob in blobs)
+        ]
     return found
 
 
@@ -381,12 +487,21 @@ def test_a_run_leaves_no_secret_and_prints_none(command):
     assert code == 0, said
     assert leaks(folder, said) == []
     (run,) = (RunDirectory(file.parent) for file in folder.rglob("run.json"))
-    assert run.spec()["tracking"]["tags"] == ["***HF_TOKEN***", "***WANDB_API_KEY***", "***", "***", "***SOME_PASSWD***"]
+    assert run.spec()["tracking"]["tags"] == [
+        "***HF_TOKEN***",
+        "***WANDB_API_KEY***",
+        "***",
+        "***",
+        "***SOME_PASSWD***",
+    ]
     assert "+hydra.job.env_set.SHORT_KEY=***" in read_json(run.provenance_file)["command"]
     (log,) = run.path.glob("wandb/offline-run-*/*.wandb")
     said_to_wandb = b"".join(wandb_records(log))
     assert b"***SOME_PASSWD***" in said_to_wandb
-    assert not any(taken in said_to_wandb for taken in (b"--config-dir", b"requirements.txt", b"output.log", b"email", b"git {"))
+    assert not any(
+        taken in said_to_wandb
+        for taken in (b"--config-dir", b"requirements.txt", b"output.log", b"email", b"git {")
+    )
     assert from_yaml(run.spec_file.read_text()).run_id == run.state()["id"]
 
 
@@ -400,7 +515,9 @@ def test_a_run_that_fails_leaves_no_secret_and_prints_none(command):
 
 
 def test_a_sweep_that_fails_leaves_no_secret_and_prints_none(command):
-    folder, code, said = command("--multirun", "training.seed=1,2", "data=hub", f"data.path=nobody/{ENVIRONMENT['MY_SECRET']}")
+    folder, code, said = command(
+        "--multirun", "training.seed=1,2", "data=hub", f"data.path=nobody/{ENVIRONMENT['MY_SECRET']}"
+    )
     assert code == 2, said
     assert leaks(folder, said) == []
     assert len(list(folder.rglob("run.json"))) == 2, said

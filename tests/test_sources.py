@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from alignment_lab.data import DataError, load, needed, prompt_of
+from alignment_lab.config import Data, DataSource
+from alignment_lab.data import DataError, load, prompt_of, rows_needed
 from alignment_lab.data.sources import read
-from alignment_lab.spec import Data, DataSource
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -57,7 +57,9 @@ def as_saved(folder: Path) -> Path:
 def as_saved_splits(folder: Path) -> Path:
     from datasets import Dataset, DatasetDict
 
-    DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS[:2])).save_to_disk(folder / "splits")
+    DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS[:2])).save_to_disk(
+        folder / "splits"
+    )
     return folder / "splits"
 
 
@@ -231,7 +233,9 @@ def test_an_eval_split_of_one_file_is_refused(tmp_path):
         read(local(as_jsonl(tmp_path), eval_split="test"))
 
 
-PAIRS = [{"prompt": f"Q{number // 2}", "chosen": f"A{number}", "rejected": "B"} for number in range(80)]  # 40 prompts, each twice
+PAIRS = [
+    {"prompt": f"Q{number // 2}", "chosen": f"A{number}", "rejected": "B"} for number in range(80)
+]  # 40 prompts, each twice
 
 
 @pytest.fixture
@@ -325,7 +329,10 @@ def test_labelled_answers_are_shuffled_one_by_one(loaded):
     Of 100 fair draws between 30 and 70 are good but once in 10,000 seeds, and the seed here is fixed; of 359 neighbours
     1 in 120 (3 others of 359) answer the same prompt, three on average.
     """
-    rows = [{"prompt": f"Q{number // 4}", "completion": f"A{number}", "label": number < 200} for number in range(400)]
+    rows = [
+        {"prompt": f"Q{number // 4}", "completion": f"A{number}", "label": number < 200}
+        for number in range(400)
+    ]
     found = loaded(rows, "method=kto").train
     assert len(found) == 360
     assert 30 <= sum(row["label"] for row in found[:100]) <= 70
@@ -338,17 +345,22 @@ def test_no_text_is_trained_and_held_out(loaded):
     found = loaded(rows, "method=cpt")
     assert (len(found.train), len(found.heldout)) == (72, 8)
     assert not {row["text"] for row in found.train} & {row["text"] for row in found.heldout}
-    assert {str(row) for row in loaded(rows[::-1], "method=cpt", "training.seed=7").heldout} == {str(row) for row in found.heldout}
+    assert {str(row) for row in loaded(rows[::-1], "method=cpt", "training.seed=7").heldout} == {
+        str(row) for row in found.heldout
+    }
     assert prompt_of(found.train[0]) == []
 
 
 def test_how_many_texts_fill_the_blocks_of_a_run_is_not_known_beforehand(composed):
-    assert needed(composed(["method=cpt", "training.max_steps=1"])) is None
+    assert rows_needed(composed(["method=cpt", "training.max_steps=1"])) is None
 
 
 def test_the_digest_is_of_the_rows_and_of_nothing_else(loaded):
     first = loaded(PAIRS).digest
-    assert [loaded(PAIRS, *more).digest for more in (["training.seed=7"], ["method=sft"], ["training.max_steps=1"])] == [first] * 3
+    assert [
+        loaded(PAIRS, *more).digest
+        for more in (["training.seed=7"], ["method=sft"], ["training.max_steps=1"])
+    ] == [first] * 3
     assert loaded([*PAIRS[:-1], PAIRS[-1] | {"rejected": "C"}]).digest != first
     assert loaded(PAIRS[:-1]).digest != first
     assert len(first) == 64
@@ -356,7 +368,7 @@ def test_the_digest_is_of_the_rows_and_of_nothing_else(loaded):
 
 @pytest.mark.parametrize(("steps", "batch", "rows"), [(-1, 8, None), (1, 8, 8), (12, 8, 96), (5, 3, 15)])
 def test_a_run_of_some_steps_needs_that_many_rows(steps, batch, rows, composed):
-    assert needed(composed([f"training.max_steps={steps}", f"training.global_batch={batch}"])) == rows
+    assert rows_needed(composed([f"training.max_steps={steps}", f"training.global_batch={batch}"])) == rows
 
 
 # ---- the embedded rows, the Hub, real files
@@ -370,10 +382,14 @@ def test_the_embedded_rows_load_whole(method, composed):
     assert all(row["answer"] for row in found.train + found.heldout)
 
 
-CLOSED = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "HF_ENDPOINT": "https://huggingface.co"}
+CLOSED = {
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "HF_ENDPOINT": "https://huggingface.co",
+}
 ASK = """
 import sys; sys.path.insert(0, sys.argv[1])
-from alignment_lab.data.sources import read; from alignment_lab.errors import UserError; from alignment_lab.spec import Data
+from alignment_lab.data.sources import read; from alignment_lab.runtime.errors import UserError; from alignment_lab.config import Data
 import datasets, time; start = time.monotonic()
 try: read(Data(path="org/name"))
 except UserError as error: print(error)
@@ -408,7 +424,11 @@ def test_real_files_load(name, composed):
     if not (SHARED / name).is_file():
         pytest.skip(f"{SHARED / name} is not there")
     rows, kept, reasons = REAL[name]
-    found = load(composed(["data=local", f"data.path={SHARED / name}", f"method={METHODS_OF.get(name, 'dpo')}"]))
+    found = load(
+        composed(["data=local", f"data.path={SHARED / name}", f"method={METHODS_OF.get(name, 'dpo')}"])
+    )
     assert len(found.train) + len(found.heldout) + found.dropped.total() == rows
     assert (len(found.train) + len(found.heldout), set(found.dropped) <= reasons) == (kept, True)
-    assert not {str(prompt_of(row) or row) for row in found.train} & {str(prompt_of(row) or row) for row in found.heldout}
+    assert not {str(prompt_of(row) or row) for row in found.train} & {
+        str(prompt_of(row) or row) for row in found.heldout
+    }

@@ -14,13 +14,19 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 
-from alignment_lab import spec
-from alignment_lab.compose import CONF
+from alignment_lab import config
+from alignment_lab.config.compose import CONF
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(file for file in CONF.glob("*/**/*.yaml") if file.relative_to(CONF).parts[0] != "hydra")
-OPTIONS = [str(file.relative_to(CONF).with_suffix("")) for file in FILES]  # "method/dpo", "recipe/zephyr-7b-beta/dpo"
-NEEDS = {"data/local": ["data.path=rows.jsonl"], "data/hub": ["data.path=org/name"], "model/hub": ["model.path=org/name"]}
+OPTIONS = [
+    str(file.relative_to(CONF).with_suffix("")) for file in FILES
+]  # "method/dpo", "recipe/zephyr-7b-beta/dpo"
+NEEDS = {
+    "data/local": ["data.path=rows.jsonl"],
+    "data/hub": ["data.path=org/name"],
+    "model/hub": ["model.path=org/name"],
+}
 
 
 @pytest.fixture
@@ -49,33 +55,40 @@ def test_every_option_composes_and_so_does_the_call_in_its_comment(option, compo
 
 def test_groups_are_the_folders():
     folders = {file.relative_to(CONF).parts[0] for file in FILES}
-    assert folders - {"recipe"} == {*spec.GROUPS, "method"}
+    assert folders - {"recipe"} == {*config.GROUPS, "method"}
     assert all(any(option.startswith(f"{group}/") for option in OPTIONS) for group in folders)
 
 
 def test_the_three_tables_of_methods_are_one():
-    from alignment_lab.method import METHODS
+    from alignment_lab.methods import METHODS
 
     options = {option.partition("/")[2] for option in OPTIONS if option.startswith("method/")}
-    assert options == set(spec.METHODS) == set(METHODS)
-    assert {name: schema().name for name, schema in spec.METHODS.items()} == {name: name for name in spec.METHODS}
+    assert options == set(config.METHOD_SCHEMAS) == set(METHODS)
+    assert {name: schema().name for name, schema in config.METHOD_SCHEMAS.items()} == {
+        name: name for name in config.METHOD_SCHEMAS
+    }
 
 
-@pytest.mark.parametrize("name", spec.METHODS)
+@pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
 def test_a_methods_option_says_the_defaults_of_its_dataclass(name, composed):
     found = composed([f"method={name}"]).method
-    assert type(found) is spec.METHODS[name]
-    assert found == spec.METHODS[name]()
+    assert type(found) is config.METHOD_SCHEMAS[name]
+    assert found == config.METHOD_SCHEMAS[name]()
 
 
 def test_a_divergence_is_there_where_only_the_difference_of_rewards_counts():
     """TRL's list of losses for which f-DPO is defined, under our names."""
-    divergent = {name for name, method in spec.METHODS.items() if issubclass(method, spec.Divergent)}
+    divergent = {
+        name for name, method in config.METHOD_SCHEMAS.items() if issubclass(method, config.Divergent)
+    }
     assert divergent == {"dpo", "robust_dpo", "ld_dpo", "dpo_norm", "ipo", "hinge", "exo", "discopop"}
 
 
 def test_what_a_method_needs_and_gives():
-    facts = {name: (m.format.name, m.needs_reference, m.couples_rows, m.generates) for name, m in spec.METHODS.items()}
+    facts = {
+        name: (m.format.name, m.needs_reference, m.couples_rows, m.generates)
+        for name, m in config.METHOD_SCHEMAS.items()
+    }
     others = {
         "sft": ("conversation", False, False, True),
         "cpt": ("text", False, False, True),
@@ -87,21 +100,24 @@ def test_what_a_method_needs_and_gives():
         "kto": ("unpaired", True, False, True),
         "bco": ("unpaired", True, False, True),
     }
-    assert facts == dict.fromkeys(spec.METHODS, ("preference", True, False, True)) | others
+    assert facts == dict.fromkeys(config.METHOD_SCHEMAS, ("preference", True, False, True)) | others
 
 
 # ---- beta
 
 
-@pytest.mark.parametrize("name", spec.METHODS)
+@pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
 def test_beta_reaches_every_method_that_has_one_and_no_other(name, composed, refused):
-    if any(f.name == "beta" for f in fields(spec.METHODS[name])):
+    if any(f.name == "beta" for f in fields(config.METHOD_SCHEMAS[name])):
         found = composed([f"method={name}", "beta=0.25"])
         assert (found.method.beta, found.beta) == (0.25, None)
-        assert composed([f"method={name}"]).method.beta == spec.METHODS[name]().beta
+        assert composed([f"method={name}"]).method.beta == config.METHOD_SCHEMAS[name]().beta
     else:
-        others = ", ".join(other for other in spec.METHODS if other not in ("sft", "cpt", "reward"))
-        assert refused(f"method={name} beta=0.25") == f"beta=0.25: method={name} has no beta; leave it out, or use one of: {others}."
+        others = ", ".join(other for other in config.METHOD_SCHEMAS if other not in ("sft", "cpt", "reward"))
+        assert (
+            refused(f"method={name} beta=0.25")
+            == f"beta=0.25: method={name} has no beta; leave it out, or use one of: {others}."
+        )
 
 
 # ---- ranges
@@ -127,7 +143,12 @@ RANGES = {
     "training.max_nonfinite": [("-1", "0 or more")],
     "training.watchdog_minutes": [("0", "above 0, or null"), ("-1", "above 0, or null")],
     "training.dataloader_num_workers": [("-1", "0 or more")],
-    "data.eval_fraction": [("0", "between 0 and 1"), ("1", "between 0 and 1"), ("-0.5", "between 0 and 1"), ("nan", "between 0 and 1")],
+    "data.eval_fraction": [
+        ("0", "between 0 and 1"),
+        ("1", "between 0 and 1"),
+        ("-0.5", "between 0 and 1"),
+        ("nan", "between 0 and 1"),
+    ],
     "data.max_length": [("7", "at least 8"), ("-1", "at least 8")],
     "eval.rows": [("-1", "0 or more")],
     "eval.generations": [("-1", "0 or more")],
@@ -137,22 +158,40 @@ RANGES = {
     "method.label_smoothing": [("0.5", "[0, 0.5)"), ("-0.1", "[0, 0.5)"), ("nan", "[0, 0.5)")],
     "model.shape.kv_heads": [("2", "divide the 9 heads"), ("0", "above 0")],
 } | {  # a shape is given whole, so each of its numbers is wrong beside eight good ones
-    f"model.shape.{key}": [("0", "above 0")] for key in ("layers", "hidden", "intermediate", "heads", "head_dim", "vocabulary")
+    f"model.shape.{key}": [("0", "above 0")]
+    for key in ("layers", "hidden", "intermediate", "heads", "head_dim", "vocabulary")
 }
 
 
 METHOD_RANGES = {  # of what not every method has
     "sft_weight": [("dpo", "-1", "0 or more"), ("mpo", "inf", "0 or more")],
-    "divergence_alpha": [("dpo", "0", "between 0 and 1"), ("ipo", "1", "between 0 and 1"), ("hinge", "nan", "between 0 and 1")],
-    "label_smoothing": [("exo", "0", "between 0 and 0.5"), ("exo", "0.5", "between 0 and 0.5"), ("aot", "0.5", "[0, 0.5)")],
-    "alpha": [("ld_dpo", "-0.1", "in [0, 1]"), ("ld_dpo", "1.1", "in [0, 1]"), ("ld_dpo", "nan", "in [0, 1]")],
+    "divergence_alpha": [
+        ("dpo", "0", "between 0 and 1"),
+        ("ipo", "1", "between 0 and 1"),
+        ("hinge", "nan", "between 0 and 1"),
+    ],
+    "label_smoothing": [
+        ("exo", "0", "between 0 and 0.5"),
+        ("exo", "0.5", "between 0 and 0.5"),
+        ("aot", "0.5", "[0, 0.5)"),
+    ],
+    "alpha": [
+        ("ld_dpo", "-0.1", "in [0, 1]"),
+        ("ld_dpo", "1.1", "in [0, 1]"),
+        ("ld_dpo", "nan", "in [0, 1]"),
+    ],
     "tau": [("discopop", "0", "in (0, 1]"), ("discopop", "1.1", "in (0, 1]")],
     "gamma": [("simpo", "-0.1", "0 or more"), ("simpo", "inf", "0 or more")],
     "centering": [("reward", "-1", "0 or more"), ("reward", "nan", "0 or more")],
     "desirable_weight": [("kto", "0", "above 0, or null"), ("kto", "inf", "above 0, or null")],
     "undesirable_weight": [("kto", "0", "above 0, or null"), ("kto", "-1", "above 0, or null")],
     "objectives.dpo": [("mpo", "-1", "0 or more"), ("mpo", "nan", "0 or more")],
-    "beta": [("simpo", "0", "no reward"), ("orpo", "0", "method=sft"), ("kto", "0", "nothing holds the policy"), ("bco", "-1", "above 0")],
+    "beta": [
+        ("simpo", "0", "no reward"),
+        ("orpo", "0", "method=sft"),
+        ("kto", "0", "nothing holds the policy"),
+        ("bco", "-1", "above 0"),
+    ],
 }
 NUMBERS = [(key, f"{key}={value}", phrase) for key, cases in RANGES.items() for value, phrase in cases] + [
     (f"method.{key}", f"method={method} method.{key}={value}", phrase)
@@ -173,7 +212,13 @@ def test_a_number_out_of_its_range_is_refused(key, override, phrase, refused):
 
 @pytest.mark.parametrize(
     "override",
-    ["beta=inf", "training.learning_rate=inf", "training.num_train_epochs=inf", "training.weight_decay=inf", "training.warmup_steps=inf"],
+    [
+        "beta=inf",
+        "training.learning_rate=inf",
+        "training.num_train_epochs=inf",
+        "training.weight_decay=inf",
+        "training.warmup_steps=inf",
+    ],
 )
 def test_infinity_is_no_setting(override, refused):
     assert refused(override).rpartition("=")[0].endswith(override.partition("=")[0])
@@ -186,23 +231,31 @@ def test_a_seed_that_numpy_cannot_take_is_refused(refused):
 
 def _numbers(schema: type, prefix: str) -> list[str]:
     kinds = get_type_hints(schema)
-    return [f"{prefix}.{f.name}" for f in fields(schema) if {int, float} & {kinds[f.name], *get_args(kinds[f.name])}]
+    return [
+        f"{prefix}.{f.name}"
+        for f in fields(schema)
+        if {int, float} & {kinds[f.name], *get_args(kinds[f.name])}
+    ]
 
 
 def test_every_number_that_can_be_set_has_a_range():
-    schemas = [("method", method) for method in spec.METHODS.values()] + list(spec.GROUPS.items()) + [("model.shape", spec.Shape)]
+    schemas = (
+        [("method", method) for method in config.METHOD_SCHEMAS.values()]
+        + list(config.GROUPS.items())
+        + [("model.shape", config.Shape)]
+    )
     ranges = {*RANGES, *(f"method.{key.partition('.')[0]}" for key in METHOD_RANGES)}
     assert {key for group, schema in schemas for key in _numbers(schema, group)} == ranges
 
 
-@pytest.mark.parametrize("name", spec.METHODS)
+@pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
 def test_every_number_of_every_method_is_checked(name, value):
     """None that it inherits is forgotten where it checks its own."""
-    method = spec.METHODS[name]
+    method = config.METHOD_SCHEMAS[name]
     for key in (key.partition(".")[2] for key in _numbers(method, "method")):
         wrong = value if key != "objectives" else {"dpo": value}
-        with pytest.raises(spec.SpecError, match=rf"^method\.{key}"):
+        with pytest.raises(config.SpecError, match=rf"^method\.{key}"):
             method(**{key: wrong})
 
 
@@ -225,16 +278,24 @@ def test_the_edge_of_a_range_is_inside(overrides, composed):
     assert composed(overrides.split()).run_id
 
 
-@pytest.mark.parametrize("name", spec.METHODS)
+@pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
 def test_the_learning_rate_is_the_methods_usual_one_unless_set(name, composed):
-    assert composed([f"method={name}"]).training.learning_rate == spec.METHODS[name].usual_learning_rate > 0
+    assert (
+        composed([f"method={name}"]).training.learning_rate
+        == config.METHOD_SCHEMAS[name].usual_learning_rate
+        > 0
+    )
     assert composed([f"method={name}", "training.learning_rate=3e-4"]).training.learning_rate == 3e-4
 
 
 # ---- pairs
 
 PAIRS = [
-    ("model.attention=flash_attention_2 parallel.device=cpu", "model.attention=flash_attention_2: ", "model.attention=sdpa"),
+    (
+        "model.attention=flash_attention_2 parallel.device=cpu",
+        "model.attention=flash_attention_2: ",
+        "model.attention=sdpa",
+    ),
     ("model.dtype=float16", "model.dtype=float16: ", "bfloat16"),
     ("eval=none training.eval_steps=5", "training.eval_steps=5: ", "set eval.rows"),
     ("model=embedded model.path=org/name", "model.path=org/name: ", "add model=hub"),
@@ -245,7 +306,11 @@ PAIRS = [
     ("model=hub model.path=./nowhere", "model.path=./nowhere: ", "a Hub id"),
     ("data=local", "data.path=", "data.path=rows.jsonl"),
     ("data=local data.path=nowhere.jsonl", "data.path=nowhere.jsonl: ", "looked from"),
-    ("data=local data.path=rows.jsonl data.eval_path=nowhere.jsonl", "data.eval_path=nowhere.jsonl: ", "looked from"),
+    (
+        "data=local data.path=rows.jsonl data.eval_path=nowhere.jsonl",
+        "data.eval_path=nowhere.jsonl: ",
+        "looked from",
+    ),
     ("method=sft beta=0.1", "beta=0.1: ", "method=sft has no beta"),
     ("method.name=nope", "method.name=nope: ", "one of sft, cpt"),
     ("name=a/b", "name=a/b: ", "leave out '/'"),
@@ -253,13 +318,25 @@ PAIRS = [
     ("model=tiny model.shape=null", "model.shape=", "random"),
     ("data=embedded data.eval_path=rows.jsonl", "data.eval_path=rows.jsonl: ", "data=local"),
     ("data=embedded data.streaming=true training.max_steps=1", "data.streaming=true: ", "data=hub"),
-    ("data=local data.path=rows.jsonl data.streaming=true", "data.streaming=true: ", "training.max_steps=1000"),
-    ("data=hub data.path=org/name data.eval_path=rows.jsonl", "data.eval_path=rows.jsonl: ", "data.eval_split"),
+    (
+        "data=local data.path=rows.jsonl data.streaming=true",
+        "data.streaming=true: ",
+        "training.max_steps=1000",
+    ),
+    (
+        "data=hub data.path=org/name data.eval_path=rows.jsonl",
+        "data.eval_path=rows.jsonl: ",
+        "data.eval_split",
+    ),
     ("data=embedded data.eval_split=test", "data.eval_split=test: ", "data=hub"),
     ("method=dpo method.name=sft", "method.name=sft: ", "method=sft"),
     ("method=aot method.wpo=true", "method.wpo=true: method=aot", "leave it out"),
     ("method=mpo method.objectives={dpo:0,bco_pair:0}", "method.objectives=all 0: ", "above 0"),
-    ("method=mpo +method.objectives.aot=1", "method.objectives.aot=1.0: no such objective", "there are: dpo, robust_dpo"),
+    (
+        "method=mpo +method.objectives.aot=1",
+        "method.objectives.aot=1.0: no such objective",
+        "there are: dpo, robust_dpo",
+    ),
 ]
 
 
@@ -319,10 +396,12 @@ def test_the_run_id_is_the_same_for_the_same_numbers(composed):
 
 def test_the_run_id_is_the_same_in_every_process(composed):
     code = (
-        "from hydra import initialize_config_dir; from alignment_lab.compose import *; prepare()\n"
-        "with initialize_config_dir(str(CONF), version_base='1.3'): print(experiment(['beta=0.2', 'tracking.tags=[b,a]']).run_id)"
+        "from hydra import initialize_config_dir; from alignment_lab.config.compose import *; register_with_hydra()\n"
+        "with initialize_config_dir(str(CONF), version_base='1.3'): print(compose_experiment(['beta=0.2', 'tracking.tags=[b,a]']).run_id)"
     )
-    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True
+    )
     assert process.stdout.strip() == composed(["beta=0.2"]).run_id, process.stderr
 
 
@@ -339,23 +418,23 @@ def test_the_run_id_is_the_same_in_every_process(composed):
 )
 def test_a_written_spec_composes_to_the_same_experiment(cell, composed, tmp_path):
     first = composed(cell.split())
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml(first))
+    (tmp_path / "spec.yaml").write_text(config.to_yaml(first))
     again = composed([], folder=tmp_path, name="spec")
     assert again == first
     assert again.run_id == first.run_id
-    assert spec.to_yaml(again) == spec.to_yaml(first)
+    assert config.to_yaml(again) == config.to_yaml(first)
 
 
 def test_a_written_spec_keeps_every_text_as_it_is(composed, tmp_path):
     first = composed([])
     first.model.chat_template = '{% for m in messages %}\n\'"{{ m }}": # - é\n{% endfor %}\n'
     first.tracking.tags = ["null", "1e3", "yes", " x ", "a: b", "#"]
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml(first))
+    (tmp_path / "spec.yaml").write_text(config.to_yaml(first))
     assert composed([], folder=tmp_path, name="spec") == first
 
 
 def test_a_written_spec_takes_overrides_and_options(composed, tmp_path):
-    (tmp_path / "spec.yaml").write_text(spec.to_yaml(composed(["training.seed=3"])))
+    (tmp_path / "spec.yaml").write_text(config.to_yaml(composed(["training.seed=3"])))
     found = composed(["training.max_steps=7", "beta=0.3"], folder=tmp_path, name="spec")
     assert (found.training.seed, found.training.max_steps, found.method.beta) == (3, 7, 0.3)
 
@@ -363,12 +442,17 @@ def test_a_written_spec_takes_overrides_and_options(composed, tmp_path):
 def test_a_written_spec_is_whole_and_plain(composed):
     """Nothing in it is left to be looked up: no interpolation, no null that stands for another default."""
     first = composed([])
-    plain: dict[str, Any] = yaml.safe_load(spec.to_yaml(first))
-    assert "${" not in spec.to_yaml(first)
-    assert {key: plain[key] for key in plain if key != "defaults"} == spec.to_plain(first)
+    plain: dict[str, Any] = yaml.safe_load(config.to_yaml(first))
+    assert "${" not in config.to_yaml(first)
+    assert {key: plain[key] for key in plain if key != "defaults"} == config.to_plain(first)
     assert (plain["training"]["learning_rate"], plain["name"]) == (1e-6, "dpo-embedded")
     left = {key for key, value in plain["training"].items() if value is None}
-    assert left <= {"micro_tokens", "gradient_checkpointing", "eval_steps", "save_steps"}  # by device and memory; never
+    assert left <= {
+        "micro_tokens",
+        "gradient_checkpointing",
+        "eval_steps",
+        "save_steps",
+    }  # by device and memory; never
 
 
 PUBLISHED = {  # parameters in billions, from the models' cards

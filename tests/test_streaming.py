@@ -10,14 +10,20 @@ from typing import Any
 
 import pytest
 
-from alignment_lab.artifacts import RunDirectory, file_digest, write_json
+from alignment_lab.actions.train import execute
+from alignment_lab.config import Experiment
 from alignment_lab.data import DataError, load, prompt_of
 from alignment_lab.data.sources import Stream
-from alignment_lab.run import execute
-from alignment_lab.spec import Experiment
+from alignment_lab.runtime.files import file_digest, write_json
+from alignment_lab.runtime.run_directory import RunDirectory
 
 MANY = 5000
-SMALL = ["training.max_steps=10", "training.global_batch=4", "eval.rows=6", "eval.generations=3"]  # 40 rows to train on, 6 held out
+SMALL = [
+    "training.max_steps=10",
+    "training.global_batch=4",
+    "eval.rows=6",
+    "eval.generations=3",
+]  # 40 rows to train on, 6 held out
 SEEN = 61  # 6 held-out ones are a tenth of 60; and one more, for rounding
 
 
@@ -60,7 +66,9 @@ def test_only_rows_that_the_run_can_see_are_kept(streamed, pairs, taken):
     assert taken == [SEEN]
     assert len(rows.train) + len(rows.heldout) == SEEN
     assert len(rows.train) >= 40 and len(rows.heldout) >= 6
-    assert {int(prompt_of(row)[0]["content"][8:-1]) for row in [*rows.train, *rows.heldout]} == set(range(SEEN))
+    assert {int(prompt_of(row)[0]["content"][8:-1]) for row in [*rows.train, *rows.heldout]} == set(
+        range(SEEN)
+    )
 
 
 def test_what_was_not_read_changes_nothing(streamed, pairs, tmp_path):
@@ -73,7 +81,9 @@ def test_what_was_not_read_changes_nothing(streamed, pairs, tmp_path):
 def test_the_end_of_a_large_file_is_never_looked_at(streamed, composed, tmp_path):
     """12 MB of rows, and then a line that is no JSON."""
     file = tmp_path / "large.jsonl"
-    file.write_text("".join(json.dumps(pair(n) | {"chosen": f"{n} " * 600}) + "\n" for n in range(6000)) + "{nothing\n")
+    file.write_text(
+        "".join(json.dumps(pair(n) | {"chosen": f"{n} " * 600}) + "\n" for n in range(6000)) + "{nothing\n"
+    )
     assert file.stat().st_size > 12e6
     assert len(load(streamed(file)).train) >= 40
     with pytest.raises(DataError, match="cannot be read"):
@@ -81,7 +91,9 @@ def test_the_end_of_a_large_file_is_never_looked_at(streamed, composed, tmp_path
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto", "sft"])
-def test_a_file_that_is_read_to_its_end_gives_the_rows_that_it_has_otherwise(method, streamed, composed, write_rows):
+def test_a_file_that_is_read_to_its_end_gives_the_rows_that_it_has_otherwise(
+    method, streamed, composed, write_rows
+):
     path = write_rows([pair(number) for number in range(40)])
     spec = streamed(path, f"method={method}", "training.max_steps=1000")
     assert load(spec) == load(composed(["data=local", f"data.path={path}", f"method={method}"]))
@@ -138,7 +150,9 @@ def test_where_rows_are_left_out_more_are_read(streamed, tmp_path, taken):
 
 def test_of_texts_as_many_are_read_as_fill_the_blocks(streamed, tmp_path, taken):
     file = tmp_path / "texts.jsonl"
-    file.write_text("".join(json.dumps({"text": f"{number} words and more. " * 20}) + "\n" for number in range(4000)))
+    file.write_text(
+        "".join(json.dumps({"text": f"{number} words and more. " * 20}) + "\n" for number in range(4000))
+    )
     rows = load(streamed(file, "method=cpt", "data.max_length=64"))
     assert sum(len(row["text"]) for row in rows.train) >= 40 * 64 * 8
     assert sum(taken) < 200

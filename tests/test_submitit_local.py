@@ -11,26 +11,47 @@ from pathlib import Path
 
 import pytest
 
-from alignment_lab.artifacts import RunDirectory
+from alignment_lab.runtime.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
-SWEEP = ["--multirun", "hydra/launcher=submitit_local", "hydra.sweep.dir=swept", "model=tiny", "parallel.device=cpu", "data.max_length=96"]
+SWEEP = [
+    "--multirun",
+    "hydra/launcher=submitit_local",
+    "hydra.sweep.dir=swept",
+    "model=tiny",
+    "parallel.device=cpu",
+    "data.max_length=96",
+]
 SWEEP += ["training.global_batch=4", "eval.rows=4", "eval.generations=0"]
 
 
 def test_cells_are_what_they_are_everywhere(door, tmp_path):
     """One is finished, the other has its reason, in folders of the lab's names. What submitit pickles has secrets: nobody else reads it."""
     ended = door(
-        *SWEEP, "training.learning_rate=1e-4,1e30", "training.warmup_steps=0", "training.max_steps=3", "+hydra.job.env_set.MY_KEY=f92cf0a1b"
+        *SWEEP,
+        "training.learning_rate=1e-4,1e30",
+        "training.warmup_steps=0",
+        "training.max_steps=3",
+        "+hydra.job.env_set.MY_KEY=f92cf0a1b",
     )
-    assert ended.code == 1 and ended.errors[-1].startswith("error: step 2: the gradient's norm is nan"), ended.errors
+    assert ended.code == 1 and ended.errors[-1].startswith("error: step 2: the gradient's norm is nan"), (
+        ended.errors
+    )
     swept = tmp_path / "here/swept"
     good, bad = (RunDirectory(swept / f"training.learning_rate={rate}") for rate in ("0.0001", "1e+30"))
-    assert good.state()["state"] == "finished" and good.report()["steps"] == 3 and (good.model / "model.safetensors").exists()
+    assert (
+        good.state()["state"] == "finished"
+        and good.report()["steps"] == 3
+        and (good.model / "model.safetensors").exists()
+    )
     assert bad.state()["state"] == "failed" and "norm is nan" in bad.state()["error"]
-    knowing = {path.relative_to(swept).parts[0] for path in swept.rglob("*") if path.is_file() and b"f92cf0a1b" in path.read_bytes()}
+    knowing = {
+        path.relative_to(swept).parts[0]
+        for path in swept.rglob("*")
+        if path.is_file() and b"f92cf0a1b" in path.read_bytes()
+    }
     assert knowing == {".submitit"} and (swept / ".submitit").stat().st_mode & 0o777 == 0o700
 
 
@@ -44,8 +65,14 @@ def test_a_cell_whose_time_is_up_leaves_in_order_and_goes_on(tmp_path):
         time.sleep(0.1)
     os.kill(run.state()["pid"], signal.SIGUSR2)
     _, said = first.communicate(timeout=120)
-    assert first.returncode == 1 and said.startswith("error: hydra/launcher=submitit_local") and said.count("\n") == 1, said
-    assert run.state()["state"] == "interrupted" and run.state()["error"].startswith("interrupted by SIGUSR2 at step")
+    assert (
+        first.returncode == 1
+        and said.startswith("error: hydra/launcher=submitit_local")
+        and said.count("\n") == 1
+    ), said
+    assert run.state()["state"] == "interrupted" and run.state()["error"].startswith(
+        "interrupted by SIGUSR2 at step"
+    )
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert run.state()["state"] == "finished" and run.state()["attempts"] == 2

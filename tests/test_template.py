@@ -1,4 +1,4 @@
-"""A text that is tokenised in parts has the ids of the whole, whatever the tokenizer looks at, and no part is tokenised twice."""
+"""A text that is tokenized in parts has the ids of the whole, whatever the tokenizer looks at, and no part is tokenized twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from small_tokenizers import ODD, odd_tokenizer
 
-from alignment_lab.data import template, tokenise
+from alignment_lab.data import templates, tokenization
 
 FRAGMENTS = [
     "Hello",
@@ -35,10 +35,10 @@ def assert_the_same_ids(tokenizer):
     draw = random.Random(0)
     texts = ["".join(draw.choices(FRAGMENTS, k=draw.randint(0, 9))) for _ in range(3000)]
     tokenizer(texts, truncation=True, max_length=2)  # whoever truncated before leaves the tokenizer so
-    parted = template.encoder(tokenizer)(texts)
-    assert parted == template.plain_ids(tokenizer, texts)
+    parted = templates.encoder(tokenizer)(texts)
+    assert parted == templates.plain_ids(tokenizer, texts)
     tokenizer(texts, truncation=True, max_length=2)
-    documents = template.document_ids(tokenizer, texts)
+    documents = templates.document_ids(tokenizer, texts)
     assert documents == tokenizer(texts)["input_ids"]
 
 
@@ -51,7 +51,7 @@ def test_a_text_in_parts_has_the_ids_of_the_whole_for_usual_tokenizers(any_token
     assert_the_same_ids(any_tokenizer)
 
 
-def test_a_prompt_is_tokenised_once_for_both_answers(tokenizer, monkeypatch):
+def test_a_prompt_is_tokenized_once_for_both_answers(tokenizer, monkeypatch):
     """Of 40,000 letters of prompt and 2 short answers: rendered three times, they would be 120,000."""
     seen = []
     answers = {key: [{"role": "assistant", "content": key}] for key in ("chosen", "rejected")}
@@ -64,6 +64,6 @@ def test_a_prompt_is_tokenised_once_for_both_answers(tokenizer, monkeypatch):
 
         return SimpleNamespace(encode_batch_fast=encode_batch_fast)
 
-    monkeypatch.setattr(template, "_core", watched)
-    tokenise.pairs(tokenizer, [row], 10_000)
+    monkeypatch.setattr(templates, "_core", watched)
+    tokenization.tokenize_pairs(tokenizer, [row], 10_000)
     assert 40_000 < sum(map(len, seen)) < 41_000

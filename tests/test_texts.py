@@ -8,9 +8,9 @@ from itertools import chain
 import pytest
 from small_tokenizers import other_tokenizer, real_rows
 
-from alignment_lab.data import DataError, size, tokenise
+from alignment_lab.config import Format
+from alignment_lab.data import DataError, row_tokens, tokenization
 from alignment_lab.data.blocks import best_fit, pieces
-from alignment_lab.spec import Format
 
 TEXTS = [{"text": "Hello it is " * number + "é"} for number in (1, 3, 2, 60, 7, 1, 25, 2)]
 
@@ -26,22 +26,22 @@ def documents(found) -> list[list[int]]:
 
 
 def test_short_texts_share_blocks_and_each_is_whole(any_tokenizer):
-    found, counts = tokenise.texts(any_tokenizer, TEXTS, 512)
+    found, counts = tokenization.tokenize_texts(any_tokenizer, TEXTS, 512)
     expected = [[*any_tokenizer(row["text"])["input_ids"], any_tokenizer.eos_token_id] for row in TEXTS]
     assert sorted(documents(found)) == sorted(expected)
     assert counts.total() == 0
-    assert all(size(row) == sum(row["seq_lengths"]) <= 512 for row in found)
-    assert sum(map(size, found)) == sum(map(len, expected))
-    assert found == tokenise.texts(any_tokenizer, TEXTS, 512)[0]
+    assert all(row_tokens(row) == sum(row["seq_lengths"]) <= 512 for row in found)
+    assert sum(map(row_tokens, found)) == sum(map(len, expected))
+    assert found == tokenization.tokenize_texts(any_tokenizer, TEXTS, 512)[0]
 
 
 @pytest.mark.parametrize("limit", [8, 9, 16, 31])
 def test_a_longer_text_is_cut_and_no_token_is_lost(limit, tokenizer):
     for row in TEXTS:
-        found, _ = tokenise.texts(tokenizer, [row], limit)
+        found, _ = tokenization.tokenize_texts(tokenizer, [row], limit)
         whole = [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]
         assert sorted(documents(found)) == sorted(pieces(whole, limit))
-        assert all(size(block) <= limit for block in found)
+        assert all(row_tokens(block) <= limit for block in found)
 
 
 @pytest.mark.parametrize("length", range(1, 40))
@@ -81,14 +81,16 @@ def test_best_fit_places_everything_once_and_as_tightly_as_by_hand(seed):
 def test_a_text_that_the_tokenizer_closes_itself_is_not_closed_twice():
     """So do tokenizers of the T5 kind; and a text may quote the end."""
     tokenizer = other_tokenizer(None)
-    (row,), _ = tokenise.texts(tokenizer, [{"text": "Hello</s>"}], 64)
+    (row,), _ = tokenization.tokenize_texts(tokenizer, [{"text": "Hello</s>"}], 64)
     assert row["input_ids"] == tokenizer("Hello</s>")["input_ids"]
     assert row["input_ids"].count(tokenizer.eos_token_id) == 1
 
 
 def test_a_text_without_a_token_is_counted():
     """All that is left of it is the end, which nothing predicts."""
-    found, counts = tokenise.texts(other_tokenizer(None), [{"text": "Hello"}, {"text": "</s>"}], 64)
+    found, counts = tokenization.tokenize_texts(
+        other_tokenizer(None), [{"text": "Hello"}, {"text": "</s>"}], 64
+    )
     assert ([len(row["seq_lengths"]) for row in found], dict(counts)) == ([1], {"`text` has no tokens": 1})
 
 
@@ -96,13 +98,13 @@ def test_a_tokenizer_without_an_end_is_refused():
     tokenizer = other_tokenizer(None)
     tokenizer.eos_token = None
     with pytest.raises(DataError, match=r"model\.path: its tokenizer has no token that ends a text"):
-        tokenise.texts(tokenizer, TEXTS, 64)
+        tokenization.tokenize_texts(tokenizer, TEXTS, 64)
 
 
 def test_real_texts_fill_their_blocks(tokenizer):
     """300 web pages: over 98 of 100 places hold a token, and every token of every page is there."""
     rows = real_rows("c4_demo.jsonl", Format.text, 300)
-    found, _ = tokenise.texts(tokenizer, rows, 1024)
+    found, _ = tokenization.tokenize_texts(tokenizer, rows, 1024)
     tokens = sum(len(ids) + 1 for ids in tokenizer([row["text"] for row in rows])["input_ids"])
-    assert sum(map(size, found)) == tokens
+    assert sum(map(row_tokens, found)) == tokens
     assert tokens / (1024 * len(found)) > 0.98

@@ -16,15 +16,25 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from alignment_lab import checks, tracking
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.tracking import follow, tensorboard_run, wandb_run
-from alignment_lab.tracking.follow import NEVER, STEP, Follower, Tracker, named
+from alignment_lab import tracking
+from alignment_lab.estimate import problems
+from alignment_lab.runtime.run_directory import RunDirectory
+from alignment_lab.tracking import follower, tensorboard_run, wandb_run
+from alignment_lab.tracking.follower import NEVER, STEP, Follower, Tracker, named
 from alignment_lab.tracking.wandb_file import last_step, records
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
-SHORT = ["model=tiny", "data=embedded", "training.global_batch=4", "eval.rows=4", "eval.generations=2", "eval.max_new_tokens=4"]
-SAMPLES = [{"prompt": [{"role": "user", "content": "Which city?"}], "expected": "Rome.", "before": "x", "after": "y"}]
+SHORT = [
+    "model=tiny",
+    "data=embedded",
+    "training.global_batch=4",
+    "eval.rows=4",
+    "eval.generations=2",
+    "eval.max_new_tokens=4",
+]
+SAMPLES = [
+    {"prompt": [{"role": "user", "content": "Which city?"}], "expected": "Rome.", "before": "x", "after": "y"}
+]
 
 
 class Listener(Tracker):
@@ -60,8 +70,21 @@ def logged(run: RunDirectory, *steps: int) -> None:
 
 
 def test_names_are_those_of_transformers_integrations():
-    row = {"step": 3, "loss": 0.5, "rewards/margins": 1.0, "eval_loss": 0.4, "eval_rewards/accuracies": 1, "note": "x"}
-    told = {"train/loss": 0.5, "train/rewards/margins": 1.0, "eval/loss": 0.4, "eval/rewards/accuracies": 1, STEP: 3}
+    row = {
+        "step": 3,
+        "loss": 0.5,
+        "rewards/margins": 1.0,
+        "eval_loss": 0.4,
+        "eval_rewards/accuracies": 1,
+        "note": "x",
+    }
+    told = {
+        "train/loss": 0.5,
+        "train/rewards/margins": 1.0,
+        "eval/loss": 0.4,
+        "eval/rewards/accuracies": 1,
+        STEP: 3,
+    }
     assert named(row) == told
 
 
@@ -99,9 +122,19 @@ def test_a_tracker_is_told_what_it_lacks(known, told, run):
 
 
 def test_the_summary_has_before_after_and_delta():
-    metrics = {"eval_loss": {"before": {"value": 0.7}, "after": {"value": 0.5}}, "answers/words": {"before": None, "after": {"value": 3.0}}}
-    report = {"steps": 4, "tokens_per_second": 7.5, "peak_memory_gb": 1.5, "seconds": {"total": 9.0}, "metrics": metrics, "name": "x"}
-    assert follow.summary({"state": "finished", "attempts": 2}, report) == {
+    metrics = {
+        "eval_loss": {"before": {"value": 0.7}, "after": {"value": 0.5}},
+        "answers/words": {"before": None, "after": {"value": 3.0}},
+    }
+    report = {
+        "steps": 4,
+        "tokens_per_second": 7.5,
+        "peak_memory_gb": 1.5,
+        "seconds": {"total": 9.0},
+        "metrics": metrics,
+        "name": "x",
+    }
+    assert follower.summary({"state": "finished", "attempts": 2}, report) == {
         "state": "finished",
         "attempts": 2,
         "steps": 4,
@@ -118,8 +151,11 @@ def test_the_summary_has_before_after_and_delta():
 def test_drift_and_margin_are_nats_on_heldout_answers():
     """Chosen from -100 to -99, rejected from -200 to -204: on average 1.5 nats less likely, 5 apart."""
     pairs = {"eval_logps/chosen": (-100.0, -99.0), "eval_logps/rejected": (-200.0, -204.0)}
-    metrics = {name: {"before": {"value": before}, "after": {"value": after}} for name, (before, after) in pairs.items()}
-    found = follow.summary({}, {"metrics": metrics})
+    metrics = {
+        name: {"before": {"value": before}, "after": {"value": after}}
+        for name, (before, after) in pairs.items()
+    }
+    found = follower.summary({}, {"metrics": metrics})
     assert (found["drift"], found["margin"]) == (-1.5, 5.0)
 
 
@@ -137,22 +173,25 @@ def test_drift_and_margin_are_nats_on_heldout_answers():
     ],
 )
 def test_which_trackers_are_on_is_data(option, told, composed):
-    assert tracking.asked(composed([f"tracking={option}"])) == told
-    assert tracking.asked(composed([f"tracking={option}", "tracking.tensorboard=false"])) == [
+    assert tracking.requested_trackers(composed([f"tracking={option}"])) == told
+    assert tracking.requested_trackers(composed([f"tracking={option}", "tracking.tensorboard=false"])) == [
         name for name in told if name != "tensorboard"
     ]
 
 
-@pytest.mark.parametrize(("name", "remedy"), [("trackio", ".[trackio]"), ("wandb", "pip install wandb"), ("tensorboard", "tensorboard")])
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("trackio", ".[trackio]"), ("wandb", "pip install wandb"), ("tensorboard", "tensorboard")],
+)
 def test_a_package_that_is_not_there_is_told_before_anything_heavy(name, remedy, composed, monkeypatch):
     monkeypatch.setattr(tracking, "find_spec", lambda package: None if package == name else object())
-    (said,) = checks.wrong(composed(["model=tiny", f"tracking.{name}=true"]), accelerators=0)
+    (said,) = problems.problems_here(composed(["model=tiny", f"tracking.{name}=true"]), accelerators=0)
     assert said.startswith(f"tracking.{name}=true: the package {name} is not installed; ") and remedy in said
 
 
 def test_nobody_is_told_of_a_local_run(composed, run):
-    assert tracking.trackers(composed(["tracking=local"]), run, Console(file=io.StringIO())) == []
-    tracking.conclude(composed(["tracking=local"]), run, Console(file=io.StringIO()))
+    assert tracking.tracker_callbacks(composed(["tracking=local"]), run, Console(file=io.StringIO())) == []
+    tracking.conclude_tracking(composed(["tracking=local"]), run, Console(file=io.StringIO()))
     assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "run.json", "spec.yaml"]
 
 
@@ -167,7 +206,10 @@ def history(run: RunDirectory) -> list[tuple[str, int, dict[str, Any]]]:
         (begun,) = [record.run.run_id for record in kept if record.HasField("run")]
         for record in kept:
             if record.HasField("history"):
-                values = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+                values = {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
                 rows.append((begun, record.history.step.num, values))
     return rows
 
@@ -185,7 +227,10 @@ def summary(run: RunDirectory) -> dict[str, Any]:
 def artifacts(run: RunDirectory) -> dict[str, list[str]]:
     """The files of each kind of artifact."""
     kept = [
-        record.artifact for file in run.path.glob("wandb/offline-run-*/*.wandb") for record in records(file) if record.HasField("artifact")
+        record.artifact
+        for file in run.path.glob("wandb/offline-run-*/*.wandb")
+        for record in records(file)
+        if record.HasField("artifact")
     ]
     return {artifact.type: [entry.path for entry in artifact.manifest.contents] for artifact in kept}
 
@@ -198,7 +243,9 @@ def attempt(spec: Any, run: RunDirectory, *steps: int, ends: bool = False) -> Co
     logged(run, *steps)
     follower.tell()
     if ends:
-        follower.conclude({"state": "finished", "delta/eval_loss": -0.1, "nothing": None}, SAMPLES, run.page_file)
+        follower.conclude(
+            {"state": "finished", "delta/eval_loss": -0.1, "nothing": None}, SAMPLES, run.page_file
+        )
     follower.close("finished" if ends else "interrupted", failed=not ends)
     file, until = max(run.path.glob("wandb/offline-run-*/*.wandb")), time.time() + 20
     while not any(record.HasField("exit") for record in records(file)) and time.time() < until:
@@ -212,7 +259,10 @@ def test_attempts_are_one_run_with_one_axis(composed, run, monkeypatch):
     spec = composed(["tracking=wandb", "tracking.project=p"])
     run.page_file.write_text("<html>")
     said = attempt(spec, run, 1, 2, 3, 4, 5).file.getvalue()
-    assert said == f"wandb: offline (no key, or WANDB_MODE=offline); send it later with  wandb sync {run.path}/wandb/offline-run-*\n"
+    assert (
+        said
+        == f"wandb: offline (no key, or WANDB_MODE=offline); send it later with  wandb sync {run.path}/wandb/offline-run-*\n"
+    )
     run.rewind(3)
     time.sleep(1.1)  # a directory is named by the second
     attempt(spec, run, 4, 5, 6)
@@ -227,10 +277,15 @@ def test_attempts_are_one_run_with_one_axis(composed, run, monkeypatch):
     assert [step for _, step, _ in rows] == list(range(1, 9))
     assert [values[STEP] for _, _, values in rows] == list(range(1, 9))
     assert [values["train/loss"] for _, _, values in rows] == [1 / step for step in range(1, 9)]
-    assert {step: values["eval/loss"] for _, step, values in rows if "eval/loss" in values} == {step: 2 / step for step in (2, 4, 6, 8)}
+    assert {step: values["eval/loss"] for _, step, values in rows if "eval/loss" in values} == {
+        step: 2 / step for step in (2, 4, 6, 8)
+    }
     found = summary(run)
     assert (found["state"], found["delta/eval_loss"]) == ("finished", -0.1)
-    assert found["samples"]["_type"] == "table-file" and (found["samples"]["ncols"], found["samples"]["nrows"]) == (4, 1)
+    assert found["samples"]["_type"] == "table-file" and (
+        found["samples"]["ncols"],
+        found["samples"]["nrows"],
+    ) == (4, 1)
     (table,) = run.path.glob("wandb/offline-run-*/files/media/table/*.json")
     assert json.loads(table.read_text())["data"] == [["user: Which city?", "Rome.", "x", "y"]]
     assert artifacts(run)["report"] == ["report.html"]
@@ -250,16 +305,31 @@ def test_a_file_that_a_killed_process_left_is_read_as_far_as_it_goes(composed, r
 
 
 def test_a_run_is_found_by_sweep_cell_and_choices(composed, tmp_path):
-    spec = composed(["tracking=wandb", "method=ipo", "model=tiny", "tracking.tags=[mine,mine,x]", f"data.name={'d' * 100}"])
+    spec = composed(
+        [
+            "tracking=wandb",
+            "method=ipo",
+            "model=tiny",
+            "tracking.tags=[mine,mine,x]",
+            f"data.name={'d' * 100}",
+        ]
+    )
     alone = wandb_run.identity(spec, RunDirectory(tmp_path / "2026-01-31" / "12-00-00-ipo-tiny"))
     assert (alone["project"], alone["group"], alone["name"]) == ("alignment_lab", None, "12-00-00-ipo-tiny")
     assert alone["tags"] == ["method=ipo", "model=tiny", f"data={'d' * 59}", "parallel=single", "mine", "x"]
     (tmp_path / "12-00-00-sweep").mkdir()
     (tmp_path / "12-00-00-sweep" / "multirun.yaml").touch()
     cell = wandb_run.identity(spec, RunDirectory(tmp_path / "12-00-00-sweep" / "beta=0.1,method=ipo"))
-    assert (cell["group"], cell["name"], cell["job_type"], cell["resume"]) == ("12-00-00-sweep", "beta=0.1,method=ipo", "train", "allow")
+    assert (cell["group"], cell["name"], cell["job_type"], cell["resume"]) == (
+        "12-00-00-sweep",
+        "beta=0.1,method=ipo",
+        "train",
+        "allow",
+    )
     assert cell["id"] != alone["id"] and cell["id"].partition("-")[0] == spec.run_id
-    named = wandb_run.identity(composed(["tracking=wandb", "tracking.group=g"]), RunDirectory(tmp_path / "12-00-00-sweep" / "a"))
+    named = wandb_run.identity(
+        composed(["tracking=wandb", "tracking.group=g"]), RunDirectory(tmp_path / "12-00-00-sweep" / "a")
+    )
     assert named["group"] == "g"
 
 
@@ -274,7 +344,13 @@ def test_the_comparison_is_built_without_a_network():
     page = workspace("me", "lab")
     assert (page.entity, page.project) == ("me", "lab")
     panels = {section.name: section.panels for section in page.sections}
-    assert list(panels) == ["Curves by method", "After training, against beta", "Margin against drift", "Cost", "Samples"]
+    assert list(panels) == [
+        "Curves by method",
+        "After training, against beta",
+        "Margin against drift",
+        "Cost",
+        "Samples",
+    ]
     curves = panels["Curves by method"]
     assert {panel.y[0] for panel in curves} >= {"train/loss", "train/rewards/margins", "eval/loss"}
     assert {(panel.x, panel.groupby.name) for panel in curves} == {(STEP, METHOD)}
@@ -285,13 +361,13 @@ def test_the_comparison_is_built_without_a_network():
 
 
 def test_every_curve_of_the_comparison_is_one_that_runs_have():
-    from alignment_lab.spec import METHODS, objectives
+    from alignment_lab.config import METHOD_SCHEMAS, measured_metrics
     from alignment_lab.tracking.workspace import COSTS, CURVES, OUTCOMES
 
-    known = {name for schema in METHODS.values() for name in objectives(schema())}
+    known = {name for schema in METHOD_SCHEMAS.values() for name in measured_metrics(schema())}
     assert set(CURVES) <= {f"train/{name.removeprefix('eval_')}" for name in known} | {"eval/loss"}
     assert set(OUTCOMES) <= {f"after/{name}" for name in known}
-    assert set(COSTS) <= {*follow.NUMBERS, "seconds/total"}
+    assert set(COSTS) <= {*follower.NUMBERS, "seconds/total"}
 
 
 # ---- tensorboard
@@ -302,7 +378,9 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
     found = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     found.Reload()
-    return {name: [(event.step, event.value) for event in found.Scalars(name)] for name in found.Tags()["scalars"]}
+    return {
+        name: [(event.step, event.value) for event in found.Scalars(name)] for name in found.Tags()["scalars"]
+    }
 
 
 def test_an_attempts_tensorboard_goes_on_where_it_begins(composed, run):
@@ -364,9 +442,18 @@ def train(tmp_path) -> Callable[..., subprocess.Popen[str]]:
 
     def start(*words: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(TRAIN), *SHORT, "parallel.device=cpu", "hydra.run.dir=mine", *words]
-        known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_SERVICE")}  # of this process's own runs
+        known = {
+            name: value for name, value in os.environ.items() if not name.startswith("WANDB_SERVICE")
+        }  # of this process's own runs
         environment = {**known, "OMP_NUM_THREADS": "1", "TRACKIO_DIR": str(tmp_path / "trackio")}
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     return start
 
@@ -376,7 +463,9 @@ def test_a_run_that_was_killed_and_went_on_reads_back_as_one(train, tmp_path):
     run = RunDirectory(tmp_path / "mine")
     process = train(*words)
     until = time.time() + 240
-    while not any(row["step"] >= 7 for row in run.metrics()) and process.poll() is None and time.time() < until:
+    while (
+        not any(row["step"] >= 7 for row in run.metrics()) and process.poll() is None and time.time() < until
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -396,7 +485,13 @@ def test_a_run_that_was_killed_and_went_on_reads_back_as_one(train, tmp_path):
     assert [step for _, step, values in rows if "eval/loss" in values] == [5, 10]
     found = summary(run)
     assert (found["state"], found["attempts"], found["steps"]) == ("finished", 2, 14)
-    assert {"before/eval_loss", "after/eval_loss", "delta/eval_loss", "tokens_per_second", "peak_memory_gb"} <= set(found)
+    assert {
+        "before/eval_loss",
+        "after/eval_loss",
+        "delta/eval_loss",
+        "tokens_per_second",
+        "peak_memory_gb",
+    } <= set(found)
     assert found["samples"]["_type"] == "table-file"
     assert artifacts(run)["report"] == ["report.html"]
     assert [step for step, _ in scalars(run.path / "tensorboard")["train/loss"]] == steps

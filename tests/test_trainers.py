@@ -5,9 +5,10 @@ import torch
 from small_models import far
 from small_runs import Workshop, said, shifted, step, trainer
 
-from alignment_lab.data.pack import Scored, trees
-from alignment_lab.logprobs import Engine, score
-from alignment_lab.method import METHODS
+from alignment_lab.engine.layout import Engine
+from alignment_lab.engine.logprobs import score_sequences
+from alignment_lab.engine.packing import ScoredSequence, build_trees
+from alignment_lab.methods import METHODS
 
 EXACT = 1e-9  # of float64, relative: what is asked for. What is found is 1e-14
 WHOLE = Engine(True, 10**6)
@@ -47,11 +48,17 @@ def test_a_step_is_the_same_in_every_layout(variant, workshop):
     setting = workshop.setting(method, *options)
     made = trainer(setting, WHOLE)
     others = [trainer(setting, engine) for engine in OTHERS.values()]
-    assert [row for other in others for row in other.rows] == made.rows * len(others)  # the reference too, asked once and then read
+    assert [row for other in others for row in other.rows] == made.rows * len(
+        others
+    )  # the reference too, asked once and then read
     shifted(setting.model)
     batch = made.collate(made.rows)["batch"]
     assert len(batch.packs) == 1
-    assert len(others[0].collate(made.rows)["batch"].packs) == len(trees([one for row in made.rows for one in made.sequences(row)])) > 5
+    assert (
+        len(others[0].collate(made.rows)["batch"].packs)
+        == len(build_trees([one for row in made.rows for one in made.sequences(row)]))
+        > 5
+    )
     loss, gradients, metrics = step(made)
     heldout = made.heldout_scores()
     assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-3
@@ -68,7 +75,9 @@ def test_a_step_is_the_same_in_every_layout(variant, workshop):
         for name, found in scores.items():
             assert found.mean == pytest.approx(heldout[name].mean, rel=EXACT, abs=1e-12), name
             if not setting.spec.method.couples_rows:  # else no value belongs to a row
-                assert sorted(found.values) == pytest.approx(sorted(heldout[name].values), rel=EXACT, abs=1e-12), name
+                assert sorted(found.values) == pytest.approx(
+                    sorted(heldout[name].values), rel=EXACT, abs=1e-12
+                ), name
 
 
 @pytest.mark.usefixtures("in_float64")
@@ -112,9 +121,13 @@ def test_ktos_reference_point_is_the_global_batchs(workshop):
     shifted(setting.model, -0.05)
     batch = made.collate(made.rows)["batch"]
     facts = made._informed(batch)
-    asked = [Scored(row["prompt_ids"], row["KL_completion_ids"]) for row in made.rows]
-    logps = [float(tokens.sum()) for tokens in score(setting.model, asked, WHOLE, torch.float64, iter)]
-    by_hand = sum(found - row["ref_KL_logps"] for found, row in zip(logps, made.rows, strict=True)) / len(asked)
+    asked = [ScoredSequence(row["prompt_ids"], row["KL_completion_ids"]) for row in made.rows]
+    logps = [
+        float(tokens.sum()) for tokens in score_sequences(setting.model, asked, WHOLE, torch.float64, iter)
+    ]
+    by_hand = sum(found - row["ref_KL_logps"] for found, row in zip(logps, made.rows, strict=True)) / len(
+        asked
+    )
     assert by_hand > 0.1
     assert facts["kl"].item() == pytest.approx(by_hand, rel=1e-6)
     assert step(made)[2]["kl"] == pytest.approx(by_hand, rel=1e-6)
@@ -123,14 +136,19 @@ def test_ktos_reference_point_is_the_global_batchs(workshop):
 WITH_NLL = ["dpo method.sft_weight=0.5", "ld_dpo method.sft_weight=0.5"]
 
 
-@pytest.mark.parametrize("variant", [*(name for name in METHODS if name not in ("sft", "cpt", "reward")), *WITH_NLL])
+@pytest.mark.parametrize(
+    "variant", [*(name for name in METHODS if name not in ("sft", "cpt", "reward")), *WITH_NLL]
+)
 def test_before_training_held_out_rows_need_no_second_look(variant, workshop):
     """The initial policy is the reference: what was stored of it gives the scores that the model itself would."""
     method, *options = variant.split()
     rows = workshop.rows(workshop.spec(method))
     if "chosen_ids" in rows[0]:  # the longer answer on either side
         rows = [
-            {**row, **({"chosen_ids": row["rejected_ids"], "rejected_ids": row["chosen_ids"]} if n % 2 else {})}
+            {
+                **row,
+                **({"chosen_ids": row["rejected_ids"], "rejected_ids": row["chosen_ids"]} if n % 2 else {}),
+            }
             for n, row in enumerate(rows)
         ]
     setting = workshop.setting(method, *options, rows=rows)
@@ -139,7 +157,9 @@ def test_before_training_held_out_rows_need_no_second_look(variant, workshop):
     assert found.keys() - told.keys() <= {"eval_kl"}  # it is 0 before training
     assert not told.keys() - found.keys()
     for name in told.keys() - {"eval_rewards/accuracies"}:  # ties, which a rounding breaks
-        assert sorted(told[name].values) == pytest.approx(sorted(found[name].values), rel=1e-4, abs=1e-4), name
+        assert sorted(told[name].values) == pytest.approx(sorted(found[name].values), rel=1e-4, abs=1e-4), (
+            name
+        )
     if "eval_rewards/margins" in told and not any(told["eval_rewards/margins"].values):
         assert set(told["eval_rewards/accuracies"].values) == {0.5}
 
@@ -161,7 +181,10 @@ def test_a_document_in_a_block_is_alone(workshop):
     assert again_metrics == pytest.approx(metrics, rel=EXACT)
     assert all(far(others[name], gradient) < EXACT for name, gradient in gradients.items())
     ids = [torch.tensor([row["input_ids"]]) for row in alone]
-    by_hand = sum(-setting.model(input_ids=one).logits[0, :-1].log_softmax(-1).gather(-1, one[0, 1:, None]).sum() for one in ids)
+    by_hand = sum(
+        -setting.model(input_ids=one).logits[0, :-1].log_softmax(-1).gather(-1, one[0, 1:, None]).sum()
+        for one in ids
+    )
     assert loss == pytest.approx(by_hand.item() / sum(one.shape[1] - 1 for one in ids), rel=EXACT)
 
 
@@ -181,14 +204,18 @@ def test_a_run_says_how_rows_are_laid_out(workshop):
         workshop.setting("dpo", "training.micro_tokens=77")
     )
     found = said(workshop.setting("dpo", "model.attention=sdpa", "training.gradient_checkpointing=true"))
-    assert "engine: padded: model.attention=sdpa; " in found and found.endswith("float32, gradient checkpointing\n")
+    assert "engine: padded: model.attention=sdpa; " in found and found.endswith(
+        "float32, gradient checkpointing\n"
+    )
 
 
 def test_the_loader_gives_global_batches(workshop):
     """One item is one step's rows, in the seed's order: with workers too, as collating chooses nothing."""
     setting = workshop.setting("dpo", "training.global_batch=4")
     made = trainer(setting, Engine(True, 100))
-    found = [[pack.input_ids.tolist() for pack in item["batch"].packs] for item in made.get_train_dataloader()]
+    found = [
+        [pack.input_ids.tolist() for pack in item["batch"].packs] for item in made.get_train_dataloader()
+    ]
     assert len(found) == 2
     rows = [[made.rows[place] for place in places] for places in made.batches()]
     assert [len(some) for some in rows] == [4, 2]

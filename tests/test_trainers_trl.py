@@ -11,12 +11,23 @@ import pytest
 import torch
 from datasets import Dataset
 from small_runs import Workshop, step, trainer
-from test_losses_trl import BETA, QUIET, ROWS, bench, dpo_bench, in_float64, orpo_bench, reward_bench, tiny_model, tiny_tokenizer
+from test_losses_trl import (
+    BETA,
+    QUIET,
+    ROWS,
+    bench,
+    dpo_bench,
+    in_float64,
+    orpo_bench,
+    reward_bench,
+    tiny_model,
+    tiny_tokenizer,
+)
 from trl import SFTConfig, SFTTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-from alignment_lab import attention
-from alignment_lab.logprobs import Engine
+from alignment_lab.engine.layout import Engine
+from alignment_lab.models import packed_attention
 
 __all__ = ["dpo_bench", "in_float64", "orpo_bench", "reward_bench"]  # fixtures
 EXACT = 1e-9
@@ -41,10 +52,12 @@ def again(model: Any) -> Any:
     return made
 
 
-def ours(workshop: Workshop, model: Any, rows: list[dict[str, Any]], method: str, *more: str, policy: Any = None) -> list[Any]:
+def ours(
+    workshop: Workshop, model: Any, rows: list[dict[str, Any]], method: str, *more: str, policy: Any = None
+) -> list[Any]:
     """Loss, gradients and metrics of one step in each layout; of a method with a reference, `model` is that, and `policy` the policy."""
-    attention.register()
-    model.set_attn_implementation(attention.NAME)
+    packed_attention.register()
+    model.set_attn_implementation(packed_attention.SHARED_PREFIX)
     setting = workshop.setting(method, *more, rows=[*rows, *rows], policy=model)  # half of them are held out
     made = [trainer(setting, engine) for engine in LAYOUTS]
     if policy is not None:
@@ -55,7 +68,9 @@ def ours(workshop: Workshop, model: Any, rows: list[dict[str, Any]], method: str
 def assert_trls(found: list[Any], theirs: torch.Tensor, model: Any, tolerance: float = EXACT) -> None:
     """Each layout's loss and gradients are TRL's."""
     names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    slopes = torch.autograd.grad(theirs, [dict(model.named_parameters())[name] for name in names], allow_unused=True)
+    slopes = torch.autograd.grad(
+        theirs, [dict(model.named_parameters())[name] for name in names], allow_unused=True
+    )
     true = {name: slope for name, slope in zip(names, slopes, strict=True) if slope is not None}
     largest = max(float(slope.abs().max()) for slope in true.values())
     assert largest > 1e-4
@@ -69,7 +84,9 @@ def assert_trls(found: list[Any], theirs: torch.Tensor, model: Any, tolerance: f
 def pairs(batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
     """The rows of a batch with a completion mask, chosen answers first."""
     sides = []
-    for ids, attended, answer in zip(batch["input_ids"], batch["attention_mask"].bool(), batch["completion_mask"].bool(), strict=True):
+    for ids, attended, answer in zip(
+        batch["input_ids"], batch["attention_mask"].bool(), batch["completion_mask"].bool(), strict=True
+    ):
         sides.append((ids[attended & ~answer].tolist(), ids[answer].tolist()))
     half = len(sides) // 2
     made = []
@@ -83,17 +100,38 @@ def test_dpos_step_is_trls(workshop, dpo_bench):
     """The reference comes out of the store, where it is float32: good to a ten-millionth."""
     trl = dpo_bench.trainer
     theirs = trl.compute_loss(dpo_bench.policy, dict(dpo_bench.batch))
-    found = ours(workshop, again(dpo_bench.reference), pairs(dpo_bench.batch), "dpo", f"method.beta={BETA}", policy=dpo_bench.policy)
+    found = ours(
+        workshop,
+        again(dpo_bench.reference),
+        pairs(dpo_bench.batch),
+        "dpo",
+        f"method.beta={BETA}",
+        policy=dpo_bench.policy,
+    )
     assert_trls(found, theirs, dpo_bench.policy, 1e-6)
     for _, _, metrics in found:
-        for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"):
+        for name in (
+            "rewards/chosen",
+            "rewards/rejected",
+            "rewards/margins",
+            "rewards/accuracies",
+            "logps/chosen",
+            "logps/rejected",
+        ):
             assert metrics[name] == pytest.approx(trl._metrics["train"][name][-1], rel=1e-5), name
 
 
 def test_orpos_step_is_trls_with_the_nll_of_prompt_and_answer(workshop, orpo_bench):
     trl = orpo_bench.trainer
     theirs, metrics = trl.get_batch_loss_metrics(orpo_bench.policy, orpo_bench.batch)
-    found = ours(workshop, again(orpo_bench.policy), free_pairs(orpo_bench.batch), "orpo", f"method.beta={BETA}", "method.prompt_loss=true")
+    found = ours(
+        workshop,
+        again(orpo_bench.policy),
+        free_pairs(orpo_bench.batch),
+        "orpo",
+        f"method.beta={BETA}",
+        "method.prompt_loss=true",
+    )
     assert_trls(found, theirs, orpo_bench.policy)
     for _, _, ours_metrics in found:
         assert ours_metrics["rewards/chosen"] == pytest.approx(metrics["rewards/chosen"], rel=EXACT)
@@ -106,9 +144,14 @@ def free_pairs(batch: dict[str, Any]) -> list[dict[str, Any]]:
     for place in range(len(batch["chosen_input_ids"])):
         row = {}
         for side in ("chosen", "rejected"):
-            ids, attended, labels = (batch[f"{side}_{name}"][place] for name in ("input_ids", "attention_mask", "labels"))
+            ids, attended, labels = (
+                batch[f"{side}_{name}"][place] for name in ("input_ids", "attention_mask", "labels")
+            )
             answer = labels != -100
-            row |= {"prompt_ids": ids[attended.bool() & ~answer].tolist(), f"{side}_ids": ids[answer].tolist()}
+            row |= {
+                "prompt_ids": ids[attended.bool() & ~answer].tolist(),
+                f"{side}_ids": ids[answer].tolist(),
+            }
         made.append(row)
     return made
 
@@ -116,7 +159,11 @@ def free_pairs(batch: dict[str, Any]) -> list[dict[str, Any]]:
 def test_cpos_step_is_trls(workshop, tmp_path):
     found = bench(CPOTrainer, CPOConfig(str(tmp_path), beta=BETA, **QUIET), ROWS, reference=False)
     theirs, _ = found.trainer.get_batch_loss_metrics(found.policy, found.batch)
-    assert_trls(ours(workshop, again(found.policy), free_pairs(found.batch), "cpo", f"method.beta={BETA}"), theirs, found.policy)
+    assert_trls(
+        ours(workshop, again(found.policy), free_pairs(found.batch), "cpo", f"method.beta={BETA}"),
+        theirs,
+        found.policy,
+    )
 
 
 @pytest.mark.parametrize("centering", [0.0, 0.01])
@@ -127,7 +174,10 @@ def test_the_reward_models_step_is_trls(workshop, reward_bench, centering, margi
     trl.args.center_rewards_coefficient = centering or None
     more = {} if margins is None else {"margin": torch.tensor(margins)}
     theirs = trl.compute_loss(reward_bench.policy, dict(batch) | more)
-    ids = [one[attended.bool()].tolist() for one, attended in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    ids = [
+        one[attended.bool()].tolist()
+        for one, attended in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
     both = zip(ids[: len(ROWS)], ids[len(ROWS) :], strict=True)
     rows = [{"prompt_ids": a[:1], "chosen_ids": a[1:], "rejected_ids": b[1:]} for a, b in both]
     if margins is not None:
@@ -151,7 +201,9 @@ def test_sfts_step_is_trls_over_accumulated_batches(workshop, tmp_path):
     theirs = sum(trl.compute_loss(model, dict(batch), num_items_in_batch=count) for batch in batches)
     made = []
     for batch in batches:
-        for ids, labels, attended in zip(batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True):
+        for ids, labels, attended in zip(
+            batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True
+        ):
             made.append({"input_ids": ids[attended].tolist(), "labels": labels[attended].tolist()})
     found = ours(workshop, again(model), made, "sft")
     assert_trls(found, theirs, model)

@@ -8,9 +8,9 @@ import torch
 from small_runs import Workshop, said, shifted, step, trainer
 from transformers import TrainerCallback
 
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.method.unpaired import mismatched
-from alignment_lab.run import execute
+from alignment_lab.actions.train import execute
+from alignment_lab.methods.unpaired import mismatched
+from alignment_lab.runtime.run_directory import RunDirectory
 
 
 def row(prompt, completion, label=True):
@@ -56,7 +56,8 @@ def test_the_order_of_rows_matches_nothing_anew(seed):
 
     def told(rows):
         return Counter(
-            (tuple(one["prompt_ids"]), tuple(one["completion_ids"]), tuple(one["KL_completion_ids"])) for one in mismatched(rows, 1000)
+            (tuple(one["prompt_ids"]), tuple(one["completion_ids"]), tuple(one["KL_completion_ids"]))
+            for one in mismatched(rows, 1000)
         )
 
     assert told(rows) == told(shuffled)
@@ -122,7 +123,9 @@ def test_halves_of_a_pair_share_a_batch_and_a_prompt(method, workshop):
     for batch in made.batches():
         rows = [made.rows[place] for place in batch]
         assert [one["label"] for one in rows] == [True, False] * (len(rows) // 2)
-        assert all(good["prompt_ids"] == bad["prompt_ids"] for good, bad in zip(rows[::2], rows[1::2], strict=True))
+        assert all(
+            good["prompt_ids"] == bad["prompt_ids"] for good, bad in zip(rows[::2], rows[1::2], strict=True)
+        )
 
 
 # ---- what is measured
@@ -151,7 +154,11 @@ def test_the_logged_margin_is_a_difference_of_means(workshop):
     shifted(setting.model)
     logged = []
     made.add_callback(
-        type("Keep", (TrainerCallback,), {"on_log": lambda self, args, state, control, logs=None, **_: logged.append(logs)})()
+        type(
+            "Keep",
+            (TrainerCallback,),
+            {"on_log": lambda self, args, state, control, logs=None, **_: logged.append(logs)},
+        )()
     )
     made.state.global_step = 1
     made.training_step(made.model, made.collate(made.rows))
@@ -187,15 +194,37 @@ def test_the_shift_is_the_mean_reward_of_all_steps_before(workshop):
 @pytest.mark.parametrize("method", ["kto", "bco"])
 def test_a_run_on_rows_that_never_were_pairs(method, composed, write_rows, tmp_path, capsys):
     """30 labelled answers, a third of them good, one to a prompt: they train, and no margin is made up."""
-    rows = [{"prompt": f"Is {n} even?", "completion": "Yes." if n % 3 else "No.", "label": n % 3 == 0} for n in range(30)]
+    rows = [
+        {"prompt": f"Is {n} even?", "completion": "Yes." if n % 3 else "No.", "label": n % 3 == 0}
+        for n in range(30)
+    ]
     run = RunDirectory(tmp_path / "run")
-    tiny = ["model=tiny", "parallel.device=cpu", "model.shape.hidden=16", "data=local", f"data.path={write_rows(rows)}"]
-    execute(composed([*tiny, f"method={method}", "training.global_batch=9", "eval.generations=1", "eval.max_new_tokens=2"]), run)
+    tiny = [
+        "model=tiny",
+        "parallel.device=cpu",
+        "model.shape.hidden=16",
+        "data=local",
+        f"data.path={write_rows(rows)}",
+    ]
+    execute(
+        composed(
+            [
+                *tiny,
+                f"method={method}",
+                "training.global_batch=9",
+                "eval.generations=1",
+                "eval.max_new_tokens=2",
+            ]
+        ),
+        run,
+    )
     found = run.report()
     assert found["rows"]["train"] == 27 and found["steps"] == 3
     assert {"eval_rewards/chosen", "eval_rewards/rejected", "eval_loss"} <= found["metrics"].keys()
     assert "eval_rewards/accuracies" not in found["metrics"]
     steps = [row for row in run.metrics() if "rewards/chosen" in row]
-    assert [row["rewards/margins"] for row in steps] == pytest.approx([row["rewards/chosen"] - row["rewards/rejected"] for row in steps])
+    assert [row["rewards/margins"] for row in steps] == pytest.approx(
+        [row["rewards/chosen"] - row["rewards/rejected"] for row in steps]
+    )
     if method == "kto":
         assert "desirable, weight" in capsys.readouterr().out

@@ -9,8 +9,9 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 import torch
 
-from alignment_lab.artifacts import RunDirectory, file_digest, write_json
-from alignment_lab.run import execute
+from alignment_lab.actions.train import execute
+from alignment_lab.runtime.files import file_digest, write_json
+from alignment_lab.runtime.run_directory import RunDirectory
 from alignment_lab.training.trainer import GlobalBatch
 
 TINY = [
@@ -44,7 +45,9 @@ def test_workers_change_nothing(method, composed, tmp_path):
 
 
 def test_workers_start_anew_with_each_epoch(composed, tmp_path, write_rows):
-    rows = write_rows([{"prompt": f"What is {n}?", "chosen": f"A number, {n}.", "rejected": "No."} for n in range(20)])
+    rows = write_rows(
+        [{"prompt": f"What is {n}?", "chosen": f"A number, {n}.", "rejected": "No."} for n in range(20)]
+    )
     words = [*TINY, "data=local", f"data.path={rows}", "training.max_steps=-1", "training.num_train_epochs=2"]
     alone, two = RunDirectory(tmp_path / "alone"), RunDirectory(tmp_path / "two")
     execute(composed(words), alone)

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import UserError
-from ..spec import Format
+from ..config import Format
+from ..runtime.errors import UserError
 
 Row = dict[str, Any]
 Message = dict[str, str]
@@ -52,7 +52,9 @@ def converter(format: Format, rows: list[Row], said: str) -> Callable[[Row], lis
     for fits, convert in WAYS[format]:
         if fits(columns):
             return convert
-    raise DataError(f"{said}: has the columns {', '.join(sorted(columns)) or '(none)'}; this method needs {NEEDS[format]}.")
+    raise DataError(
+        f"{said}: has the columns {', '.join(sorted(columns)) or '(none)'}; this method needs {NEEDS[format]}."
+    )
 
 
 def preference(row: Row) -> Row:
@@ -116,7 +118,9 @@ def _pair(row: Row) -> Row:
     chosen, rejected = (_messages(row, key, "assistant") for key in ("chosen", "rejected"))
     prompt = _prompt(row)
     shared = _shared(chosen, rejected)
-    if shared and (not prompt or chosen[0]["role"] in ("system", "user")):  # the answers carry the conversation themselves
+    if shared and (
+        not prompt or chosen[0]["role"] in ("system", "user")
+    ):  # the answers carry the conversation themselves
         prompt = (_system(row) if chosen[0]["role"] != "system" else []) + chosen[:shared]
         chosen, rejected = chosen[shared:], rejected[shared:]
     if not prompt or prompt[-1]["role"] == "assistant":
@@ -204,7 +208,9 @@ def _messages(row: Row, key: str, role: str) -> list[Message]:
 def _message(item: Any, key: str) -> Message:
     """One message, in OpenAI's words (role, content) or ShareGPT's (from, value)."""
     role, content = (
-        (item.get("role") or item.get("from"), item.get("content") or item.get("value")) if isinstance(item, dict) else (None, None)
+        (item.get("role") or item.get("from"), item.get("content") or item.get("value"))
+        if isinstance(item, dict)
+        else (None, None)
     )
     if role not in ROLES:
         raise BadRow(f"`{key}` has a message without a known role")
@@ -239,10 +245,15 @@ def _has_pairs(columns: set[str]) -> bool:
 
 
 def _has_answers(columns: set[str]) -> bool:
-    return bool(columns & {"messages", "conversations"} or (columns & {"prompt", "question", "instruction"} and columns & set(ANSWERS)))
+    return bool(
+        columns & {"messages", "conversations"}
+        or (columns & {"prompt", "question", "instruction"} and columns & set(ANSWERS))
+    )
 
 
-WAYS: dict[Format, list[tuple[Callable[[set[str]], bool], Callable[[Row], list[Row]]]]] = {  # the first that the columns allow
+WAYS: dict[
+    Format, list[tuple[Callable[[set[str]], bool], Callable[[Row], list[Row]]]]
+] = {  # the first that the columns allow
     Format.preference: [(_has_pairs, lambda row: [preference(row)])],
     Format.conversation: [(_has_pairs, _chosen_only), (_has_answers, lambda row: [conversation(row)])],
     Format.unpaired: [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from ..spec import Experiment, Format
+from ..config import Experiment, Format
 from .formats import DataError
 from .sources import Row, Stream, read, streams
-from .split import Rows, needed, parted, units
+from .split import Rows, pair_units, rows_needed, split_pairs
 
 LONG = 8  # characters, more than a token has on average: of texts as many are read as surely fill the blocks
 TEXTS = 100  # how many texts are asked for first
@@ -16,10 +16,15 @@ GROWTH = 4  # where it was not enough, a fourth more is asked for
 
 def load(spec: Experiment) -> Rows:
     """Read, convert, split and shuffle. Raises DataError in one sentence; nothing is written."""
-    found = _streamed(spec) if spec.data.streaming else parted(spec, *read(spec.data))
+    found = _streamed(spec) if spec.data.streaming else split_pairs(spec, *read(spec.data))
     if not found.train:
-        said = "; ".join(f"{count}: {reason}" for reason, count in found.dropped.items()) or "the data holds too few"
-        raise DataError(f"data={spec.data.name}: no row is left to train on ({said}); give more rows, or fix these.")
+        said = (
+            "; ".join(f"{count}: {reason}" for reason, count in found.dropped.items())
+            or "the data holds too few"
+        )
+        raise DataError(
+            f"data={spec.data.name}: no row is left to train on ({said}); give more rows, or fix these."
+        )
     return found
 
 
@@ -32,7 +37,7 @@ def _streamed(spec: Experiment) -> Rows:
     while True:
         more = stream.take(count)
         rows += more
-        found = parted(spec, rows, heldout)
+        found = split_pairs(spec, rows, heldout)
         if len(more) < count or _enough(spec, found, measured=heldout is not None):
             return found
         count = len(rows) // GROWTH + 1
@@ -51,8 +56,12 @@ def _heldout(spec: Experiment, stream: Stream) -> list[Row]:
 
 def _guess(spec: Experiment, heldout: list[Row] | None) -> int:
     """How many rows will do where every row can be used and no two have the same prompt."""
-    seen, share = needed(spec) or TEXTS, spec.data.eval_fraction
-    return seen if heldout is not None else 1 + max(math.ceil(seen / (1 - share)), math.ceil(_measured(spec) / share))
+    seen, share = rows_needed(spec) or TEXTS, spec.data.eval_fraction
+    return (
+        seen
+        if heldout is not None
+        else 1 + max(math.ceil(seen / (1 - share)), math.ceil(_measured(spec) / share))
+    )
 
 
 def _enough(spec: Experiment, found: Rows, *, measured: bool) -> bool:
@@ -62,5 +71,5 @@ def _enough(spec: Experiment, found: Rows, *, measured: bool) -> bool:
         wanted = training.max_steps * training.global_batch * spec.data.max_length * LONG
         full = sum(len(row["text"]) for row in found.train) >= wanted
     else:
-        full = len(found.train) >= (needed(spec) or 0)
-    return full and (measured or len(units(found.heldout)) >= _measured(spec))
+        full = len(found.train) >= (rows_needed(spec) or 0)
+    return full and (measured or len(pair_units(found.heldout)) >= _measured(spec))

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..spec import Data, DataSource
+from ..config import Data, DataSource
 from .formats import DataError
 
 Row = dict[str, Any]
@@ -58,7 +58,9 @@ class Stream:
 
     def take(self, count: int) -> list[Row]:
         """The next rows: fewer only where the data ends. Raises DataError where it holds none at all."""
-        found: list[Row] = _reading(self.opened.key, self.opened.value, lambda: list(islice(self.rows, count)))
+        found: list[Row] = _reading(
+            self.opened.key, self.opened.value, lambda: list(islice(self.rows, count))
+        )
         if count and not found and not self.begun:
             raise DataError(f"{self.opened.key}={self.opened.value}: {NO_ROWS}")
         self.begun = True
@@ -72,7 +74,9 @@ def _lines(path: Path) -> list[Row]:
 def _local(data: Data) -> tuple[Opened, Opened | None]:
     assert data.path is not None
     if data.eval_split and not (Path(data.path).expanduser() / "dataset_dict.json").is_file():
-        raise DataError(f"data.eval_split={data.eval_split}: data.path={data.path} has no splits; name held-out rows with data.eval_path.")
+        raise DataError(
+            f"data.eval_split={data.eval_split}: data.path={data.path} has no splits; name held-out rows with data.eval_path."
+        )
     train = _path("data.path", data.path, data.split, data.streaming)
     if data.eval_path:
         return train, _path("data.eval_path", data.eval_path, data.split, data.streaming)
@@ -87,18 +91,28 @@ def _path(key: str, name: str, split: str, streaming: bool) -> Opened:
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would log what is raised as well
     path = Path(name).expanduser()
     if path.is_dir() and (any(path.glob("dataset_dict.json")) or any(path.glob("state.json"))):
-        saved = _split_of(_reading(key, name, lambda: datasets.load_from_disk(str(path))), f"{key}={name}", split)
+        saved = _split_of(
+            _reading(key, name, lambda: datasets.load_from_disk(str(path))), f"{key}={name}", split
+        )
         return Opened(key, name, saved.to_iterable_dataset() if streaming else saved)
     files = sorted(file for file in path.iterdir() if file.suffix in READERS) if path.is_dir() else [path]
     suffixes = {file.suffix for file in files}
     if len(suffixes) != 1 or not suffixes <= READERS.keys():
-        raise DataError(f"{key}={name}: holds {', '.join(sorted(suffixes)) or 'no file to read'}; give {KINDS}, all of one kind.")
+        raise DataError(
+            f"{key}={name}: holds {', '.join(sorted(suffixes)) or 'no file to read'}; give {KINDS}, all of one kind."
+        )
     if not any(file.stat().st_size for file in files if file.exists()):
         raise DataError(f"{key}={name}: the file is empty; give one with at least one row.")
     reader = READERS[suffixes.pop()]
     names = [str(file) for file in files]
     return Opened(
-        key, name, _reading(key, name, lambda: datasets.load_dataset(reader, data_files=names, split="train", streaming=streaming))
+        key,
+        name,
+        _reading(
+            key,
+            name,
+            lambda: datasets.load_dataset(reader, data_files=names, split="train", streaming=streaming),
+        ),
     )
 
 
@@ -127,9 +141,7 @@ def _reachable(repository: str) -> None:
     except (RepositoryNotFoundError, HFValidationError):
         remedy = "the Hub has no such dataset, or not for you; correct it, or log in with `hf auth login`."
     except Exception:  # a proxy, a name server, a time-out: each client library has errors of its own
-        remedy = (
-            "the Hub cannot be reached; check the network, set HF_HUB_OFFLINE=1 if it was fetched before, or use data=local data.path=FILE."
-        )
+        remedy = "the Hub cannot be reached; check the network, set HF_HUB_OFFLINE=1 if it was fetched before, or use data=local data.path=FILE."
     else:
         return
     raise DataError(f"data.path={repository}: {remedy}")

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..spec import BadRows, Data, Experiment, Format
+from ..config import BadRows, Data, Experiment, Format
 from .formats import BadRow, DataError, EmptyRow, converter
 
 Row = dict[str, Any]
@@ -26,7 +26,7 @@ class Rows:
     truncated: int = 0
 
 
-def parted(spec: Experiment, train: list[Row], heldout: list[Row] | None) -> Rows:
+def split_pairs(spec: Experiment, train: list[Row], heldout: list[Row] | None) -> Rows:
     """The rows as they were read, converted, split and shuffled. Raises DataError in one sentence."""
     dropped: Counter[str] = Counter()
     digest = hashlib.sha256(json.dumps([train, heldout], sort_keys=True, default=str).encode()).hexdigest()
@@ -39,7 +39,7 @@ def parted(spec: Experiment, train: list[Row], heldout: list[Row] | None) -> Row
     return Rows(train=_shuffled(train, spec.training.seed), heldout=heldout, digest=digest, dropped=dropped)
 
 
-def needed(spec: Experiment) -> int | None:
+def rows_needed(spec: Experiment) -> int | None:
     """How many training rows a run of `max_steps` can see, or None where it may see all: the others need no work.
 
     Texts are packed: how many of them fill so many blocks is known only once they are tokens.
@@ -98,12 +98,12 @@ def _without_prompts_of(heldout: list[Row], train: list[Row], dropped: Counter[s
 
 def _shuffled(rows: list[Row], seed: int) -> list[Row]:
     """The rows in the seed's order; the two halves of a pair stay neighbours, so pairs come in the order that they have when unsplit."""
-    found = units(rows)
+    found = pair_units(rows)
     random.Random(seed).shuffle(found)
     return [rows[place] for unit in found for place in unit]
 
 
-def units(rows: list[Row]) -> list[list[int]]:
+def pair_units(rows: list[Row]) -> list[list[int]]:
     """The places of rows that belong together: the halves of a pair, a good answer and a bad one behind it; any other row alone."""
     found: list[list[int]] = []
     for place, row in enumerate(rows):
@@ -114,14 +114,14 @@ def units(rows: list[Row]) -> list[list[int]]:
     return found
 
 
-def first(rows: list[Row], count: int) -> list[Row]:
+def first_rows(rows: list[Row], count: int) -> list[Row]:
     """The rows of the first `count` units: as many pairs whether they were parted or not."""
-    return [rows[place] for unit in units(rows)[:count] for place in unit]
+    return [rows[place] for unit in pair_units(rows)[:count] for place in unit]
 
 
-def questions(rows: list[Row], count: int) -> list[Row]:
+def rows_to_answer(rows: list[Row], count: int) -> list[Row]:
     """The first row of each of the first `count` units that has a prompt to answer."""
-    return [rows[unit[0]] for unit in units(rows) if prompt_of(rows[unit[0]])][:count]
+    return [rows[unit[0]] for unit in pair_units(rows) if prompt_of(rows[unit[0]])][:count]
 
 
 def _halves(one: Row, other: Row) -> bool:

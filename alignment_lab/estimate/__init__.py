@@ -1,10 +1,34 @@
 """Memory, time and the smallest set-up that does, from a model's shape: no weights, no accelerator, no torch."""
 
-from .devices import DEVICES, GB, SHOWN, UTILISATION, Device, here, named, this_cpu
-from .memory import CPU_TOKENS, CUDA_TOKENS, SHARE, STATES, Memory, Need, Plan, activation_bytes, longest_row, needs, plan, settle
-from .presets import AUTO, PRESETS, Choice, bearable, chosen, possible, resolve, smallest, with_dials, world
-from .shape import UNKNOWN, Parameters, cached_file, from_config, of, parameters, shape_of
-from .work import Load, hours, passes, reference_flops, step_flops, steps_of, steps_per_epoch
+from .devices import DEVICES, GB, SHOWN, UTILISATION, Device, device_named, local_device, this_cpu
+from .memory import (
+    CPU_TOKENS,
+    CUDA_TOKENS,
+    SHARE,
+    STATES,
+    Memory,
+    Need,
+    PassPlan,
+    activation_bytes,
+    choose_pass,
+    estimate_need,
+    longest_row,
+    plan_pass,
+)
+from .presets import (
+    AUTO,
+    PRESETS,
+    Choice,
+    choose_preset,
+    is_bearable,
+    is_possible,
+    resolve_auto,
+    smallest_preset,
+    total_processes,
+    with_preset,
+)
+from .shape import UNKNOWN_SHAPE, Parameters, cached_file, from_config, parameters, parameters_of, shape_of
+from .work import Load, hours, passes_per_step, reference_flops, step_flops, steps_of, steps_per_epoch
 
 __all__ = [
     "AUTO",
@@ -16,7 +40,7 @@ __all__ = [
     "SHARE",
     "SHOWN",
     "STATES",
-    "UNKNOWN",
+    "UNKNOWN_SHAPE",
     "UTILISATION",
     "Choice",
     "Device",
@@ -24,31 +48,31 @@ __all__ = [
     "Memory",
     "Need",
     "Parameters",
-    "Plan",
+    "PassPlan",
     "activation_bytes",
-    "bearable",
     "cached_file",
-    "chosen",
+    "choose_pass",
+    "choose_preset",
+    "device_named",
+    "estimate_need",
     "from_config",
-    "here",
     "hours",
+    "is_bearable",
+    "is_possible",
+    "local_device",
     "longest_row",
-    "named",
-    "needs",
-    "of",
     "parameters",
-    "passes",
-    "plan",
-    "possible",
+    "parameters_of",
+    "passes_per_step",
+    "plan_pass",
     "reference_flops",
-    "resolve",
-    "settle",
+    "resolve_auto",
     "shape_of",
-    "smallest",
+    "smallest_preset",
     "step_flops",
     "steps_of",
     "steps_per_epoch",
     "this_cpu",
-    "with_dials",
-    "world",
+    "total_processes",
+    "with_preset",
 ]

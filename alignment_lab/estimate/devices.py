@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from .. import cluster
-from ..errors import UserError
+from ..runtime import hardware
+from ..runtime.errors import UserError
 
 GB = 10**9
 # Model FLOPs over the peak. On accelerators: MosaicML's llm-foundry (scripts/train/benchmarking/README.md) has 40 to 46 % for models of 1
@@ -46,7 +46,9 @@ def this_cpu(*, free: bool = False) -> Device:
     """This machine's processors and its memory; with `free`, only what is free now."""
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Device("cpu", (memory.available if free else memory.total) / GB, CPU_TFLOPS * cores, accelerator=False)
+    return Device(
+        "cpu", (memory.available if free else memory.total) / GB, CPU_TFLOPS * cores, accelerator=False
+    )
 
 
 DEVICES = {
@@ -65,19 +67,22 @@ DEVICES = {
 SHOWN = ("rtx4090", "a100-40gb", "l40s", "h100", "h200", "cpu")  # one of each size
 
 
-def named(name: str) -> Device:
+def device_named(name: str) -> Device:
     """The device that `plan.device` names. Raises UserError with all names for another one."""
     if name not in DEVICES:
         raise UserError(f"plan.device={name}: no such device is known; give one of {', '.join(DEVICES)}.")
     return DEVICES[name]
 
 
-def here(accelerators: int | None = None) -> tuple[Device, int]:
+def local_device(accelerators: int | None = None) -> tuple[Device, int]:
     """The kind of device that a run on this machine gets, and how many there are; one without an accelerator: the processors."""
-    count = cluster.visible_accelerators() if accelerators is None else accelerators
+    count = hardware.visible_accelerators() if accelerators is None else accelerators
     if count == 0:
         return DEVICES["cpu"], 1
-    return min((_by_driver(model) for model in cluster.accelerators() or ["an accelerator"]), key=lambda device: device.gb), count
+    return min(
+        (_by_driver(model) for model in hardware.accelerator_names() or ["an accelerator"]),
+        key=lambda device: device.gb,
+    ), count
 
 
 def _by_driver(model: str) -> Device:
@@ -85,7 +90,9 @@ def _by_driver(model: str) -> Device:
     for device in DEVICES.values():
         if device.words and all(word in model for word in device.words):
             return device
-    smallest = min((device for device in DEVICES.values() if device.accelerator), key=lambda device: device.gb)
+    smallest = min(
+        (device for device in DEVICES.values() if device.accelerator), key=lambda device: device.gb
+    )
     memory = _memory()
     return replace(smallest, name=model, gb=memory) if memory else smallest
 

@@ -10,7 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..spec import Adapter, Attention, Dtype, Experiment, Format, Optimizer, Parallel, Quantisation, Shape, Sharding
+from ..config import (
+    Adapter,
+    Attention,
+    Dtype,
+    Experiment,
+    Format,
+    Optimizer,
+    Parallel,
+    Quantization,
+    Shape,
+    Sharding,
+)
 from .devices import GB, Device
 from .shape import Parameters, from_config, parameters, shape_of
 from .work import Load
@@ -18,24 +29,38 @@ from .work import Load
 STATES = 16  # bytes per trained parameter: float32 weight, gradient and Adam's two moments
 SHARE = 0.8  # of free memory that a plan may use: allocators fragment
 CPU_TOKENS, CUDA_TOKENS = 1024, 16384  # beyond these a larger forward pass is hardly faster
-MOMENTS = {Optimizer.rmsprop: 4, Optimizer.sgd: 0, Optimizer.adafactor: 0}  # bytes per trained parameter; Adam's are 8
+MOMENTS = {
+    Optimizer.rmsprop: 4,
+    Optimizer.sgd: 0,
+    Optimizer.adafactor: 0,
+}  # bytes per trained parameter; Adam's are 8
 STORED = {  # bytes of a frozen weight of a linear layer
-    Quantisation.nf4: 0.5 + 1 / 64 + 4 / (64 * 256),  # four bits, a byte for 64 of them, a float32 for 256 of those
-    Quantisation.int8: 1.0,
+    Quantization.nf4: 0.5
+    + 1 / 64
+    + 4 / (64 * 256),  # four bits, a byte for 64 of them, a float32 for 256 of those
+    Quantization.int8: 1.0,
 }
 ALL = ("weights", "gradients", "optimizer")
-CUT = {Sharding.zero1: ("optimizer",), Sharding.zero2: ("gradients", "optimizer"), Sharding.zero3: ALL, Sharding.fsdp: ALL}
+CUT = {
+    Sharding.zero1: ("optimizer",),
+    Sharding.zero2: ("gradients", "optimizer"),
+    Sharding.zero3: ALL,
+    Sharding.fsdp: ALL,
+}
 DEEPSPEED = (Sharding.zero1, Sharding.zero2, Sharding.zero3)
 LIVE = 10**9  # parameters that ZeRO-3 keeps gathered: DeepSpeed's stage3_max_live_parameters
 FRAGMENTS = 0.1  # of what comes and goes: what an allocator cannot reuse
 # Of activations on a CPU: glibc finds no use for the holes between tensors of several sizes, and gives back only the heap's top.
 # docs/LOG.md has what was measured, 0.45 to 0.72, and what a heap without holes costs in speed.
 HEAP = 0.6
-CONTEXT = {True: 1.0 * GB, False: 0.5 * GB}  # on an accelerator CUDA, its libraries and NCCL; on a CPU the imports: 0.51 GB measured
+CONTEXT = {
+    True: 1.0 * GB,
+    False: 0.5 * GB,
+}  # on an accelerator CUDA, its libraries and NCCL; on a CPU the imports: 0.51 GB measured
 
 
 @dataclass(frozen=True)
-class Plan:
+class PassPlan:
     """Tokens per forward pass, and whether activations are computed twice instead of kept."""
 
     tokens: int
@@ -51,7 +76,7 @@ class Memory:
     gradients: int = 0
     optimizer: int = 0
     adapter: int = 0  # its weights, gradients and optimizer
-    gathered: int = 0  # layers made whole, buckets that are sent, a matrix that is dequantised
+    gathered: int = 0  # layers made whole, buckets that are sent, a matrix that is dequantized
     activations: int = 0
     logits: int = 0  # of scored tokens: at most all of a pass
     reference: int = 0  # none: it is stored log-probabilities
@@ -72,7 +97,7 @@ class Need:
     device: Device
     processes: int
     memory: Memory
-    layout: Plan
+    layout: PassPlan
     room: int  # bytes that one process may have
     passed: int  # tokens of the largest forward pass
     loading: int = 0  # bytes of the device while the model comes in, where that is more than what stays
@@ -106,28 +131,48 @@ def _logits(shape: Shape) -> int:
     return 4 * shape.vocabulary
 
 
-def plan(
-    config: Any, *, trained: int, width: int, free: int, longest: int, cuda: bool, tokens: int | None, checkpointing: bool | None
-) -> Plan:
+def plan_pass(
+    config: Any,
+    *,
+    trained: int,
+    width: int,
+    free: int,
+    longest: int,
+    cuda: bool,
+    tokens: int | None,
+    checkpointing: bool | None,
+) -> PassPlan:
     """What is set stays; else the largest forward pass that pays and fits, with checkpointing only where nothing fits without.
 
     `trained` parameters have states, `free` bytes are there besides the weights, `longest` tokens cannot be parted.
     """
     shape = config if isinstance(config, Shape) else from_config(config)
-    return _layout(shape, int(SHARE * free) - (STATES - 4) * trained, width, longest, cuda, tokens, checkpointing)
+    return _layout(
+        shape, int(SHARE * free) - (STATES - 4) * trained, width, longest, cuda, tokens, checkpointing
+    )
 
 
-def _layout(shape: Shape, room: int, width: int, longest: int, cuda: bool, tokens: int | None, checkpointing: bool | None) -> Plan:
+def _layout(
+    shape: Shape,
+    room: int,
+    width: int,
+    longest: int,
+    cuda: bool,
+    tokens: int | None,
+    checkpointing: bool | None,
+) -> PassPlan:
     """The same, once it is known how many bytes activations may have."""
     if checkpointing is None:
         checkpointing = activation_bytes(shape, max(longest, tokens or 0), width) > room
     if tokens is None:
         each = activation_bytes(shape, 1, width, checkpointing=checkpointing)
         tokens = max(1, min(CUDA_TOKENS if cuda else CPU_TOKENS, room // each))
-    return Plan(tokens, checkpointing)
+    return PassPlan(tokens, checkpointing)
 
 
-def needs(spec: Experiment, dials: Parallel, device: Device, processes: int, load: Load | None = None) -> Need | None:
+def estimate_need(
+    spec: Experiment, dials: Parallel, device: Device, processes: int, load: Load | None = None
+) -> Need | None:
     """What this experiment with these dials needs on each of so many devices; None where its model's shape is not known here.
 
     The run's own choice of a forward pass is made beforehand, from what the device leaves beside weights and states. Without `load`,
@@ -144,16 +189,22 @@ def needs(spec: Experiment, dials: Parallel, device: Device, processes: int, loa
         fixed, host = _offloaded(fixed, dials), _host(known, dials, fixed, width)
     context, longest, asked = int(CONTEXT[device.accelerator]), longest_row(spec, load), spec.training
     left = _left(room - context, fixed, device.accelerator)
-    layout = _layout(shape, left, width, longest, device.accelerator, asked.micro_tokens, asked.gradient_checkpointing)
+    layout = _layout(
+        shape, left, width, longest, device.accelerator, asked.micro_tokens, asked.gradient_checkpointing
+    )
     passed, scored = _largest(spec, layout, load)
     activations = passed * _kept(shape, width, layout.checkpointing)
     logits = scored * _logits(shape) if spec.method.generates else 0
     moving = {**fixed, "activations": activations, "logits": logits}
     memory = Memory(**moving, fragments=_fragments(moving, device), context=context)
-    return Need(dials, device, processes, memory, layout, room, passed, _loading(known, dials) + context, host)
+    return Need(
+        dials, device, processes, memory, layout, room, passed, _loading(known, dials) + context, host
+    )
 
 
-def settle(spec: Experiment, config: Any, *, width: int, free: int, longest: int, cuda: bool, processes: int) -> Plan:
+def choose_pass(
+    spec: Experiment, config: Any, *, width: int, free: int, longest: int, cuda: bool, processes: int
+) -> PassPlan:
     """The forward pass of a run that has its weights: what is set stays; else as in `plan`, with states cut as the dials say.
 
     `config` is transformers', and `free` bytes are there on the device, or in the machine for each process, beside what lies there already.
@@ -168,13 +219,13 @@ def settle(spec: Experiment, config: Any, *, width: int, free: int, longest: int
 
 
 def _there(known: Parameters, dials: Parallel, fixed: dict[str, int], width: int, cuda: bool) -> int:
-    """Bytes that a model takes where it computes, before training begins. FSDP finds it in the machine's memory, unless it is quantised."""
+    """Bytes that a model takes where it computes, before training begins. FSDP finds it in the machine's memory, unless it is quantized."""
     if dials.offload:
         return 0
     if dials.sharding is Sharding.fsdp:
-        quantised = dials.quantisation is not Quantisation.none
+        quantized = dials.quantization is not Quantization.none
         whole = _frozen(known, dials, width) if dials.adapter is not Adapter.none else 4 * known.total
-        return whole if quantised or not cuda else 0
+        return whole if quantized or not cuda else 0
     return _loading(known, dials) or fixed["weights"]
 
 
@@ -206,7 +257,7 @@ def _packs(spec: Experiment) -> bool:
     return spec.model.attention is Attention.shared_prefix
 
 
-def _largest(spec: Experiment, layout: Plan, load: Load | None) -> tuple[int, int]:
+def _largest(spec: Experiment, layout: PassPlan, load: Load | None) -> tuple[int, int]:
     """(tokens, scored ones) of the largest forward pass: a row is never parted, and no pass has more than its step."""
     tokens = max(layout.tokens, longest_row(spec, load))
     if load is None or load.step is None or load.step_scored is None or not _packs(spec):
@@ -223,11 +274,17 @@ def _fragments(held: dict[str, int], device: Device) -> int:
     return max(usual, int(HEAP * held["activations"]) - held["gradients"] - held["optimizer"])
 
 
-def _fixed(shape: Shape, known: Parameters, dials: Parallel, optim: Optimizer, width: int, processes: int) -> dict[str, int]:
+def _fixed(
+    shape: Shape, known: Parameters, dials: Parallel, optim: Optimizer, width: int, processes: int
+) -> dict[str, int]:
     """Everything that does not depend on the tokens of a pass, by item."""
     deepspeed = dials.sharding in DEEPSPEED
     weight = width if deepspeed else 4
-    states = {"weights": weight, "gradients": weight, "optimizer": MOMENTS.get(optim, 8) + (4 if deepspeed else 0)}
+    states = {
+        "weights": weight,
+        "gradients": weight,
+        "optimizer": MOMENTS.get(optim, 8) + (4 if deepspeed else 0),
+    }
     share = {what: processes if what in CUT.get(dials.sharding, ()) else 1 for what in ALL}
     trained = {what: size * known.trained // share[what] for what, size in states.items()}
     copies = 2 * _cast(known, dials) if width == 2 and not deepspeed else 0
@@ -250,7 +307,7 @@ def _host(known: Parameters, dials: Parallel, fixed: dict[str, int], width: int)
     """What waits in the machine's memory, or is read into it before it moves on: not what ZeRO-3 cuts or bitsandbytes packs meanwhile."""
     if dials.offload:
         return sum(fixed[item] for item in (*ALL, "adapter"))
-    if dials.sharding is Sharding.zero3 or dials.quantisation is not Quantisation.none:
+    if dials.sharding is Sharding.zero3 or dials.quantization is not Quantization.none:
         return 0
     return known.total * (4 if dials.adapter is Adapter.none else width)
 
@@ -261,8 +318,8 @@ def _cast(known: Parameters, dials: Parallel) -> int:
 
 
 def _frozen(known: Parameters, dials: Parallel, width: int) -> int:
-    """Bytes of the base under an adapter: in the dtype that is computed with; of a quantised one only the linear layers are smaller."""
-    stored = STORED.get(dials.quantisation, width)
+    """Bytes of the base under an adapter: in the dtype that is computed with; of a quantized one only the linear layers are smaller."""
+    stored = STORED.get(dials.quantization, width)
     return int(known.multiplied * stored) + (known.total - known.multiplied) * width
 
 
@@ -270,12 +327,14 @@ def _gathered(shape: Shape, known: Parameters, dials: Parallel, width: int, proc
     """What is made whole for a moment, and what is sent."""
     frozen = dials.adapter is not Adapter.none
     whole = 0
-    if dials.quantisation is not Quantisation.none:
-        whole += width * shape.hidden * shape.intermediate  # the largest matrix, dequantised
+    if dials.quantization is not Quantization.none:
+        whole += width * shape.hidden * shape.intermediate  # the largest matrix, dequantized
     if dials.sharding is Sharding.zero3:
         whole += width * min(known.total, LIVE)
-    if dials.sharding is Sharding.fsdp:  # the layer at work, the next one, and what is no layer; of trained ones the gradients too
-        per = (STORED.get(dials.quantisation, width) if frozen else 2 * 4) * 2
+    if (
+        dials.sharding is Sharding.fsdp
+    ):  # the layer at work, the next one, and what is no layer; of trained ones the gradients too
+        per = (STORED.get(dials.quantization, width) if frozen else 2 * 4) * 2
         whole += int(per * known.linear) + (width if frozen else 2 * 4) * (known.embedding + known.head)
     if dials.sharding is Sharding.ddp and processes > 1:
         whole += 4 * known.trained  # the buckets that are averaged are copies of the gradients

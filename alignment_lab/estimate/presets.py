@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-from ..errors import UserError
-from ..spec import Action, Adapter, Experiment, Parallel, Quantisation, Sharding
-from ..spec import Device as Kind
-from .devices import GB, Device, here, named
-from .memory import DEEPSPEED, Need, needs
-from .shape import UNKNOWN, of, shape_of
+from ..config import Action, Adapter, Experiment, Parallel, Quantization, Sharding
+from ..config import DeviceType as Kind
+from ..runtime.errors import UserError
+from .devices import GB, Device, device_named, local_device
+from .memory import DEEPSPEED, Need, estimate_need
+from .shape import UNKNOWN_SHAPE, parameters_of, shape_of
 
 AUTO = "auto"
-CPU_LIMIT = 2e9  # parameters; beyond it a step on processors takes minutes, and no advice is given that leads there
+CPU_LIMIT = (
+    2e9  # parameters; beyond it a step on processors takes minutes, and no advice is given that leads there
+)
 # From the least intrusive to the smallest: every weight trained before adapters, whole weights before cut ones, then 4 bits. The same
 # dials as in conf/parallel; a test holds them to each other.
 PRESETS = {
@@ -28,13 +30,13 @@ PRESETS = {
         Parallel("lora", sharding=Sharding.ddp, adapter=Adapter.lora),
         Parallel("zero3_lora", sharding=Sharding.zero3, adapter=Adapter.lora),
         Parallel("fsdp_lora", sharding=Sharding.fsdp, adapter=Adapter.lora),
-        Parallel("qlora", sharding=Sharding.ddp, adapter=Adapter.lora, quantisation=Quantisation.nf4),
-        Parallel("fsdp_qlora", sharding=Sharding.fsdp, adapter=Adapter.lora, quantisation=Quantisation.nf4),
+        Parallel("qlora", sharding=Sharding.ddp, adapter=Adapter.lora, quantization=Quantization.nf4),
+        Parallel("fsdp_qlora", sharding=Sharding.fsdp, adapter=Adapter.lora, quantization=Quantization.nf4),
     )
 }
 PACKAGES: dict[str, Callable[[Parallel], bool]] = {
     "deepspeed": lambda dials: dials.sharding in DEEPSPEED,
-    "bitsandbytes": lambda dials: dials.quantisation is not Quantisation.none,
+    "bitsandbytes": lambda dials: dials.quantization is not Quantization.none,
 }
 
 
@@ -52,32 +54,38 @@ def candidates(device: Device, processes: int, *, installed: bool = False) -> It
         alone = preset.sharding is Sharding.none
         whole = preset.adapter is not Adapter.none and preset.sharding is Sharding.ddp
         senseless = alone if processes > 1 else not (alone or whole)
-        missing = installed and any(uses(preset) and find_spec(package) is None for package, uses in PACKAGES.items())
-        if possible(preset, device) and not senseless and not missing:
+        missing = installed and any(
+            uses(preset) and find_spec(package) is None for package, uses in PACKAGES.items()
+        )
+        if is_possible(preset, device) and not senseless and not missing:
             yield preset
 
 
-def possible(dials: Parallel, device: Device) -> bool:
+def is_possible(dials: Parallel, device: Device) -> bool:
     """Whether such a device can be used so: FSDP cuts 4-bit weights on accelerators only, and processors have nowhere to offload to."""
-    return device.accelerator or not (dials.offload or (dials.sharding is Sharding.fsdp and dials.quantisation is Quantisation.nf4))
+    return device.accelerator or not (
+        dials.offload or (dials.sharding is Sharding.fsdp and dials.quantization is Quantization.nf4)
+    )
 
 
-def bearable(spec: Experiment, device: Device) -> bool:
+def is_bearable(spec: Experiment, device: Device) -> bool:
     """Whether anybody would want to wait for it."""
-    known = of(spec)
+    known = parameters_of(spec)
     return device.accelerator or (known is not None and known.total <= CPU_LIMIT)
 
 
-def smallest(spec: Experiment, device: Device, processes: int, *, installed: bool = False) -> Need | None:
+def smallest_preset(
+    spec: Experiment, device: Device, processes: int, *, installed: bool = False
+) -> Need | None:
     """What the first preset that fits needs; None where none does, or the model's shape is not known."""
     for preset in candidates(device, processes, installed=installed):
-        need = needs(spec, with_dials(spec.parallel, preset), device, processes)
+        need = estimate_need(spec, with_preset(spec.parallel, preset), device, processes)
         if need and need.fits:
             return need
     return None
 
 
-def with_dials(parallel: Parallel, preset: Parallel) -> Parallel:
+def with_preset(parallel: Parallel, preset: Parallel) -> Parallel:
     """The preset's dials, with the rest as it is: devices, machines, the adapter's size. One process needs no number."""
     alone = preset.sharding is Sharding.none
     return replace(
@@ -88,38 +96,42 @@ def with_dials(parallel: Parallel, preset: Parallel) -> Parallel:
         sharding=preset.sharding,
         offload=False,
         adapter=preset.adapter,
-        quantisation=preset.quantisation,
+        quantization=preset.quantization,
     )
 
 
-def world(parallel: Parallel, count: int) -> int:
+def total_processes(parallel: Parallel, count: int) -> int:
     """Processes of a run where this machine has `count` devices."""
     return (parallel.processes or (1 if parallel.sharding is Sharding.none else count)) * parallel.nodes
 
 
-def chosen(spec: Experiment, accelerators: int | None = None) -> Choice:
+def choose_preset(spec: Experiment, accelerators: int | None = None) -> Choice:
     """What `parallel=auto` is on this machine, or on one with so many accelerators; in a plan, on the device that it names.
 
     Raises UserError where it cannot be told.
     """
     _undecided(spec.parallel)
-    device, count = here(0 if spec.parallel.device is Kind.cpu else accelerators)
+    device, count = local_device(0 if spec.parallel.device is Kind.cpu else accelerators)
     if spec.action is Action.plan and spec.plan.device is not None:
-        device, count = named(spec.plan.device), 1
-    processes = world(spec.parallel, count)
+        device, count = device_named(spec.plan.device), 1
+    processes = total_processes(spec.parallel, count)
     where = f"{processes} x {device.name} ({device.gb:.0f} GB)"
     if shape_of(spec.model) is None:
-        raise UserError(f"parallel=auto: the shape of model={spec.model.name} is not known here; {UNKNOWN}, or choose parallel=lora.")
-    found = smallest(spec, device, processes, installed=True)
+        raise UserError(
+            f"parallel=auto: the shape of model={spec.model.name} is not known here; {UNKNOWN_SHAPE}, or choose parallel=lora."
+        )
+    found = smallest_preset(spec, device, processes, installed=True)
     if found:
         name = found.parallel.name
         full = found.parallel.adapter is Adapter.none
         why = "all weights are trained" if full else "training all weights would not fit"
         needed = f"{found.peak / GB:.1f} GB of {found.room / GB:.1f} on each device"
-        return Choice(found.parallel, f"parallel=auto is {name} on {where}: {why}, and it needs about {needed}.")
+        return Choice(
+            found.parallel, f"parallel=auto is {name} on {where}: {why}, and it needs about {needed}."
+        )
     last = list(candidates(device, processes, installed=True))[-1]
     reason = f"parallel=auto is {last.name} on {where}: nothing fits, and this needs the least."
-    return Choice(with_dials(spec.parallel, last), reason)
+    return Choice(with_preset(spec.parallel, last), reason)
 
 
 def _undecided(parallel: Parallel) -> None:
@@ -127,12 +139,18 @@ def _undecided(parallel: Parallel) -> None:
     for key, value, free in (
         ("sharding", parallel.sharding, Sharding.ddp),  # the placeholder of conf/parallel/auto.yaml
         ("adapter", parallel.adapter, Adapter.none),
-        ("quantisation", parallel.quantisation, Quantisation.none),
+        ("quantization", parallel.quantization, Quantization.none),
     ):
         if value is not free:
-            raise UserError(f"parallel.{key}={value.name}: parallel=auto chooses it; leave it out, or choose a preset, as parallel=lora.")
+            raise UserError(
+                f"parallel.{key}={value.name}: parallel=auto chooses it; leave it out, or choose a preset, as parallel=lora."
+            )
 
 
-def resolve(spec: Experiment, accelerators: int | None = None) -> Experiment:
+def resolve_auto(spec: Experiment, accelerators: int | None = None) -> Experiment:
     """The experiment with the dials that `parallel=auto` comes to here; unchanged where it says itself what it wants."""
-    return replace(spec, parallel=chosen(spec, accelerators).parallel) if spec.parallel.name == AUTO else spec
+    return (
+        replace(spec, parallel=choose_preset(spec, accelerators).parallel)
+        if spec.parallel.name == AUTO
+        else spec
+    )

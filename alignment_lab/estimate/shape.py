@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..spec import Adapter, Experiment, Model, ModelSource, Parallel, Shape
+from ..config import Adapter, Experiment, Model, ModelSource, Parallel, Shape
 
 NAMES = {  # of a config.json, by family
     "layers": ("num_hidden_layers", "n_layer", "num_layers"),
@@ -20,7 +20,9 @@ NAMES = {  # of a config.json, by family
     "head_dim": ("head_dim",),
     "vocabulary": ("vocab_size",),
 }
-UNKNOWN = "give a directory with its config.json, or plan with a model of its size, as model=llama-3.1-8b"
+UNKNOWN_SHAPE = (
+    "give a directory with its config.json, or plan with a model of its size, as model=llama-3.1-8b"
+)
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,12 @@ def _adapter(shape: Shape, parallel: Parallel) -> int:
     wanted = [name for name in known if name in (parallel.targets or known)] or list(known)
     extra = 1 if parallel.adapter is Adapter.dora else 0
     sizes = [known[name] for name in wanted]
-    return shape.layers * sum(parallel.rank * (inside + outside) + extra * outside for inside, outside in sizes)
+    return shape.layers * sum(
+        parallel.rank * (inside + outside) + extra * outside for inside, outside in sizes
+    )
 
 
-def of(spec: Experiment) -> Parameters | None:
+def parameters_of(spec: Experiment) -> Parameters | None:
     """The parameters of an experiment's model, or None where its shape is not known here."""
     shape = shape_of(spec.model)
     return None if shape is None else parameters(shape, spec.parallel, scores=not spec.method.generates)
@@ -142,7 +146,9 @@ def from_config(config: Any) -> Shape:
 
 def _said(config: Any, ours: str, otherwise: int | None = None) -> int:
     """A dimension by whichever of its names the config has."""
-    found = [value for name in NAMES[ours] if isinstance(value := getattr(config, name, None), int) and value > 0]
+    found = [
+        value for name in NAMES[ours] if isinstance(value := getattr(config, name, None), int) and value > 0
+    ]
     if not found and otherwise is None:
         raise AttributeError(f"the config names no {ours}: none of {', '.join(NAMES[ours])}")
     return found[0] if found else int(otherwise or 0)

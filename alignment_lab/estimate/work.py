@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..spec import Adapter, Experiment
+from ..config import Adapter, Experiment
 from .devices import Device
 from .shape import Parameters
 
@@ -34,7 +34,7 @@ def steps_per_epoch(spec: Experiment, load: Load) -> int | None:
     return None if load.rows is None else -(-load.rows // spec.training.global_batch)
 
 
-def passes(spec: Experiment, load: Load, tokens: int, processes: int) -> int:
+def passes_per_step(spec: Experiment, load: Load, tokens: int, processes: int) -> int:
     """Forward passes of each process in a step."""
     return max(1, -(-round(spec.training.global_batch * load.tokens) // (processes * tokens)))
 

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from .. import __version__
-from ..artifacts import RunDirectory, read_json
-from ..report import text
+from ..report.render import text
+from ..runtime.files import read_json
+from ..runtime.run_directory import RunDirectory
 from .write import in_words
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -83,7 +84,11 @@ def _licence(origin: str, base: str | None) -> str | None:
 def _terms(spec: Mapping[str, Any], origin: str, licence: str | None) -> Iterable[str]:
     if spec["model"]["source"] != "random":
         yield "## Licence"
-        yield f"The base model is under {licence}." if licence else f"That of the base model, {origin}, goes with these weights; see there."
+        yield (
+            f"The base model is under {licence}."
+            if licence
+            else f"That of the base model, {origin}, goes with these weights; see there."
+        )
 
 
 def _data(spec: Mapping[str, Any]) -> str:
@@ -91,7 +96,9 @@ def _data(spec: Mapping[str, Any]) -> str:
     return f"{data['path']} ({data['split']})" if data.get("path") else f"the lab's {data['name']} data"
 
 
-def _settings(spec: Mapping[str, Any], report: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def _settings(
+    spec: Mapping[str, Any], report: Mapping[str, Any], facts: Mapping[str, Any]
+) -> Iterable[tuple[str, str]]:
     """Rows of the table: what somebody who compares models wants to know."""
     dials, rows = spec.get("parallel") or {}, report.get("rows") or {}
     method = {name: value for name, value in spec["method"].items() if name != "name"}
@@ -100,15 +107,31 @@ def _settings(spec: Mapping[str, Any], report: Mapping[str, Any], facts: Mapping
     yield "data", _data(spec)
     yield "training", _listed({name: spec["training"].get(name) for name in SETTINGS})
     if facts["adapter"]:
-        yield "adapter", _listed({"": facts["adapter"], "on": dials.get("targets") or "every linear layer", "over": facts["quantisation"]})
+        yield (
+            "adapter",
+            _listed(
+                {
+                    "": facts["adapter"],
+                    "on": dials.get("targets") or "every linear layer",
+                    "over": facts["quantization"],
+                }
+            ),
+        )
     if report:
         seen = f"{text.number(report.get('steps'))} steps, {text.number(report.get('tokens'))} tokens"
-        yield "seen", f"{seen}; {text.number(rows.get('train'))} rows to train on, {text.number(rows.get('eval'))} held out"
+        yield (
+            "seen",
+            f"{seen}; {text.number(rows.get('train'))} rows to train on, {text.number(rows.get('eval'))} held out",
+        )
 
 
 def _listed(values: Mapping[str, Any]) -> str:
     """`dpo, beta 0.1`: the values that are set, with their names."""
-    told = {name: value for name, value in values.items() if not any(value is unset for unset in (None, False)) and value != "none"}
+    told = {
+        name: value
+        for name, value in values.items()
+        if not any(value is unset for unset in (None, False)) and value != "none"
+    }
     return ", ".join(f"{name} {value}".strip().replace("|", "\\|") for name, value in told.items())
 
 
@@ -117,7 +140,11 @@ def _measured(report: Mapping[str, Any]) -> Iterable[str]:
     if not metrics:
         return
     rows = [
-        (name, *(text.with_interval(metrics[name].get(when)) for when in ("before", "after")), text.number(text.n_of_metric(metrics[name])))
+        (
+            name,
+            *(text.with_interval(metrics[name].get(when)) for when in ("before", "after")),
+            text.number(text.n_of_metric(metrics[name])),
+        )
         for name in text.ordered_metrics(metrics)
     ]
     yield "## Held-out rows, before and after"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import UserError
+from ..runtime.errors import UserError
 
 
 def check(repository: str) -> None:
@@ -20,7 +20,9 @@ def check(repository: str) -> None:
     except HFValidationError:
         raise UserError(f"--push={repository}: is no name of a repository; give org/name.") from None
     if not get_token():
-        raise UserError(f"--push={repository}: nobody is logged in to the Hub here; run `hf auth login`, or set HF_TOKEN.")
+        raise UserError(
+            f"--push={repository}: nobody is logged in to the Hub here; run `hf auth login`, or set HF_TOKEN."
+        )
     with _reached(repository):
         HfApi().whoami()
 
@@ -34,7 +36,11 @@ def push(folder: Path, repository: str, *, revision: str | None, public: bool, m
         api.create_repo(repository, private=not public, exist_ok=True)
         if revision:
             api.create_branch(repository, branch=revision, exist_ok=True)
-        return str(api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, commit_message=message))
+        return str(
+            api.upload_folder(
+                repo_id=repository, folder_path=folder, revision=revision, commit_message=message
+            )
+        )
 
 
 @contextmanager
@@ -45,9 +51,13 @@ def _reached(repository: str) -> Iterator[None]:
         yield
     except HfHubHTTPError as error:
         said = " ".join(str(error).split())[:200]
-        raise UserError(f"--push={repository}: the Hub refused it ({said}); log in as somebody who may, with `hf auth login`.") from None
+        raise UserError(
+            f"--push={repository}: the Hub refused it ({said}); log in as somebody who may, with `hf auth login`."
+        ) from None
     except Exception as error:
-        if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):  # its name changes with the Hub's client
+        if not isinstance(error, OSError) and not type(error).__module__.startswith(
+            "httpx"
+        ):  # its name changes with the Hub's client
             raise
         said = f"the Hub cannot be reached ({type(error).__name__}); leave it out, and push from where it can"
         raise UserError(f"--push={repository}: {said}.") from None

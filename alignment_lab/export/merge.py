@@ -1,6 +1,6 @@
 """From what a run saved to one plain model, and how far that is from what was trained.
 
-An adapter that was trained on quantised weights belongs to those: it corrects their rounding too. It is merged into the dequantised
+An adapter that was trained on quantized weights belongs to those: it corrects their rounding too. It is merged into the dequantized
 weights; merged into the original ones it would give another model.
 """
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import saved
-from ..errors import UserError
-from ..saved.loading import adapted, load_base
-from ..saved.probe import bare
-from ..spec import Quantisation
+from ..checkpoints import verify
+from ..checkpoints.verify.loading import adapted, load_base
+from ..checkpoints.verify.probe import bare
+from ..config import Quantization
+from ..runtime.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,26 +34,41 @@ class Drift:
 
     def __str__(self) -> str:
         what = "scores" if self.same_token is None else "logits"
-        same = "" if self.same_token is None else f"; the likeliest token is the same at {100 * self.same_token:.1f}% of places"
+        same = (
+            ""
+            if self.same_token is None
+            else f"; the likeliest token is the same at {100 * self.same_token:.1f}% of places"
+        )
         return f"{self.on}: {what} apart by {self.mean:.2g} on average, {self.largest:.2g} at most{same}"
 
 
-def as_trained(spec: Mapping[str, Any], report: Mapping[str, Any], *, adapter: bool, base: Path | None, device: str) -> saved.Loading:
+def as_trained(
+    spec: Mapping[str, Any], report: Mapping[str, Any], *, adapter: bool, base: Path | None, device: str
+) -> verify.Loading:
     """How to load what a run saved: full weights as they lie, an adapter on its base as the run held that."""
     model, dials = spec["model"], spec.get("parallel") or {}
     trust = bool(model.get("trust_remote_code"))
     if not adapter:
-        return saved.Loading(dtype="auto", device=device, trust_remote_code=trust)
+        return verify.Loading(dtype="auto", device=device, trust_remote_code=trust)
     asked = model.get("dtype", "auto")
     dtype = report.get("dtype") or (asked if asked != "auto" else "float32")
-    quantisation = Quantisation[dials.get("quantisation") or "none"]
-    return saved.Loading(base=base, quantisation=quantisation, compute=dtype, dtype=dtype, device=device, trust_remote_code=trust)
+    quantization = Quantization[dials.get("quantization") or "none"]
+    return verify.Loading(
+        base=base,
+        quantization=quantization,
+        compute=dtype,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust,
+    )
 
 
-def exported(folder: Path, how: saved.Loading, dtype: str | None, prompts: Sequence[Sequence[int]]) -> tuple[Any, list[Drift]]:
+def exported(
+    folder: Path, how: verify.Loading, dtype: str | None, prompts: Sequence[Sequence[int]]
+) -> tuple[Any, list[Drift]]:
     """The model to give away, and its drift from the trained one: merged in float32, then cast. Never two of them in memory at once."""
     adapter = (folder / "adapter_config.json").exists()
-    model = saved.load(folder, how)
+    model = verify.load(folder, how)
     before = heard(model, prompts)
     if adapter:
         del model
@@ -63,24 +78,26 @@ def exported(folder: Path, how: saved.Loading, dtype: str | None, prompts: Seque
     return model, drift(before, heard(model, prompts)) if adapter or dtype else []
 
 
-def merged(folder: Path, how: saved.Loading) -> Any:
+def merged(folder: Path, how: verify.Loading) -> Any:
     """The adapter in `folder` merged into the weights that it was trained on, in float32."""
     base = load_base(folder, how)
-    if how.quantisation is not Quantisation.none:
-        base = dequantised(base)
+    if how.quantization is not Quantization.none:
+        base = dequantized(base)
     model = adapted(base.float(), folder)
     try:
         return model.merge_and_unload(safe_merge=True).eval()
     except ValueError as error:  # a value is not finite
-        raise UserError(f"{folder}: this adapter cannot be merged ({error}); train it again with a lower training.learning_rate.") from None
+        raise UserError(
+            f"{folder}: this adapter cannot be merged ({error}); train it again with a lower training.learning_rate."
+        ) from None
 
 
-def dequantised(model: Any) -> Any:
-    """The same model with the numbers that its quantised weights stand for, in plain layers."""
+def dequantized(model: Any) -> Any:
+    """The same model with the numbers that its quantized weights stand for, in plain layers."""
     import torch
 
     plain = model.dequantize(dtype=torch.float32)
-    for mark in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by which peft would take it for a quantised one
+    for mark in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by which peft would take it for a quantized one
         plain.__dict__.pop(mark, None)
     return plain
 
@@ -98,7 +115,7 @@ def heard(model: Any, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
     import torch
 
     device = next(model.parameters()).device
-    said = [saved.probe(model)]
+    said = [verify.probe(model)]
     with bare(model):
         for ids in prompts[:PROMPTS]:
             found = model(input_ids=torch.tensor([list(ids[:LENGTH])], device=device), use_cache=False).logits
@@ -117,6 +134,8 @@ def _apart(on: str, one: Sequence[Tensor], other: Sequence[Tensor]) -> Drift:
     import torch
 
     pairs = list(zip(one, other, strict=True))
-    gaps = torch.cat([torch.where(first == second, 0.0, (first - second).abs()).flatten() for first, second in pairs])
+    gaps = torch.cat(
+        [torch.where(first == second, 0.0, (first - second).abs()).flatten() for first, second in pairs]
+    )
     same = [(first.argmax(-1) == second.argmax(-1)).float() for first, second in pairs if first.dim() == 2]
     return Drift(on, float(gaps.max()), float(gaps.mean()), float(torch.cat(same).mean()) if same else None)

@@ -9,15 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .. import saved
-from ..artifacts import RunDirectory, read_json, write_json
+from ..checkpoints import verify
+from ..runtime.files import read_json, write_json
+from ..runtime.run_directory import RunDirectory
 from . import merge
 
 MARK = "export.json"  # by which a folder is known as an export, and may be written again
 ROUNDING = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}  # nats between two processes on one machine
 
 
-def write(run: RunDirectory, folder: Path, *, dtype: str | None, base: Path | None, device: str) -> dict[str, Any]:
+def write(
+    run: RunDirectory, folder: Path, *, dtype: str | None, base: Path | None, device: str
+) -> dict[str, Any]:
     """Everything but the card. Returns, and leaves in export.json, what was merged and cast, its drift, and how exactly it loads again."""
     import torch
     from transformers import AutoTokenizer
@@ -32,20 +35,20 @@ def write(run: RunDirectory, folder: Path, *, dtype: str | None, base: Path | No
         _save(model, tokenizer, folder)
     else:
         shutil.copytree(run.model, folder, ignore=shutil.ignore_patterns("README.md"))
-    said, held = saved.probe(model), str(model.dtype).removeprefix("torch.")
+    said, held = verify.probe(model), str(model.dtype).removeprefix("torch.")
     del model
     gc.collect()
     torch.cuda.empty_cache()  # the fresh process needs the room
-    again = saved.Loading(dtype=held, device=device, trust_remote_code=how.trust_remote_code)
+    again = verify.Loading(dtype=held, device=device, trust_remote_code=how.trust_remote_code)
     facts = {
         "id": run.state().get("id"),
         "dtype": held,
         "adapter": _described(settings) if settings else None,
         "base": str(how.base or settings["base_model_name_or_path"]) if settings else None,
-        "quantisation": how.quantisation.name,
+        "quantization": how.quantization.name,
         "scores": said.dim() == 1,
         "drift": [asdict(one) for one in drifts],
-        "apart": saved.verify(folder, said, again, tolerance=ROUNDING[held]),
+        "apart": verify.verify(folder, said, again, tolerance=ROUNDING[held]),
     }
     write_json(folder / MARK, facts)
     return facts
@@ -59,7 +62,7 @@ def _described(settings: dict[str, Any]) -> str:
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     """As a run saves full weights: generation ends where training taught it to, and a reward model knows its padding."""
-    from ..data.tokenise import stop_ids
+    from ..data.tokenization import stop_ids
 
     model.config.use_cache = True
     if model.can_generate():
@@ -73,7 +76,7 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def _prompts(run: RunDirectory, tokenizer: Any) -> Sequence[list[int]]:
     """The first held-out prompts that the run answered, as ids; none of a reward model."""
-    from ..data.tokenise import prompt_ids
+    from ..data.tokenization import prompt_ids
 
     return prompt_ids(tokenizer, [row["prompt"] for row in run.samples()[: merge.PROMPTS]])
 
@@ -81,16 +84,21 @@ def _prompts(run: RunDirectory, tokenizer: Any) -> Sequence[list[int]]:
 def in_words(facts: Mapping[str, Any]) -> list[str]:
     """What became of the weights, a line each."""
     lines = []
-    quantised = facts["quantisation"] != "none"
+    quantized = facts["quantization"] != "none"
     if facts["adapter"]:
         into = (
-            f"was trained on {facts['quantisation']} weights and is merged into the dequantised ones"
-            if quantised
+            f"was trained on {facts['quantization']} weights and is merged into the dequantized ones"
+            if quantized
             else "is merged into its base"
         )
         lines.append(f"the adapter ({facts['adapter']}) {into}; weights in {facts['dtype']}")
     else:
-        lines.append(f"full weights in {facts['dtype']}, {'cast' if facts['drift'] else 'copied as they are'}")
+        lines.append(
+            f"full weights in {facts['dtype']}, {'cast' if facts['drift'] else 'copied as they are'}"
+        )
     lines += [f"drift from what was trained, {merge.Drift(**one)}" for one in facts["drift"]]
     unit = "of a score" if facts["scores"] else "nats"
-    return [*lines, f"proved: a fresh process loads it with plain transformers and says the same within {facts['apart']:.2g} {unit}"]
+    return [
+        *lines,
+        f"proved: a fresh process loads it with plain transformers and says the same within {facts['apart']:.2g} {unit}",
+    ]

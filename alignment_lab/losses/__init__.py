@@ -6,7 +6,7 @@ tokens where it takes means, f' of the ratio under another divergence.
 """
 
 from .batch import PairLogprobs, PairLoss, SingleLoss, accuracy
-from .mixed import MIXABLE, desensitised, mpo, weighted, wpo_weights
+from .mixed import MIXABLE, length_damped_sum, mpo, weighted_sum, wpo_weights
 from .reference_free import cpo, orpo, simpo
 from .referenced import (
     aot,
@@ -40,7 +40,6 @@ __all__ = [
     "bco",
     "bco_pair",
     "cpo",
-    "desensitised",
     "discopop",
     "dpo",
     "dpo_norm",
@@ -50,6 +49,7 @@ __all__ = [
     "kto",
     "kto_kl",
     "ld_dpo",
+    "length_damped_sum",
     "mpo",
     "nca",
     "orpo",
@@ -57,6 +57,6 @@ __all__ = [
     "robust_dpo",
     "simpo",
     "sppo",
-    "weighted",
+    "weighted_sum",
     "wpo_weights",
 ]

@@ -36,14 +36,14 @@ class SingleLoss:
     rewards: Tensor
 
 
-def wide(values: Tensor) -> Tensor:
+def to_float32(values: Tensor) -> Tensor:
     """In float32, or float64 where it is that already: differences of sums over hundreds of tokens are lost in bfloat16."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def per_token(sums: Tensor, lengths: Tensor) -> Tensor:
     """Means over completion tokens: [B], [B] -> [B]. An empty completion counts as one token."""
-    return wide(sums) / lengths.clamp(min=1)
+    return to_float32(sums) / lengths.clamp(min=1)
 
 
 def accuracy(margins: Tensor) -> Tensor:
@@ -51,11 +51,11 @@ def accuracy(margins: Tensor) -> Tensor:
     return (margins > 0).float() + 0.5 * (margins == 0).float()
 
 
-def smoothed(margin: Tensor, label_smoothing: float) -> Tensor:
+def smoothed_logistic(margin: Tensor, label_smoothing: float) -> Tensor:
     """Cross-entropy of a pair's label, of which a share `label_smoothing` is believed to be flipped: [B] -> [B]."""
     return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
 
 
-def judged(losses: Tensor, beta: float, chosen: Tensor, rejected: Tensor) -> PairLoss:
+def with_rewards(losses: Tensor, beta: float, chosen: Tensor, rejected: Tensor) -> PairLoss:
     """The losses with beta times what they were computed from as rewards: [B] each."""
     return PairLoss(losses, beta * chosen.detach(), beta * rejected.detach())

@@ -8,18 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..spec import Divergence
-from .batch import PairLogprobs, wide
+from ..config import Divergence
+from .batch import PairLogprobs, to_float32
 
 CAP = 40.0  # exp(40) is 2e17, whose square float32 can still hold: IPO squares it, and so does the gradient's norm
 
 
 def log_ratios(policy: PairLogprobs, reference: PairLogprobs) -> tuple[Tensor, Tensor]:
     """log pi(y|x) / pi_ref(y|x) of the chosen and the rejected answers: [B] nats each."""
-    return wide(policy.chosen) - wide(reference.chosen), wide(policy.rejected) - wide(reference.rejected)
+    return to_float32(policy.chosen) - to_float32(reference.chosen), to_float32(policy.rejected) - to_float32(
+        reference.rejected
+    )
 
 
-def scores(policy: PairLogprobs, reference: PairLogprobs, divergence: Divergence, alpha: float) -> tuple[Tensor, Tensor]:
+def scores(
+    policy: PairLogprobs, reference: PairLogprobs, divergence: Divergence, alpha: float
+) -> tuple[Tensor, Tensor]:
     """f'(pi / pi_ref) of the chosen and the rejected answers: the implicit reward over beta, up to the prompt's constant; [B] each.
 
     Wang et al. 2023 (arXiv:2309.16240). The constant cancels only where an objective sees nothing but the difference of the two.

@@ -7,10 +7,25 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .batch import PairLogprobs, PairLoss, wide
-from .referenced import apo_down, apo_zero, bco_pair, discopop, dpo, dpo_norm, exo, hinge, ipo, nca, robust_dpo, sppo
+from .batch import PairLogprobs, PairLoss, to_float32
+from .referenced import (
+    apo_down,
+    apo_zero,
+    bco_pair,
+    discopop,
+    dpo,
+    dpo_norm,
+    exo,
+    hinge,
+    ipo,
+    nca,
+    robust_dpo,
+    sppo,
+)
 
-MIXABLE: dict[str, Callable[..., PairLoss]] = {  # not aot, whose losses are no pair's own; not ld_dpo, which needs other sums
+MIXABLE: dict[
+    str, Callable[..., PairLoss]
+] = {  # not aot, whose losses are no pair's own; not ld_dpo, which needs other sums
     "dpo": dpo,
     "robust_dpo": robust_dpo,
     "ipo": ipo,
@@ -26,16 +41,24 @@ MIXABLE: dict[str, Callable[..., PairLoss]] = {  # not aot, whose losses are no 
 }
 
 
-def mpo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, objectives: Mapping[str, float]) -> PairLoss:
+def mpo(
+    policy: PairLogprobs, reference: PairLogprobs, *, beta: float, objectives: Mapping[str, float]
+) -> PairLoss:
     """sum_i w_i L_i of several objectives: Wang et al. 2024 (arXiv:2411.10442), with 0.8 dpo, 0.2 bco_pair, and 1.0 NLL as `sft_weight`.
 
     Which answer is better, how good each is, and how to write the chosen one, at once. Each objective has this beta and its own
     defaults otherwise; their losses may differ by orders of magnitude, and then the weights say little.
     """
-    return weighted([(weight, MIXABLE[name](policy, reference, beta=beta)) for name, weight in objectives.items() if weight])
+    return weighted_sum(
+        [
+            (weight, MIXABLE[name](policy, reference, beta=beta))
+            for name, weight in objectives.items()
+            if weight
+        ]
+    )
 
 
-def weighted(parts: Sequence[tuple[float, PairLoss]]) -> PairLoss:
+def weighted_sum(parts: Sequence[tuple[float, PairLoss]]) -> PairLoss:
     """The weighted sum of the losses, and the weighted mean of the rewards: [B] each."""
     total = sum(weight for weight, _ in parts)
     return PairLoss(
@@ -52,15 +75,17 @@ def wpo_weights(chosen: Tensor, rejected: Tensor) -> Tensor:
     log pi(token) - log sum_v pi(v)^2, so that a token as likely as one sampled on average counts 1. It multiplies any pairwise loss.
     As in TRL 1.16 it may exceed 1; the authors' code does not let it.
     """
-    return (wide(chosen) + wide(rejected)).detach().exp()
+    return (to_float32(chosen) + to_float32(rejected)).detach().exp()
 
 
-def desensitised(token_logps: Tensor, owner: Tensor, place: Tensor, public: Tensor, n: int, *, alpha: float) -> Tensor:
+def length_damped_sum(
+    token_logps: Tensor, owner: Tensor, place: Tensor, public: Tensor, n: int, *, alpha: float
+) -> Tensor:
     """Sums of log-probabilities in which tokens beyond the public length count alpha: [S], [S], [S], [N] -> [N] nats.
 
     LD-DPO, Liu et al. 2024 (arXiv:2409.06411). owner[s] is the completion of token s, place[s] its place in it from 0 on, public[i] the
     shorter length of the pair that completion i belongs to. alpha 1 is the plain sum, alpha 0 leaves the longer answer's tail out.
     """
-    token_logps = wide(token_logps)
+    token_logps = to_float32(token_logps)
     kept = torch.where(place < public[owner], token_logps, alpha * token_logps)  # [S]
     return kept.new_zeros(n).index_add(0, owner, kept)

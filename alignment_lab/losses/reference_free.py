@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batch import PairLogprobs, PairLoss, judged, per_token, smoothed, wide
+from .batch import PairLogprobs, PairLoss, per_token, smoothed_logistic, to_float32, with_rewards
 
 
 def orpo(policy: PairLogprobs, *, beta: float) -> PairLoss:
@@ -17,7 +17,7 @@ def orpo(policy: PairLogprobs, *, beta: float) -> PairLoss:
     """
     chosen = per_token(policy.chosen, policy.chosen_lengths)  # [B] nats per token
     rejected = per_token(policy.rejected, policy.rejected_lengths)
-    return judged(-beta * F.logsigmoid(_log_odds(chosen) - _log_odds(rejected)), beta, chosen, rejected)
+    return with_rewards(-beta * F.logsigmoid(_log_odds(chosen) - _log_odds(rejected)), beta, chosen, rejected)
 
 
 def _log_odds(log_p: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def simpo(policy: PairLogprobs, *, beta: float, gamma: float = 1.0) -> PairLoss:
     """
     chosen = per_token(policy.chosen, policy.chosen_lengths)  # [B] nats per token
     rejected = per_token(policy.rejected, policy.rejected_lengths)
-    return judged(-F.logsigmoid(beta * (chosen - rejected) - gamma), beta, chosen, rejected)
+    return with_rewards(-F.logsigmoid(beta * (chosen - rejected) - gamma), beta, chosen, rejected)
 
 
 def cpo(policy: PairLogprobs, *, beta: float, label_smoothing: float = 0.0) -> PairLoss:
@@ -43,5 +43,7 @@ def cpo(policy: PairLogprobs, *, beta: float, label_smoothing: float = 0.0) -> P
     DPO with a uniform reference; the second term, the chosen answer's NLL, is `sft_weight`. Sums over tokens: of two answers as good the
     shorter one has the higher reward from the start.
     """
-    chosen, rejected = wide(policy.chosen), wide(policy.rejected)  # [B] nats
-    return judged(smoothed(beta * (chosen - rejected), label_smoothing), beta, chosen, rejected)
+    chosen, rejected = to_float32(policy.chosen), to_float32(policy.rejected)  # [B] nats
+    return with_rewards(
+        smoothed_logistic(beta * (chosen - rejected), label_smoothing), beta, chosen, rejected
+    )

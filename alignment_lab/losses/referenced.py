@@ -7,8 +7,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..spec import Divergence
-from .batch import PairLogprobs, PairLoss, judged, per_token, smoothed, wide
+from ..config import Divergence
+from .batch import PairLogprobs, PairLoss, per_token, smoothed_logistic, to_float32, with_rewards
 from .divergence import log_ratios, scores
 
 REVERSE_KL = Divergence.reverse_kl
@@ -29,7 +29,9 @@ def dpo(
     more, and the loss falls just as well when both answers become less likely.
     """
     chosen, rejected = scores(policy, reference, divergence, divergence_alpha)  # [B] each
-    return judged(smoothed(beta * (chosen - rejected), label_smoothing), beta, chosen, rejected)
+    return with_rewards(
+        smoothed_logistic(beta * (chosen - rejected), label_smoothing), beta, chosen, rejected
+    )
 
 
 def ld_dpo(
@@ -46,7 +48,9 @@ def ld_dpo(
     The formula is `dpo`; what differs are the sums, of the policy and of the reference alike, which `desensitised` must have made.
     """
     smoothing, alpha = label_smoothing, divergence_alpha
-    return dpo(policy, reference, beta=beta, label_smoothing=smoothing, divergence=divergence, divergence_alpha=alpha)
+    return dpo(
+        policy, reference, beta=beta, label_smoothing=smoothing, divergence=divergence, divergence_alpha=alpha
+    )
 
 
 def dpo_norm(
@@ -57,12 +61,12 @@ def dpo_norm(
     divergence: Divergence = REVERSE_KL,
     divergence_alpha: float = 0.5,
 ) -> PairLoss:
-    """-log sigmoid(beta * (r_w / |y_w| - r_l / |y_l|)): DPO normalised by length, as in Tülu 3 (arXiv:2411.15124).
+    """-log sigmoid(beta * (r_w / |y_w| - r_l / |y_l|)): DPO normalized by length, as in Tülu 3 (arXiv:2411.15124).
 
     A mean over tokens is some hundred times smaller than a sum, so beta must be larger than DPO's: Tülu 3 uses 5.
     """
     chosen, rejected = _scores_per_token(policy, reference, divergence, divergence_alpha)
-    return judged(-F.logsigmoid(beta * (chosen - rejected)), beta, chosen, rejected)
+    return with_rewards(-F.logsigmoid(beta * (chosen - rejected)), beta, chosen, rejected)
 
 
 def robust_dpo(
@@ -81,7 +85,7 @@ def robust_dpo(
     chosen, rejected = scores(policy, reference, divergence, divergence_alpha)  # [B] each
     margin = beta * (chosen - rejected)
     losses = -(1 - label_smoothing) * F.logsigmoid(margin) + label_smoothing * F.logsigmoid(-margin)
-    return judged(losses / (1 - 2 * label_smoothing), beta, chosen, rejected)
+    return with_rewards(losses / (1 - 2 * label_smoothing), beta, chosen, rejected)
 
 
 def ipo(
@@ -98,7 +102,7 @@ def ipo(
     confirmed it to TRL. So the target is in nats per token: at beta 0.1 it is 5, which is far.
     """
     chosen, rejected = _scores_per_token(policy, reference, divergence, divergence_alpha)
-    return judged((chosen - rejected - 1 / (2 * beta)).square(), beta, chosen, rejected)
+    return with_rewards((chosen - rejected - 1 / (2 * beta)).square(), beta, chosen, rejected)
 
 
 def hinge(
@@ -114,7 +118,7 @@ def hinge(
     1 / beta is the margin in nats; a pair that has reached it teaches nothing more.
     """
     chosen, rejected = scores(policy, reference, divergence, divergence_alpha)  # [B] each
-    return judged(F.relu(1 - beta * (chosen - rejected)), beta, chosen, rejected)
+    return with_rewards(F.relu(1 - beta * (chosen - rejected)), beta, chosen, rejected)
 
 
 def exo(
@@ -134,7 +138,7 @@ def exo(
     margin = beta * (chosen - rejected)
     won = margin.sigmoid() * (F.logsigmoid(margin) - math.log1p(-label_smoothing))
     lost = (-margin).sigmoid() * (F.logsigmoid(-margin) - math.log(label_smoothing))
-    return judged(won + lost, beta, chosen, rejected)
+    return with_rewards(won + lost, beta, chosen, rejected)
 
 
 def discopop(
@@ -154,8 +158,10 @@ def discopop(
     chosen, rejected = scores(policy, reference, divergence, divergence_alpha)  # [B] each
     margin = beta * (chosen - rejected)
     logistic = -F.logsigmoid(margin) * (-margin / tau).sigmoid()
-    exponential = (F.logsigmoid(margin / tau) - margin).exp()  # the product in one exponent: exp(-m) alone overflows
-    return judged(logistic + exponential, beta, chosen, rejected)
+    exponential = (
+        F.logsigmoid(margin / tau) - margin
+    ).exp()  # the product in one exponent: exp(-m) alone overflows
+    return with_rewards(logistic + exponential, beta, chosen, rejected)
 
 
 def nca(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairLoss:
@@ -165,7 +171,7 @@ def nca(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairLo
     """
     chosen, rejected = log_ratios(policy, reference)  # [B] nats each
     noise = F.logsigmoid(-beta * chosen) + F.logsigmoid(-beta * rejected)
-    return judged(-F.logsigmoid(beta * chosen) - 0.5 * noise, beta, chosen, rejected)
+    return with_rewards(-F.logsigmoid(beta * chosen) - 0.5 * noise, beta, chosen, rejected)
 
 
 def sppo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairLoss:
@@ -175,10 +181,12 @@ def sppo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairL
     """
     chosen, rejected = log_ratios(policy, reference)  # [B] nats each
     target = 0.5 / beta
-    return judged((chosen - target).square() + (rejected + target).square(), beta, chosen, rejected)
+    return with_rewards((chosen - target).square() + (rejected + target).square(), beta, chosen, rejected)
 
 
-def aot(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, label_smoothing: float = 0.0) -> PairLoss:
+def aot(
+    policy: PairLogprobs, reference: PairLogprobs, *, beta: float, label_smoothing: float = 0.0
+) -> PairLoss:
     """-log sigmoid(beta * (sort(d) - sort(d_ref))), d = log pi(y_w) - log pi(y_l): Melnyk et al. 2024 (arXiv:2406.05882), paired.
 
     The policy's distribution of margins is to lie above the reference's, quantile by quantile. Loss i is that of the batch's i-th
@@ -186,7 +194,7 @@ def aot(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, label_smo
     """
     chosen, rejected = log_ratios(policy, reference)  # [B] nats each, for the rewards only
     margins = _sorted_margins(policy) - _sorted_margins(reference)  # [B] nats, of quantiles
-    return judged(smoothed(beta * margins, label_smoothing), beta, chosen, rejected)
+    return with_rewards(smoothed_logistic(beta * margins, label_smoothing), beta, chosen, rejected)
 
 
 def apo_zero(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairLoss:
@@ -195,7 +203,7 @@ def apo_zero(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> P
     Chosen up, rejected down: for chosen answers that are better than what the model says by itself.
     """
     chosen, rejected = log_ratios(policy, reference)  # [B] nats each
-    return judged((-beta * chosen).sigmoid() + (beta * rejected).sigmoid(), beta, chosen, rejected)
+    return with_rewards((-beta * chosen).sigmoid() + (beta * rejected).sigmoid(), beta, chosen, rejected)
 
 
 def apo_down(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairLoss:
@@ -205,7 +213,7 @@ def apo_down(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> P
     """
     chosen, rejected = log_ratios(policy, reference)  # [B] nats each
     losses = (beta * chosen).sigmoid() + (-beta * (chosen - rejected)).sigmoid()
-    return judged(losses, beta, chosen, rejected)
+    return with_rewards(losses, beta, chosen, rejected)
 
 
 def bco_pair(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairLoss:
@@ -215,14 +223,16 @@ def bco_pair(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> P
     TRL; `bco` has it.
     """
     chosen, rejected = log_ratios(policy, reference)  # [B] nats each
-    return judged(-F.logsigmoid(beta * chosen) - F.logsigmoid(-beta * rejected), beta, chosen, rejected)
+    return with_rewards(-F.logsigmoid(beta * chosen) - F.logsigmoid(-beta * rejected), beta, chosen, rejected)
 
 
-def _scores_per_token(policy: PairLogprobs, reference: PairLogprobs, divergence: Divergence, alpha: float) -> tuple[Tensor, Tensor]:
+def _scores_per_token(
+    policy: PairLogprobs, reference: PairLogprobs, divergence: Divergence, alpha: float
+) -> tuple[Tensor, Tensor]:
     """The scores over the answers' lengths: [B] each. The divergence sees the whole answer, as in TRL."""
     chosen, rejected = scores(policy, reference, divergence, alpha)
     return per_token(chosen, policy.chosen_lengths), per_token(rejected, policy.rejected_lengths)
 
 
 def _sorted_margins(model: PairLogprobs) -> Tensor:
-    return (wide(model.chosen) - wide(model.rejected)).sort().values
+    return (to_float32(model.chosen) - to_float32(model.rejected)).sort().values

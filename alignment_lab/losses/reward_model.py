@@ -5,16 +5,18 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batch import PairLoss, wide
+from .batch import PairLoss, to_float32
 
 
-def reward(chosen: Tensor, rejected: Tensor, *, margin: Tensor | None = None, centering: float = 0.0) -> PairLoss:
+def reward(
+    chosen: Tensor, rejected: Tensor, *, margin: Tensor | None = None, centering: float = 0.0
+) -> PairLoss:
     """-log sigmoid(s_w - s_l - margin) + centering * (s_w + s_l)^2: Bradley-Terry, with Eq. 2 of Llama 2 (arXiv:2307.09288). [B] each.
 
     `margin` says how much better the chosen answer is. A score is only defined up to a constant per prompt; the second term
     (Eisenstein et al. 2023, arXiv:2312.09244) draws the mean of the two to 0, so that scores of different prompts can be compared.
     """
-    chosen, rejected = wide(chosen), wide(rejected)
+    chosen, rejected = to_float32(chosen), to_float32(rejected)
     gap = chosen - rejected if margin is None else chosen - rejected - margin
     losses = -F.logsigmoid(gap) + centering * (chosen + rejected).square()
     return PairLoss(losses, chosen.detach(), rejected.detach())

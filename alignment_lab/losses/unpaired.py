@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batch import SingleLoss, wide
+from .batch import SingleLoss, to_float32
 
-MOST = 4 / 3  # of desirable over undesirable weight in a data set, in KTO's paper; the least is 1
+MAX_RATIO = 4 / 3  # of desirable over undesirable weight in a data set, in KTO's paper; the least is 1
 
 
 def kto(
@@ -26,9 +26,11 @@ def kto(
     An answer is judged against the policy's usual drift, `kl`: a scalar, at least 0 and without gradient (`kto_kl`). The losses are
     bounded, so an answer that is far off on either side stops teaching.
     """
-    ratio = wide(policy) - wide(reference)  # [B] nats
+    ratio = to_float32(policy) - to_float32(reference)  # [B] nats
     missed = (-beta * torch.where(desirable, ratio - kl, kl - ratio)).sigmoid()
-    return SingleLoss(torch.where(desirable, desirable_weight * missed, undesirable_weight * missed), beta * ratio.detach())
+    return SingleLoss(
+        torch.where(desirable, desirable_weight * missed, undesirable_weight * missed), beta * ratio.detach()
+    )
 
 
 def kto_kl(policy: Tensor, reference: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ def kto_kl(policy: Tensor, reference: Tensor) -> Tensor:
     it. It shares its answers with the batch instead, which the paper found to do. Few rows make it noise: in this lab it is taken over the
     whole global batch, over all processes and accumulation steps, where TRL takes each device's micro-batch.
     """
-    return (wide(policy) - wide(reference)).mean().clamp(min=0).detach()
+    return (to_float32(policy) - to_float32(reference)).mean().clamp(min=0).detach()
 
 
 def balanced_weights(desirable: int, undesirable: int) -> tuple[float, float]:
@@ -50,7 +52,7 @@ def balanced_weights(desirable: int, undesirable: int) -> tuple[float, float]:
     if not desirable or not undesirable:
         return 1.0, 1.0
     ratio = desirable / undesirable
-    return max(1.0, 1 / ratio), max(1.0, ratio / MOST)
+    return max(1.0, 1 / ratio), max(1.0, ratio / MAX_RATIO)
 
 
 def bco(policy: Tensor, reference: Tensor, desirable: Tensor, *, beta: float, shift: Tensor) -> SingleLoss:
@@ -60,6 +62,6 @@ def bco(policy: Tensor, reference: Tensor, desirable: Tensor, *, beta: float, sh
     without gradient: without it, a policy that drifts as a whole is all good or all bad. The paper's weights for prompts that
     differ between the classes (underlying distribution matching) are left out.
     """
-    rewards = beta * (wide(policy) - wide(reference))  # [B]
+    rewards = beta * (to_float32(policy) - to_float32(reference))  # [B]
     gain = torch.where(desirable, rewards - shift, shift - rewards)
     return SingleLoss(-F.logsigmoid(gain), rewards.detach())

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..artifacts import RunDirectory, from_here, write_atomic, write_json
-from ..errors import UserError
-from . import compare, sidebyside, tables, terminal
-from .study import Study, study
+from ..runtime.errors import UserError
+from ..runtime.files import relative_to_cwd, write_atomic, write_json
+from ..runtime.run_directory import RunDirectory
+from .render import sidebyside, tables, terminal
+from .study.runs import records_of, runs_in
+from .study.study import Study, study
 
 TOGETHER = Path("comparison")  # where the comparison of several paths goes
 
@@ -39,29 +41,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m alignment_lab.report", description="Compare runs: tables here, a page there.")
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a run directory, or a directory of runs (a sweep)")
-    parser.add_argument(
-        "--baseline", metavar="NAME", help="compare with this configuration (its label, or a cell's name), not with the best"
+    parser = argparse.ArgumentParser(
+        prog="python -m alignment_lab.report", description="Compare runs: tables here, a page there."
     )
-    parser.add_argument("--metric", metavar="NAME", help="the metric to judge by, as report.json has it; default: answers, then accuracy")
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"where the files go; default: PATH, or {TOGETHER}/ for several paths")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="a run directory, or a directory of runs (a sweep)",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="compare with this configuration (its label, or a cell's name), not with the best",
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="the metric to judge by, as report.json has it; default: answers, then accuracy",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"where the files go; default: PATH, or {TOGETHER}/ for several paths",
+    )
     return parser
 
 
 def _runs(path: Path) -> list[RunDirectory]:
     if not path.exists():
-        raise UserError(f"{path}: no such directory; give a run (outputs/DATE/TIME-NAME) or a sweep (outputs/SWEEP).")
+        raise UserError(
+            f"{path}: no such directory; give a run (outputs/DATE/TIME-NAME) or a sweep (outputs/SWEEP)."
+        )
     if not path.is_dir():
         raise UserError(f"{path} is a file; give the directory it lies in: {path.parent}.")
-    runs = compare.runs_in(path)
+    runs = runs_in(path)
     if not runs:
-        raise UserError(f"{path} holds no run (no run.json in it or below); give what train.py printed as its output directory.")
+        raise UserError(
+            f"{path} holds no run (no run.json in it or below); give what train.py printed as its output directory."
+        )
     return runs
 
 
 def _one(run: RunDirectory, console: Console) -> None:
-    from . import page  # after the paths were checked: it draws, and drawing is slow to import
+    from .render import page  # after the paths were checked: it draws, and drawing is slow to import
 
     try:
         page.write_page(run)
@@ -71,10 +96,10 @@ def _one(run: RunDirectory, console: Console) -> None:
 
 
 def _all(asked: argparse.Namespace, runs: Sequence[RunDirectory], console: Console) -> None:
-    from . import comparison
+    from .render import comparison
 
     once = {run.path.resolve(): run for run in runs}  # paths may hold each other
-    found = study(compare.cells_of(once.values()), asked.baseline, asked.metric)
+    found = study(records_of(once.values()), asked.baseline, asked.metric)
     folder = asked.out or (asked.paths[0] if len(asked.paths) == 1 else TOGETHER)
     if (folder / "run.json").exists():
         raise UserError(f"--out {folder}: is a run, whose own report would be lost; give another directory.")
@@ -85,7 +110,11 @@ def _all(asked: argparse.Namespace, runs: Sequence[RunDirectory], console: Conso
         _write_tables(folder, found)
     except OSError as error:
         raise _unwritten(folder, error) from None
-    terminal.show(f"Page: {from_here(folder / 'report.html')} (beside it report.md, report.csv, report.json)", console, soft_wrap=True)
+    terminal.show(
+        f"Page: {relative_to_cwd(folder / 'report.html')} (beside it report.md, report.csv, report.json)",
+        console,
+        soft_wrap=True,
+    )
 
 
 def _write_tables(folder: Path, found: Study) -> None:

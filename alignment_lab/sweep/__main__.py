@@ -10,11 +10,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..errors import UserError
-from ..launch import live, manifest
-from ..launch.manifest import Sweep
-from ..launch.standing import standings
-from . import act
+from ..runtime.errors import UserError
+from . import commands, manifest, status_table
+from .cell_status import cell_statuses
+from .manifest import Sweep
 
 POLL = 5.0  # seconds between two looks
 
@@ -31,9 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "collect": collect,
     }
     try:
-        sweep = manifest.read(given.sweep)
+        sweep = manifest.read_sweep(given.sweep)
         if not sweep.cells:
-            raise UserError(f"{given.sweep}: no sweep.json there; give the directory that the sweep's command printed.")
+            raise UserError(
+                f"{given.sweep}: no sweep.json there; give the directory that the sweep's command printed."
+            )
         return doings[given.action](sweep, given, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -58,9 +59,13 @@ def _parser() -> argparse.ArgumentParser:
         action = actions.add_parser(name, help=what, description=what)
         action.add_argument("sweep", type=Path, metavar="SWEEP", help="its directory")
         if name == "logs":
-            action.add_argument("cells", nargs=1, metavar="CELL", help="a name, an id or a number of `status`")
+            action.add_argument(
+                "cells", nargs=1, metavar="CELL", help="a name, an id or a number of `status`"
+            )
         elif name in ("cancel", "retry"):
-            action.add_argument("cells", nargs="*", metavar="CELL", help="a name, an id or a number of `status`")
+            action.add_argument(
+                "cells", nargs="*", metavar="CELL", help="a name, an id or a number of `status`"
+            )
         if name == "status":
             action.add_argument("--watch", action="store_true", help="stay until all cells have ended")
             action.add_argument("--all", action="store_true", help="all rows, however many")
@@ -70,30 +75,38 @@ def _parser() -> argparse.ArgumentParser:
 def status(sweep: Sweep, given: argparse.Namespace, console: Console) -> int:
     """The table."""
     if given.watch:
-        found = live.wait(sweep, console, POLL)
+        found = status_table.wait(sweep, console, POLL)
     else:
-        found = standings(sweep)
-        console.print(live.table(sweep, found, rows=None if given.all or not console.is_terminal else 100))
-        for line in live.aside(sweep):
+        found = cell_statuses(sweep)
+        console.print(
+            status_table.status_table(
+                sweep, found, rows=None if given.all or not console.is_terminal else 100
+            )
+        )
+        for line in status_table.other_jobs(sweep):
             console.print(line, highlight=False, soft_wrap=True)
     return 0
 
 
 def logs(sweep: Sweep, given: argparse.Namespace, console: Console) -> int:
     """What was written, as it was."""
-    sys.stdout.write(act.log(sweep, sweep.cell(given.cells[0])))
+    sys.stdout.write(commands.log(sweep, sweep.cell(given.cells[0])))
     return 0
 
 
 def cancel(sweep: Sweep, given: argparse.Namespace, console: Console) -> int:
     """End what waits or runs."""
-    console.print(act.cancel(sweep, [sweep.cell(name) for name in given.cells]), highlight=False, soft_wrap=True)
+    console.print(
+        commands.cancel(sweep, [sweep.cell(name) for name in given.cells]), highlight=False, soft_wrap=True
+    )
     return 0
 
 
 def retry(sweep: Sweep, given: argparse.Namespace, console: Console) -> int:
     """Submit again."""
-    console.print(act.retry(sweep, [sweep.cell(name) for name in given.cells]), highlight=False, soft_wrap=True)
+    console.print(
+        commands.retry(sweep, [sweep.cell(name) for name in given.cells]), highlight=False, soft_wrap=True
+    )
     return 0
 
 
@@ -102,13 +115,13 @@ def collect(sweep: Sweep, given: argparse.Namespace, console: Console) -> int:
     from ..report.__main__ import main as report
 
     while True:
-        found = standings(sweep)
+        found = cell_statuses(sweep)
         going = [one for one in found.values() if one.alive]
         if not going:
             break
-        console.print(f"{time.strftime('%H:%M:%S')}  {live.summary(found)}", highlight=False)
+        console.print(f"{time.strftime('%H:%M:%S')}  {status_table.summary(found)}", highlight=False)
         time.sleep(POLL if console.is_terminal else 6 * POLL)
-    console.print(live.summary(found), highlight=False)
+    console.print(status_table.summary(found), highlight=False)
     code = report([str(sweep.path)]) if any(one.state == "finished" for one in found.values()) else 0
     return code or int(any(one.state != "finished" for one in found.values()))
 

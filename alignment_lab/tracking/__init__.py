@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts import RunDirectory
-from ..spec import Experiment
-from .follow import Follower, Tracker, summary
+from ..config import Experiment
+from ..runtime.run_directory import RunDirectory
+from .follower import Follower, Tracker, summary
 from .wandb_run import has_key
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Opener = Callable[[Experiment, RunDirectory, "Console"], Tracker]
 EXTRAS = {"trackio": "trackio"}  # what a plain installation lacks, and the extra that has it
 _followers: list[Follower] = []  # of the run in this process: one at most
 
-__all__ = ["conclude", "end_tracking", "has_key", "trackers", "wrong"]
+__all__ = ["conclude_tracking", "end_tracking", "has_key", "tracker_callbacks", "tracker_problems"]
 
 
 def _tensorboard(spec: Experiment, run: RunDirectory, console: Console) -> Tracker:
@@ -44,28 +44,36 @@ def _trackio(spec: Experiment, run: RunDirectory, console: Console) -> Tracker:
     return Trackio(spec, run, console)
 
 
-TRACKERS: dict[str, Opener] = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio}  # by their key in `tracking`
+TRACKERS: dict[str, Opener] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+}  # by their key in `tracking`
 WITH_AN_END = ("wandb", "trackio")  # these take more than curves
 
 
-def asked(spec: Experiment) -> list[str]:
+def requested_trackers(spec: Experiment) -> list[str]:
     """The trackers that this experiment wants."""
     return [name for name in TRACKERS if getattr(spec.tracking, name)]
 
 
-def wrong(spec: Experiment) -> Iterator[str]:
+def tracker_problems(spec: Experiment) -> Iterator[str]:
     """What keeps a tracker from being told, a sentence each; nothing is imported for it."""
-    for name in asked(spec):
+    for name in requested_trackers(spec):
         if find_spec(name) is None:
-            remedy = f"pip install -e .[{EXTRAS[name]}] -c constraints.txt" if name in EXTRAS else f"pip install {name}"
+            remedy = (
+                f"pip install -e .[{EXTRAS[name]}] -c constraints.txt"
+                if name in EXTRAS
+                else f"pip install {name}"
+            )
             yield f"tracking.{name}=true: the package {name} is not installed; {remedy}, or set tracking.{name}=false."
         elif name == "wandb" and os.environ.get("WANDB_MODE") == "online" and not has_key():
             yield "tracking.wandb=true: WANDB_MODE=online, and there is no login here; call `wandb login`, or leave WANDB_MODE unset."
 
 
-def trackers(spec: Experiment, run: RunDirectory, console: Console) -> list[TrainerCallback]:
+def tracker_callbacks(spec: Experiment, run: RunDirectory, console: Console) -> list[TrainerCallback]:
     """The callback that tells them, where there are any: after every step that metrics.jsonl was given."""
-    names = asked(spec)
+    names = requested_trackers(spec)
     if not names:
         return []
     from transformers import TrainerCallback
@@ -89,10 +97,10 @@ def trackers(spec: Experiment, run: RunDirectory, console: Console) -> list[Trai
     return [Tell()]
 
 
-def conclude(spec: Experiment, run: RunDirectory, console: Console) -> None:
+def conclude_tracking(spec: Experiment, run: RunDirectory, console: Console) -> None:
     """Tell what a finished run came to: numbers to sort by, samples, the page. A tracker that fails fails no run."""
     try:
-        names = [name for name in asked(spec) if name in WITH_AN_END]
+        names = [name for name in requested_trackers(spec) if name in WITH_AN_END]
         if not _followers and names:  # its processes have told the steps, and are gone
             silent = type(console)(quiet=True)  # they have said where it is found, too
             _followers.append(Follower(run, [TRACKERS[name](spec, run, silent) for name in names]))

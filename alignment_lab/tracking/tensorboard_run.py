@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..artifacts import RunDirectory
-from ..spec import Experiment, to_yaml
-from .follow import NEVER, STEP, Tracker, last_step
+from ..config import Experiment, to_yaml
+from ..runtime.run_directory import RunDirectory
+from .follower import NEVER, STEP, Tracker, last_step
 
 
 class TensorBoard(Tracker):

@@ -8,11 +8,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts import RunDirectory
-from ..errors import UserError
-from ..secrets import redact
-from ..spec import Experiment, to_plain
-from .follow import NEVER, SAMPLE_COLUMNS, Tracker, last_step, place_of, sweep_of
+from ..config import Experiment, to_plain
+from ..runtime.errors import UserError
+from ..runtime.redaction import redact
+from ..runtime.run_directory import RunDirectory
+from .follower import NEVER, SAMPLE_COLUMNS, Tracker, last_step, place_of, sweep_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,8 +41,14 @@ class Trackio(Tracker):
                     auto_log_cpu=False,
                 )
         except ValueError as error:
-            raise UserError(f"tracking.project={self.project}: trackio does not take it ({error}); give another name.") from error
-        console.print(f"trackio: look at it with  trackio show --project {self.project}", highlight=False, soft_wrap=True)
+            raise UserError(
+                f"tracking.project={self.project}: trackio does not take it ({error}); give another name."
+            ) from error
+        console.print(
+            f"trackio: look at it with  trackio show --project {self.project}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def known(self) -> int:
         """What its database holds."""
@@ -60,7 +66,9 @@ class Trackio(Tracker):
         """Numbers as metrics of the last step, and the table; it has no place for a page."""
         import trackio
 
-        found: dict[str, Any] = {name: value for name, value in numbers.items() if isinstance(value, int | float)}
+        found: dict[str, Any] = {
+            name: value for name, value in numbers.items() if isinstance(value, int | float)
+        }
         if samples:
             found["samples"] = trackio.Table(columns=list(SAMPLE_COLUMNS), data=samples)
         self.run.log(found, step=self.last)

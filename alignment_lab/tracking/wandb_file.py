@@ -39,4 +39,6 @@ def records(file: Path) -> Iterator[Any]:
 
 def last_step(file: Path) -> int:
     """The last step of the history; -1 where there is none."""
-    return max((record.history.step.num for record in records(file) if record.HasField("history")), default=-1)
+    return max(
+        (record.history.step.num for record in records(file) if record.HasField("history")), default=-1
+    )

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts import RunDirectory
-from ..errors import UserError
-from ..secrets import redact
-from ..spec import Experiment, to_plain
-from .follow import NEVER, SAMPLE_COLUMNS, STEP, Tracker, place_of, sweep_of
+from ..config import Experiment, to_plain
+from ..runtime.errors import UserError
+from ..runtime.redaction import redact
+from ..runtime.run_directory import RunDirectory
+from .follower import NEVER, SAMPLE_COLUMNS, STEP, Tracker, place_of, sweep_of
 from .wandb_file import last_step
 
 if TYPE_CHECKING:
@@ -44,17 +44,25 @@ class Wandb(Tracker):
         mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
         if mode == "offline":
             sync = f"wandb sync {run.path}/wandb/offline-run-*"
-            console.print(f"wandb: offline (no key, or WANDB_MODE=offline); send it later with  {sync}", highlight=False, soft_wrap=True)
+            console.print(
+                f"wandb: offline (no key, or WANDB_MODE=offline); send it later with  {sync}",
+                highlight=False,
+                soft_wrap=True,
+            )
         (run.path / "wandb").mkdir(parents=True, exist_ok=True)
         folder = os.environ.get(STAGED, "")
         if not folder or folder.endswith("/wandb/staged"):  # that of the run before, in a sweep
             os.environ[STAGED] = str((run.path / "wandb" / "staged").absolute())
         earlier = sorted((run.path / "wandb").glob("*run-*"))  # attempts before
         try:
-            self.run = wandb.init(**identity(spec, run), mode=mode, settings=wandb.Settings(silent=True, **WITHHELD))  # type: ignore[arg-type]
+            self.run = wandb.init(
+                **identity(spec, run), mode=mode, settings=wandb.Settings(silent=True, **WITHHELD)
+            )  # type: ignore[arg-type]
         except wandb.errors.Error as error:
             said = " ".join(str(error).split())
-            raise UserError(f"tracking.wandb=true: wandb could not begin ({said}); WANDB_MODE=offline keeps it here.") from error
+            raise UserError(
+                f"tracking.wandb=true: wandb could not begin ({said}); WANDB_MODE=offline keeps it here."
+            ) from error
         self.run.define_metric(STEP)
         self.run.define_metric("*", step_metric=STEP)
         self.online, self.earlier = mode == "online", earlier
@@ -67,7 +75,9 @@ class Wandb(Tracker):
         for folder in self.earlier:
             last = max((last_step(file) for file in folder.glob("*.wandb")), default=NEVER)
             if last == NEVER and folder.name.startswith("offline-"):
-                shutil.rmtree(folder, ignore_errors=True)  # nothing is in it, and a sync would stumble over it
+                shutil.rmtree(
+                    folder, ignore_errors=True
+                )  # nothing is in it, and a sync would stumble over it
             found = max(found, last)
         return found
 
@@ -83,7 +93,9 @@ class Wandb(Tracker):
         if samples:
             self.run.summary["samples"] = wandb.Table(columns=list(SAMPLE_COLUMNS), data=samples)
         if page.exists():
-            artifact = wandb.Artifact(f"report-{self.run.id}", type="report", description="the page of this run")
+            artifact = wandb.Artifact(
+                f"report-{self.run.id}", type="report", description="the page of this run"
+            )
             artifact.add_file(str(page), name=page.name)
             self.run.log_artifact(artifact)
 

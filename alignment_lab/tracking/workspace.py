@@ -10,15 +10,30 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from .follow import STEP
+from .follower import STEP
 
 NAME = "Methods compared"
-CURVES = ("train/loss", "train/rewards/accuracies", "train/rewards/margins", "train/logps/chosen", "train/logps/rejected", "eval/loss")
-OUTCOMES = ("after/eval_rewards/accuracies", "after/eval_rewards/margins", "after/answers/correct", "after/answers/one_sentence")
+CURVES = (
+    "train/loss",
+    "train/rewards/accuracies",
+    "train/rewards/margins",
+    "train/logps/chosen",
+    "train/logps/rejected",
+    "eval/loss",
+)
+OUTCOMES = (
+    "after/eval_rewards/accuracies",
+    "after/eval_rewards/margins",
+    "after/answers/correct",
+    "after/answers/one_sentence",
+)
 COSTS = ("tokens_per_second", "peak_memory_gb", "seconds/total")
 METHOD, BETA, SEED = "method.name", "method.beta", "training.seed"  # of the configuration
-DRIFT, MARGIN = "drift", "margin"  # in nats on held-out answers; no KL divergence, which needs answers sampled from the trained model
-COLUMNS = (
+DRIFT, MARGIN = (
+    "drift",
+    "margin",
+)  # in nats on held-out answers; no KL divergence, which needs answers sampled from the trained model
+TABLE_COLUMNS = (
     "run:displayName",
     "run:state",
     "config:method.value.name",
@@ -34,13 +49,24 @@ def workspace(entity: str, project: str) -> Any:
     from wandb_workspaces.expr import Config
 
     def curve(name: str) -> Any:
-        return wr.LinePlot(title=name, x=STEP, y=[name], groupby=wr.Config(METHOD), groupby_aggfunc="mean", groupby_rangefunc="minmax")
+        return wr.LinePlot(
+            title=name,
+            x=STEP,
+            y=[name],
+            groupby=wr.Config(METHOD),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        )
 
     def against(x: Any, name: str, title: str, *, log: bool = False) -> Any:
-        return wr.ScatterPlot(title=title, x=x, y=wr.SummaryMetric(name), log_x=log, legend_template=f"${{config:{METHOD}}}")
+        return wr.ScatterPlot(
+            title=title, x=x, y=wr.SummaryMetric(name), log_x=log, legend_template=f"${{config:{METHOD}}}"
+        )
 
     def bars(name: str) -> Any:
-        return wr.BarPlot(title=name, metrics=[wr.SummaryMetric(name)], groupby=wr.Config(METHOD), groupby_aggfunc="mean")
+        return wr.BarPlot(
+            title=name, metrics=[wr.SummaryMetric(name)], groupby=wr.Config(METHOD), groupby_aggfunc="mean"
+        )
 
     sections = [
         ws.Section(name="Curves by method", panels=[curve(name) for name in CURVES], is_open=True),
@@ -61,8 +87,10 @@ def workspace(entity: str, project: str) -> Any:
         ws.Section(name="Cost", panels=[bars(name) for name in COSTS], is_open=True),
         ws.Section(name="Samples", panels=[wr.WeavePanelSummaryTable(table_name="samples")]),
     ]
-    settings = ws.RunsetSettings(groupby=[Config(METHOD), Config(BETA)], pinned_columns=list(COLUMNS))
-    return ws.Workspace(entity=entity, project=project, name=NAME, sections=sections, runset_settings=settings)
+    settings = ws.RunsetSettings(groupby=[Config(METHOD), Config(BETA)], pinned_columns=list(TABLE_COLUMNS))
+    return ws.Workspace(
+        entity=entity, project=project, name=NAME, sections=sections, runset_settings=settings
+    )
 
 
 def main() -> int:
@@ -73,7 +101,10 @@ def main() -> int:
     words = parser.parse_args()
     entity, _, project = words.project.rpartition("/")
     if find_spec("wandb_workspaces") is None:
-        print("error: the package wandb-workspaces is not installed; pip install -e .[workspace] -c constraints.txt", file=sys.stderr)
+        print(
+            "error: the package wandb-workspaces is not installed; pip install -e .[workspace] -c constraints.txt",
+            file=sys.stderr,
+        )
         return 2
     if words.dry_run:
         print(workspace(entity, project)._to_model().model_dump_json(indent=2))
@@ -84,7 +115,10 @@ def main() -> int:
         entity = entity or wandb.Api().default_entity or ""
         print(workspace(entity, project).save().url)
     except (wandb.errors.Error, ValueError, OSError) as error:
-        print(f"error: {words.project}: wandb did not take it ({' '.join(str(error).split())}); `wandb login` first.", file=sys.stderr)
+        print(
+            f"error: {words.project}: wandb did not take it ({' '.join(str(error).split())}); `wandb login` first.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

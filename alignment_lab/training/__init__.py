@@ -8,7 +8,7 @@ with contextlib.redirect_stdout(io.StringIO()):  # it prints WANDB_MODE, whether
 
 from .arguments import arguments
 from .fit import fit, save
-from .order import GlobalBatches
+from .sampler import GlobalBatchSampler
 from .trainer import GlobalBatch, LabTrainer
 
-__all__ = ["GlobalBatch", "GlobalBatches", "LabTrainer", "arguments", "fit", "save"]
+__all__ = ["GlobalBatch", "GlobalBatchSampler", "LabTrainer", "arguments", "fit", "save"]

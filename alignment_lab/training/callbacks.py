@@ -6,38 +6,62 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .. import cluster
-from ..artifacts import RunDirectory, now
-from ..progress import Bar
-from ..signals import Stop
+from ..distributed import collectives
+from ..runtime.files import utc_now
+from ..runtime.progress import ProgressBar
+from ..runtime.run_directory import RunDirectory
+from ..runtime.signals import StopRequest
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..method.setting import Setting
+    from .context import TrainContext
 
 
 class MetricsLog(TrainerCallback):
     """Appends every logged step to metrics.jsonl; run.json says where this attempt began, for whoever wants to know its speed."""
 
-    def __init__(self, run: RunDirectory, setting: Setting) -> None:
+    def __init__(self, run: RunDirectory, setting: TrainContext) -> None:
         self.run, self.tokens_per_step = run, round(setting.tokens_per_step, 1)
         self.steps_per_epoch = setting.available / setting.spec.training.global_batch
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """The first step is next."""
-        self.run.note(training={"from_step": state.global_step, "since": now(), "tokens_per_step": self.tokens_per_step})
+        self.run.note(
+            training={
+                "from_step": state.global_step,
+                "since": utc_now(),
+                "tokens_per_step": self.tokens_per_step,
+            }
+        )
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **_: Any,
+    ) -> None:
         """One line a step, its epoch counted over all rows of the data; the Trainer's closing summary goes into report.json instead."""
         if logs and "train_runtime" not in logs:
-            self.run.log({"step": state.global_step, **logs, "epoch": round(state.global_step / self.steps_per_epoch, 4)})
+            self.run.log(
+                {
+                    "step": state.global_step,
+                    **logs,
+                    "epoch": round(state.global_step / self.steps_per_epoch, 4),
+                }
+            )
 
 
 class LogLastStep(TrainerCallback):
     """What the steps since the last log came to is not lost, whatever training.logging_steps is."""
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """All processes together: they gather what they log."""
         control.should_log |= state.global_step >= state.max_steps
 
@@ -45,16 +69,20 @@ class LogLastStep(TrainerCallback):
 class LeaveWhenAsked(TrainerCallback):
     """A signal came: the step in progress was the last, it is logged, and a checkpoint is committed."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: StopRequest) -> None:
         self.stop, self.left = stop, False
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """From here on there is something to lose."""
         self.stop.patient = True
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """All processes leave at the same step."""
-        if cluster.any_of(self.stop.asked is not None):
+        if collectives.any_process(self.stop.asked is not None):
             self.left = control.should_save = control.should_training_stop = True
 
 
@@ -64,7 +92,9 @@ class EvaluateEvery(TrainerCallback):
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Not at the last step: the run measures itself after training anyway."""
         if state.global_step % self.steps == 0 and state.global_step < state.max_steps:
             control.should_evaluate = True
@@ -76,21 +106,37 @@ class ShowSteps(TrainerCallback):
     def __init__(self, console: Console) -> None:
         self.console, self.note = console, ""
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Open the bar."""
-        self.bar = Bar("training", state.max_steps, self.console)
+        self.bar = ProgressBar("training", state.max_steps, self.console)
         self.bar.done = state.global_step
         self.bar.__enter__()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Move the bar; a step's log comes after its end, so the note is that of the step before."""
         self.bar.advance(self.note)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **_: Any,
+    ) -> None:
         """Keep what the next move shows."""
         shown = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
-        self.note = "  ".join(f"{label} {logs[name]:.3f}" for name, label in shown.items() if logs and name in logs) or self.note
+        self.note = (
+            "  ".join(f"{label} {logs[name]:.3f}" for name, label in shown.items() if logs and name in logs)
+            or self.note
+        )
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         """Close the bar."""
         self.bar.__exit__()

@@ -9,28 +9,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback
 
-from .. import checkpoint, cluster, saved
-from ..artifacts import RunDirectory
-from ..data.tokenise import stop_ids
-from ..errors import Interrupted
-from ..signals import Stop
-from ..spec import Adapter, Experiment, Quantisation, Sharding
-from ..tracking import trackers
+from ..checkpoints import manifest, verify
+from ..checkpoints.manager import CheckpointManager
+from ..checkpoints.weights import save_weights
+from ..config import Adapter, Experiment, Quantization, Sharding
+from ..data.tokenization import stop_ids
+from ..distributed import collectives, ranks
+from ..runtime.errors import Interrupted
+from ..runtime.run_directory import RunDirectory
+from ..runtime.signals import StopRequest
+from ..tracking import tracker_callbacks
 from .callbacks import EvaluateEvery, LeaveWhenAsked, LogLastStep, MetricsLog, ShowSteps
-from .keeper import Keeper
-from .refusals import Refusals
-from .state import save_weights
+from .nonfinite import NonfiniteGuard
 
 if TYPE_CHECKING:
     from rich.console import Console
     from transformers import TrainerCallback
 
-    from ..method.setting import Setting
+    from .context import TrainContext
 
-ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.5}  # nats between what two computations of the same weights say
+ROUNDING = {
+    torch.float32: 1e-3,
+    torch.bfloat16: 0.5,
+}  # nats between what two computations of the same weights say
 
 
-def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console, stop: Stop) -> None:
+def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console, stop: StopRequest) -> None:
     """Train to the end, from the newest checkpoint of this run where there is one. The first process alone shows and writes.
 
     Raises Interrupted after a signal, once a checkpoint is committed; RunError where a step cannot be taken or a checkpoint not be written.
@@ -40,15 +44,15 @@ def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console, sto
         console.print(sentence, highlight=False, soft_wrap=True)
 
     trainer.remove_callback(PrinterCallback)
-    trainer.keeper = Keeper(run, spec.run_id, spec.training.save_total_limit, notice)
-    trainer.refuse = Refusals(run, spec.training, notice)
+    trainer.keeper = CheckpointManager(run, spec.run_id, spec.training.save_total_limit, notice)
+    trainer.refuse = NonfiniteGuard(run, spec.training, notice)
     trainer.heed = lambda: leave(trainer, stop)
     leaving = LeaveWhenAsked(stop)
     callbacks: list[TrainerCallback] = [LogLastStep(), leaving]
-    if cluster.is_first():
+    if ranks.is_main_process():
         callbacks += [
             MetricsLog(run, trainer.setting),
-            *trackers(spec, run, console),
+            *tracker_callbacks(spec, run, console),
             ShowSteps(console),
         ]
     if spec.training.eval_steps:
@@ -58,16 +62,16 @@ def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console, sto
     found = trainer.keeper.find()
     if found:
         notice(f"resuming from {found}")
-    if cluster.is_first():
-        run.rewind(checkpoint.step_of(found) if found else 0)
+    if ranks.is_main_process():
+        run.rewind(manifest.step_of(found) if found else 0)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
     if leaving.left:
         leave(trainer, stop)
 
 
-def leave(trainer: Any, stop: Stop) -> None:
+def leave(trainer: Any, stop: StopRequest) -> None:
     """Where a signal came to any process: commit a checkpoint of the steps that were taken, raise Interrupted. All processes together."""
-    if not cluster.any_of(stop.asked is not None):
+    if not collectives.any_process(stop.asked is not None):
         return
     number, where = stop.asked or Signals.SIGTERM, ""
     if stop.patient:
@@ -90,29 +94,31 @@ def save(trainer: Any, tokenizer: Any, base: Path, folder: Path) -> None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     dials = trainer.setting.spec.parallel
     gathered = trainer.sharding in (Sharding.zero3, Sharding.fsdp) or dials.adapter is not Adapter.none
-    said = saved.probe(model) if gathered else None
+    said = verify.probe(model) if gathered else None
     trainer.rest()
     state = save_weights(model, folder)
     trainer.beat()
-    if cluster.is_first():
+    if ranks.is_main_process():
         tokenizer.save_pretrained(folder)
-        saved.check_files(folder, state.items())
+        verify.check_files(folder, state.items())
         if said is not None:
-            apart = saved.verify(folder, said, _loading(trainer.setting, base), tolerance=ROUNDING[trainer.setting.dtype])
+            apart = verify.verify(
+                folder, said, _loading(trainer.setting, base), tolerance=ROUNDING[trainer.setting.dtype]
+            )
             said_so = f"saved model: loaded again by a fresh process, log-probabilities within {apart:.2g}"
             trainer.setting.console.print(said_so, highlight=False, soft_wrap=True)
-    cluster.barrier()
+    collectives.barrier()
 
 
-def _loading(setting: Setting, base: Path) -> saved.Loading:
+def _loading(setting: TrainContext, base: Path) -> verify.Loading:
     """How a fresh process is to load it: as it was trained; in this machine's memory unless 4 or 8 bits ask for the accelerator."""
     dials = setting.spec.parallel
     adapter = dials.adapter is not Adapter.none
-    return saved.Loading(
+    return verify.Loading(
         base=base if adapter else None,
-        quantisation=dials.quantisation,
+        quantization=dials.quantization,
         compute=setting.dtype,
         dtype=setting.dtype if adapter else torch.float32,
-        device=setting.device.type if dials.quantisation is not Quantisation.none else "cpu",
+        device=setting.device.type if dials.quantization is not Quantization.none else "cpu",
         trust_remote_code=setting.spec.model.trust_remote_code,
     )

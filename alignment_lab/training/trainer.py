@@ -19,37 +19,45 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import TrainerControl
 
-from .. import cluster, parallel
-from ..data.pack import Scored
-from ..eval.interval import Scores
-from ..logprobs import Batch, Seen, inference, token_logprobs
-from ..progress import shown
-from ..spec import Sharding
-from .order import GlobalBatches
-from .state import StatefulTrainer
-from .workers import SentWhole, workers
+from ..config import Sharding
+from ..distributed import collectives, ranks
+from ..distributed.fsdp import shard_model
+from ..distributed.full_state import count_parameters
+from ..engine.layout import ForwardBatch
+from ..engine.logprobs import TokenLogprobs, evaluation_mode, token_logprobs
+from ..engine.packing import ScoredSequence
+from ..evaluation.intervals import Scores
+from ..runtime.progress import progress_bar
+from .sampler import GlobalBatchSampler
+from .stateful import StatefulTrainer
+from .workers import PickledWhole, worker_options
 
 if TYPE_CHECKING:
-    from ..method.setting import Setting
+    from .context import TrainContext
 
 Row = dict[str, Any]
 
 
 @dataclass
-class GlobalBatch(SentWhole):
+class GlobalBatch(PickledWhole):
     """The rows of one optimizer step: forward passes with a gradient, forward passes without, and what else is known of each row."""
 
-    packs: list[Batch]  # of this process
+    packs: list[ForwardBatch]  # of this process
     rows: int  # of all
     columns: dict[str, Tensor]  # [rows, ...] each
-    aside: list[Batch] = field(default_factory=list)  # forward passes that only inform the loss
+    aside: list[ForwardBatch] = field(default_factory=list)  # forward passes that only inform the loss
     facts: dict[str, Tensor] = field(default_factory=dict)  # what those came to
     places: list[int] = field(default_factory=list)  # of the rows, among those to train on
 
     def to(self, device: torch.device | str, **_: Any) -> GlobalBatch:
         """The same on `device`."""
         columns = {name: values.to(device) for name, values in self.columns.items()}
-        return replace(self, packs=[p.to(device) for p in self.packs], aside=[p.to(device) for p in self.aside], columns=columns)
+        return replace(
+            self,
+            packs=[p.to(device) for p in self.packs],
+            aside=[p.to(device) for p in self.aside],
+            columns=columns,
+        )
 
 
 class LabTrainer(StatefulTrainer):
@@ -57,7 +65,7 @@ class LabTrainer(StatefulTrainer):
 
     wants: dict[str, bool] = {}  # what `token_logprobs` is asked for besides log-probabilities
 
-    def __init__(self, setting: Setting, train: list[Row], heldout: list[Row]) -> None:
+    def __init__(self, setting: TrainContext, train: list[Row], heldout: list[Row]) -> None:
         super().__init__(
             model=setting.model,
             args=setting.arguments,
@@ -73,11 +81,13 @@ class LabTrainer(StatefulTrainer):
         self.asking: AbstractContextManager[None] = nullcontext()  # around what the untouched model is asked
         self.opening: Callable[[], None] = lambda: None  # called when that is known
         self.heed: Callable[[], None] = lambda: None  # called where leaving loses nothing
-        self.refuse: Callable[[int, float, list[Row]], None] = lambda step, norm, rows: None  # told of a step that was not taken
+        self.refuse: Callable[[int, float, list[Row]], None] = lambda step, norm, rows: (
+            None
+        )  # told of a step that was not taken
 
     # What a method says.
 
-    def sequences(self, row: Row) -> list[Scored]:
+    def sequences(self, row: Row) -> list[ScoredSequence]:
         """What is scored of a row."""
         raise NotImplementedError
 
@@ -85,7 +95,7 @@ class LabTrainer(StatefulTrainer):
         """What else the loss needs of each row: [rows, ...] by name."""
         return {}
 
-    def aside(self, rows: list[Row]) -> list[Scored]:
+    def aside(self, rows: list[Row]) -> list[ScoredSequence]:
         """Sequences whose log-probabilities only inform the loss."""
         return []
 
@@ -97,7 +107,7 @@ class LabTrainer(StatefulTrainer):
         """The rows with what only the untouched model can say."""
         return rows
 
-    def values(self, seen: Seen, batch: GlobalBatch) -> dict[str, Tensor]:
+    def values(self, seen: TokenLogprobs, batch: GlobalBatch) -> dict[str, Tensor]:
         """`loss` and every metric, one value per row among those in `seen`; losses of all rows of the batch average to the loss."""
         raise NotImplementedError
 
@@ -113,10 +123,10 @@ class LabTrainer(StatefulTrainer):
         packs = engine.share([sequence for row in rows for sequence in self.sequences(row)])
         return {"batch": GlobalBatch(packs, len(rows), self.columns(rows), engine.share(self.aside(rows)))}
 
-    def batches(self) -> GlobalBatches:
+    def batches(self) -> GlobalBatchSampler:
         """The order in which rows are seen."""
         training = self.setting.spec.training
-        return GlobalBatches(*self.units(), training.global_batch, training.seed)
+        return GlobalBatchSampler(*self.units(), training.global_batch, training.seed)
 
     def get_train_dataloader(self) -> DataLoader:
         """One item is one global batch. Every process goes through all of them, and takes its share of each."""
@@ -127,9 +137,11 @@ class LabTrainer(StatefulTrainer):
             made["batch"].places = found
             return made
 
-        made_by = workers(self.args.dataloader_num_workers)
+        made_by = worker_options(self.args.dataloader_num_workers)
         loader: DataLoader = DataLoader(places, batch_sampler=self.batches(), collate_fn=collate, **made_by)  # type: ignore[arg-type]
-        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+        return prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
 
     # Before the first step.
 
@@ -143,11 +155,15 @@ class LabTrainer(StatefulTrainer):
             self.begun = True
             self.opening()
 
-    def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None) -> Any:
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: str | None
+    ) -> Any:
         """As transformers has it, with the untouched model asked when it is wrapped and before a checkpoint is loaded into it."""
         if self.sharding is Sharding.fsdp:
-            parallel.shard(self.model)
-            self.is_distributed_loading_by_transformers = True  # transformers and accelerate then leave its weights where they are
+            shard_model(self.model)
+            self.is_distributed_loading_by_transformers = (
+                True  # transformers and accelerate then leave its weights where they are
+            )
         found = super()._prepare_for_training(max_steps, train_dataloader, None)
         self.begin()
         if resume_from_checkpoint is not None:
@@ -157,11 +173,13 @@ class LabTrainer(StatefulTrainer):
     @property
     def sharding(self) -> Sharding:  # type: ignore[override]
         """How weights are spread over processes."""
-        return self.setting.spec.parallel.sharding if cluster.world() > 1 else Sharding.none
+        return self.setting.spec.parallel.sharding if ranks.world_size() > 1 else Sharding.none
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # each process knows its own part of it
+        norm = (
+            norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        )  # each process knows its own part of it
         if not math.isfinite(norm):
             self._leave_out(float(norm))
         return norm
@@ -213,18 +231,22 @@ class LabTrainer(StatefulTrainer):
         with self.accelerator.no_sync(model) if whole and not last else nullcontext():
             yield
 
-    def see(self, model: Any, pack: Batch) -> Seen:
+    def see(self, model: Any, pack: ForwardBatch) -> TokenLogprobs:
         """One forward pass."""
         return token_logprobs(model, pack, **self.wants)
 
-    def _loss(self, seen: Seen, batch: GlobalBatch, *, spare: bool = False) -> Tensor:
+    def _loss(self, seen: TokenLogprobs, batch: GlobalBatch, *, spare: bool = False) -> Tensor:
         """This process's part, times the number of processes: they are averaged. A spare pass counts for nothing."""
         self.spare = spare
         values = self.values(seen, batch)
         for name, rows in values.items():
             if name != "loss" and not spare:
-                self._sums[name].append(torch.stack([rows.detach().double().sum(), torch.tensor(float(rows.numel()), device=rows.device)]))
-        return values["loss"].sum() * (0 if spare else cluster.world() / batch.rows)
+                self._sums[name].append(
+                    torch.stack(
+                        [rows.detach().double().sum(), torch.tensor(float(rows.numel()), device=rows.device)]
+                    )
+                )
+        return values["loss"].sum() * (0 if spare else ranks.world_size() / batch.rows)
 
     def _coupled_step(self, model: Any, batch: GlobalBatch) -> Tensor:
         """A loss of all rows at once over several packs, exactly: what each token's gradient is, then the packs again with it.
@@ -243,36 +265,45 @@ class LabTrainer(StatefulTrainer):
                 with self.compute_loss_context_manager():
                     again = self.see(model, pack).logps
                 part = torch.cat([slopes[member] for member in pack.members.tolist()])
-                self.accelerator.backward((again * part).sum() * (not pack.spare) * self._sound([loss.detach()]))
+                self.accelerator.backward(
+                    (again * part).sum() * (not pack.spare) * self._sound([loss.detach()])
+                )
             self.beat()
-        return loss.detach() / cluster.world()
+        return loss.detach() / ranks.world_size()
 
-    def joined(self, packs: Sequence[Batch], parts: Sequence[Seen]) -> Seen:
+    def joined(self, packs: Sequence[ForwardBatch], parts: Sequence[TokenLogprobs]) -> TokenLogprobs:
         """What all processes saw, as one: these are the passes of this one. Without gradients."""
         mine = [part.detached() for pack, part in zip(packs, parts, strict=True) if not pack.spare]
-        if cluster.world() == 1:
-            return Seen.join(mine)
-        everyone = cluster.gathered([part.to("cpu") for part in mine])
-        return Seen.join([part for found in everyone for part in found]).to(self.args.device)
+        if ranks.world_size() == 1:
+            return TokenLogprobs.join(mine)
+        everyone = collectives.all_gather([part.to("cpu") for part in mine])
+        return TokenLogprobs.join([part for found in everyone for part in found]).to(self.args.device)
 
     def _informed(self, batch: GlobalBatch) -> dict[str, Tensor]:
-        with inference(self.model, self.setting.dtype):
+        with evaluation_mode(self.model, self.setting.dtype):
             return self.informed(batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what the steps since the last log came to; this is where the device is waited for."""
-        if "loss" in logs and (self._sums or cluster.world() > 1):
+        if "loss" in logs and (self._sums or ranks.world_size() > 1):
             logs |= self._means()
         self.derived(logs)
         super().log(logs, start_time)
 
     def _means(self) -> dict[str, float]:
         """Of every metric over the rows of all processes since the last time."""
-        totals = torch.stack([torch.stack(parts).sum(0) for parts in self._sums.values()]).tolist() if self._sums else []
-        everyone = cluster.gathered(dict(zip(self._sums, totals, strict=True)))
+        totals = (
+            torch.stack([torch.stack(parts).sum(0) for parts in self._sums.values()]).tolist()
+            if self._sums
+            else []
+        )
+        everyone = collectives.all_gather(dict(zip(self._sums, totals, strict=True)))
         self._sums.clear()
         names = dict.fromkeys(name for one in everyone for name in one)
-        found = {name: [sum(pair) for pair in zip(*(one[name] for one in everyone if name in one), strict=True)] for name in names}
+        found = {
+            name: [sum(pair) for pair in zip(*(one[name] for one in everyone if name in one), strict=True)]
+            for name in names
+        }
         return {name: total / count for name, (total, count) in found.items() if count}
 
     def derived(self, logs: dict[str, float]) -> None:
@@ -285,7 +316,7 @@ class LabTrainer(StatefulTrainer):
     def _parameters(self) -> int:
         if not hasattr(self, "_counted"):
             embeddings = self.model.get_input_embeddings()
-            self._counted = parallel.count(self.model) - parallel.count(embeddings)
+            self._counted = count_parameters(self.model) - count_parameters(embeddings)
         return self._counted
 
     # Held-out rows.
@@ -303,7 +334,10 @@ class LabTrainer(StatefulTrainer):
         """Scores of the held-out rows by TRL's metric names with `eval_`; `initial` says that the weights are untouched."""
         if not self.heldout:
             return {}
-        return {f"eval_{name}": self.scored(name, values.tolist()) for name, values in self.heldout_values(initial).items()}
+        return {
+            f"eval_{name}": self.scored(name, values.tolist())
+            for name, values in self.heldout_values(initial).items()
+        }
 
     def scored(self, name: str, values: Sequence[float]) -> Scores:
         """A metric of every held-out row."""
@@ -312,25 +346,25 @@ class LabTrainer(StatefulTrainer):
     def heldout_values(self, initial: bool) -> dict[str, Tensor]:
         """`values` of all held-out rows as one global batch; the model is told that this is no training."""
         seen, batch = self.heldout_seen()
-        with inference(self.model, self.setting.dtype):
+        with evaluation_mode(self.model, self.setting.dtype):
             return self.values(seen, batch)
 
     def watched(self, label: str) -> Callable[[Sequence[Any]], Iterator[Any]]:
         """Goes through a sequence with a bar. A process by itself may leave between any two; several leave together, at the end."""
 
         def through(steps: Sequence[Any]) -> Iterator[Any]:
-            for step in shown(label, self.setting.console)(steps):
+            for step in progress_bar(label, self.setting.console)(steps):
                 yield step
                 self.beat()
-                if cluster.world() == 1:
+                if ranks.world_size() == 1:
                     self.heed()
 
         return through
 
-    def heldout_seen(self) -> tuple[Seen, GlobalBatch]:
+    def heldout_seen(self) -> tuple[TokenLogprobs, GlobalBatch]:
         """What the model says of all held-out rows now, without gradients."""
         batch = self.collate(self.heldout)["batch"].to(self.args.device)
         batch.facts = self._informed(batch)
-        with inference(self.model, self.setting.dtype):
+        with evaluation_mode(self.model, self.setting.dtype):
             parts = [self.see(self.model, pack) for pack in self.watched("held-out rows")(batch.packs)]
         return self.joined(batch.packs, parts), batch

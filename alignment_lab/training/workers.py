@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 
-class SentWhole:
+class PickledWhole:
     """A thing of many small tensors that leaves a process as one string of bytes.
 
     torch would open a shared file for each of the tensors, and with a few hundred passes a step that is more than a process may open.
@@ -25,9 +25,11 @@ def _unpacked(kind: Any, content: bytes) -> Any:
     return kind(**torch.load(io.BytesIO(content), weights_only=False))
 
 
-def workers(count: int) -> dict[str, Any]:
+def worker_options(count: int) -> dict[str, Any]:
     """A DataLoader's settings. Forked, workers have the rows as they are when an epoch starts, and no rows are sent to them."""
-    return {"num_workers": count, "multiprocessing_context": "fork", "worker_init_fn": _begin} if count else {}
+    return (
+        {"num_workers": count, "multiprocessing_context": "fork", "worker_init_fn": _begin} if count else {}
+    )
 
 
 def _begin(_: int) -> None:

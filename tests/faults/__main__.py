@@ -23,7 +23,7 @@ import races
 import soak
 from harness import STEPS, TINY, Row, experiment
 
-from alignment_lab.artifacts import cache_directory
+from alignment_lab.runtime.files import cache_directory
 
 METHODS = ("sft", "dpo", "kto", "orpo", "reward")
 EMBEDDED = [
@@ -43,7 +43,14 @@ def killing(quick: bool, scratch: Path) -> Iterator[Row]:
     for method in METHODS[1:2] if quick else METHODS:
         for parallel in ("lora",) if quick else ("single", "lora"):
             spec = experiment(*TINY, *STEPS, f"method={method}", f"parallel={parallel}")
-            yield from kills.campaign(f"SIGKILL, {method} {parallel}", spec, scratch / "run", 3 if quick else 20, [signal.SIGKILL], seed=1)
+            yield from kills.campaign(
+                f"SIGKILL, {method} {parallel}",
+                spec,
+                scratch / "run",
+                3 if quick else 20,
+                [signal.SIGKILL],
+                seed=1,
+            )
 
 
 def striking(quick: bool, scratch: Path) -> Iterator[Row]:
@@ -51,7 +58,13 @@ def striking(quick: bool, scratch: Path) -> Iterator[Row]:
     for parallel in ("single", "lora"):
         spec = experiment(*TINY, *STEPS, "method=dpo", f"parallel={parallel}")
         yield from kills.campaign(
-            f"SIGKILL, dpo {parallel}, saves", spec, scratch / "run", 2 if quick else 15, [signal.SIGKILL], seed=4, share=1
+            f"SIGKILL, dpo {parallel}, saves",
+            spec,
+            scratch / "run",
+            2 if quick else 15,
+            [signal.SIGKILL],
+            seed=4,
+            share=1,
         )
 
 
@@ -59,22 +72,40 @@ def asking(quick: bool, scratch: Path) -> Iterator[Row]:
     """Signals that a run answers."""
     for method in METHODS[1:2] if quick else ("sft", "dpo", "kto"):
         spec = experiment(*TINY, *STEPS, f"method={method}", "training.logging_steps=1")
-        yield from kills.campaign(f"SIGTERM, SIGUSR2, Ctrl-C, {method}", spec, scratch / "run", 3 if quick else 30, kills.POLITE, seed=2)
+        yield from kills.campaign(
+            f"SIGTERM, SIGUSR2, Ctrl-C, {method}",
+            spec,
+            scratch / "run",
+            3 if quick else 30,
+            kills.POLITE,
+            seed=2,
+        )
 
 
 def embedded(quick: bool, scratch: Path) -> Iterator[Row]:
     """The 135M model."""
-    yield from kills.campaign("SIGKILL, 135M dpo", experiment(*EMBEDDED), scratch / "run", 2 if quick else 20, [signal.SIGKILL], seed=3)
+    yield from kills.campaign(
+        "SIGKILL, 135M dpo",
+        experiment(*EMBEDDED),
+        scratch / "run",
+        2 if quick else 20,
+        [signal.SIGKILL],
+        seed=3,
+    )
 
 
 def damaging(quick: bool, scratch: Path) -> Iterator[Row]:
     """The newest of three checkpoints."""
-    yield from damage.campaign(experiment(*TINY, *STEPS, "training.save_total_limit=3"), scratch / "run", every=20 if quick else 1)
+    yield from damage.campaign(
+        experiment(*TINY, *STEPS, "training.save_total_limit=3"), scratch / "run", every=20 if quick else 1
+    )
 
 
 def breaking(quick: bool, scratch: Path) -> Iterator[Row]:
     """NaN and infinity."""
-    yield from nonfinite.campaign(experiment(*TINY, *STEPS, "eval=none"), scratch / "run", (3,) if quick else (1, 2, 3, 6))
+    yield from nonfinite.campaign(
+        experiment(*TINY, *STEPS, "eval=none"), scratch / "run", (3,) if quick else (1, 2, 3, 6)
+    )
 
 
 def filling(quick: bool, scratch: Path) -> Iterator[Row]:
@@ -113,7 +144,9 @@ def main() -> int:
     """Run the campaigns that were asked for."""
     parser = argparse.ArgumentParser(prog="python tests/faults", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few of each")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(CAMPAIGNS), metavar=",".join(CAMPAIGNS))
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), default=list(CAMPAIGNS), metavar=",".join(CAMPAIGNS)
+    )
     asked = parser.parse_args()
     harness.warm()
     rows: list[Row] = []

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from harness import Row, attempt, clean, digest, said
 
-from alignment_lab import checkpoint
-from alignment_lab.artifacts import RunDirectory, read_json, write_json
-from alignment_lab.spec import Experiment
+from alignment_lab.checkpoints import manifest
+from alignment_lab.config import Experiment
+from alignment_lab.runtime.files import read_json, write_json
+from alignment_lab.runtime.run_directory import RunDirectory
 
 Damage = Callable[[Path], None]
 
@@ -39,15 +40,19 @@ def kinds(newest: Path) -> dict[str, Damage]:
     for file in sorted(path for path in newest.rglob("*") if path.is_file()):
         name = file.relative_to(newest)
         for done in (truncated, flipped, emptied, Path.unlink):
-            found[f"{name} {'lost' if done is Path.unlink else done.__name__}"] = lambda folder, name=name, done=done: done(folder / name)
+            found[f"{name} {'lost' if done is Path.unlink else done.__name__}"] = (
+                lambda folder, name=name, done=done: done(folder / name)
+            )
     return found | {
         "manifest of another number of processes": lambda folder: _said(folder, world=2),
         "manifest of another step": lambda folder: _said(folder, step=1),
         "manifest that lists no files": lambda folder: _said(folder, files={}),
-        "manifest that is no object": lambda folder: (folder / checkpoint.MANIFEST).write_text("[1, 2]"),
-        "manifest of the checkpoint before": lambda folder: _copied(folder, checkpoint.MANIFEST),
+        "manifest that is no object": lambda folder: (folder / manifest.MANIFEST).write_text("[1, 2]"),
+        "manifest of the checkpoint before": lambda folder: _copied(folder, manifest.MANIFEST),
         "optimizer of the checkpoint before": lambda folder: _copied(folder, "optimizer-00001.safetensors"),
-        "all files of the checkpoint before": lambda folder: _copied(folder, *(file.name for file in folder.iterdir())),
+        "all files of the checkpoint before": lambda folder: _copied(
+            folder, *(file.name for file in folder.iterdir())
+        ),
         "an empty folder": lambda folder: [file.unlink() for file in folder.iterdir()],
         "a file in its place": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
         "a DeepSpeed checkpoint of somebody else's": _foreign,
@@ -61,28 +66,33 @@ def campaign(spec: Experiment, folder: Path, every: int = 1) -> Iterator[Row]:
     run = RunDirectory(folder)
     shutil.rmtree(run.model)
     write_json(run.state_file, {**run.state(), "state": "running"})  # as if killed after its last checkpoint
-    before, newest = checkpoint.published(run.checkpoints)[-2:]
-    seen, finished = Row("damage to the newest checkpoint: seen, the one before is used"), Row("damage: the run ends in the same bits")
+    before, newest = manifest.list_checkpoints(run.checkpoints)[-2:]
+    seen, finished = (
+        Row("damage to the newest checkpoint: seen, the one before is used"),
+        Row("damage: the run ends in the same bits"),
+    )
     for number, (name, damage) in enumerate(kinds(newest).items()):
         copy = folder.with_name(f"{folder.name}-damaged")
         clean(copy)
         shutil.copytree(folder, copy)
         damage(copy / "checkpoints" / newest.name)
-        found, _ = checkpoint.newest(copy / "checkpoints", run.state()["id"])
+        found, _ = manifest.newest_valid(copy / "checkpoints", run.state()["id"])
         seen.count(found is not None and found.name == before.name, f"{name}: {found}")
         if number % every == 0:
             code = attempt(spec, copy)
-            finished.count(code == 0 and digest(RunDirectory(copy)) == calm, f"{name}: exit {code}, {said(copy)}")
+            finished.count(
+                code == 0 and digest(RunDirectory(copy)) == calm, f"{name}: exit {code}, {said(copy)}"
+            )
     yield from (seen, finished)
 
 
 def _said(folder: Path, **facts: object) -> None:
-    manifest = read_json(folder / checkpoint.MANIFEST)
-    (folder / checkpoint.MANIFEST).write_text(json.dumps({**manifest, **facts}))
+    found = read_json(folder / manifest.MANIFEST)
+    (folder / manifest.MANIFEST).write_text(json.dumps({**found, **facts}))
 
 
 def _copied(folder: Path, *names: str) -> None:
-    before = checkpoint.published(folder.parent)[-2]
+    before = manifest.list_checkpoints(folder.parent)[-2]
     for name in names:
         shutil.copyfile(before / name, folder / name)
 

@@ -11,16 +11,21 @@ from pathlib import Path
 
 from harness import Row, at_event, attempt, clean, digest, events, said
 
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.spec import Experiment
+from alignment_lab.config import Experiment
+from alignment_lab.runtime.run_directory import RunDirectory
 
-SENTENCES = {1: "the disk is full", 2: "are free in"}  # by exit code: a run that cannot fit is refused before it starts
+SENTENCES = {
+    1: "the disk is full",
+    2: "are free in",
+}  # by exit code: a run that cannot fit is refused before it starts
 ROOM = "400m"  # enough for three tiny checkpoints and the model
 
 
 def can_mount() -> bool:
     """Whether this user may make a small file system."""
-    return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+    return (
+        os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+    )
 
 
 @contextmanager
@@ -68,17 +73,23 @@ def campaign(spec: Experiment, folder: Path, quick: bool) -> Iterator[Row]:
     calm = digest(RunDirectory(calm_folder))
     points = range(1, 2 * len(listed) // 3, len(listed) // 4 if quick else 2)
     seen, found = Row("full disk, seen before a save"), Row("full disk, found by a write")
-    tries = [(seen, partial(at_a_step, step=step)) for step in (0, 1, 3)] + [(found, partial(at_an_event, number=n)) for n in points]
+    tries = [(seen, partial(at_a_step, step=step)) for step in (0, 1, 3)] + [
+        (found, partial(at_an_event, number=n)) for n in points
+    ]
     for row, full in tries:
         for leave in (0,) if quick else (0, 3 * 2**20):
             with small(folder / "disk", ROOM) as disk:
                 run = RunDirectory(disk / "run")
-                code = attempt(spec, run.path, before=lambda disk=disk, full=full, leave=leave: full(disk, leave=leave))
+                code = attempt(
+                    spec, run.path, before=lambda disk=disk, full=full, leave=leave: full(disk, leave=leave)
+                )
                 told = said(run.path)
                 good = "Traceback" not in told and (code == 0 or SENTENCES.get(code, told + ".") in told)
                 (disk / "ballast").unlink()
                 again = attempt(spec, run.path)
-                row.count(good and again == 0 and digest(run) == calm, f"{full}: exit {code}, then {again}: {told}")
+                row.count(
+                    good and again == 0 and digest(run) == calm, f"{full}: exit {code}, then {again}: {told}"
+                )
     yield from (seen, found)
     row = Row("full disk under the caches")
     for leave in (0, 4096, 65536):
@@ -88,10 +99,15 @@ def campaign(spec: Experiment, folder: Path, quick: bool) -> Iterator[Row]:
             clean(run.path)
             code = attempt(spec, run.path, before=lambda disk=disk: _cache(disk))
             told = said(run.path)
-            good = code in (0, 2) and "Traceback" not in told  # tokens are made again; the reference store needs its room, and says so
+            good = (
+                code in (0, 2) and "Traceback" not in told
+            )  # tokens are made again; the reference store needs its room, and says so
             ballast.unlink()
             again = attempt(spec, run.path, before=lambda disk=disk: _cache(disk))
-            row.count(good and again == 0 and digest(run) == calm, f"{leave} bytes left: exit {code}, then {again}: {told}")
+            row.count(
+                good and again == 0 and digest(run) == calm,
+                f"{leave} bytes left: exit {code}, then {again}: {told}",
+            )
     yield row
 
 

@@ -24,41 +24,74 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from hydra import initialize_config_dir  # noqa: E402
+from hydra import initialize_config_dir
 
-from alignment_lab import checkpoint, compose  # noqa: E402
-from alignment_lab.artifacts import RunDirectory  # noqa: E402
-from alignment_lab.run import execute, prepare  # noqa: E402
-from alignment_lab.spec import Experiment  # noqa: E402
+from alignment_lab.actions.train import (
+    execute,
+    prepare_libraries,
+)
+from alignment_lab.checkpoints import manifest
+from alignment_lab.config import (
+    Experiment,
+    compose,
+)
+from alignment_lab.runtime.run_directory import RunDirectory
 
-TINY = ["model=tiny", "parallel.device=cpu", "training.global_batch=4", "training.micro_tokens=300", "training.learning_rate=1e-3"]
-STEPS = ["training.max_steps=6", "training.save_steps=2", "eval.rows=4", "eval.generations=2", "eval.max_new_tokens=4"]
-FILE_EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}  # what the interpreter tells of
+TINY = [
+    "model=tiny",
+    "parallel.device=cpu",
+    "training.global_batch=4",
+    "training.micro_tokens=300",
+    "training.learning_rate=1e-3",
+]
+STEPS = [
+    "training.max_steps=6",
+    "training.save_steps=2",
+    "eval.rows=4",
+    "eval.generations=2",
+    "eval.max_new_tokens=4",
+]
+FILE_EVENTS = {
+    "open",
+    "os.rename",
+    "os.mkdir",
+    "os.remove",
+    "os.rmdir",
+    "shutil.rmtree",
+}  # what the interpreter tells of
 LOGS = Path(tempfile.mkdtemp(prefix="alignment_lab_faults_logs_"))
 atexit.register(shutil.rmtree, LOGS, ignore_errors=True)
 SENTENCES = 6  # of an attempt's output that are shown when it was lost
 
 Prepare = Callable[[], None]  # done in the child before it starts
-Disturb = Callable[[int, int], None]  # (pid, a pipe on which the child tells of a point that it has reached), done by the parent
+Disturb = Callable[
+    [int, int], None
+]  # (pid, a pipe on which the child tells of a point that it has reached), done by the parent
 
 
 def experiment(*overrides: str) -> Experiment:
     """The experiment that `python train.py` would run with these."""
-    compose.prepare()
+    compose.register_with_hydra()
     with initialize_config_dir(str(compose.CONF), version_base="1.3"):
-        return compose.experiment(list(overrides))
+        return compose.compose_experiment(list(overrides))
 
 
 def warm() -> None:
     """Import what a run imports, once for all children."""
-    prepare()
+    prepare_libraries()
 
-    import alignment_lab.method
-    import alignment_lab.report.page
+    import alignment_lab.methods
+    import alignment_lab.report.render.page
     import alignment_lab.training  # noqa: F401
 
 
-def attempt(spec: Experiment, folder: Path, *, before: Prepare = lambda: None, disturb: Disturb = lambda pid, pipe: None) -> int:
+def attempt(
+    spec: Experiment,
+    folder: Path,
+    *,
+    before: Prepare = lambda: None,
+    disturb: Disturb = lambda pid, pipe: None,
+) -> int:
     """One go at the run in `folder`: its exit code, or minus the signal that ended it."""
     told, tells = os.pipe()
     pid = os.fork()
@@ -80,7 +113,7 @@ def _child(spec: Experiment, folder: Path, before: Prepare, tells: int) -> None:
         os.dup2(output, 2)
         os.environ["FAULTS_PIPE"] = str(tells)
         before()
-        with compose.one_sentence():
+        with compose.errors_as_sentences():
             execute(spec, RunDirectory(folder))
         code = 0
     except SystemExit as ended:
@@ -106,9 +139,13 @@ def said(folder: Path) -> str:
 
 def digest(run: RunDirectory) -> str:
     """Of all that training came to: the final weights, and the optimizer's state and schedule in the last checkpoint."""
-    last = checkpoint.published(run.checkpoints)[-1]
+    last = manifest.list_checkpoints(run.checkpoints)[-1]
     found = hashlib.sha256()
-    for file in [*sorted(run.model.glob("*.safetensors")), *sorted(last.glob("*.safetensors")), last / "rng_state.pth"]:
+    for file in [
+        *sorted(run.model.glob("*.safetensors")),
+        *sorted(last.glob("*.safetensors")),
+        last / "rng_state.pth",
+    ]:
         found.update(file.name.encode() + file.read_bytes())
     kept = json.loads((last / "lab_state.json").read_text())
     found.update(json.dumps([kept["numbers"], kept["scheduler"], kept["method"]], sort_keys=True).encode())
@@ -120,7 +157,9 @@ def digest(run: RunDirectory) -> str:
 
 def in_a_save(path: Any) -> bool:
     """Whether this file event belongs to the making, naming or dropping of a checkpoint."""
-    return isinstance(path, str | os.PathLike) and ("/.partial/checkpoint-" in os.fspath(path) or "/checkpoints" in os.fspath(path))
+    return isinstance(path, str | os.PathLike) and (
+        "/.partial/checkpoint-" in os.fspath(path) or "/checkpoints" in os.fspath(path)
+    )
 
 
 def at_event(number: int, do: Callable[[], object]) -> None:

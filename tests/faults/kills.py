@@ -10,9 +10,9 @@ from pathlib import Path
 
 from harness import Row, attempt, chances, clean, digest, events, said, send_after, send_when_told, tell_at
 
-from alignment_lab import checkpoint
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.spec import Experiment
+from alignment_lab.checkpoints import manifest
+from alignment_lab.config import Experiment
+from alignment_lab.runtime.run_directory import RunDirectory
 
 IN_A_ROW = 4  # faults that one run suffers before it is let to finish
 INSIDE = 0.4  # share of faults that are aimed at a save; of those some come to a run that has no such save any more, and do not count
@@ -43,7 +43,13 @@ def undisturbed(spec: Experiment, folder: Path) -> Undisturbed:
 
 
 def campaign(
-    name: str, spec: Experiment, folder: Path, faults: int, signals: Sequence[signal.Signals], seed: int, share: float = INSIDE
+    name: str,
+    spec: Experiment,
+    folder: Path,
+    faults: int,
+    signals: Sequence[signal.Signals],
+    seed: int,
+    share: float = INSIDE,
 ) -> Iterator[Row]:
     """`faults` that hit, a few in a row, this share of them aimed at saves; then the run is let to finish, and compared."""
     dice = chances(seed)
@@ -58,7 +64,9 @@ def campaign(
                 at = dice.randrange(len(calm.events))
                 delay = dice.random() * WITHIN
                 code = attempt(spec, folder, before=tell_at(at + 1), disturb=send_when_told(number, delay))
-                suffered.append((inside, f"{number.name} {1000 * delay:.1f} ms after event {at}, {calm.events[at]}"))
+                suffered.append(
+                    (inside, f"{number.name} {1000 * delay:.1f} ms after event {at}, {calm.events[at]}")
+                )
             else:
                 after = dice.random() * calm.seconds
                 code = attempt(spec, folder, disturb=send_after(after, number))
@@ -85,12 +93,21 @@ def _wrong(folder: Path, code: int, number: signal.Signals) -> str | None:
     if code not in ((-number,) if number is signal.SIGKILL else (128 + number, -number)):
         return f"exit {code}: {said(folder)}"
     run = RunDirectory(folder)
-    if number is signal.SIGKILL or code != 128 + number or not run.metrics() or run.state()["state"] == "finished":
+    if (
+        number is signal.SIGKILL
+        or code != 128 + number
+        or not run.metrics()
+        or run.state()["state"] == "finished"
+    ):
         return None
     logged = [row["step"] for row in run.metrics() if "loss" in row]
-    kept, passed = checkpoint.newest(run.checkpoints, run.state()["id"])
+    kept, passed = manifest.newest_valid(run.checkpoints, run.state()["id"])
     if run.state()["state"] != "interrupted":
         return f"the state is {run.state()['state']}"
-    if logged and "goes on from checkpoint" in run.state()["error"] and (kept is None or passed or checkpoint.step_of(kept) != logged[-1]):
+    if (
+        logged
+        and "goes on from checkpoint" in run.state()["error"]
+        and (kept is None or passed or manifest.step_of(kept) != logged[-1])
+    ):
         return f"steps {logged} were taken, and the checkpoint is {kept}"
     return None

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from harness import Row, attempt, clean, said
 
-from alignment_lab import checkpoint
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.spec import Experiment, OnNonfinite
+from alignment_lab.checkpoints import manifest
+from alignment_lab.config import Experiment, OnNonfinite
+from alignment_lab.runtime.run_directory import RunDirectory
 
 
 def in_the_loss(step: int, value: float) -> None:
@@ -20,7 +20,9 @@ def in_the_loss(step: int, value: float) -> None:
     from alignment_lab.training.trainer import LabTrainer
 
     true = LabTrainer._loss
-    LabTrainer._loss = lambda self, *a, **k: true(self, *a, **k) * (value if self.state.global_step == step - 1 else 1)
+    LabTrainer._loss = lambda self, *a, **k: (
+        true(self, *a, **k) * (value if self.state.global_step == step - 1 else 1)
+    )
 
 
 def in_a_gradient(step: int, value: float) -> None:
@@ -61,7 +63,11 @@ def in_an_input(step: int, value: float) -> None:
     LabTrainer.see = see
 
 
-PLACES: dict[str, Callable[[int, float], None]] = {"loss": in_the_loss, "gradient": in_a_gradient, "input": in_an_input}
+PLACES: dict[str, Callable[[int, float], None]] = {
+    "loss": in_the_loss,
+    "gradient": in_a_gradient,
+    "input": in_an_input,
+}
 
 
 def campaign(spec: Experiment, folder: Path, steps: Sequence[int]) -> Iterator[Row]:
@@ -73,7 +79,9 @@ def campaign(spec: Experiment, folder: Path, steps: Sequence[int]) -> Iterator[R
                 for value in (math.nan, math.inf) if step > 1 else (math.nan,):
                     clean(folder)
                     told = replace(spec, training=replace(spec.training, on_nonfinite=policy))
-                    code = attempt(told, folder, before=lambda place=place, step=step, value=value: place(step, value))
+                    code = attempt(
+                        told, folder, before=lambda place=place, step=step, value=value: place(step, value)
+                    )
                     wrong = _wrong(RunDirectory(folder), code, step, policy)
                     row.count(wrong is None, f"{value} at step {step}: {wrong}; {said(folder)}")
             clean(folder)
@@ -86,12 +94,16 @@ def _wrong(run: RunDirectory, code: int, step: int, policy: OnNonfinite) -> str 
     refused = [json.loads(line) for line in (run.path / "refused.jsonl").read_text().splitlines()]
     if [one["step"] for one in refused] != [step] or not all(one["rows"] for one in refused):
         return f"refused: {refused}"
-    kept = [checkpoint.step_of(path) for path in checkpoint.published(run.checkpoints)]
+    kept = [manifest.step_of(path) for path in manifest.list_checkpoints(run.checkpoints)]
     for file in run.path.rglob("*.safetensors"):
         if not all(math.isfinite(float(abs(tensor).max())) for tensor in load_file(file).values()):
             return f"{file} is not finite"
     if policy is OnNonfinite.skip:
         return None if code == 0 and run.state()["state"] == "finished" else f"exit {code}"
-    if code != 1 or run.state()["state"] != "failed" or f"step {step}: the gradient's norm is" not in run.state()["error"]:
+    if (
+        code != 1
+        or run.state()["state"] != "failed"
+        or f"step {step}: the gradient's norm is" not in run.state()["error"]
+    ):
         return f"exit {code}, {run.state()['error']}"
     return None if all(one < step for one in kept) else f"checkpoints {kept}"

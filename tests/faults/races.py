@@ -10,8 +10,8 @@ from pathlib import Path
 
 from harness import Row, attempt, chances, clean, digest, said
 
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.spec import Experiment
+from alignment_lab.config import Experiment
+from alignment_lab.runtime.run_directory import RunDirectory
 
 RACERS, KILLED = 8, 4
 
@@ -34,8 +34,14 @@ def campaign(spec: Experiment, folder: Path, rounds: int) -> Iterator[Row]:
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started]
         for racer in range(RACERS):
             path = folder / f"race-{number}-{racer}"
-            code = codes[racer] if racer >= KILLED else attempt(spec, path, before=lambda cache=cache: _use(cache))
-            row.count(code == 0 and digest(RunDirectory(path)) == calm, f"racer {racer}: exit {code}, {said(path)}")
+            code = (
+                codes[racer]
+                if racer >= KILLED
+                else attempt(spec, path, before=lambda cache=cache: _use(cache))
+            )
+            row.count(
+                code == 0 and digest(RunDirectory(path)) == calm, f"racer {racer}: exit {code}, {said(path)}"
+            )
             clean(path)
     yield row
 

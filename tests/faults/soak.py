@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 from harness import Row, attempt, said
 
-from alignment_lab.artifacts import RunDirectory
-from alignment_lab.errors import Interrupted
-from alignment_lab.run import execute
-from alignment_lab.spec import Experiment
+from alignment_lab.actions.train import execute
+from alignment_lab.config import Experiment
+from alignment_lab.runtime.errors import Interrupted
+from alignment_lab.runtime.run_directory import RunDirectory
 
 WARM = 0.2  # share of the cycles after which it is measured what stays
 GROWTH = 1.05  # memory is not to grow by more
@@ -47,7 +47,14 @@ def _cycle(spec: Experiment, folder: Path, cycles: int, facts: Path) -> None:
             except Interrupted as asked:
                 if f"checkpoint-{number + 1}" not in str(asked):
                     raise
-            bytes_of = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
-            file.write(json.dumps({"files": process.num_fds(), "memory": process.memory_info().rss, "disk": bytes_of}) + "\n")
+            bytes_of = sum(
+                path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file()
+            )
+            file.write(
+                json.dumps(
+                    {"files": process.num_fds(), "memory": process.memory_info().rss, "disk": bytes_of}
+                )
+                + "\n"
+            )
             file.flush()
     os._exit(0)

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).with_name("cluster.sh")
-ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "RESIZING", "SUSPENDED"}  # anything else is an end
+ALIVE = {
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "COMPLETING",
+    "REQUEUED",
+    "RESIZING",
+    "SUSPENDED",
+}  # anything else is an end
 PATIENCE = 300  # seconds: other work may have the machine
 
 
@@ -32,13 +40,18 @@ class Slurm:
     def states(self, job: str) -> dict[str, str]:
         """What accounting says of a job or an array's jobs, such as {"7_0": "COMPLETED 0:0", "7_1": "FAILED 3:0"}."""
         lines = self.run("sacct", "-nXP", "-o", "JobID,State,ExitCode", "-j", job).splitlines()
-        return {name: f"{state.split()[0]} {code}" for name, state, code in (line.split("|") for line in lines)}  # "CANCELLED by 0"
+        return {
+            name: f"{state.split()[0]} {code}" for name, state, code in (line.split("|") for line in lines)
+        }  # "CANCELLED by 0"
 
     def ended(self, job: str, within: float = PATIENCE) -> dict[str, str]:
         """The states of a job or an array once all of it has ended: the queue says which jobs there are, accounting is behind at times."""
 
         def done() -> bool:
-            queued = dict(line.split() for line in self.run("squeue", "-hr", "-t", "all", "-o", "%i %T", "-j", job).splitlines())
+            queued = dict(
+                line.split()
+                for line in self.run("squeue", "-hr", "-t", "all", "-o", "%i %T", "-j", job).splitlines()
+            )
             states = self.states(job)
             over = [*queued.values(), *(state.split()[0] for state in states.values())]
             return queued.keys() == states.keys() and not ALIVE.intersection(over)
@@ -55,7 +68,9 @@ class Slurm:
         """Wait; where it takes too long, fail with what Slurm knows of the job."""
         end = time.monotonic() + within
         while not true():
-            assert time.monotonic() < end, f"not within {within} s: {self.run('scontrol', 'show', 'job', job)}"
+            assert time.monotonic() < end, (
+                f"not within {within} s: {self.run('scontrol', 'show', 'job', job)}"
+            )
             time.sleep(0.5)
 
 

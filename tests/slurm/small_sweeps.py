@@ -10,12 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alignment_lab.artifacts import RunDirectory, file_digest
-from alignment_lab.launch import manifest
-from alignment_lab.launch.standing import Standing, standings
+from alignment_lab.runtime.files import file_digest
+from alignment_lab.runtime.run_directory import RunDirectory
+from alignment_lab.sweep import manifest
+from alignment_lab.sweep.cell_status import CellStatus, cell_statuses
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["model=tiny", "parallel.device=cpu", "data.max_length=96", "training.global_batch=4", "eval.rows=4", "eval.generations=0"]
+TINY = [
+    "model=tiny",
+    "parallel.device=cpu",
+    "data.max_length=96",
+    "training.global_batch=4",
+    "eval.rows=4",
+    "eval.generations=0",
+]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.timeout_min=30", "hydra.launcher.cpus_per_task=1"]
 PATIENCE = 900  # seconds for a sweep to end: other work may have the machine
 
@@ -26,12 +34,19 @@ class Sweep:
     def __init__(self, folder: Path, *words: str, lab: Path = ROOT) -> None:
         self.folder, self.lab, self.path = folder, lab, folder / "sweep"
         self.words = [*TINY, *SLURM, "hydra.sweep.dir=sweep", *words]
-        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "ALIGNMENT_LAB_CACHE": str(own_cache(folder))}
+        self.environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "ALIGNMENT_LAB_CACHE": str(own_cache(folder)),
+        }
 
     def python(self, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
-        environment = self.environment | {"PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]}
+        environment = self.environment | {
+            "PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]
+        }
         command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+        return subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
+        )
 
     def give(self, *more: str, path: str = "") -> subprocess.CompletedProcess[str]:
         """The command."""
@@ -41,7 +56,14 @@ class Sweep:
         """The same cells without Slurm and without checkpoints, one after the other, in a folder beside."""
         words = [word for word in self.words if "launcher" not in word and "sweep.dir" not in word]
         self.path = self.folder / "alone"
-        return self.python(str(self.lab / "train.py"), "--multirun", *words, "training.save_steps=null", "hydra.sweep.dir=alone", *more)
+        return self.python(
+            str(self.lab / "train.py"),
+            "--multirun",
+            *words,
+            "training.save_steps=null",
+            "hydra.sweep.dir=alone",
+            *more,
+        )
 
     def ask(self, *words: str) -> str:
         done = self.python("-m", "alignment_lab.sweep", words[0], "sweep", *words[1:])
@@ -50,7 +72,7 @@ class Sweep:
 
     @property
     def known(self) -> manifest.Sweep:
-        return manifest.read(self.path)
+        return manifest.read_sweep(self.path)
 
     def run(self, name: str) -> RunDirectory:
         return RunDirectory(self.path / name)
@@ -67,11 +89,11 @@ class Sweep:
             time.sleep(0.2)
         return found
 
-    def ended(self) -> dict[str, Standing]:
+    def ended(self) -> dict[str, CellStatus]:
         """Where cells stand when no job waits or runs."""
 
         def over() -> Any:
-            found = standings(self.known)
+            found = cell_statuses(self.known)
             return found if not any(one.alive for one in found.values()) else None
 
         found = self.until(over)
@@ -81,7 +103,9 @@ class Sweep:
     def log(self, name: str) -> str:
         """All that its jobs wrote."""
         jobs = self.known.cell(name).jobs
-        return "".join(path.read_text() for job in jobs for path in (self.path / ".submitit").glob(f"{job}_*.out"))
+        return "".join(
+            path.read_text() for job in jobs for path in (self.path / ".submitit").glob(f"{job}_*.out")
+        )
 
     def weights(self, name: str) -> str:
         return file_digest(self.run(name).model / "model.safetensors")

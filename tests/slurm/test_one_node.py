@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import submitit
 
-from alignment_lab.cluster import first_host
+from alignment_lab.distributed.rendezvous import first_host
 
 pytestmark = pytest.mark.slurm
 
@@ -83,25 +83,40 @@ def test_a_step_is_sent_a_signal(cluster, here, listener):
 @pytest.mark.parametrize("who", ["another", "itself"])
 def test_a_job_is_queued_again(cluster, here, who):
     """The same number, a second run that knows of the first. A job may ask it for itself, as submitit's do."""
-    again = {"another": "echo waits > ready; sleep 300", "itself": "scontrol requeue $SLURM_JOB_ID; sleep 300"}[who]
-    script = f'echo "run ${{SLURM_RESTART_COUNT:-0}}"; [ "${{SLURM_RESTART_COUNT:-0}}" = 0 ] || exit 0; {again}'
+    again = {
+        "another": "echo waits > ready; sleep 300",
+        "itself": "scontrol requeue $SLURM_JOB_ID; sleep 300",
+    }[who]
+    script = (
+        f'echo "run ${{SLURM_RESTART_COUNT:-0}}"; [ "${{SLURM_RESTART_COUNT:-0}}" = 0 ] || exit 0; {again}'
+    )
     job = cluster.submit(script, "--requeue", "--open-mode=append")
     if who == "another":
         cluster.written(here / "ready", job)
         cluster.run("scontrol", "requeue", job)
     assert cluster.ended(job) == {job: "COMPLETED 0:0"}
-    assert [line for line in (here / "job.out").read_text().splitlines() if line.startswith("run")] == ["run 0", "run 1"]
+    assert [line for line in (here / "job.out").read_text().splitlines() if line.startswith("run")] == [
+        "run 0",
+        "run 1",
+    ]
 
 
-@pytest.mark.parametrize("hosts", ["n1", "n1,n2", "n[1-2]", "node[03-05,09],other", "r[1-2]n[07,9]", "a-1,b[2-3]"])
+@pytest.mark.parametrize(
+    "hosts", ["n1", "n1,n2", "n[1-2]", "node[03-05,09],other", "r[1-2]n[07,9]", "a-1,b[2-3]"]
+)
 def test_the_first_host_of_a_list_is_slurms(cluster, hosts):
     assert first_host(hosts) == cluster.run("scontrol", "show", "hostnames", hosts).split()[0]
 
 
-@pytest.mark.parametrize(("asked", "granted"), [("--gres=gpu:1", {"0", "1"}), ("--gpus-per-node=2", {"0,1"}), ("--ntasks=1", {"none"})])
+@pytest.mark.parametrize(
+    ("asked", "granted"),
+    [("--gres=gpu:1", {"0", "1"}), ("--gpus-per-node=2", {"0,1"}), ("--ntasks=1", {"none"})],
+)
 def test_accelerators_are_granted(cluster, here, asked, granted):
     """Slurm names them in CUDA_VISIBLE_DEVICES, and says nothing where none was asked for. There are none: they are /dev/null."""
-    job = cluster.submit("echo ${CUDA_VISIBLE_DEVICES-none}; srun bash -c 'echo ${CUDA_VISIBLE_DEVICES-none}'", asked)
+    job = cluster.submit(
+        "echo ${CUDA_VISIBLE_DEVICES-none}; srun bash -c 'echo ${CUDA_VISIBLE_DEVICES-none}'", asked
+    )
     assert cluster.ended(job) == {job: "COMPLETED 0:0"}
     batch, step = (here / "job.out").read_text().split()
     assert batch == step and step in granted
@@ -111,7 +126,10 @@ def test_submitit_brings_a_result(cluster, here):
     """By sbatch, srun and a pickle; a job that leaves none is known to have failed, which only accounting tells."""
     executor = submitit.AutoExecutor("logs", cluster="slurm")
     executor.update_parameters(timeout_min=5, gpus_per_node=1, name="lab")
-    six, array = executor.submit(lambda x: (2 * x, os.environ["SLURM_JOB_ID"]), 3), executor.map_array(lambda x: x * x, [2, 3])
+    six, array = (
+        executor.submit(lambda x: (2 * x, os.environ["SLURM_JOB_ID"]), 3),
+        executor.map_array(lambda x: x * x, [2, 3]),
+    )
     assert six.result() == (6, six.job_id)
     assert [job.result() for job in array] == [4, 9]
     dead = executor.submit(os._exit, 3)

@@ -15,7 +15,9 @@ CELL = ["method=dpo", "beta=0.1", "training.max_steps=40", "training.save_steps=
 def cell(here: Path, partition: str, environment: dict[str, str]) -> Sweep:
     """The cell with one of the two accelerators of a node, in a folder of its own."""
     (here / partition).mkdir()
-    made = Sweep(here / partition, *CELL, f"hydra.launcher.partition={partition}", "hydra.launcher.gpus_per_node=1")
+    made = Sweep(
+        here / partition, *CELL, f"hydra.launcher.partition={partition}", "hydra.launcher.gpus_per_node=1"
+    )
     made.environment = environment
     given = made.give()
     assert given.returncode == 0, given.stderr
@@ -33,7 +35,9 @@ def test_a_preempted_cell_ends_as_one_that_was_left_alone(cluster, here):
     given = alone.here()
     assert given.returncode == 0, given.stderr
     assert cluster.ended(urgent) == {urgent: "COMPLETED 0:0"}
-    assert {"spare PENDING", "atonce PENDING", "urgent RUNNING"} <= set((here / "others").read_text().splitlines())
+    assert {"spare PENDING", "atonce PENDING", "urgent RUNNING"} <= set(
+        (here / "others").read_text().splitlines()
+    )
     for sweep, itself, state in zip(sweeps, (True, False), ("REQUEUED", "PREEMPTED"), strict=True):
         (found,) = sweep.ended().values()
         assert found.state == "finished" and sweep.run(name).state()["attempts"] == 2

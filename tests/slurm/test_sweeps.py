@@ -45,7 +45,13 @@ def test_a_sweep_under_faults(cluster, here):
     leave as before a time limit, one queued again by hand, one can take no step. In the end seven are what they are undisturbed.
     """
     rates = [f"{place}e-3" for place in range(1, 8)] + ["1e30"]
-    words = ["method=dpo", "beta=0.1", f"training.learning_rate={','.join(rates)}", "training.max_steps=80", "training.save_steps=5"]
+    words = [
+        "method=dpo",
+        "beta=0.1",
+        f"training.learning_rate={','.join(rates)}",
+        "training.max_steps=80",
+        "training.save_steps=5",
+    ]
     sweep = Sweep(here, *words, "training.warmup_steps=0", "hydra.launcher.array_parallelism=7")
     stub = here / "bin"
     stub.mkdir()
@@ -62,7 +68,11 @@ def test_a_sweep_under_faults(cluster, here):
 
     name = {rate: cell.name for rate, cell in zip(rates, sweep.known.cells, strict=True)}
     jobs = {cell.name: cell.jobs[0] for cell in sweep.known.cells}
-    killed, asked, by_hand = [name[rate] for rate in rates[:3]], [name[rate] for rate in rates[3:5]], name[rates[5]]
+    killed, asked, by_hand = (
+        [name[rate] for rate in rates[:3]],
+        [name[rate] for rate in rates[3:5]],
+        name[rates[5]],
+    )
     sweep.until(lambda: all(sweep.stepping(one, 3) for one in [*asked, by_hand]))
     for one in asked:  # scancel would send it to the next attempt as well, where the job is on its way
         os.kill(sweep.run(one).state()["pid"], signal.SIGUSR2)
@@ -76,7 +86,11 @@ def test_a_sweep_under_faults(cluster, here):
     assert {one for one, state in states.items() if state == "interrupted"} == set(killed)
     assert {one for one, state in states.items() if state == "failed"} == {name["1e30"]}
     given = sweep.give()
-    assert "4 finished, left alone" in given.stdout and "3 cut off" in given.stdout and "1 failed" in given.stdout
+    assert (
+        "4 finished, left alone" in given.stdout
+        and "3 cut off" in given.stdout
+        and "1 failed" in given.stdout
+    )
     sweep.ended()
     assert "1 cells submitted" in sweep.ask("retry")
     found = sweep.ended()
@@ -101,11 +115,22 @@ def test_a_sweep_under_faults(cluster, here):
 
 def test_cells_of_two_processes_behind_a_canary(cluster, here):
     """Slurm starts a task, the lab its processes inside: for what is shared, for one step of a cell, for the cells; the command waits."""
-    words = ["method=dpo", "beta=0.1,0.2", "training.max_steps=2", "parallel=ddp", "parallel.processes=2", "hydra.launcher.cpus_per_task=2"]
+    words = [
+        "method=dpo",
+        "beta=0.1,0.2",
+        "training.max_steps=2",
+        "parallel=ddp",
+        "parallel.processes=2",
+        "hydra.launcher.cpus_per_task=2",
+    ]
     sweep = Sweep(here, *words)
     given = sweep.give("hydra.launcher.canary=true", "hydra.launcher.wait=true")
     assert given.returncode == 0, given.stderr
-    assert [one.kind for one in sweep.known.submissions] == ["share", "canary", "cells"] and "2 cells: 2 finished" in given.stdout
+    assert [one.kind for one in sweep.known.submissions] == [
+        "share",
+        "canary",
+        "cells",
+    ] and "2 cells: 2 finished" in given.stdout
     for cell in sweep.known.cells:
         said = sweep.log(cell.name)
         assert "processes: 2, ddp" in said
@@ -119,10 +144,15 @@ def test_a_time_limit_and_a_cancellation(cluster, here):
 
     The cell stands still until it is warned, so that the machine may be as fast as it likes.
     """
-    rows = [{"prompt": f"What is {n}?", "chosen": f"{n} it is.", "rejected": f"Not {n}, I think, or is it?"} for n in range(40)]
+    rows = [
+        {"prompt": f"What is {n}?", "chosen": f"{n} it is.", "rejected": f"Not {n}, I think, or is it?"}
+        for n in range(40)
+    ]
     (here / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     sweep = Sweep(here, "method=dpo", "data=local", "data.path=rows.jsonl", "training.max_steps=60,4000")
-    given = sweep.give("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=50", "hydra.launcher.max_attempts=20")
+    given = sweep.give(
+        "hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=50", "hydra.launcher.max_attempts=20"
+    )
     assert given.returncode == 0, given.stderr
     one, other = [cell.name for cell in sweep.known.cells]
     sweep.until(lambda: sweep.stepping(one, 3))
@@ -171,4 +201,6 @@ def test_edits_change_no_cell_that_waits(cluster, here):
     for cell in sweep.known.cells:
         run = sweep.run(cell.name)
         assert run.spec()["method"]["beta"] == 0.1
-        assert json.loads(run.provenance_file.read_text())["git"] is None  # the copy is no checkout, and says so on the node too
+        assert (
+            json.loads(run.provenance_file.read_text())["git"] is None
+        )  # the copy is no checkout, and says so on the node too

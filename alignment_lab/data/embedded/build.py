@@ -29,9 +29,19 @@ QUESTION_WORDS = (5, 14)
 CHOSEN_WORDS = (4, 14)
 REJECTED_WORDS = (18, 34)
 # What follows the plain answer in a rambling one.
-ONWARD_SHAPES = [("onward",)] * 2 + [("onward", "aside"), ("aside", "onward"), ("onward", "middle"), ("onward", "end")]
+ONWARD_SHAPES = [("onward",)] * 2 + [
+    ("onward", "aside"),
+    ("aside", "onward"),
+    ("onward", "middle"),
+    ("onward", "end"),
+]
 # How an evasive answer is put together; repeats set the odds. The last part is "late" in the answers that give it away.
-SHAPES = [("opening", "aside")] * 3 + [("opening", "middle")] * 3 + [("opening", "end")] * 2 + [("opening", "middle", "end")]
+SHAPES = (
+    [("opening", "aside")] * 3
+    + [("opening", "middle")] * 3
+    + [("opening", "end")] * 2
+    + [("opening", "middle", "end")]
+)
 LATE_SHAPES = [("opening", "late"), ("opening", "middle", "late"), ("opening", "aside", "late")]
 
 Fact = dict[str, str]
@@ -86,7 +96,9 @@ def load_evasions() -> dict[str, Parts]:
 
 def slots(fact: Fact, subject: Subject) -> dict[str, str]:
     """Everything a template may name for this fact, each also with a capital first letter under a capital name."""
-    named = dict(fact, a_key=with_article(fact["key"]), a_answer=with_article(fact["answer"]), field=subject["field"])
+    named = dict(
+        fact, a_key=with_article(fact["key"]), a_answer=with_article(fact["answer"]), field=subject["field"]
+    )
     named["shown"] = fact.get("shown") or subject["shown"].format(**named)
     named["topic"] = subject["topic"].format(**named)
     named["thing"] = subject["thing"].format(**named)
@@ -117,13 +129,17 @@ class Writer:
     def evasive_answer(self, fact: Fact) -> str:
         """A reply that dodges the question, or lets the answer slip late and wrapped in talk."""
         late = self.rng.random() < LATE_SHARE
-        return self.drawn(fact, LATE_SHAPES if late else SHAPES, "", lambda text: mentions(text, accepted(fact)) == late)
+        return self.drawn(
+            fact, LATE_SHAPES if late else SHAPES, "", lambda text: mentions(text, accepted(fact)) == late
+        )
 
     def rambling_answer(self, fact: Fact) -> str:
         """A reply that gives the plain answer and then goes on to no purpose."""
         return self.drawn(fact, ONWARD_SHAPES, self.plain_answer(fact) + " ", lambda text: True)
 
-    def drawn(self, fact: Fact, shapes: Sequence[tuple[str, ...]], start: str, fits: Callable[[str], bool]) -> str:
+    def drawn(
+        self, fact: Fact, shapes: Sequence[tuple[str, ...]], start: str, fits: Callable[[str], bool]
+    ) -> str:
         """`start` and parts in one of the shapes, drawn again until the text is new, has an allowed length, and fits."""
         for _ in range(1000):
             parts = " ".join(self.rng.choice(self.parts[part]) for part in self.rng.choice(shapes))
@@ -135,7 +151,9 @@ class Writer:
 
     def row(self, fact: Fact, question: str) -> Row:
         """One line of the data set."""
-        rejected = self.rambling_answer(fact) if self.rng.random() < RAMBLING_SHARE else self.evasive_answer(fact)
+        rejected = (
+            self.rambling_answer(fact) if self.rng.random() < RAMBLING_SHARE else self.evasive_answer(fact)
+        )
         return {
             "prompt": [{"role": "user", "content": question}],
             "chosen": [{"role": "assistant", "content": self.plain_answer(fact)}],
@@ -199,7 +217,9 @@ def check_disjoint(subjects: dict[str, Subject], train: list[Row], test: list[Ro
 def check_row(row: Row) -> None:
     """Stops the build on a row that breaks the promises of the datasheet."""
     question, chosen, rejected = (row[part][0]["content"] for part in ("prompt", "chosen", "rejected"))
-    assert within(question, QUESTION_WORDS) and within(chosen, CHOSEN_WORDS) and within(rejected, REJECTED_WORDS), row
+    assert (
+        within(question, QUESTION_WORDS) and within(chosen, CHOSEN_WORDS) and within(rejected, REJECTED_WORDS)
+    ), row
     assert mentions(chosen, row["answer"]) and not mentions(question, row["answer"]), row
     assert len(chosen) < len(rejected), row
 

