@@ -1,0 +1,64 @@
+"""The table of metrics: what each one is called, which way is better, and what it may be compared across.
+
+Trainer, objective of a search, report, trackers and the before/after table read it. Names are TRL's. A metric of held-out rows has `eval_`
+in front and is the same metric. To add one, add a row here and name it in the `metrics` of the methods that compute it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+Direction = Enum("Direction", ["minimize", "maximize"])
+Scale = Enum(
+    "Scale",
+    [
+        "common",  # means the same for every method and beta
+        "tokenizer",  # comparable where the tokenizer is the same: log-probabilities
+        "method",  # on the scale of its method, its beta and its tokenizer: losses, rewards, margins
+    ],
+)
+EVAL = "eval_"  # in front of the name of a metric of held-out rows
+ANSWERS = "answers/"  # in front of what is counted in generated answers
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table."""
+
+    name: str
+    label: str  # for a reader who does not know the name
+    direction: Direction = Direction.maximize
+    is_share: bool = False  # the mean of zeros and ones
+    scale: Scale = Scale.common
+
+
+_MIN = Direction.minimize
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("answers/correct", "answers with the right fact", is_share=True),
+        Metric("rewards/accuracies", "preferred answer ranked higher", is_share=True),
+        Metric("accuracy", "preferred answer ranked higher", is_share=True),
+        Metric("mean_token_accuracy", "token accuracy", is_share=True, scale=Scale.tokenizer),
+        Metric("loss", "loss", _MIN, scale=Scale.method),
+        Metric("nll_loss", "negative log-likelihood per token", _MIN, scale=Scale.method),
+        Metric("rewards/margins", "reward margin", scale=Scale.method),
+        Metric("margin", "score margin", scale=Scale.method),
+        Metric("answers/one_sentence", "answers of one sentence", is_share=True),
+        Metric("answers/words", "words per answer", _MIN),
+        Metric("rewards/chosen", "reward of the chosen answer", scale=Scale.method),
+        Metric("rewards/rejected", "reward of the rejected answer", _MIN, scale=Scale.method),
+        Metric("mean_reward", "mean score", scale=Scale.method),
+        Metric("logps/chosen", "log-probability of the chosen answer", scale=Scale.tokenizer),
+        Metric("logps/rejected", "log-probability of the rejected answer", _MIN, scale=Scale.tokenizer),
+        Metric("kl", "KTO's reference point", _MIN, scale=Scale.method),
+        Metric("shift", "BCO's shift", scale=Scale.method),
+    )
+}  # in the order in which readers ask for them
+
+
+def metric(name: str) -> Metric:
+    """The row of a metric, of held-out rows (`eval_loss`) or not; one of its own for a name that the table does not have."""
+    known = METRICS.get(name.removeprefix(EVAL))
+    return known or Metric(name, name, _MIN if name.endswith("loss") else Direction.maximize)
