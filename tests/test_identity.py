@@ -9,7 +9,7 @@ import yaml
 
 from alignment_lab.actions.train import execute
 from alignment_lab.config import Experiment, differences, known_keys, to_plain, to_yaml
-from alignment_lab.config.identity import FREE, SHOWN
+from alignment_lab.config.identity import FREE_SETTINGS, MAX_VALUE_LENGTH
 from alignment_lab.runtime.errors import UserError
 from alignment_lab.runtime.files import file_digest, write_json
 from alignment_lab.runtime.run_directory import RunDirectory
@@ -25,8 +25,8 @@ TINY = [
 
 
 def test_the_table_names_settings_that_there_are():
-    assert set(FREE) <= set(known_keys())
-    assert len(set(FREE)) == len(FREE)
+    assert set(FREE_SETTINGS) <= set(known_keys())
+    assert len(set(FREE_SETTINGS)) == len(FREE_SETTINGS)
 
 
 FREED = {  # another value of each
@@ -53,7 +53,7 @@ FREED = {  # another value of each
 }
 
 
-@pytest.mark.parametrize("key", FREE)
+@pytest.mark.parametrize("key", FREE_SETTINGS)
 def test_what_may_change_makes_no_other_experiment(key, composed):
     spec, other = composed(), composed(FREED[key].split())
     assert spec != other
@@ -102,7 +102,7 @@ def test_a_long_value_is_cut(composed):
     (said,) = differences(
         to_plain(composed()), to_plain(composed(["model.chat_template='{{ messages }}" + "x" * 100 + "'"]))
     )
-    assert said.endswith("[...] here") and len(said) < 2 * SHOWN + 40
+    assert said.endswith("[...] here") and len(said) < 2 * MAX_VALUE_LENGTH + 40
 
 
 # ---- on the disk

@@ -4,6 +4,7 @@ Knows no torch and no method's mathematics, and of files only whether they exist
 or one sentence.
 """
 
+from .dotted import flatten
 from .experiment import (
     Action,
     Experiment,
@@ -41,7 +42,7 @@ from .groups import (
     Tracking,
     Training,
 )
-from .identity import describe_difference, differences, identity
+from .identity import describe_difference, differences, identity, is_free
 from .methods import (
     AOT,
     BCO,
@@ -140,8 +141,10 @@ __all__ = [
     "check_objective",
     "describe_difference",
     "differences",
+    "flatten",
     "from_yaml",
     "identity",
+    "is_free",
     "known_keys",
     "measured_metrics",
     "objective_of",

@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ..runtime.redaction import redact, redacted
+from .dotted import flatten, prefixes
 from .groups import (
     GROUPS,
     Adapter,
@@ -118,22 +119,14 @@ def _check_pairs(spec: Experiment) -> None:
 
 
 def known_keys() -> list[str]:
-    """Every dotted key that an experiment can have, whatever its groups."""
-    flat = _flatten(OmegaConf.structured(Experiment), "")
-    for group, schema in [*GROUPS.items(), *(("method", schema) for schema in METHOD_SCHEMAS.values())]:
-        flat += _flatten(OmegaConf.structured(schema), f"{group}.")
-    flat += _flatten(OmegaConf.structured(Shape), "model.shape.")
-    return sorted(set(flat))
-
-
-def _flatten(node: DictConfig, prefix: str) -> list[str]:
-    flat = []
-    for key in map(str, node):
-        child = node._get_node(key)
-        flat += [f"{prefix}{key}"] + (
-            _flatten(child, f"{prefix}{key}.") if isinstance(child, DictConfig) else []
-        )
-    return flat
+    """Every dotted key that an experiment can have, whatever its groups; `training` and `training.seed` both."""
+    schemas = [("", Experiment), *GROUPS.items(), *(("method", schema) for schema in METHOD_SCHEMAS.values())]
+    keys = {group for group, _ in schemas if group}
+    for group, schema in [*schemas, ("model.shape", Shape)]:
+        defaults = OmegaConf.to_container(OmegaConf.structured(schema))
+        assert isinstance(defaults, dict)
+        keys.update(*map(prefixes, flatten(defaults, f"{group}." if group else "")))
+    return sorted(keys)
 
 
 def register_schemas() -> None:

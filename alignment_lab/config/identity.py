@@ -1,75 +1,80 @@
-"""Which experiment this is: what makes it another one, and what may change while it stays the same and goes on."""
+"""The identity of an experiment: which settings make another one, and which may change while a run goes on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-# The settings that change no number that is trained, or only its rounding: a run may go on with other ones. A group stands for all in it.
-FREE = (
-    "name",  # what the run is called
+from .dotted import flatten, prefixes
+
+# Settings that change no trained number, or only its rounding: a run may be resumed with other values.
+# A group stands for all its keys.
+FREE_SETTINGS = (
+    "name",  # a label
     "action",
-    "tracking",  # who is told of it
+    "tracking",  # where metrics are sent
     "plan",
-    "parallel.name",  # how many devices share the work, and who holds which part: losses are those of one process
+    "parallel.name",  # how many devices share the work, and how it is sharded: losses are those of one process
     "parallel.processes",
     "parallel.nodes",
     "parallel.sharding",
-    "training.micro_tokens",  # rows of one forward pass
-    "training.gradient_checkpointing",  # activations kept, or computed again
-    "training.dataloader_num_workers",  # who lays rows out
-    "training.watchdog_minutes",  # what is done when something goes wrong
+    "training.micro_tokens",  # rows per forward pass
+    "training.gradient_checkpointing",  # activations are kept, or recomputed
+    "training.dataloader_num_workers",  # which process lays out batches
+    "training.watchdog_minutes",  # what happens when something goes wrong
     "training.on_nonfinite",
     "training.max_nonfinite",
-    "training.logging_steps",  # how often something is looked at or kept
+    "training.logging_steps",  # how often something is logged, evaluated or saved
     "training.eval_steps",
     "training.save_steps",
     "training.save_total_limit",
-    "eval.objective",  # what a search makes of it
+    "eval.objective",  # what a search optimizes
     "eval.direction",
 )
-NOT_SETTINGS = ("defaults",)  # what a spec.yaml has besides
-NAMED = 5  # differences that a sentence names
-SHOWN = 40  # characters of a value in a sentence
+NOT_SETTINGS = ("defaults", "hydra")  # other keys of a spec.yaml
+MAX_DIFFERENCES = 5  # that a sentence lists
+MAX_VALUE_LENGTH = 40  # characters of a value in a sentence
+
+_FREE = frozenset((*FREE_SETTINGS, *NOT_SETTINGS))
 
 
-def identity(plain: Mapping[str, Any]) -> str:
+def is_free(key: str) -> bool:
+    """Whether a setting, by its dotted key, makes no other experiment; a key inside a free group is free."""
+    return not _FREE.isdisjoint(prefixes(key))
+
+
+def identity(settings: Mapping[str, Any]) -> str:
     """Twelve hex digits from every setting that can change a trained number."""
-    return hashlib.sha256(json.dumps(dict(_fixed(plain)), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_fixed_settings(settings), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What makes them two experiments: `training.seed is 42 there and 43 here`, by dotted names in the order of `now`."""
-    there, here = dict(_fixed(before)), dict(_fixed(now))
-    names = [name for name in {**here, **there} if there.get(name, ...) != here.get(name, ...)]
-    return [f"{name} is {_said(there, name)} there and {_said(here, name)} here" for name in names]
+    """The settings that make two experiments of them: `training.seed is 42 there and 43 here`, in the order of `now`."""
+    there, here = _fixed_settings(before), _fixed_settings(now)
+    keys = [key for key in {**here, **there} if there.get(key, ...) != here.get(key, ...)]
+    return [f"{key} is {_format_value(there, key)} there and {_format_value(here, key)} here" for key in keys]
 
 
 def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Why they are two experiments, for a sentence: the first differences, and how many more there are."""
-    found = differences(before, now) if before else []
-    said = ", ".join(found[:NAMED]) + (f", and {len(found) - NAMED} more" if len(found) > NAMED else "")
-    return said or "its settings are the same, and were written down by another version of the lab"
+    changed = differences(before, now) if before else []
+    if not changed:
+        return "its settings are the same, and were written by another version of the lab"
+    more = f", and {len(changed) - MAX_DIFFERENCES} more" if len(changed) > MAX_DIFFERENCES else ""
+    return ", ".join(changed[:MAX_DIFFERENCES]) + more
 
 
-def _fixed(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting that is not free, by its dotted name."""
-    for key, value in plain.items():
-        name = f"{prefix}{key}"
-        if name in FREE or name in NOT_SETTINGS:
-            continue
-        if isinstance(value, Mapping) and value:
-            yield from _fixed(value, f"{name}.")
-        else:
-            yield name, value
+def _fixed_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting that is not free, by its dotted key."""
+    return {key: value for key, value in flatten(settings).items() if not is_free(key)}
 
 
-def _said(values: Mapping[str, Any], name: str) -> str:
-    """A value as it would be typed, cut where it is long."""
-    if name not in values:
+def _format_value(settings: Mapping[str, Any], key: str) -> str:
+    """A value as the user would type it, shortened where it is long."""
+    if key not in settings:
         return "not set"
-    value = values[name]
+    value = settings[key]
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}[...]"
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[:MAX_VALUE_LENGTH]}[...]"

@@ -26,6 +26,16 @@ class Pairwise(Method):
         super().__post_init__()
         check_weight("sft_weight", self.sft_weight)
 
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the NLL term covers the prompt as well as the chosen answer."""
+        return False
+
+    @property
+    def length_damping(self) -> float | None:
+        """What a token of the longer answer counts beyond the length of the shorter one; None: as much as any."""
+        return None
+
 
 @dataclass
 class Referenced(Pairwise):
@@ -89,6 +99,11 @@ class LDDPO(DPO):
             self.alpha,
             "must lie in [0, 1]: 1 is DPO, 0 leaves the longer answer's excess out.",
         )
+
+    @property
+    def length_damping(self) -> float | None:
+        """`alpha`."""
+        return self.alpha
 
 
 @dataclass
@@ -255,6 +270,11 @@ class ORPO(Pairwise):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_beta(self.beta, "the rejected answer has no effect; that is method=sft")
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Where there is an NLL term and `prompt_loss` is left on."""
+        return self.prompt_loss and self.sft_weight > 0
 
 
 @dataclass
