@@ -1,7 +1,8 @@
-"""The table of metrics: what each one is called, which way is better, and what it may be compared across.
+"""The table of metrics: what each is called, which way is better, and what it may be compared across.
 
-Trainer, objective of a search, report, trackers and the before/after table read it. Names are TRL's. A metric of held-out rows has `eval_`
-in front and is the same metric. To add one, add a row here and name it in the `metrics` of the methods that compute it.
+The trainer, the objective of a search, the report, the trackers and the before/after table read it.
+Names are TRL's. A metric of held-out rows has `eval_` in front and is the same metric. To add one, add a row
+here and name it in the `metrics` of the methods that compute it.
 """
 
 from __future__ import annotations
@@ -34,31 +35,37 @@ class Metric:
 
 
 _MIN = Direction.minimize
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("answers/correct", "answers with the right fact", is_share=True),
-        Metric("rewards/accuracies", "preferred answer ranked higher", is_share=True),
-        Metric("accuracy", "preferred answer ranked higher", is_share=True),
-        Metric("mean_token_accuracy", "token accuracy", is_share=True, scale=Scale.tokenizer),
-        Metric("loss", "loss", _MIN, scale=Scale.method),
-        Metric("nll_loss", "negative log-likelihood per token", _MIN, scale=Scale.method),
-        Metric("rewards/margins", "reward margin", scale=Scale.method),
-        Metric("margin", "score margin", scale=Scale.method),
-        Metric("answers/one_sentence", "answers of one sentence", is_share=True),
-        Metric("answers/words", "words per answer", _MIN),
-        Metric("rewards/chosen", "reward of the chosen answer", scale=Scale.method),
-        Metric("rewards/rejected", "reward of the rejected answer", _MIN, scale=Scale.method),
-        Metric("mean_reward", "mean score", scale=Scale.method),
-        Metric("logps/chosen", "log-probability of the chosen answer", scale=Scale.tokenizer),
-        Metric("logps/rejected", "log-probability of the rejected answer", _MIN, scale=Scale.tokenizer),
-        Metric("kl", "KTO's reference point", _MIN, scale=Scale.method),
-        Metric("shift", "BCO's shift", scale=Scale.method),
-    )
-}  # in the order in which readers ask for them
+_SUMMARY = (  # what every table has a column for, in the order in which readers ask for it
+    Metric("answers/correct", "answers with the right fact", is_share=True),
+    Metric("rewards/accuracies", "preferred answer ranked higher", is_share=True),
+    Metric("accuracy", "preferred answer ranked higher", is_share=True),
+    Metric("mean_token_accuracy", "token accuracy", is_share=True, scale=Scale.tokenizer),
+    Metric("loss", "loss", _MIN, scale=Scale.method),
+    Metric("rewards/margins", "reward margin", scale=Scale.method),
+    Metric("margin", "score margin", scale=Scale.method),
+    Metric("answers/one_sentence", "answers of one sentence", is_share=True),
+    Metric("answers/words", "words per answer", _MIN),
+)
+_DETAILS = (  # what pages and files have as well
+    Metric("nll_loss", "negative log-likelihood per token", _MIN, scale=Scale.method),
+    Metric("rewards/chosen", "reward of the chosen answer", scale=Scale.method),
+    Metric("rewards/rejected", "reward of the rejected answer", _MIN, scale=Scale.method),
+    Metric("mean_reward", "mean score", scale=Scale.method),
+    Metric("logps/chosen", "log-probability of the chosen answer", scale=Scale.tokenizer),
+    Metric("logps/rejected", "log-probability of the rejected answer", _MIN, scale=Scale.tokenizer),
+    Metric("kl", "KTO's reference point", _MIN, scale=Scale.method),
+    Metric("shift", "BCO's shift", scale=Scale.method),
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_SUMMARY, *_DETAILS)}
+SUMMARY_METRICS = tuple(metric.name for metric in _SUMMARY)
 
 
 def metric(name: str) -> Metric:
-    """The row of a metric, of held-out rows (`eval_loss`) or not; one of its own for a name that the table does not have."""
-    known = METRICS.get(name.removeprefix(EVAL))
-    return known or Metric(name, name, _MIN if name.endswith("loss") else Direction.maximize)
+    """The row of a metric, of held-out rows (`eval_loss`) or not.
+
+    A metric that the table lacks is better when it is higher and means the same everywhere, unless its name
+    ends in `loss`.
+    """
+    if name.removeprefix(EVAL) in METRICS:
+        return METRICS[name.removeprefix(EVAL)]
+    return Metric(name, name, _MIN, scale=Scale.method) if name.endswith("loss") else Metric(name, name)
