@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from alignment_lab.config import METHOD_SCHEMAS, known_keys, to_plain
-from alignment_lab.config.compose import explain, folder_name
+from alignment_lab.config.compose import folder_name
+from alignment_lab.config.hydra_errors import describe_hydra_error
 from alignment_lab.sweep.preflight import constant_keys, grid_cells
 
 OPTIONS_OF_METHOD = ", ".join(sorted(METHOD_SCHEMAS))  # as Hydra lists files
@@ -188,7 +189,7 @@ def test_a_reference_to_nothing_names_the_key_and_what_it_refers_to(override, re
 
 
 def test_any_other_error_of_hydras_is_still_one_line():
-    assert explain(RuntimeError("one\n  two\n\nthree")) == "one two three"
+    assert describe_hydra_error(RuntimeError("one\n  two\n\nthree")) == "one two three"
 
 
 # ---- the process

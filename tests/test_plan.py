@@ -9,7 +9,7 @@ from rich.console import Console
 
 from alignment_lab import data, estimate
 from alignment_lab.actions import plan
-from alignment_lab.data import Rows, tokenization
+from alignment_lab.data import Splits, tokenization
 from alignment_lab.estimate import DEVICES
 from alignment_lab.runtime.errors import UserError
 
@@ -20,7 +20,7 @@ def printed(composed, capsys):
 
     def show(overrides: str = "", *, read: bool = True) -> list[str]:
         spec = composed([*overrides.split(), "action=plan"])
-        plan.show_plan(spec, data.load(spec) if read else None, Console(width=80))
+        plan.show_plan(spec, data.load_rows(spec) if read else None, Console(width=80))
         return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
     return show
@@ -143,7 +143,7 @@ def test_the_advice_composes_and_fits(asked, printed, composed):
     lines = printed(asked)
     spec = composed(advised(lines))
     count, name = lines[-2].partition(": ")[2].split(" (")[0].split(" x ")
-    assert estimate.estimate_need(spec, spec.parallel, DEVICES[name], int(count)).fits
+    assert estimate.estimate_memory(spec, spec.parallel, DEVICES[name], int(count)).fits
     assert composed(asked.split()).model == spec.model
 
 
@@ -172,20 +172,20 @@ def test_where_nothing_fits_it_says_so(printed, monkeypatch):
 
 
 def measured(composed, rows, overrides=()):
-    return plan.measured(composed(list(overrides)), Rows(rows, [], ""))[0]
+    return plan.measured(composed(list(overrides)), Splits(rows, [], ""))[0]
 
 
 def test_characters_to_tokens_by_hand(composed):
     """Four characters a token and five tokens around a message: 40 are 15 tokens, 400 are 105, 80 are 25."""
     load = measured(composed, [pair("p" * 40, "c" * 400, "r" * 80)])
-    assert (load.rows, load.tokens, load.scored) == (1, 15 + 105 + 25, 105 + 25)
+    assert (load.rows, load.tokens_per_row, load.scored_per_row) == (1, 15 + 105 + 25, 105 + 25)
 
 
 def test_the_longest_rows_bound_a_pass(composed):
     """A quarter more than the estimate: 145 are 182; with a batch of two, 145 + 85 are 288, of which 130 + 50 scored are 225."""
     rows = [pair("p" * 40, "c" * 400, "r" * 80), pair("p" * 120, "c" * 80, "r" * 80), pair("p", "c", "r")]
     load = measured(composed, rows, ["training.global_batch=2"])
-    assert (load.longest, load.step, load.step_scored) == (182, 288, 225)
+    assert (load.longest_row, load.max_step_tokens, load.max_step_scored) == (182, 288, 225)
 
 
 def test_a_plan_is_for_the_rows_that_there_are(printed, write_rows):
@@ -202,14 +202,14 @@ def test_a_plan_is_for_the_rows_that_there_are(printed, write_rows):
 def test_a_completion_is_cut_at_the_limit_and_a_prompt_without_room_is_left_out(composed):
     rows = [pair("p" * 40, "c" * 4000, "r" * 80), pair("p" * 4000, "c", "r")]
     load = measured(composed, rows, ["data.max_length=100"])
-    assert (load.rows, load.tokens, load.scored) == (1, 15 + 85 + 25, 85 + 25)
+    assert (load.rows, load.tokens_per_row, load.scored_per_row) == (1, 15 + 85 + 25, 85 + 25)
 
 
 def test_of_a_conversation_the_assistants_turns_are_scored(composed):
     row = {"messages": [{"role": "user", "content": "u" * 40}, {"role": "assistant", "content": "a" * 60}]}
     load = measured(composed, [row], ["method=sft"])
-    assert (load.tokens, load.scored) == (15 + 20, 20)
-    assert measured(composed, [row], ["method=sft", "data.max_length=14"]).tokens == 14
+    assert (load.tokens_per_row, load.scored_per_row) == (15 + 20, 20)
+    assert measured(composed, [row], ["method=sft", "data.max_length=14"]).tokens_per_row == 14
 
 
 def test_texts_fill_blocks(composed, write_rows):
@@ -220,19 +220,19 @@ def test_texts_fill_blocks(composed, write_rows):
         [{"text": "t" * 400}] * 10,
         ["method=cpt", "data=local", f"data.path={path}", "data.max_length=100"],
     )
-    assert (load.rows, load.tokens, load.scored) == (10, 100, 100)
+    assert (load.rows, load.tokens_per_row, load.scored_per_row) == (10, 100, 100)
 
 
 @pytest.mark.parametrize("method", ["dpo", "sft", "kto"])
 def test_the_embedded_rows_are_estimated_within_a_factor(method, composed, tokenizer):
     """Short rows under a template with a system prompt are the hard case: the estimate is 0.6 to 0.9 of the tokens."""
-    tokenize = {"dpo": tokenization.pairs, "sft": tokenization.conversations, "kto": tokenization.unpaired}[
+    tokenize = {"dpo": tokenization.tokenize_pairs, "sft": tokenization.tokenize_conversations, "kto": tokenization.tokenize_unpaired}[
         method
     ]
     spec = composed([f"method={method}"])
-    rows = data.load(spec)
+    rows = data.load_rows(spec)
     found, _ = tokenize(tokenizer, rows.train, spec.data.max_length)
-    assert 0.55 < plan.measured(spec, rows)[0].tokens / (sum(map(data.row_tokens, found)) / len(found)) < 1.2
+    assert 0.55 < plan.measured(spec, rows)[0].tokens_per_row / (sum(map(data.count_tokens, found)) / len(found)) < 1.2
 
 
 # ---- how it answers

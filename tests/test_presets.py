@@ -6,15 +6,15 @@ import pytest
 
 from alignment_lab import estimate
 from alignment_lab.config import Adapter, Parallel, Quantization, Sharding
-from alignment_lab.estimate import DEVICES, PRESETS, Device, Load
+from alignment_lab.estimate import DEVICES, PRESETS, Device, Workload
 from alignment_lab.estimate.devices import _by_driver
 from alignment_lab.runtime.errors import UserError
 
-LOAD = Load(1000, 100, 60)
+LOAD = Workload(1000, 100, 60)
 
 
 def known(spec):
-    return estimate.parameters(spec.model.shape, spec.parallel)
+    return estimate.parameter_counts(spec.model.shape, spec.parallel)
 
 
 # ---- work
@@ -42,17 +42,17 @@ def test_a_loss_that_couples_rows_computes_several_passes_once_more(composed):
 
 def test_steps_and_passes(composed):
     """1000 rows of 100 tokens: 125 steps of 8 rows, 800 tokens; over 2 processes with passes of 128 tokens 4 each."""
-    spec, unknown = composed(["training.num_train_epochs=3"]), Load(None, 100, 60)
-    assert (estimate.steps_per_epoch(spec, LOAD), estimate.steps_of(spec, LOAD)) == (125, 375)
-    assert estimate.steps_of(composed(["training.max_steps=7"]), unknown) == 7
-    assert estimate.steps_of(spec, unknown) is None
-    assert estimate.passes_per_step(spec, LOAD, 128, 2) == 4
-    assert estimate.passes_per_step(spec, LOAD, 10**6, 2) == 1
+    spec, unknown = composed(["training.num_train_epochs=3"]), Workload(None, 100, 60)
+    assert (estimate.steps_per_epoch(spec, LOAD), estimate.total_steps(spec, LOAD)) == (125, 375)
+    assert estimate.total_steps(composed(["training.max_steps=7"]), unknown) == 7
+    assert estimate.total_steps(spec, unknown) is None
+    assert estimate.micro_batches_per_step(spec, LOAD, 128, 2) == 4
+    assert estimate.micro_batches_per_step(spec, LOAD, 10**6, 2) == 1
 
 
 def test_hours_by_hand():
     """Two H100s of 989 TFLOP/s at 40 % compute 2.848e18 FLOPs in an hour."""
-    assert estimate.hours(2 * 989e12 * 0.4 * 3600, DEVICES["h100"], 2) == pytest.approx(1)
+    assert estimate.compute_hours(2 * 989e12 * 0.4 * 3600, DEVICES["h100"], 2) == pytest.approx(1)
 
 
 # ---- devices
@@ -108,8 +108,8 @@ def test_the_ladder_goes_from_whole_training_to_four_bits():
 
 def test_dials_of_a_preset_do_not_ask_one_process_for_several():
     several = Parallel("zero3", sharding=Sharding.zero3, processes=8, nodes=2, offload=True)
-    assert estimate.with_preset(several, PRESETS["single"]) == PRESETS["single"]
-    assert estimate.with_preset(several, PRESETS["fsdp"]).processes == 8
+    assert estimate.apply_preset(several, PRESETS["single"]) == PRESETS["single"]
+    assert estimate.apply_preset(several, PRESETS["fsdp"]).processes == 8
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def on(monkeypatch):
 
     def machine(device: str | Device, count: int, *, packages: bool = True) -> None:
         found = DEVICES[device] if isinstance(device, str) else device
-        monkeypatch.setattr("alignment_lab.estimate.presets.here", lambda accelerators=None: (found, count))
+        monkeypatch.setattr("alignment_lab.estimate.presets.local_device", lambda accelerators=None: (found, count))
         monkeypatch.setattr(
             "alignment_lab.estimate.presets.find_spec", lambda package: object() if packages else None
         )

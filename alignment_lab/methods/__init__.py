@@ -20,7 +20,7 @@ Row = dict[str, Any]
 class MethodSpec:
     """What run.py asks of a method."""
 
-    tokenization: Callable[
+    tokenize: Callable[
         [Any, list[Row], int], tuple[list[Row], Counter[str]]
     ]  # tokenizer, rows, max_length
     trainer: Callable[[TrainContext], Any]  # see preference.trainer
