@@ -71,15 +71,15 @@ def train(job: Job) -> Measured:
     if job.feed:
         rows = json.loads(Path(job.feed).read_text())["rows"][: job.rows]
         tokens = assembly.Tokens(
-            data.Rows([], [], ""), where, load_tokenizer(spec.model, where), rows, [], len(rows)
+            data.Splits([], [], ""), where, load_tokenizer(spec.model, where), rows, [], len(rows)
         )
     else:
-        tokens = assembly.tokenized(spec, data.load(spec), where, console)
+        tokens = assembly.tokenized(spec, data.load_rows(spec), where, console)
     set_seed(job.seed)
     device, dtype = device_and_dtype(spec)
     policy, dtype = _policy(job, spec, where, device, dtype)
     run = RunDirectory(Path(job.folder, "run"))
-    run.begin(run_id=spec.run_id, spec=to_yaml(spec))
+    run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))
     import_late()
     clock, steps = Clock(), Steps()
     with clock.running():
@@ -165,7 +165,7 @@ def weights(job: Job) -> dict[str, str]:
 def messages(job: Job) -> dict[str, Any]:
     """The first training rows in the lab's order, as messages."""
     columns = ("prompt", "chosen", "rejected", "messages", "completion", "label")
-    rows = data.load(experiment(job)).train[: job.rows]
+    rows = data.load_rows(experiment(job)).train[: job.rows]
     return {"rows": [{key: row[key] for key in columns if key in row} for row in rows]}
 
 
@@ -176,10 +176,10 @@ def tokens(job: Job) -> dict[str, Any]:
     spec = experiment(job)
     tokenize = METHODS[spec.method.name].tokenize
     tokenizer = load_tokenizer(spec.model, locate(spec.model))
-    rows = data.load(spec).train[: job.rows]
+    rows = data.load_rows(spec).train[: job.rows]
     tokenizer("warm")  # both sides: the first call builds what the others use
     wall, cpu = time.perf_counter(), time.process_time()
-    found, _ = data.cached_tokens(
+    found, _ = data.tokenize_cached(
         tokenize, tokenizer, tokenizer_digest(tokenizer), rows, spec.data.max_length
     )
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
@@ -195,12 +195,12 @@ def ready(job: Job) -> dict[str, float]:
 
     spec, console = experiment(job), Console(quiet=True)
     where = locate(spec.model)
-    tokens = assembly.tokenized(spec, data.load(spec), where, console)
+    tokens = assembly.tokenized(spec, data.load_rows(spec), where, console)
     wall, cpu = time.time(), time.process_time()
     device, dtype = device_and_dtype(spec)
     policy = load_policy(spec, where, device, dtype)
     load_wall, load_cpu = time.time() - wall, time.process_time() - cpu
     run = RunDirectory(Path(job.folder, "run"))
-    run.begin(run_id=spec.run_id, spec=to_yaml(spec))
+    run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))
     assembly.build_trainer(spec, run, tokens, console, lambda *_: policy)
     return {"seconds": time.time() - job.started - load_wall, "cpu_seconds": time.process_time() - load_cpu}

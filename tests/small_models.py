@@ -56,7 +56,7 @@ SEQUENCES = [  # trees of three answers, of two, of one; prompts of 20 tokens, o
     ScoredSequence([20, 21], [24]),
 ]
 LONGEST = max(map(len, SEQUENCES))  # 22
-ALONE = Engine(packed=False, budget=1)  # a tree at a time, padded
+ALONE = Engine(packed=False, max_tokens=1)  # a tree at a time, padded
 
 
 def small(
@@ -104,7 +104,7 @@ def asked(
     found: dict[int, Tensor] = {}
     for batch in batches.batches(sequences) if isinstance(batches, Engine) else batches:
         seen = token_logprobs(model, batch.to(model.device))
-        parts = dict(zip(seen.members.tolist(), seen.logps.split(seen.lengths.tolist()), strict=True))
+        parts = dict(zip(seen.sequence_ids.tolist(), seen.logps.split(seen.lengths.tolist()), strict=True))
         sum(weighed(member, logps) for member, logps in parts.items()).backward()
         found |= {member: logps.detach() for member, logps in parts.items()}
     return [found[member] for member in range(len(sequences))], gradients(model)

@@ -94,14 +94,14 @@ class Workshop:
     def rows(self, spec: Any) -> list[Row]:
         """The first rows, those to train on and as many that are held out."""
         if spec.method.format not in self.known:
-            rows = data.load(spec)
+            rows = data.load_rows(spec)
             tokenize = METHODS[spec.method.name].tokenize
             parts = (
-                tokenize(self.tokenizer, data.first_rows(part, 12 * ROWS), MAX_LENGTH)[0]
+                tokenize(self.tokenizer, data.take_groups(part, 12 * ROWS), MAX_LENGTH)[0]
                 for part in (rows.train, rows.heldout)
             )
             self.known[spec.method.format] = renumbered(
-                [row for part in parts for row in data.first_rows(part, ROWS)]
+                [row for part in parts for row in data.take_groups(part, ROWS)]
             )
         return copy.deepcopy(self.known[spec.method.format])
 
@@ -116,13 +116,13 @@ class Workshop:
         console = Console(file=io.StringIO(), width=1000)
         arguments = training.arguments(spec, RunDirectory(self.folder / method), CPU, SINGLE)
         tokens = assembly.Tokens(
-            data.Rows([], [], ""), self.folder, self.tokenizer, rows[:half], rows[half:], half
+            data.Splits([], [], ""), self.folder, self.tokenizer, rows[:half], rows[half:], half
         )
         return assembly.build_context(spec, policy, arguments, CPU, SINGLE, tokens, console)
 
     def policy(self, spec: Any) -> Any:
         """Random weights in the widest type there is, and large enough for every mistake to show."""
-        made = load_model(spec.model, locate(spec.model), scores=not spec.method.generates).to(torch.float64)
+        made = load_model(spec.model, locate(spec.model), score_head=not spec.method.generates).to(torch.float64)
         shifted(made, WEIGHTS)
         return made
 

@@ -17,8 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from alignment_lab.checkpoints import verify
 from alignment_lab.checkpoints.verify import __main__ as process
-from alignment_lab.checkpoints.verify import fresh
-from alignment_lab.checkpoints.verify.loading import load_base
+from alignment_lab.checkpoints.verify import fresh_process
+from alignment_lab.checkpoints.verify.plain_loading import load_base
 from alignment_lab.config import Experiment, to_yaml
 from alignment_lab.runtime.run_directory import RunDirectory
 
@@ -49,7 +49,7 @@ def tiny(folder: Path, *, scores: bool = False, tied: bool = True) -> Path:
 
 
 def adapter(
-    base: Path, folder: Path, kind: str = "lora", how: verify.Loading | None = None, *, scores: bool = False
+    base: Path, folder: Path, kind: str = "lora", how: verify.LoadOptions | None = None, *, scores: bool = False
 ) -> Any:
     """A trained adapter of this kind on `base`, saved in `folder`; the model that it was saved from."""
     config = LoraConfig(
@@ -63,7 +63,7 @@ def adapter(
     )
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)  # by which load_base knows what lies under it
-    made = get_peft_model(load_base(folder, how or verify.Loading()), config)
+    made = get_peft_model(load_base(folder, how or verify.LoadOptions()), config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in made.parameters():
@@ -82,7 +82,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         process.main(*command[3:])
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(fresh.subprocess, "run", run)
+    monkeypatch.setattr(fresh_process.subprocess, "run", run)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -97,7 +97,7 @@ def digests(folder: Path) -> dict[str, str]:
 def finished(folder: Path, spec: Experiment, model: Path, tokenizer: Any, **report: Any) -> RunDirectory:
     """A run directory as it is left by a run of this experiment that made the model in `model`; two prompts were answered."""
     run = RunDirectory(folder)
-    run.begin(run_id=spec.run_id, spec=to_yaml(spec))
+    run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))
     shutil.copytree(model, run.model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as model.load_tokenizer has it
     tokenizer.save_pretrained(run.model)

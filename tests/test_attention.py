@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.nn import Module
 
 from alignment_lab.models import packed_attention
-from alignment_lab.models.packed_attention import Layout, shared_prefix_attention
+from alignment_lab.models.packed_attention import PackedLayout, shared_prefix_attention
 
 LAYOUTS = {
     "one tree, one answer": ((4, (3,)),),
@@ -21,7 +21,7 @@ LAYOUTS = {
 
 
 def drawn(
-    layout: Layout,
+    layout: PackedLayout,
     heads: int = 4,
     kv_heads: int = 2,
     *,
@@ -38,7 +38,7 @@ def drawn(
     return [tensor.to(device, dtype).requires_grad_() for tensor in drawn]
 
 
-def visible(layout: Layout) -> torch.Tensor:
+def visible(layout: PackedLayout) -> torch.Tensor:
     """[T, T], by the definition: a token sees itself and what is before it in its own answer, and in its own tree's prompt."""
     owners = [
         (tree, answer)
@@ -63,7 +63,7 @@ def by_definition(query, key, value, layout, scaling=None):
 
 
 def gathered(query, key, value, layout, scaling=None):
-    """Attention from `Layout.gathered` in plain torch, as a varlen kernel with a causal mask at the bottom right does it."""
+    """Attention from `PackedLayout.gathered` in plain torch, as a varlen kernel with a causal mask at the bottom right does it."""
     where = layout.gathered(query.device)
     groups = query.shape[1] // key.shape[1]
     keys, values = (
@@ -91,7 +91,7 @@ def gathered(query, key, value, layout, scaling=None):
 
 def attend(query, key, value, layout, scaling=None):
     return shared_prefix_attention(
-        Module(), query, key, value, packed_attention.no_mask(query.device), layout=layout, scaling=scaling
+        Module(), query, key, value, packed_attention.dummy_mask(query.device), layout=layout, scaling=scaling
     )[0]
 
 
@@ -108,7 +108,7 @@ def value_and_gradients(function, layout, scaling=None, **options):
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("way", [attend, gathered])
 def test_a_token_sees_its_answer_and_its_prompt_and_nothing_else(way, name, heads):
-    layout = Layout(LAYOUTS[name])
+    layout = PackedLayout(LAYOUTS[name])
     for scaling in (None, 0.7):
         found, true = (
             value_and_gradients(function, layout, scaling, heads=heads[0], kv_heads=heads[1])
@@ -120,7 +120,7 @@ def test_a_token_sees_its_answer_and_its_prompt_and_nothing_else(way, name, head
 
 def test_the_keys_that_are_gathered():
     """Two trees, [a b | c d | e] and [f | g]: the segments are `abcd`, `e` behind another copy of `ab`, and `fg`."""
-    where = Layout(((2, (2, 1)), (1, (1,)))).gathered(torch.device("cpu"))
+    where = PackedLayout(((2, (2, 1)), (1, (1,)))).gathered(torch.device("cpu"))
     assert where.keys.tolist() == [0, 1, 2, 3, 0, 1, 4, 5, 6]
     assert where.query_ends.tolist() == [0, 4, 5, 7]
     assert where.key_ends.tolist() == [0, 4, 7, 9]
@@ -129,12 +129,12 @@ def test_the_keys_that_are_gathered():
 
 
 def test_what_is_gathered_is_made_once_for_all_layers():
-    layout = Layout(((2, (2, 1)),))
+    layout = PackedLayout(((2, (2, 1)),))
     assert layout.gathered(torch.device("cpu")) is layout.gathered(torch.device("cpu"))
 
 
 def test_the_longest_sequence_counts_its_prompt_and_one_answer():
-    assert Layout(((2, (2, 5)), (1, (4,)))).longest == 7
+    assert PackedLayout(((2, (2, 5)), (1, (4,)))).longest == 7
 
 
 class Kernel:
@@ -169,7 +169,7 @@ class Kernel:
 def test_one_call_of_the_kernel_says_the_same(monkeypatch):
     """What an accelerator computes, with the kernel's arguments read by plain torch, in bfloat16."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", Kernel.varlen_attn)
-    layout = Layout(LAYOUTS["several trees"])
+    layout = PackedLayout(LAYOUTS["several trees"])
     found = value_and_gradients(
         lambda *given: packed_attention._by_gathering(*given), layout, dtype=torch.bfloat16
     )
@@ -184,7 +184,7 @@ def test_one_call_of_the_kernel_says_the_same(monkeypatch):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_kernel_of_an_accelerator_says_the_same(name, heads):
     """FlashAttention in bfloat16 with gradients; the truth is float64."""
-    layout = Layout(LAYOUTS[name])
+    layout = PackedLayout(LAYOUTS[name])
     options = {"heads": heads[0], "kv_heads": heads[1], "size": 64}
     found = value_and_gradients(attend, layout, device="cuda", dtype=torch.bfloat16, **options)
     true = value_and_gradients(by_definition, layout, **options)
@@ -194,14 +194,14 @@ def test_the_kernel_of_an_accelerator_says_the_same(name, heads):
 
 @pytest.mark.parametrize("asked", ["softcap", "s_aux", "position_bias"])
 def test_what_is_more_than_plain_attention_is_refused(asked):
-    layout = Layout(((2, (2, 1)),))
+    layout = PackedLayout(((2, (2, 1)),))
     with pytest.raises(ValueError, match=asked):
         shared_prefix_attention(Module(), *drawn(layout), None, layout=layout, **{asked: torch.ones(1)})
 
 
 def test_dropout_and_a_window_that_cuts_are_refused():
     """The longest sequence of the row has 4 tokens, the row itself 5."""
-    layout = Layout(((2, (2, 1)),))
+    layout = PackedLayout(((2, (2, 1)),))
     with pytest.raises(ValueError, match="dropout"):
         shared_prefix_attention(Module(), *drawn(layout), None, layout=layout, dropout=0.1)
     with pytest.raises(ValueError, match="window of 3"):

@@ -7,7 +7,7 @@ from test_attention import Kernel
 
 from alignment_lab.engine.choice import choose_engine
 from alignment_lab.engine.layout import Engine, ForwardBatch, _pack
-from alignment_lab.engine.logprobs import score_sequences, scores_at_ends
+from alignment_lab.engine.logprobs import score_sequences, sequence_scores
 from alignment_lab.engine.packing import ScoredSequence, Tree
 from alignment_lab.models import packed_attention
 
@@ -192,5 +192,5 @@ def test_a_reward_models_score_is_the_same_in_every_layout(in_float64):
     for layout in LAYOUTS.values():
         for batch in layout.batches(SEQUENCES):
             torch.testing.assert_close(
-                scores_at_ends(model, batch), true[batch.members], rtol=EXACT, atol=EXACT
+                sequence_scores(model, batch), true[batch.sequence_ids], rtol=EXACT, atol=EXACT
             )

@@ -235,7 +235,7 @@ def test_a_model_that_is_not_whole_is_a_sentence(tmp_path):
 
     small("llama", dtype=torch.float32).save_pretrained(tmp_path)
     as_given = Model(source=ModelSource.hub, path=str(tmp_path))
-    assert load_model(as_given, tmp_path, scores=True).score.weight.shape[0] == 1
+    assert load_model(as_given, tmp_path, score_head=True).score.weight.shape[0] == 1
     weights = load_file(tmp_path / "model.safetensors")
     name = next(name for name in weights if "layers.1" in name)
     save_file(
@@ -247,4 +247,4 @@ def test_a_model_that_is_not_whole_is_a_sentence(tmp_path):
         with pytest.raises(
             UserError, match=rf"a weight of it is not in its files and would be random, {name} for one; "
         ):
-            load_model(as_given, tmp_path, scores=scores)
+            load_model(as_given, tmp_path, score_head=scores)

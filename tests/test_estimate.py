@@ -16,11 +16,11 @@ BIG = Device("big", 1000, 1000)  # on which nothing is ever short
 
 
 def known(spec):
-    return estimate.parameters(spec.model.shape, spec.parallel)
+    return estimate.parameter_counts(spec.model.shape, spec.parallel)
 
 
 def needed(spec, processes=1, device=BIG):
-    return estimate.estimate_need(spec, spec.parallel, device, processes)
+    return estimate.estimate_memory(spec, spec.parallel, device, processes)
 
 
 # ---- parameters
@@ -48,7 +48,7 @@ def test_other_families_come_out_within_a_thousandth(composed):
 
 def test_a_reward_model_has_a_head_of_one_output(composed):
     spec = composed(["model=mistral-7b"])
-    scores = estimate.parameters(spec.model.shape, spec.parallel, scores=True)
+    scores = estimate.parameter_counts(spec.model.shape, spec.parallel, scores=True)
     assert known(spec).total - scores.total == 4096 * (32000 - 1)
 
 
@@ -76,7 +76,7 @@ def test_transformers_and_peft_count_the_same(adapter, composed):
     spec = composed(["model=tiny", "parallel=lora", "parallel.rank=4", f"parallel.adapter={adapter}"])
     plain = AutoModelForCausalLM.from_config(llama_config(spec.model.shape))
     assert plain.num_parameters() == known(spec).total
-    adapted = get_peft_model(plain, lora_config(spec.parallel, scores=False))
+    adapted = get_peft_model(plain, lora_config(spec.parallel, score_head=False))
     assert (
         sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad) == known(spec).adapter
     )
@@ -87,7 +87,7 @@ def test_the_shape_of_a_directory_is_what_its_config_says(composed, tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"n_layer": 3, "n_embd": 32, "n_head": 4, "vocab_size": 99})
     )
-    shape = estimate.shape_of(composed(["model=mistral-7b", f"model.path={tmp_path}"]).model)
+    shape = estimate.model_shape(composed(["model=mistral-7b", f"model.path={tmp_path}"]).model)
     assert (shape.layers, shape.hidden, shape.intermediate, shape.heads, shape.kv_heads, shape.head_dim) == (
         3,
         32,
@@ -99,18 +99,18 @@ def test_the_shape_of_a_directory_is_what_its_config_says(composed, tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"text_config": {"num_hidden_layers": 5, "hidden_size": 64, "vocab_size": 99}})
     )
-    assert estimate.shape_of(composed(["model=hub", f"model.path={tmp_path}"]).model).layers == 5
+    assert estimate.model_shape(composed(["model=hub", f"model.path={tmp_path}"]).model).layers == 5
     (tmp_path / "config.json").write_text(json.dumps({"d_state": 5}))
-    assert estimate.shape_of(composed(["model=hub", f"model.path={tmp_path}"]).model) is None
+    assert estimate.model_shape(composed(["model=hub", f"model.path={tmp_path}"]).model) is None
 
 
 def test_the_shape_of_a_model_in_the_hubs_cache_is_known(composed, tmp_path, monkeypatch):
     found = tmp_path / "config.json"
     found.write_text(json.dumps({"num_hidden_layers": 5, "hidden_size": 64, "vocab_size": 99}))
     spec = composed(["model=hub", "model.path=org/name"])
-    assert estimate.shape_of(spec.model) is None
-    monkeypatch.setattr("alignment_lab.estimate.shape.cached_file", lambda model, name: found)
-    assert estimate.shape_of(spec.model).hidden == 64
+    assert estimate.model_shape(spec.model) is None
+    monkeypatch.setattr("alignment_lab.estimate.shape.hub_cached_file", lambda model, name: found)
+    assert estimate.model_shape(spec.model).hidden == 64
 
 
 # ---- memory
@@ -197,7 +197,7 @@ def test_other_optimizers_have_other_moments(composed):
 def test_offloaded_weights_wait_in_the_machines_memory(composed):
     need = needed(composed(["model=mistral-7b", "parallel=zero3_offload"]), 4)
     assert need.memory.weights == need.memory.optimizer == need.memory.gradients == 0
-    assert need.host * 4 / GB == pytest.approx(16 * P, abs=0.01)
+    assert need.host_bytes * 4 / GB == pytest.approx(16 * P, abs=0.01)
 
 
 def test_deepspeed_wants_room_for_float32_weights_while_they_come_in(composed):
@@ -205,7 +205,7 @@ def test_deepspeed_wants_room_for_float32_weights_while_they_come_in(composed):
     need = needed(
         composed(["model=mistral-7b", "parallel=zero2", "training.micro_tokens=1"]), 64, DEVICES["rtx4090"]
     )
-    assert need.memory.total < need.room < need.loading == pytest.approx(4 * P * GB + GB, rel=1e-3)
+    assert need.memory.total < need.capacity < need.loading_bytes == pytest.approx(4 * P * GB + GB, rel=1e-3)
     assert not need.fits
 
 
@@ -261,13 +261,13 @@ def test_what_was_measured_lies_under_the_estimate_by_at_most_a_third(tokens, me
 
 def load(longest=320, step=1700, scored=900):
     """Rows as a plan finds them."""
-    return estimate.Load(60, 200.0, 100.0, longest, step, scored)
+    return estimate.Workload(60, 200.0, 100.0, longest, step, scored)
 
 
 def passed(composed, overrides, rows):
     spec = composed(["model=embedded", *overrides])
-    need = estimate.estimate_need(spec, spec.parallel, BIG, 1, rows)
-    return need.passed, need.memory.logits // (4 * 49152)
+    need = estimate.estimate_memory(spec, spec.parallel, BIG, 1, rows)
+    return need.micro_batch_tokens, need.memory.logits // (4 * 49152)
 
 
 def test_rows_that_were_read_bound_a_pass(composed):
@@ -302,7 +302,7 @@ def test_the_peak_of_a_run_on_a_cpu_is_foretold_within_a_fifth(preset, tokens, p
     """The rows' bounds are those that the plan finds for hh at this length."""
     spec = composed([f"parallel={preset}", f"data.max_length={tokens}", f"training.micro_tokens={tokens}"])
     rows = load(408, 2903, 1946) if tokens == 256 else load(717, 3802, 2337)
-    need = estimate.estimate_need(spec, spec.parallel, DEVICES["cpu"], 1, rows)
+    need = estimate.estimate_memory(spec, spec.parallel, DEVICES["cpu"], 1, rows)
     assert 0.8 <= need.peak / GB / peak <= 1.2
 
 
@@ -345,7 +345,7 @@ def test_what_is_quantized_does_not_keep_its_file_in_memory(composed):
 
 
 def test_processes_on_a_cpu_share_its_memory(composed):
-    one, two = (needed(composed(["parallel=ddp"]), count, DEVICES["cpu"]).room for count in (1, 2))
+    one, two = (needed(composed(["parallel=ddp"]), count, DEVICES["cpu"]).capacity for count in (1, 2))
     assert one == pytest.approx(2 * two, abs=2)
 
 
@@ -378,20 +378,20 @@ def test_a_token_costs_what_was_measured(composed):
 
 def test_the_pass_fills_what_states_leave_of_the_share():
     """0.8 of 20 GB less 12 bytes a parameter are 14.4 GB, more than 1024 tokens need; of 3 GB they are 0.786 GB: 423 of 1.855 MB."""
-    assert estimate.plan_pass(CONFIG, free=20 * GB, **ASKED) == estimate.PassPlan(1024, False)
-    assert estimate.plan_pass(CONFIG, free=3 * GB, **ASKED) == estimate.PassPlan(423, False)
-    assert estimate.plan_pass(
+    assert estimate.plan_micro_batch(CONFIG, free=20 * GB, **ASKED) == estimate.MicroBatchPlan(1024, False)
+    assert estimate.plan_micro_batch(CONFIG, free=3 * GB, **ASKED) == estimate.MicroBatchPlan(423, False)
+    assert estimate.plan_micro_batch(
         CONFIG, free=80 * GB, **{**ASKED, "cuda": True, "width": 2}
-    ) == estimate.PassPlan(16384, False)
+    ) == estimate.MicroBatchPlan(16384, False)
 
 
 @pytest.mark.parametrize("free", [20, 3, 2.5, 1])
 def test_on_one_device_in_float32_dials_change_nothing(free, composed):
     spec = composed(["model=embedded"])
-    settled = estimate.choose_pass(
+    settled = estimate.choose_micro_batch(
         spec, CONFIG_OF_EMBEDDED, width=4, free=int(free * GB), longest=400, cuda=False, processes=1
     )
-    assert settled == estimate.plan_pass(
+    assert settled == estimate.plan_micro_batch(
         CONFIG, free=int(free * GB), **{**ASKED, "trained": known(spec).total}
     )
 
@@ -413,18 +413,18 @@ def test_a_run_over_eight_settles_for_what_its_plan_said(preset, free, composed)
         vocab_size=shape.vocabulary,
         tie_word_embeddings=shape.tied,
     )
-    settled = estimate.choose_pass(
+    settled = estimate.choose_micro_batch(
         spec, config, width=2, free=int((free + 1) * GB), longest=512, cuda=True, processes=8
     )
-    planned = needed(spec, 8, DEVICES["h100"]).layout
+    planned = needed(spec, 8, DEVICES["h100"]).micro_batch
     assert settled.checkpointing == planned.checkpointing
     assert settled.tokens == pytest.approx(planned.tokens, abs=2)
     assert settled.tokens > 512
 
 
 def test_checkpointing_comes_only_where_the_longest_row_would_not_fit():
-    plan = estimate.plan_pass(CONFIG, free=int(2.5 * GB), **ASKED)
+    plan = estimate.plan_micro_batch(CONFIG, free=int(2.5 * GB), **ASKED)
     assert plan.checkpointing and plan.tokens > 400
-    assert estimate.plan_pass(
+    assert estimate.plan_micro_batch(
         CONFIG, free=GB, **{**ASKED, "tokens": 64, "checkpointing": False}
-    ) == estimate.PassPlan(64, False)
+    ) == estimate.MicroBatchPlan(64, False)

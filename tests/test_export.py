@@ -14,7 +14,7 @@ from small_tokenizers import other_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from alignment_lab.checkpoints import verify
-from alignment_lab.checkpoints.verify.loading import adapted, load_base
+from alignment_lab.checkpoints.verify.plain_loading import load_adapter, load_base
 from alignment_lab.config import Quantization
 from alignment_lab.export import __main__ as exporting
 from alignment_lab.export import hub, merge
@@ -40,7 +40,7 @@ def a_run(composed, base, tmp_path):
         scores = not spec.method.generates
         made = tmp_path / f"{name}-model"
         if kind:
-            how = verify.Loading(quantization=spec.parallel.quantization)
+            how = verify.LoadOptions(quantization=spec.parallel.quantization)
             adapter(base, made, kind, how, scores=scores)
         else:
             tiny(made, scores=scores)
@@ -74,9 +74,9 @@ def far(one, other) -> float:
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_a_merged_adapter_computes_what_the_adapter_does(kind, scores, base, tmp_path):
     trained = adapter(base, tmp_path / kind, kind, scores=scores)
-    merged = merge.merged(tmp_path / kind, verify.Loading())
+    merged = merge.merged(tmp_path / kind, verify.LoadOptions())
     assert far(trained, merged) <= ROUNDING
-    assert far(trained, load_base(tmp_path / kind, verify.Loading())) > 1
+    assert far(trained, load_base(tmp_path / kind, verify.LoadOptions())) > 1
     assert not any("lora" in name for name in merged.state_dict())
 
 
@@ -93,12 +93,12 @@ def test_an_adapter_on_quantized_weights_is_merged_into_what_they_stand_for(
 
     DoRA's magnitudes are of the weights that it was trained on; into the original ones it would not merge either.
     """
-    how = verify.Loading(quantization=Quantization[name])
+    how = verify.LoadOptions(quantization=Quantization[name])
     trained = adapter(base, tmp_path / "adapter", kind, how, scores=scores)
     right = far(trained, merge.merged(tmp_path / "adapter", how))
     wrong = far(
         trained,
-        adapted(load_base(tmp_path / "adapter", verify.Loading()), tmp_path / "adapter").merge_and_unload(),
+        load_adapter(load_base(tmp_path / "adapter", verify.LoadOptions()), tmp_path / "adapter").merge_and_unload(),
     )
     print(f"{name} {kind} scores={scores}: dequantized {right:.3g}, original {wrong:.3g}")
     assert right <= ROUNDING if name == "nf4" else right < wrong
@@ -108,11 +108,11 @@ def test_an_adapter_on_quantized_weights_is_merged_into_what_they_stand_for(
 @quantized
 def test_a_base_that_was_held_in_bfloat16_is_rounded_before_it_is_merged(base, tmp_path):
     """The run says what it held: weights in bfloat16, computed with in bfloat16, 8 bits of each product."""
-    how = verify.Loading(dtype="bfloat16", compute="bfloat16", quantization=Quantization.nf4)
+    how = verify.LoadOptions(dtype="bfloat16", compute="bfloat16", quantization=Quantization.nf4)
     trained = adapter(base, tmp_path / "adapter", "lora", how)
     merged = merge.merged(tmp_path / "adapter", how)
     assert merged.dtype is torch.float32
-    scale = float(verify.probe(trained).abs().max())
+    scale = float(verify.probe_outputs(trained).abs().max())
     assert far(trained, merged) <= 0.05 * scale
 
 
@@ -144,7 +144,7 @@ def test_full_weights_are_cast(a_run, here, tmp_path, capsys):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype="auto")
     assert model.dtype is torch.bfloat16
     assert "drift from what was trained, 2 real prompts: logits apart by" in capsys.readouterr().out
-    cast, _ = merge.exported(run.model, verify.Loading(), "bfloat16", [])
+    cast, _ = merge.exported(run.model, verify.LoadOptions(), "bfloat16", [])
     assert far(cast, model) == 0  # the angles of positions are float32 in both
     facts = json.loads((tmp_path / "half" / "export.json").read_text())
     assert facts["dtype"] == "bfloat16" and 0 < facts["drift"][0]["largest"] < 1
@@ -154,7 +154,7 @@ def test_full_weights_are_cast(a_run, here, tmp_path, capsys):
 def test_an_adapter_becomes_a_plain_model(kind, a_run, here, tmp_path):
     run = a_run("parallel=lora", f"parallel.adapter={kind}", kind=kind)
     export(run.path, "--out", tmp_path / "out")
-    trained = verify.load(run.model, verify.Loading())
+    trained = verify.load_saved(run.model, verify.LoadOptions())
     assert far(trained, AutoModelForCausalLM.from_pretrained(tmp_path / "out")) <= ROUNDING
     assert not list((tmp_path / "out").glob("adapter*"))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -171,7 +171,7 @@ def test_an_adapter_on_4_bits_becomes_a_plain_model_in_a_process_of_its_own(a_ru
     assert said.startswith(
         "the adapter (lora, rank 4, alpha 8) was trained on nf4 weights and is merged into the dequantized ones; weights in float32\n"
     )
-    trained = verify.load(run.model, verify.Loading(quantization=Quantization.nf4))
+    trained = verify.load_saved(run.model, verify.LoadOptions(quantization=Quantization.nf4))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert far(trained, model) <= ROUNDING
     assert not hasattr(model.config, "quantization_config")
@@ -182,7 +182,7 @@ def test_a_reward_model_keeps_its_head_and_knows_its_padding(kind, a_run, here, 
     run = a_run("method=reward", *(["parallel=lora", f"parallel.adapter={kind}"] if kind else []), kind=kind)
     export(run.path, "--out", tmp_path / "out")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert far(verify.load(run.model, verify.Loading()), model) <= ROUNDING
+    assert far(verify.load_saved(run.model, verify.LoadOptions()), model) <= ROUNDING
     assert model.config.num_labels == 1
     assert (
         model.config.pad_token_id == 2
@@ -334,7 +334,7 @@ def test_what_the_hub_refuses_is_a_sentence(monkeypatch):
 @quantized
 def test_the_embedded_model_under_an_adapter_on_4_bits(composed, tokenizer, tmp_path, capfd):
     """Logits of 135 million weights: merged into the dequantized ones they differ by roundings, into the original ones by nats."""
-    how = verify.Loading(quantization=Quantization.nf4)
+    how = verify.LoadOptions(quantization=Quantization.nf4)
     trained = adapter(embedded_weights(), tmp_path / "adapter", "lora", how)
     run = finished(
         tmp_path / "run", composed(["model=embedded", "parallel=qlora"]), tmp_path / "adapter", tokenizer
@@ -343,6 +343,6 @@ def test_the_embedded_model_under_an_adapter_on_4_bits(composed, tokenizer, tmp_
     print(capfd.readouterr().out, file=sys.stderr)
     model = AutoModelForCausalLM.from_pretrained(run.path / "export")
     right = far(trained, model)
-    wrong = far(trained, adapted(load_base(run.model, verify.Loading()), run.model).merge_and_unload())
+    wrong = far(trained, load_adapter(load_base(run.model, verify.LoadOptions()), run.model).merge_and_unload())
     print(f"dequantized {right:.3g}, original {wrong:.3g}", file=sys.stderr)
     assert right < 0.01 < wrong / 100

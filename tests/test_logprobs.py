@@ -22,10 +22,10 @@ def test_a_pair_in_one_row():
     assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2]]
     assert batch.layout.trees == ((2, (2, 1)),)
-    assert batch.places.tolist() == [1, 2, 1]
+    assert batch.predict_at.tolist() == [1, 2, 1]
     assert batch.targets.tolist() == [7, 8, 9]
     assert batch.offsets.tolist() == [0, 1, 0]
-    assert (batch.lengths.tolist(), batch.ends.tolist(), batch.members.tolist()) == ([2, 1], [3, 4], [0, 1])
+    assert (batch.lengths.tolist(), batch.last_positions.tolist(), batch.sequence_ids.tolist()) == ([2, 1], [3, 4], [0, 1])
 
 
 def test_the_same_pair_padded():
@@ -33,9 +33,9 @@ def test_the_same_pair_padded():
     (batch,) = Engine(False, 100).batches(PAIR)
     assert batch.input_ids.tolist() == [[5, 6, 7, 8], [5, 6, 9, 0]]
     assert batch.layout is None
-    assert batch.places.tolist() == [1, 2, 5]
+    assert batch.predict_at.tolist() == [1, 2, 5]
     assert batch.targets.tolist() == [7, 8, 9]
-    assert (batch.lengths.tolist(), batch.ends.tolist(), batch.members.tolist()) == ([2, 1], [3, 6], [0, 1])
+    assert (batch.lengths.tolist(), batch.last_positions.tolist(), batch.sequence_ids.tolist()) == ([2, 1], [3, 6], [0, 1])
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -57,12 +57,12 @@ def test_labels_say_what_is_scored(packed):
 def test_batches_hold_every_sequence_once_with_its_members_rising(packed):
     for budget in (1, 12, 40, 1000):
         batches = Engine(packed, budget).batches(SEQUENCES)
-        members = [batch.members.tolist() for batch in batches]
+        members = [batch.sequence_ids.tolist() for batch in batches]
         assert all(found == sorted(found) for found in members)
         assert sorted(chain(*members)) == list(range(len(SEQUENCES)))
         for batch in batches:
-            last = batch.input_ids.flatten()[batch.ends].tolist()
-            assert last == [SEQUENCES[member].answer[-1] for member in batch.members.tolist()]
+            last = batch.input_ids.flatten()[batch.last_positions].tolist()
+            assert last == [SEQUENCES[member].answer[-1] for member in batch.sequence_ids.tolist()]
 
 
 def test_nothing_gives_no_batch():
@@ -76,7 +76,7 @@ def test_a_text_of_one_token_is_silent_beside_others(packed):
     (batch,) = Engine(packed, 100).batches([*PAIR, ScoredSequence([], [17])])
     seen = token_logprobs(model, batch)
     assert seen.lengths.tolist() == [2, 1, 0]
-    assert seen.sums(seen.logps)[2] == 0
+    assert seen.sum_by_sequence(seen.logps)[2] == 0
 
 
 def test_the_head_runs_only_where_a_scored_token_is_predicted():
@@ -117,27 +117,27 @@ def seen(logps, lengths, **more):
 def test_sums_and_owners():
     """Three sequences of 2, 0 and 1 tokens."""
     found = seen([1.0, 2.0, 4.0], [2, 0, 1])
-    assert found.sums(found.logps).tolist() == [3.0, 0.0, 4.0]
-    assert found.owners.tolist() == [0, 0, 2]
+    assert found.sum_by_sequence(found.logps).tolist() == [3.0, 0.0, 4.0]
+    assert found.segment_ids.tolist() == [0, 0, 2]
 
 
 def test_sums_have_a_gradient():
     found = seen([1.0, 2.0, 4.0], [2, 1])
     found.logps.requires_grad_()
-    (found.sums(found.logps) * torch.tensor([3.0, 5.0])).sum().backward()
+    (found.sum_by_sequence(found.logps) * torch.tensor([3.0, 5.0])).sum().backward()
     assert found.logps.grad.tolist() == [3.0, 3.0, 5.0]
 
 
 def test_several_are_joined_in_their_order():
-    found = TokenLogprobs.join([seen([1.0, 2.0], [2]), seen([4.0], [1], likeliest=None)])
+    found = TokenLogprobs.cat([seen([1.0, 2.0], [2]), seen([4.0], [1], is_argmax=None)])
     assert found.logps.tolist() == [1.0, 2.0, 4.0]
     assert found.lengths.tolist() == [2, 1]
-    assert found.likeliest is None
+    assert found.is_argmax is None
     likely = [
-        seen([1.0], [1], likeliest=torch.tensor([True])),
-        seen([1.0], [1], likeliest=torch.tensor([False])),
+        seen([1.0], [1], is_argmax=torch.tensor([True])),
+        seen([1.0], [1], is_argmax=torch.tensor([False])),
     ]
-    assert TokenLogprobs.join(likely).likeliest.tolist() == [True, False]
+    assert TokenLogprobs.cat(likely).is_argmax.tolist() == [True, False]
 
 
 # ---- log softmax
@@ -155,7 +155,7 @@ def test_log_softmax_and_its_gradient_are_torchs(rows):
     """The logits that it is given are a result (x * 1), as a head's are: going back spends their memory."""
     logits, targets = drawn(rows)
     weights = torch.linspace(-2, 3, rows, dtype=torch.float64)
-    logps, squares, likeliest = _LogSoftmaxAt.apply(logits * 1, targets, True, True)
+    logps, squares, is_argmax = _LogSoftmaxAt.apply(logits * 1, targets, True, True)
     (logps * weights).sum().backward()
     found = logits.grad.clone()
     logits.grad = None
@@ -164,8 +164,8 @@ def test_log_softmax_and_its_gradient_are_torchs(rows):
     torch.testing.assert_close(logps, true.gather(-1, targets[:, None])[:, 0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found, logits.grad, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(squares, true.exp().square().sum(-1).log(), rtol=1e-12, atol=1e-12)
-    assert likeliest.tolist() == (true.argmax(-1) == targets).tolist()
-    assert logps.requires_grad and not squares.requires_grad and not likeliest.requires_grad
+    assert is_argmax.tolist() == (true.argmax(-1) == targets).tolist()
+    assert logps.requires_grad and not squares.requires_grad and not is_argmax.requires_grad
 
 
 def test_its_gradient_is_the_slope_of_its_value():

@@ -22,7 +22,7 @@ def cost(pack, plan) -> int:
     return (
         sum(tree.tokens for tree in pack)
         if plan is pack_trees
-        else max(tree.longest for tree in pack) * sum(len(t.members) for t in pack)
+        else max(tree.longest for tree in pack) * sum(len(t.sequence_ids) for t in pack)
     )
 
 
@@ -37,7 +37,7 @@ def test_a_tree_is_a_prompt_and_its_answers():
             ScoredSequence([], [4, 4]),
         ]
     )
-    assert [(tree.prompt, tree.members, tree.tokens, tree.longest) for tree in found] == [
+    assert [(tree.prompt, tree.sequence_ids, tree.tokens, tree.longest) for tree in found] == [
         (2, [0, 2], 2 + 1 + 3, 2 + 3),
         (0, [1], 2, 2),
         (1, [3], 3, 3),
@@ -52,7 +52,7 @@ def test_a_plan_has_every_sequence_once_and_keeps_to_the_budget(seed, budget, pl
     """Only a tree that is longer than the budget by itself exceeds it, and goes alone."""
     planned = build_trees(drawn(seed))
     packs = plan(planned, budget)
-    members = [member for pack in packs for tree in pack for member in tree.members]
+    members = [member for pack in packs for tree in pack for member in tree.sequence_ids]
     assert sorted(members) == list(range(60))
     assert sorted(id(tree) for pack in packs for tree in pack) == sorted(
         map(id, planned)
@@ -64,7 +64,7 @@ def test_a_plan_has_every_sequence_once_and_keeps_to_the_budget(seed, budget, pl
 @pytest.mark.parametrize("plan", [pack_trees, pad_trees])
 def test_a_plan_is_the_same_for_the_same_sequences(plan):
     one, other = (
-        [[tree.members for tree in pack] for pack in plan(build_trees(drawn(3)), 120)] for _ in range(2)
+        [[tree.sequence_ids for tree in pack] for pack in plan(build_trees(drawn(3)), 120)] for _ in range(2)
     )
     assert one == other
 
@@ -105,7 +105,7 @@ def test_several_processes_get_alike_packs_within_the_budget(parts, budget):
     planned = build_trees([ScoredSequence([n], list(range(3 + 7 * n % 41))) for n in range(60)])
     packs = pack_evenly(planned, budget, parts)
     loads = [sum(tree.tokens for tree in pack) for pack in packs]
-    assert sorted(member for pack in packs for tree in pack for member in tree.members) == list(range(60))
+    assert sorted(member for pack in packs for tree in pack for member in tree.sequence_ids) == list(range(60))
     assert max(loads) <= max(budget, max(tree.tokens for tree in planned))
     assert loads == sorted(loads, reverse=True)
     assert len(packs) % parts == 0 and max(loads[:parts]) - min(loads[:parts]) <= max(

@@ -80,7 +80,7 @@ def test_processes_see_their_share_and_give_it_back(tmp_path, monkeypatch):
     cells = [manifest.Cell(f"cell-{number}", [], str(number)) for number in range(4)]
     sweep = manifest.Sweep(tmp_path / "sweep", cells=cells, here=True)
     for cell in cells:
-        cell.run(sweep.path).queue(run_id=cell.id, spec="")
+        cell.run(sweep.path).mark_queued(run_id=cell.id, spec="")
     going = pool.Pool(sweep, cells, [["4", "5"], ["7"]], StopRequest(), print)
     while any(one.alive for one in going.look().values()):
         time.sleep(0.05)

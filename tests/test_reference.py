@@ -13,7 +13,7 @@ from alignment_lab.actions.train import execute
 from alignment_lab.engine.layout import Engine
 from alignment_lab.engine.logprobs import score_sequences
 from alignment_lab.engine.packing import ScoredSequence
-from alignment_lab.engine.reference import fetch_logps, reference_folder, weights_digest
+from alignment_lab.engine.reference import fetch_reference_logps, reference_folder, weights_digest
 from alignment_lab.models.embedded import embedded_weights
 from alignment_lab.runtime.errors import UserError
 from alignment_lab.runtime.run_directory import RunDirectory
@@ -109,7 +109,7 @@ def test_a_folder_is_named_by_weights_and_type():
 
 
 def fetched(model, where, sequences=ANSWERS):
-    return fetch_logps(model, sequences, PACKED, torch.float32, where, Console(quiet=True))
+    return fetch_reference_logps(model, sequences, PACKED, torch.float32, where, Console(quiet=True))
 
 
 def test_what_is_fetched_is_what_the_model_says_and_then_what_was_stored(tmp_path):
@@ -171,7 +171,7 @@ def test_a_sweep_asks_the_reference_once(composed, empty, tmp_path, write_rows, 
     """
     path = write_rows(ROWS)
     monkeypatch.setattr(
-        "alignment_lab.report.render.page.write_page", lambda run: None
+        "alignment_lab.report.render.run_page.write_run_page", lambda run: None
     )  # half of so short a run's time
 
     def said(*more: str) -> tuple[int, int]:
@@ -221,7 +221,7 @@ def test_the_first_step_proves_the_store(method, workshop, empty):
         other.model.embed_tokens.weight.mul_(1.3)
     true = setting.weights
     sequences = [one for row in [*setting.train, *setting.heldout] for one in answers(row)]
-    fetch_logps(
+    fetch_reference_logps(
         other,
         sequences,
         setting.engine,
@@ -250,7 +250,7 @@ def test_shards_of_another_folder_are_set_aside(workshop, empty):
     mine = reference_folder(setting.weights, setting.dtype)
     stranger = mine.with_name("0" * 32 + "-float32")
     sequences = [one for row in [*setting.train, *setting.heldout] for one in answers(row)]
-    fetch_logps(setting.model, sequences, setting.engine, setting.dtype, stranger, Console(quiet=True))
+    fetch_reference_logps(setting.model, sequences, setting.engine, setting.dtype, stranger, Console(quiet=True))
     shutil.copytree(stranger, mine)
     text = trainer_text(setting)
     assert "reference: 0 of" in text

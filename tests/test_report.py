@@ -87,9 +87,9 @@ def make_run(
 ) -> RunDirectory:
     """A run directory as a run leaves it; what is not finished has a spec, a state and some steps."""
     run = RunDirectory(path)
-    run.begin(run_id="3fa09b12c7de", spec=yaml.safe_dump(plain or spec()))
+    run.start_attempt(run_id="3fa09b12c7de", spec=yaml.safe_dump(plain or spec()))
     for row in logged():
-        run.log(row)
+        run.log_metrics(row)
     if state == "failed":
         run.fail("OutOfMemoryError: tried to allocate <2.31> GiB; set training.micro_tokens=512.")
     if state == "finished":
@@ -271,7 +271,7 @@ def test_a_run_is_shown_with_intervals_and_its_first_samples(tmp_path: Path) -> 
 
 def test_a_run_without_anything_is_shown(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    run.begin(run_id="0" * 12, spec=yaml.safe_dump(spec()))
+    run.start_attempt(run_id="0" * 12, spec=yaml.safe_dump(spec()))
     assert "running" in said(lambda console: terminal.show_run(run, console))
 
 

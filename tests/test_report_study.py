@@ -275,7 +275,7 @@ def test_drift_and_margin_in_nats(tmp_path: Path) -> None:
     run = make_run(
         tmp_path / "a", metrics={drift.CHOSEN: moved(-100, -98), drift.REJECTED: moved(-120, -130)}
     )
-    run.log({"step": 5, drift.CHOSEN: -99, drift.REJECTED: -124})
+    run.log_metrics({"step": 5, drift.CHOSEN: -99, drift.REJECTED: -124})
     (cell,) = records_of(runs_in(tmp_path))
     assert drift.path_of(cell) == [(0.0, 0.0), (-1.5, 5.0), (-4.0, 12.0)]
     assert drift.path_of(records_of([make_run(tmp_path / "b")])[0]) == []

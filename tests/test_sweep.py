@@ -15,7 +15,7 @@ import yaml
 
 from alignment_lab.config import to_yaml
 from alignment_lab.entrypoints.slurm_job import Attempts, may_pass, number
-from alignment_lab.runtime.errors import Hung, RunError, UserError, WorkerError
+from alignment_lab.runtime.errors import HungError, RunError, UserError, WorkerError
 from alignment_lab.runtime.run_directory import RunDirectory
 from alignment_lab.sweep import grid, launcher, shared_work
 from alignment_lab.sweep.launchers import slurm_queue
@@ -380,7 +380,7 @@ def test_what_cells_share(composed):
         (RunError("no step could be taken"), False),
         (WorkerError("process 1 of 2 was ended by SIGKILL"), True),
         (WorkerError("process 1 of 2 failed: CUDA out of memory"), False),
-        (Hung("nothing moved"), True),
+        (HungError("nothing moved"), True),
         (RuntimeError("NCCL error"), True),
         (OSError(28, "No space left on device"), False),
         (OSError(5, "Input/output error"), True),

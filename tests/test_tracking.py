@@ -55,15 +55,15 @@ class Listener(Tracker):
 def run(tmp_path) -> RunDirectory:
     """A run that began."""
     made = RunDirectory(tmp_path / "cell")
-    made.begin(run_id="0123456789ab", spec="")
+    made.start_attempt(run_id="0123456789ab", spec="")
     return made
 
 
 def logged(run: RunDirectory, *steps: int) -> None:
     for step in steps:
-        run.log({"step": step, "loss": 1 / step, "epoch": step / 10})
+        run.log_metrics({"step": step, "loss": 1 / step, "epoch": step / 10})
         if step % 2 == 0:
-            run.log({"step": step, "eval_loss": 2 / step, "eval_rewards/accuracies": 0.5})
+            run.log_metrics({"step": step, "eval_loss": 2 / step, "eval_rewards/accuracies": 0.5})
 
 
 # ---- what is told
@@ -185,7 +185,7 @@ def test_which_trackers_are_on_is_data(option, told, composed):
 )
 def test_a_package_that_is_not_there_is_told_before_anything_heavy(name, remedy, composed, monkeypatch):
     monkeypatch.setattr(tracking, "find_spec", lambda package: None if package == name else object())
-    (said,) = problems.problems_here(composed(["model=tiny", f"tracking.{name}=true"]), accelerators=0)
+    (said,) = problems.local_problems(composed(["model=tiny", f"tracking.{name}=true"]), accelerators=0)
     assert said.startswith(f"tracking.{name}=true: the package {name} is not installed; ") and remedy in said
 
 
@@ -263,12 +263,12 @@ def test_attempts_are_one_run_with_one_axis(composed, run, monkeypatch):
         said
         == f"wandb: offline (no key, or WANDB_MODE=offline); send it later with  wandb sync {run.path}/wandb/offline-run-*\n"
     )
-    run.rewind(3)
+    run.truncate_metrics(3)
     time.sleep(1.1)  # a directory is named by the second
     attempt(spec, run, 4, 5, 6)
     (second,) = [file for file in run.path.glob("wandb/offline-run-*/*.wandb") if last_step(file) == 6]
     second.write_bytes(second.read_bytes()[:7])  # killed before anything was written
-    run.rewind(4)
+    run.truncate_metrics(4)
     time.sleep(1.1)
     attempt(spec, run, 5, 6, 7, 8, ends=True)
 
@@ -391,7 +391,7 @@ def test_an_attempts_tensorboard_goes_on_where_it_begins(composed, run):
         logged(run, *steps)
         follower.tell()
         follower.close("interrupted", failed=True)
-        run.rewind(back)
+        run.truncate_metrics(back)
         time.sleep(1.1)  # an event file is named by the second
     found = scalars(run.path / "tensorboard")
     assert [step for step, _ in found["train/loss"]] == [1, 2, 3, 4, 5, 6]
@@ -424,7 +424,7 @@ def test_trackios_database_holds_the_run(composed, run, trackio, tmp_path):
         if ends:
             follower.conclude({"state": "finished", "delta/eval_loss": -0.1}, SAMPLES, run.page_file)
         follower.close("finished", failed=False)
-        run.rewind(back)
+        run.truncate_metrics(back)
     rows = trackio.get_logs("lab", tracker.name)
     assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["delta/eval_loss"] for row in rows if "delta/eval_loss" in row] == [-0.1]

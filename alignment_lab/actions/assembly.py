@@ -30,7 +30,7 @@ Row = dict[str, Any]
 class Tokens:
     """The rows that this run can see, as token ids; what was left out or cut is counted in `rows`."""
 
-    rows: data.Rows
+    rows: data.Splits
     where: Path  # the model lies
     tokenizer: Any
     train: list[Row]
@@ -39,20 +39,20 @@ class Tokens:
     digest: str = ""  # of the tokenizer
 
 
-def tokenized(spec: Experiment, rows: data.Rows, where: Path, console: Console) -> Tokens:
+def tokenized(spec: Experiment, rows: data.Splits, where: Path, console: Console) -> Tokens:
     """Tokenize, or find it done in the cache. Raises UserError where no row is left."""
     tokenize, tokenizer = METHODS[spec.method.name].tokenize, load_tokenizer(spec.model, where)
     collectives.init_process_group(cpu=device_and_dtype(spec)[0].type == "cpu")
     digest, limit = tokenizer_digest(tokenizer), spec.data.max_length
     with collectives.main_process_first():
-        train, counts = data.cached_tokens(
-            tokenize, tokenizer, digest, rows.train[: data.rows_needed(spec)], limit
+        train, counts = data.tokenize_cached(
+            tokenize, tokenizer, digest, rows.train[: data.max_train_rows(spec)], limit
         )
-        heldout, more = data.cached_tokens(
+        heldout, more = data.tokenize_cached(
             tokenize,
             tokenizer,
             digest,
-            data.first_rows(rows.heldout, max(spec.eval.rows, spec.eval.generations)),
+            data.take_groups(rows.heldout, max(spec.eval.rows, spec.eval.generations)),
             limit,
         )
     counts += more
@@ -100,12 +100,12 @@ def build_context(
     spec: Experiment, policy: Any, arguments: Any, device: Any, dtype: Any, tokens: Tokens, console: Console
 ) -> TrainContext:
     """All that a method's trainer is built from. How rows are laid out is known as soon as the model can be called."""
-    passes = estimate.choose_pass(
+    passes = estimate.choose_micro_batch(
         spec,
         policy.config.get_text_config(),
         width=dtype.itemsize,
         free=free_memory(device),
-        longest=max(data.longest_sequence(row) for row in [*tokens.train, *tokens.heldout]),
+        longest=max(data.max_sequence_length(row) for row in [*tokens.train, *tokens.heldout]),
         cuda=device.type == "cuda",
         processes=ranks.world_size(),
     )
@@ -132,7 +132,7 @@ def _adapter(spec: Experiment, policy: Any) -> str:
     (settings,) = policy.peft_config.values()
     dials, start = spec.parallel, spec.model.init_adapter
     base = "the base" if dials.quantization is Quantization.none else f"the base in {dials.quantization.name}"
-    kind = f"{dials.adapter.name}, rank {settings.r}, alpha {settings.lora_alpha}, {count_parameters(policy, trained=True):,} parameters"
+    kind = f"{dials.adapter.name}, rank {settings.r}, alpha {settings.lora_alpha}, {count_parameters(policy, trainable_only=True):,} parameters"
     reference = (
         f"it goes on from {start}, and is the reference as it lies there"
         if start

@@ -28,15 +28,15 @@ from ..config import (
 )
 from ..distributed import collectives, ranks
 from ..distributed.launch import launch_workers, local_process_count
-from ..distributed.rendezvous import rendezvous
+from ..distributed.rendezvous import find_rendezvous
 from ..estimate import problems
 from ..estimate.oom import explain_failure
 from ..evaluation.answers import sample_rows, score_answers
 from ..evaluation.intervals import Measured, before_after
-from ..models.locate import locate, trusted
+from ..models.locate import locate, describe_remote_code
 from ..report.render.terminal import show_run
 from ..runtime import hardware, provenance
-from ..runtime.errors import Hung, Interrupted, RunError, UserError, describe_error
+from ..runtime.errors import HungError, Interrupted, RunError, UserError, describe_error
 from ..runtime.files import publish_directory, write_json
 from ..runtime.phase_timer import PhaseTimer, peak_memory_gb
 from ..runtime.run_directory import RunDirectory
@@ -68,11 +68,11 @@ def execute(spec: Experiment, run: RunDirectory) -> float | None:
 
     Raises UserError for a mistake; the directory records any failure.
     """
-    leads = ranks.is_main_process() and rendezvous(spec.parallel.nodes).number == 0
+    leads = ranks.is_main_process() and find_rendezvous(spec.parallel.nodes).node_rank == 0
     console = Console(quiet=not leads)
     if spec.action is Action.plan:
         plan.show_plan(spec, _readable(spec), console)
-        run.discard()
+        run.discard_if_unused()
         return None
     spec, run = estimate.resolve_auto(spec), _agreed(run, spec)
     if run.state().get("state") == "finished" and run.state()["id"] == spec.run_id:
@@ -83,32 +83,32 @@ def execute(spec: Experiment, run: RunDirectory) -> float | None:
         )
         return objective_value(spec, run.report())
     stop = StopRequest()
-    with stop.heeded(), recorded_attempt(spec, run) if leads else nullcontext():
-        problems.require_runnable(spec, hardware.visible_accelerators(), run.path)
-        rows = data.load(spec)
+    with stop.listen(), recorded_attempt(spec, run) if leads else nullcontext():
+        problems.require_runnable(spec, hardware.count_accelerators(), run.path)
+        rows = data.load_rows(spec)
         where = locate(spec.model)
         console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
         if spec.model.trust_remote_code:
-            console.print(trusted(spec.model, where), highlight=False, soft_wrap=True)
+            console.print(describe_remote_code(spec.model, where), highlight=False, soft_wrap=True)
         processes = local_process_count(spec.parallel)
         if processes * spec.parallel.nodes > 1 and not ranks.is_launched():
             launch_workers(spec.parallel, run, processes, console, stop)
         else:
             train(spec, run, rows, where, console, stop)
     if leads:
-        from ..report.render.page import write_page  # matplotlib: not needed to answer a mistake
+        from ..report.render.run_page import write_run_page  # matplotlib: not needed to answer a mistake
 
-        write_page(run)
+        write_run_page(run)
         conclude_tracking(spec, run, console)
         show_run(run, console)
-    if stop.asked:  # at the very end: this run is finished, what would follow it does not start
-        raise Interrupted(stop.asked, f"interrupted by {stop.asked.name}; this run is finished")
+    if stop.signal:  # at the very end: this run is finished, what would follow it does not start
+        raise Interrupted(stop.signal, f"interrupted by {stop.signal.name}; this run is finished")
     return objective_value(spec, run.report())
 
 
-def _readable(spec: Experiment) -> data.Rows | None:
+def _readable(spec: Experiment) -> data.Splits | None:
     """The rows, where they are to be had without a network."""
-    return None if spec.data.source is DataSource.hub else data.load(spec)
+    return None if spec.data.source is DataSource.hub else data.load_rows(spec)
 
 
 def _agreed(run: RunDirectory, spec: Experiment) -> RunDirectory:
@@ -116,18 +116,18 @@ def _agreed(run: RunDirectory, spec: Experiment) -> RunDirectory:
     if not ranks.is_launched():
         return run
     collectives.init_process_group(
-        cpu=spec.parallel.device is DeviceType.cpu or not hardware.visible_accelerators()
+        cpu=spec.parallel.device is DeviceType.cpu or not hardware.count_accelerators()
     )
     common = RunDirectory(collectives.broadcast(run.path))
     if common != run:
-        run.discard()
+        run.discard_if_unused()
     return common
 
 
 def prepare_libraries() -> None:
     """What libraries read when they are imported, and whom of them the user need not hear."""
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
-    if not hardware.visible_accelerators():
+    if not hardware.count_accelerators():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one, and say so
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -141,11 +141,11 @@ def work(run: RunDirectory) -> None:
     failed = True
     stop = StopRequest()
     try:
-        with stop.heeded():
+        with stop.listen():
             train(
                 spec,
                 run,
-                data.load(spec),
+                data.load_rows(spec),
                 locate(spec.model),
                 Console(quiet=not ranks.is_main_process()),
                 stop,
@@ -171,12 +171,12 @@ def recorded_attempt(spec: Experiment, run: RunDirectory) -> Iterator[None]:
     """Keep run.json true: running, then finished, interrupted, or failed with the reason."""
     _refuse_another(spec, run)
     prepare_libraries()
-    with run.owned():
-        run.begin(run_id=spec.run_id, spec=to_yaml(spec))
+    with run.locked():
+        run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))
         try:
             yield
         except BaseException as error:
-            run.fail(describe_error(error), resumable=isinstance(error, KeyboardInterrupt | Hung))
+            run.fail(describe_error(error), resumable=isinstance(error, KeyboardInterrupt | HungError))
             end_tracking(run, failed=True)
             raise
         run.finish()
@@ -193,7 +193,7 @@ def _refuse_another(spec: Experiment, run: RunDirectory) -> None:
 
 
 def train(
-    spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, console: Console, stop: StopRequest
+    spec: Experiment, run: RunDirectory, rows: data.Splits, where: Path, console: Console, stop: StopRequest
 ) -> None:
     """Load, measure, train, measure, save; torch is imported here. Every process goes through all of it, and the first one writes."""
     try:
@@ -205,7 +205,7 @@ def train(
 
 
 def _train(
-    spec: Experiment, run: RunDirectory, rows: data.Rows, where: Path, console: Console, stop: StopRequest
+    spec: Experiment, run: RunDirectory, rows: data.Splits, where: Path, console: Console, stop: StopRequest
 ) -> None:
     meter = PhaseTimer()
     with meter("load"):
@@ -217,7 +217,7 @@ def _train(
     before: list[Measured] = []
 
     def opening() -> None:
-        watchdog.beat()  # from here on something is to move; the reference may have been waited for, and long
+        watchdog.heartbeat()  # from here on something is to move; the reference may have been waited for, and long
         content = {"model": trainer.setting.weights, "data": rows.digest, "tokenizer": tokens.digest}
         if ranks.is_main_process():
             write_json(
@@ -230,8 +230,8 @@ def _train(
     )
     trainer.opening = opening
     trainer.asking = meter("reference")
-    trainer.beat = watchdog.beat
-    with watchdog.watching():
+    trainer.beat = watchdog.heartbeat
+    with watchdog.watch():
         with meter("train"):
             training.fit(trainer, spec, run, console, stop)
         after = measured(trainer, meter)
@@ -273,7 +273,7 @@ def measured(trainer: Any, meter: PhaseTimer, *, initial: bool = False) -> Measu
     asked = setting.asked
     with meter("generate"):
         progress = trainer.watched("answers before" if initial else "answers after")
-        prompts = [data.prompt_of(row) for row in asked]
+        prompts = [data.prompt_messages(row) for row in asked]
         answers = generate_answers(
             trainer.model,
             setting.tokenizer,
@@ -286,14 +286,14 @@ def measured(trainer: Any, meter: PhaseTimer, *, initial: bool = False) -> Measu
     return Measured({**scores, **score_answers(answers, asked)}, answers)
 
 
-def report(setting: TrainContext, rows: data.Rows, steps: int, meter: PhaseTimer, metrics: Row) -> Row:
+def report(setting: TrainContext, rows: data.Splits, steps: int, meter: PhaseTimer, metrics: Row) -> Row:
     """report.json: what the run came to. Tokens are those of the rows, however the engine lays them out."""
     spec = setting.spec
     tokens = round(steps * setting.tokens_per_step)
     counts = {
         "train": len(setting.train),
         "available": setting.available,
-        "eval": len(data.pair_units(setting.scored)),  # pairs are as many whether they were parted or not
+        "eval": len(data.group_pairs(setting.scored)),  # pairs are as many whether they were parted or not
         "dropped": dict(rows.dropped),
         "truncated": rows.truncated,
     }

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..distributed import collectives, ranks
-from ..runtime.disk import disk_full_message
-from ..runtime.errors import RunError, disk_is_full
+from ..runtime.disk import disk_full_message, disk_is_full, free_bytes
+from ..runtime.errors import RunError
 from ..runtime.run_directory import RunDirectory
 from . import manifest
 
@@ -23,10 +23,10 @@ class CheckpointManager:
     run_id: str
     limit: int
     notice: Callable[[str], None]
-    saved: int | None = None  # the step of the newest
+    last_saved_step: int | None = None  # the step of the newest
     size: int = field(default=0, repr=False)  # bytes of one, as soon as there is one
 
-    def find(self) -> Path | None:
+    def find_latest(self) -> Path | None:
         """The one to go on from, the same for every process; what had to be passed over is said."""
         found: Path | None = None
         if ranks.is_main_process():
@@ -36,14 +36,14 @@ class CheckpointManager:
             if found is None and passed:
                 self.notice("no checkpoint is whole: starting from the first step")
         found = collectives.broadcast(found)
-        self.saved = manifest.step_of(found) if found else None
+        self.last_saved_step = manifest.step_of(found) if found else None
         return found
 
     @contextmanager
     def saving(self, step: int, trained: int) -> Iterator[None]:
         """Around a save of `trained` weights, each with the two numbers that Adam remembers. Raises RunError where there is no room."""
         needed = self.size or 12 * trained
-        wrong = self._no_room(needed, step) if ranks.is_main_process() and self._free() < needed else None
+        wrong = self._no_room(needed, step) if ranks.is_main_process() and free_bytes(self.run.path) < needed else None
         if told := collectives.broadcast(wrong):
             raise RunError(told)
         try:
@@ -55,7 +55,7 @@ class CheckpointManager:
         finally:
             if ranks.is_main_process():
                 shutil.rmtree(self.run.partial / f"checkpoint-{step}", ignore_errors=True)
-        self.saved = step
+        self.last_saved_step = step
 
     def commit(self, step: int) -> None:
         """Give what all processes wrote its name, then drop the oldest. The first process alone, when all are done."""
@@ -67,11 +67,8 @@ class CheckpointManager:
         self.size = sum(file.stat().st_size for file in final.rglob("*") if file.is_file())
         manifest.rotate(self.run.checkpoints, self.limit, self.run_id)
 
-    def _free(self) -> int:
-        return shutil.disk_usage(self.run.path).free
-
     def _no_room(self, needed: int, step: int) -> str:
-        kept = f"checkpoint-{self.saved} stays good" if self.saved else "there is no checkpoint yet"
+        kept = f"checkpoint-{self.last_saved_step} stays good" if self.last_saved_step else "there is no checkpoint yet"
         return disk_full_message(
             self.run.path, f"step {step} wants a checkpoint of about {needed / 1e6:,.0f} MB ({kept}), and "
         )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..distributed import collectives, ranks
-from ..distributed.full_state import full_state, trainable_names
+from ..distributed.full_state import iter_full_state, trainable_names
 from . import optimizer_state
 
 
@@ -24,7 +24,7 @@ def save_weights(model: Any, folder: Path) -> dict[str, torch.Tensor]:
     adapter = hasattr(model, "peft_config")
     trained = trainable_names(model) if adapter else set()
     state = {}
-    for name, tensor in full_state(model, wanted=lambda name: not adapter or name in trained):
+    for name, tensor in iter_full_state(model, select=lambda name: not adapter or name in trained):
         optimizer_state.require_finite(name, tensor)
         if ranks.is_main_process():
             state[name] = tensor

@@ -1,4 +1,4 @@
-"""Hydra's door: where the options lie, how a sweep's cells are named, and how a mistake ends the command.
+"""The lab as a Hydra application: where the options lie, how a sweep's cells are named, and how a mistake ends the command.
 
 Imports neither torch nor transformers, so that a mistake is answered within a second.
 """
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra._internal import utils
-from hydra._internal.core_plugins import basic_sweeper
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -24,8 +22,11 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..runtime.errors import Interrupted, RunError, UserError, disk_is_full
+from ..runtime.command_line import typed_command
+from ..runtime.disk import disk_is_full
+from ..runtime.errors import Interrupted, RunError, UserError
 from ..runtime.files import write_atomic
+from ..runtime.library_internals import let_hydra_errors_propagate, save_multirun_config_with
 from ..runtime.paths import CONF
 from ..runtime.redaction import redact, redacted, redacting_excepthook
 from ..runtime.run_directory import RunDirectory
@@ -34,6 +35,8 @@ from .hydra_errors import describe_hydra_error, is_group_error, is_part_of_null
 
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 FOLDER_NAME_LIMIT = 120  # characters; most file systems take 255 bytes
+USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
+UNTYPED_ERRORS = (ValueError, AssertionError, AttributeError)  # what Hydra and OmegaConf raise besides: see hydra_errors
 
 
 class ConfSearchPath(SearchPathPlugin):
@@ -50,22 +53,19 @@ class RedactedOmegaConf(OmegaConf):
     @staticmethod
     def save(config: Any, f: Any, resolve: bool = False) -> None:
         """Write a configuration as YAML."""
-        write_atomic(
-            Path(f),
-            OmegaConf.to_yaml(OmegaConf.create(redacted(OmegaConf.to_container(config, resolve=resolve)))),
-        )
+        plain = redacted(OmegaConf.to_container(config, resolve=resolve))
+        write_atomic(Path(f), OmegaConf.to_yaml(OmegaConf.create(plain)))
 
 
 def register_with_hydra() -> None:
     """Tell Hydra of the schemas, of conf/ and of how cells are named. Safe to call twice."""
-    utils.run_and_report = lambda function: (
-        function()
-    )  # it would print a paragraph and exit with 1; one_sentence has our way
+    let_hydra_errors_propagate()  # to errors_as_sentences
     register_schemas()
     Plugins.instance().register(ConfSearchPath)
     OmegaConf.register_new_resolver("cell", folder_name, replace=True)
+    OmegaConf.register_new_resolver("command", typed_command, replace=True)  # for --help
     OmegaConf.register_new_resolver("unsecret", run_folder_name, replace=True)
-    basic_sweeper.OmegaConf = RedactedOmegaConf  # it writes multirun.yaml
+    save_multirun_config_with(RedactedOmegaConf)
     sys.excepthook = redacting_excepthook
 
 
@@ -79,7 +79,7 @@ def folder_name(overrides: str) -> str:
 
 
 def run_folder_name(name: str) -> str:
-    """A run's name in the name of its folder: as it is, or without the secret that somebody put into it."""
+    """A run's name as a folder name; unchanged, unless it holds a secret."""
     return name if redact(name) == name else folder_name(name)
 
 
@@ -90,55 +90,46 @@ def compose_experiment(overrides: list[str], config_name: str = "config") -> Exp
 
 @contextmanager
 def errors_as_sentences(discard: RunDirectory | None = None) -> Iterator[None]:
-    """Turn a user's mistake into one sentence and exit code 2, and take back the run directory in which nothing came about.
+    """Turn a user's mistake into one sentence and exit code 2, and remove the run directory `discard` if nothing came of it.
 
-    HYDRA_FULL_ERROR=1 gives the traceback instead. A run that failed ends with 1, one that a signal ended with 128 and its number.
+    HYDRA_FULL_ERROR=1 gives the traceback instead. A run that failed ends with 1, one that a signal ended with 128 + its number.
     """
     try:
         yield
-    except (
-        UserError,
-        HydraException,
-        OmegaConfBaseException,
-        ValueError,
-        AssertionError,
-        AttributeError,
-    ) as error:
-        known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
-        if not known and not is_group_error(error) and not is_part_of_null(error):
+    except (*USER_ERRORS, *UNTYPED_ERRORS) as error:
+        if not isinstance(error, USER_ERRORS) and not is_group_error(error) and not is_part_of_null(error):
             raise
         if discard:
-            discard.discard()
+            discard.discard_if_unused()
         if TRACEBACK_WANTED:
             raise
-        print(redact(f"error: {describe_hydra_error(error)}"), file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if not disk_is_full(error) or TRACEBACK_WANTED:
-            raise
-        print(
-            f"error: the disk is full: {error.filename or 'nothing can be written'}; make room, and give the command again",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        _exit(f"error: {describe_hydra_error(error)}", 2)
     except RunError as error:
-        print(redact(f"{getattr(error, 'details', '')}error: {error}"), file=sys.stderr)
-        sys.exit(error.code)
+        _exit(f"{getattr(error, 'details', '')}error: {error}", error.code)
     except Interrupted as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.code)
+        _exit(str(error), error.code)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except RuntimeError as error:
-        if not _of_submitit(error) or TRACEBACK_WANTED:
+        _exit("interrupted", 130)
+    except (OSError, RuntimeError) as error:
+        sentence = _describe_system_error(error)
+        if sentence is None or TRACEBACK_WANTED:
             raise
-        said = "a cell was cut off; its run.json says why, and the same command with this hydra.sweep.dir goes on"
-        print(f"error: hydra/launcher=submitit_local hydra.launcher.timeout_min: {said}.", file=sys.stderr)
-        sys.exit(1)
+        _exit(f"error: {sentence}", 1)
 
 
-def _of_submitit(error: RuntimeError) -> bool:
-    """Whether submitit says that a job left no result; it is imported where it is used alone."""
-    module = sys.modules.get("submitit.core.utils")
-    return module is not None and isinstance(error, module.UncompletedJobError)
+def _exit(message: str, code: int) -> None:
+    print(redact(message), file=sys.stderr)
+    sys.exit(code)
+
+
+def _describe_system_error(error: Exception) -> str | None:
+    """A sentence for a full disk and for a job of submitit that left no result; None for any other error, which keeps its traceback."""
+    if isinstance(error, OSError) and disk_is_full(error):
+        return f"the disk is full: {error.filename or 'nothing can be written'}; make room, and give the command again"
+    submitit = sys.modules.get("submitit.core.utils")  # imported only where it is used
+    if submitit is not None and isinstance(error, submitit.UncompletedJobError):
+        return (
+            "hydra/launcher=submitit_local hydra.launcher.timeout_min: a cell was cut off; its run.json says why, "
+            "and the same command with this hydra.sweep.dir goes on."
+        )
+    return None

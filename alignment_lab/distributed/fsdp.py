@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..runtime.errors import UserError
+from ..runtime.library_internals import decoder_layer_classes, mark_as_fsdp_managed
 
 
 def shard_model(model: Any) -> None:
@@ -18,7 +19,7 @@ def shard_model(model: Any) -> None:
     from torch.distributed.fsdp import fully_shard
 
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    kinds = set(getattr(plain, "_no_split_modules", None) or ())
+    kinds = decoder_layer_classes(plain)
     layers = [module for module in plain.modules() if type(module).__name__ in kinds]
     if not layers:
         raise UserError(
@@ -27,7 +28,7 @@ def shard_model(model: Any) -> None:
     for layer in layers:
         fully_shard(layer)
     fully_shard(plain, reshard_after_forward=False)
-    plain._is_fsdp_managed_module = True  # by which transformers knows that processes must generate in step
+    mark_as_fsdp_managed(plain)
 
 
 def reshard_model(model: Any) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def full_state(
+def iter_full_state(
     model: Any, *, wanted: Callable[[str], bool] = lambda name: True, called: Callable[[str], str] = str
 ) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of the state of a model, sharded or not, as one process would have it, by name, one after the other, on processors.
@@ -50,11 +50,11 @@ def _gathered(tensor: Any) -> Tensor:
     return tensor.detach().cpu()
 
 
-def count_parameters(model: Any, *, trained: bool = False) -> int:
+def count_parameters(model: Any, *, trainable_only: bool = False) -> int:
     """Parameters, whole ones, however they are sharded."""
     sizes = (
         getattr(weight, "ds_numel", None) or weight.numel()
         for weight in model.parameters()
-        if weight.requires_grad or not trained
+        if weight.requires_grad or not trainable_only
     )
     return sum(sizes)

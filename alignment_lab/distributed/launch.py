@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import DeviceType, Parallel, Sharding
 from ..runtime import hardware
-from ..runtime.errors import EXIT_HUNG, Hung, Interrupted, UserError, WorkerError
-from ..runtime.paths import CODE_ROOT
+from ..runtime.errors import EXIT_HUNG, HungError, Interrupted, UserError, WorkerError
+from ..runtime.paths import pythonpath
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
-from .rendezvous import Rendezvous, rendezvous
+from .rendezvous import Rendezvous, find_rendezvous
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,7 @@ def local_process_count(parallel: Parallel) -> int:
         return 1
     if parallel.processes is not None:
         return parallel.processes
-    return 1 if parallel.device is DeviceType.cpu else max(1, hardware.visible_accelerators())
+    return 1 if parallel.device is DeviceType.cpu else max(1, hardware.count_accelerators())
 
 
 def launch_workers(
@@ -46,11 +46,11 @@ def launch_workers(
 ) -> None:
     """Start `count` processes on the run and wait for them; they get the signals that come meanwhile.
 
-    Raises UserError, Interrupted, Hung, or WorkerError with the first failure's reason.
+    Raises UserError, Interrupted, HungError, or WorkerError with the first failure's reason.
     """
-    machines = rendezvous(parallel.nodes)
+    machines = find_rendezvous(parallel.nodes)
     _resolves(machines)
-    over = f" on each of {machines.count} machines" if machines.count > 1 else ""
+    over = f" on each of {machines.num_nodes} machines" if machines.num_nodes > 1 else ""
     console.print(f"processes: {count}{over}, {parallel.sharding.name}", highlight=False, soft_wrap=True)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
@@ -59,26 +59,26 @@ def launch_workers(
     before = dict(os.environ)
     os.environ |= _environment(parallel, count)
     try:
-        with stop.passed_on():
+        with stop.forward_to_children():
             elastic_launch(_config(machines, count), sys.executable)("-m", door, str(run.path.absolute()))
     except ChildFailedError as error:
-        if stop.asked:
-            raise Interrupted(stop.asked, f"interrupted by {stop.asked.name}; {_goes_on(run)}") from None
-        raise _told(_first(error.failures), machines.number * count, count * machines.count, run) from None
+        if stop.signal:
+            raise Interrupted(stop.signal, f"interrupted by {stop.signal.name}; {_goes_on(run)}") from None
+        raise _told(_first(error.failures), machines.node_rank * count, count * machines.num_nodes, run) from None
     finally:  # the next cell of a sweep is another run
         os.environ.clear()
         os.environ.update(before)
     if run.state().get("state") == "interrupted":  # its workers ended in order
-        raise Interrupted(stop.asked or signal.SIGTERM, run.state()["error"])
+        raise Interrupted(stop.signal or signal.SIGTERM, run.state()["error"])
 
 
 def _resolves(machines: Rendezvous) -> None:
     """Raises UserError where nobody knows the address, WorkerError where nobody can be asked: torch would try for a quarter of an hour."""
     try:
-        socket.getaddrinfo(machines.address, machines.port)
+        socket.getaddrinfo(machines.master_addr, machines.master_port)
     except OSError as error:
         said = (
-            f"MASTER_ADDR={machines.address}: {os.uname().nodename} cannot find that host ({error.strerror})"
+            f"MASTER_ADDR={machines.master_addr}: {os.uname().nodename} cannot find that host ({error.strerror})"
         )
         if getattr(error, "errno", None) != socket.EAI_NONAME:
             raise WorkerError(f"{said}; try again.") from None
@@ -90,14 +90,14 @@ def _resolves(machines: Rendezvous) -> None:
 def _config(machines: Rendezvous, count: int) -> Any:
     from torch.distributed.launcher.api import LaunchConfig
 
-    alone = machines.count == 1
+    alone = machines.num_nodes == 1
     return LaunchConfig(
-        min_nodes=machines.count,
-        max_nodes=machines.count,
+        min_nodes=machines.num_nodes,
+        max_nodes=machines.num_nodes,
         nproc_per_node=count,
         rdzv_backend="c10d" if alone else "static",
-        rdzv_endpoint="localhost:0" if alone else f"{machines.address}:{machines.port}",
-        rdzv_configs={} if alone else {"rank": machines.number, "timeout": 900},
+        rdzv_endpoint="localhost:0" if alone else f"{machines.master_addr}:{machines.master_port}",
+        rdzv_configs={} if alone else {"rank": machines.node_rank, "timeout": 900},
         run_id="alignment_lab",
         max_restarts=0,
         monitor_interval=0.2,
@@ -108,16 +108,15 @@ def _config(machines: Rendezvous, count: int) -> Any:
 
 def _environment(parallel: Parallel, count: int) -> dict[str, str]:
     """What workers find: their part of the processors, and where this machine has no accelerator, DeepSpeed told so."""
-    cpu = parallel.device is DeviceType.cpu or not hardware.visible_accelerators()
+    cpu = parallel.device is DeviceType.cpu or not hardware.count_accelerators()
     threads = (
         {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count))}
         if "OMP_NUM_THREADS" not in os.environ
         else {}
     )
-    found = os.pathsep.join(filter(None, [str(CODE_ROOT), os.environ.get("PYTHONPATH")]))
     return {
         **threads,
-        "PYTHONPATH": found,
+        "PYTHONPATH": pythonpath(),
         **({"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""} if cpu else {}),
     }
 
@@ -151,7 +150,7 @@ def _told(failure: Any, before: int, world: int, run: RunDirectory) -> Exception
         stacks = max(
             run.path.glob("stacks-*.txt"), key=lambda file: file.stat().st_mtime
         )  # its first line says why
-        return Hung(stacks.read_text().partition("\n")[0])
+        return HungError(stacks.read_text().partition("\n")[0])
     who = f"process {before + failure.local_rank} of {world}"
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name

@@ -37,7 +37,7 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-def even_shares(things: Sequence[T]) -> list[tuple[T, bool]]:
+def split_between_processes(things: Sequence[T]) -> list[tuple[T, bool]]:
     """This process's share, every world-th thing, as many as any other process has: (thing, whether it counts).
 
     Where they do not come out even, the last one is done again by those who have none, and counts for nothing: what processes do together

@@ -19,13 +19,13 @@ PORTS = range(20000, 30000)  # of a rendezvous under Slurm, by the job's number
 class Rendezvous:
     """Where the processes of several machines meet, and which of the machines this is."""
 
-    count: int
-    number: int
-    address: str
-    port: int
+    num_nodes: int
+    node_rank: int
+    master_addr: str
+    master_port: int
 
 
-def rendezvous(wanted: int, environment: Mapping[str, str] = os.environ) -> Rendezvous:
+def find_rendezvous(wanted: int, environment: Mapping[str, str] = os.environ) -> Rendezvous:
     """The machines of a run: NODE_RANK, MASTER_ADDR and MASTER_PORT, and what of them is not said from Slurm's job, where there is one.
 
     Raises UserError where that does not suffice.

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..distributed import ranks
 from ..models.packed_attention import SHARED_PREFIX, unsupported_reason
+from ..runtime.library_internals import attention_implementation, supports_sdpa
 from .layout import Engine
-from .logprobs import evaluation_mode, score_in_mode, scores_at_ends
+from .logprobs import evaluation_mode, score_in_mode, sequence_scores
 from .packing import ScoredSequence
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def choose_engine(
 
     The model's own words are believed first, then a proof: a small tree must score as its sequences by themselves do.
     """
-    engine = Engine(packed=False, budget=budget, parts=ranks.world_size(), device=device)
-    asked = getattr(model.config, "_attn_implementation", None)
+    engine = Engine(packed=False, max_tokens=budget, world_size=ranks.world_size(), device=device)
+    asked = attention_implementation(model)
     if asked != SHARED_PREFIX:
         return engine, f"model.attention={asked}"
     reason = unsupported_reason(model.config, longest) or _disproved(model, device)
@@ -42,7 +43,7 @@ def choose_engine(
 
 def _own(model: PreTrainedModel) -> str:
     """The attention that transformers would choose: some models ask for what SDPA does not compute."""
-    return "sdpa" if getattr(model, "_supports_sdpa", False) else "eager"
+    return "sdpa" if supports_sdpa(model) else "eager"
 
 
 def _disproved(model: PreTrainedModel, device: torch.device | None) -> str | None:
@@ -77,4 +78,4 @@ def _probed(model: Any, probe: Sequence[ScoredSequence], engine: Engine) -> list
     if model.can_generate():
         return score_in_mode(model, probe, engine)
     (batch,) = engine.batches(probe)
-    return [scores_at_ends(model, batch.to(engine.device or model.device))[None]]
+    return [sequence_scores(model, batch.to(engine.device or model.device))[None]]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..config import Eval
-from ..data.tokenization import prompt_ids, stop_ids
+from ..data.templates import encode_prompts, stop_token_ids
 from ..distributed import collectives, ranks
 from .logprobs import Progress, evaluation_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..data.tokenization import Message
+    from ..data import Message
 
 
 def generate_answers(
@@ -30,13 +30,13 @@ def generate_answers(
 
     Of several processes each answers its share, and all have every answer: they must ask together.
     """
-    ids = prompt_ids(tokenizer, prompts)
+    ids = encode_prompts(tokenizer, prompts)
     order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
     batches = [order[start : start + how.batch] for start in range(0, len(order), how.batch)]
     answers: dict[int, str] = {}
-    stops = stop_ids(tokenizer)
+    stops = stop_token_ids(tokenizer)
     with evaluation_mode(model, dtype):
-        for places, _ in progress(ranks.even_shares(batches)):
+        for places, _ in progress(ranks.split_between_processes(batches)):
             tokens, mask = _left_padded([ids[place] for place in places], device)
             found = model.generate(
                 input_ids=tokens,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import ranks
-from ..models.packed_attention import Layout, no_mask
+from ..models.packed_attention import PackedLayout, dummy_mask
 from .packing import ScoredSequence, Tree, build_trees, pack_evenly, pack_trees, pad_trees
 
 
@@ -24,14 +24,14 @@ class ForwardBatch:
 
     input_ids: Tensor  # [1, T] packed, [N, T] padded
     position_ids: Tensor  # of the same shape
-    layout: Layout | None  # None: padded
-    places: Tensor  # [S] where the token is predicted, in the flattened input
+    layout: PackedLayout | None  # None: padded
+    predict_at: Tensor  # [S] where the token is predicted, in the flattened input
     targets: Tensor  # [S] the token
     offsets: Tensor  # [S] its place in the answer; below 0 in the prompt
     lengths: Tensor  # [N] scored tokens of each sequence
-    ends: Tensor  # [N] each sequence's last token, in the flattened input
-    members: Tensor  # [N] which of the planned sequences they are, rising
-    spare: bool = False  # done again by a process that has no pack of its own left: it counts for nothing
+    last_positions: Tensor  # [N] each sequence's last token, in the flattened input
+    sequence_ids: Tensor  # [N] which of the planned sequences they are, rising
+    is_filler: bool = False  # done again by a process that has no pack of its own left: it counts for nothing
 
     def to(self, device: torch.device | str, **_: Any) -> ForwardBatch:
         """The same on `device`."""
@@ -48,7 +48,7 @@ class ForwardBatch:
         return {
             **given,
             "position_ids": self.position_ids,
-            "attention_mask": no_mask(self.input_ids.device),
+            "attention_mask": dummy_mask(self.input_ids.device),
             "layout": self.layout,
         }
 
@@ -58,29 +58,29 @@ class Engine:
     """How sequences are laid out for one model: packed or padded, at most `budget` tokens a forward pass."""
 
     packed: bool
-    budget: int
-    parts: int = 1  # processes that share the work
+    max_tokens: int
+    world_size: int = 1  # processes that share the work
     device: torch.device | None = None  # where it is done; None: where the model's first weight lies
 
     def batches(self, sequences: Sequence[ScoredSequence]) -> list[ForwardBatch]:
         """All sequences, in as few forward passes as the budget allows; those with one prompt go together."""
         return [self._laid_out(sequences, pack) for pack in self._plan(sequences)]
 
-    def share(self, sequences: Sequence[ScoredSequence]) -> list[ForwardBatch]:
+    def local_batches(self, sequences: Sequence[ScoredSequence]) -> list[ForwardBatch]:
         """This process's forward passes: as many as any other's, so that the last may be a spare one."""
-        shares = ranks.even_shares(self._plan(sequences))
-        return [replace(self._laid_out(sequences, pack), spare=not counts) for pack, counts in shares]
+        shares = ranks.split_between_processes(self._plan(sequences))
+        return [replace(self._laid_out(sequences, pack), is_filler=not counts) for pack, counts in shares]
 
     def _plan(self, sequences: Sequence[ScoredSequence]) -> list[list[Tree]]:
         planned = build_trees(sequences)
         if not planned:
             return []
-        if self.parts == 1:
-            return pack_trees(planned, self.budget) if self.packed else pad_trees(planned, self.budget)
+        if self.world_size == 1:
+            return pack_trees(planned, self.max_tokens) if self.packed else pad_trees(planned, self.max_tokens)
         if self.packed:
-            return pack_evenly(planned, self.budget, self.parts)
-        width = sum(tree.longest * len(tree.members) for tree in planned)
-        return pad_trees(planned, min(self.budget, -(-width // self.parts)))
+            return pack_evenly(planned, self.max_tokens, self.world_size)
+        width = sum(tree.longest * len(tree.sequence_ids) for tree in planned)
+        return pad_trees(planned, min(self.max_tokens, -(-width // self.world_size)))
 
     def _laid_out(self, sequences: Sequence[ScoredSequence], pack: Sequence[Tree]) -> ForwardBatch:
         return _pack(sequences, pack) if self.packed else _pad(sequences, pack)
@@ -93,21 +93,21 @@ def _pack(sequences: Sequence[ScoredSequence], pack: Sequence[Tree]) -> ForwardB
     starts: dict[int, tuple[int, int]] = {}  # member -> where its prompt and its answer start
     for tree in pack:
         prompt = len(ids)
-        ids += sequences[tree.members[0]].prompt
+        ids += sequences[tree.sequence_ids[0]].prompt
         positions += range(tree.prompt)
-        for member in tree.members:
+        for member in tree.sequence_ids:
             starts[member] = prompt, len(ids)
             ids += sequences[member].answer
             positions += range(tree.prompt, len(sequences[member]))
-    layout = Layout(
-        tuple((tree.prompt, tuple(len(sequences[member].answer) for member in tree.members)) for tree in pack)
+    layout = PackedLayout(
+        tuple((tree.prompt, tuple(len(sequences[member].answer) for member in tree.sequence_ids)) for tree in pack)
     )
     return _batch(sequences, [ids], [positions], layout, starts)
 
 
 def _pad(sequences: Sequence[ScoredSequence], pack: Sequence[Tree]) -> ForwardBatch:
     """Right-padded: under causal attention no real token sees the padding, so any id will do and no mask is needed."""
-    members = sorted(member for tree in pack for member in tree.members)
+    members = sorted(member for tree in pack for member in tree.sequence_ids)
     width = max(len(sequences[member]) for member in members)
     rows = [(sequences[member].prompt + sequences[member].answer + [0] * width)[:width] for member in members]
     starts = {
@@ -121,7 +121,7 @@ def _batch(
     sequences: Sequence[ScoredSequence],
     ids: list[list[int]],
     positions: list[list[int]],
-    layout: Layout | None,
+    layout: PackedLayout | None,
     starts: dict[int, tuple[int, int]],
 ) -> ForwardBatch:
     """What both layouts have in common: which tokens are scored, and where each one is predicted."""

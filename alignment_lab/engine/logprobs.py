@@ -33,20 +33,20 @@ class TokenLogprobs:
     logps: Tensor  # [S] nats, float32 or better
     offsets: Tensor  # [S] the token's place in the answer; below 0 in the prompt
     lengths: Tensor  # [N] scored tokens of each sequence
-    members: Tensor  # [N] which of the planned sequences they are
-    log_squares: Tensor | None = None  # [S] log sum_v p_v^2, where asked for
-    likeliest: Tensor | None = None  # [S] whether the token was the likeliest one, where asked for
+    sequence_ids: Tensor  # [N] which of the planned sequences they are
+    log_sum_squares: Tensor | None = None  # [S] log sum_v p_v^2, where asked for
+    is_argmax: Tensor | None = None  # [S] whether the token was the likeliest one, where asked for
 
     @property
-    def owners(self) -> Tensor:
+    def segment_ids(self) -> Tensor:
         """[S] which of the N sequences each scored token belongs to."""
         return torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(self.lengths)
 
-    def sums(self, values: Tensor) -> Tensor:
+    def sum_by_sequence(self, values: Tensor) -> Tensor:
         """Sum over the scored tokens of each sequence: [S] -> [N]."""
         return torch.segment_reduce(values, "sum", lengths=self.lengths)
 
-    def detached(self) -> TokenLogprobs:
+    def detach(self) -> TokenLogprobs:
         """The same without its gradient."""
         return replace(self, logps=self.logps.detach())
 
@@ -58,7 +58,7 @@ class TokenLogprobs:
         )
 
     @staticmethod
-    def join(parts: Sequence[TokenLogprobs]) -> TokenLogprobs:
+    def cat(parts: Sequence[TokenLogprobs]) -> TokenLogprobs:
         """Several as one."""
         found: dict[str, Any] = {}
         for field in fields(TokenLogprobs):
@@ -68,22 +68,22 @@ class TokenLogprobs:
 
 
 def token_logprobs(
-    model: PreTrainedModel, batch: ForwardBatch, *, log_squares: bool = False, likeliest: bool = False
+    model: PreTrainedModel, batch: ForwardBatch, *, log_sum_squares: bool = False, is_argmax: bool = False
 ) -> TokenLogprobs:
     """log p of every scored token, and what else was asked for. Only `logps` has a gradient."""
     if batch.layout is not None:
-        logits = model(**batch.inputs(), logits_to_keep=batch.places).logits.squeeze(0)  # [S, V]
+        logits = model(**batch.inputs(), logits_to_keep=batch.predict_at).logits.squeeze(0)  # [S, V]
     else:
         width = batch.input_ids.shape[1]
-        rows, columns = batch.places // width, batch.places % width
+        rows, columns = batch.predict_at // width, batch.predict_at % width
         first = int(columns.min())  # before it, no row has a scored token
         kept = torch.arange(first, width, device=columns.device)
         logits = model(**batch.inputs(), logits_to_keep=kept).logits[rows, columns - first]  # [S, V]
-    logps, squares, top = _LogSoftmaxAt.apply(logits, batch.targets, log_squares, likeliest)
-    return TokenLogprobs(logps, batch.offsets, batch.lengths, batch.members, squares, top)
+    logps, squares, top = _LogSoftmaxAt.apply(logits, batch.targets, log_sum_squares, is_argmax)
+    return TokenLogprobs(logps, batch.offsets, batch.lengths, batch.sequence_ids, squares, top)
 
 
-def scores_at_ends(model: Any, batch: ForwardBatch) -> Tensor:
+def sequence_scores(model: Any, batch: ForwardBatch) -> Tensor:
     """What a reward model's head says at each sequence's end: [N].
 
     The whole model is called, as wrappers for several processes want it; its own choice of a token does not know of packs, so that the
@@ -98,7 +98,7 @@ def scores_at_ends(model: Any, batch: ForwardBatch) -> Tensor:
         model(**batch.inputs())
     finally:
         taken.remove()
-    return heads[-1].flatten()[batch.ends]
+    return heads[-1].flatten()[batch.last_positions]
 
 
 class _LogSoftmaxAt(torch.autograd.Function):
@@ -106,12 +106,12 @@ class _LogSoftmaxAt(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, log_squares: bool, likeliest: bool
+        ctx: Any, logits: Tensor, targets: Tensor, log_sum_squares: bool, is_argmax: bool
     ) -> tuple[Tensor | None, ...]:
         exact = torch.promote_types(logits.dtype, torch.float32)
         logps, normalizers = (torch.empty(len(targets), dtype=exact, device=logits.device) for _ in range(2))
-        squares = torch.empty_like(logps) if log_squares else None
-        top = torch.empty(len(targets), dtype=torch.bool, device=logits.device) if likeliest else None
+        squares = torch.empty_like(logps) if log_sum_squares else None
+        top = torch.empty(len(targets), dtype=torch.bool, device=logits.device) if is_argmax else None
         for start in range(0, len(targets), LOGIT_ROWS):
             here = slice(start, start + LOGIT_ROWS)
             rows = logits[here].to(exact)
@@ -179,12 +179,12 @@ def score_in_mode(
 ) -> list[Tensor]:
     """`score_sequences` within `evaluation_mode`."""
     found: dict[int, Tensor] = {}
-    for batch in progress(engine.share(sequences)):
+    for batch in progress(engine.local_batches(sequences)):
         tokens = (
             token_logprobs(model, batch.to(engine.device or model.device))
             .logps.cpu()
             .split(batch.lengths.tolist())
         )
-        found |= zip(batch.members.tolist(), tokens, strict=True)
+        found |= zip(batch.sequence_ids.tolist(), tokens, strict=True)
     everyone = {member: values for part in collectives.all_gather(found) for member, values in part.items()}
     return [everyone[member] for member in range(len(sequences))]

@@ -37,7 +37,7 @@ class Tree:
     """Sequences that share their prompt, as indices into what was planned. `tokens`: the prompt once, every answer."""
 
     prompt: int  # tokens
-    members: list[int]
+    sequence_ids: list[int]
     tokens: int
     longest: int  # tokens of its longest sequence
 
@@ -49,7 +49,7 @@ def build_trees(sequences: Sequence[ScoredSequence]) -> list[Tree]:
         tree = found.setdefault(
             tuple(sequence.prompt) or index, Tree(len(sequence.prompt), [], len(sequence.prompt), 0)
         )
-        tree.members.append(index)
+        tree.sequence_ids.append(index)
         tree.tokens += len(sequence.answer)
         tree.longest = max(tree.longest, len(sequence))
     return list(found.values())
@@ -93,9 +93,9 @@ def pad_trees(planned: Sequence[Tree], budget: int) -> list[list[Tree]]:
     packs: list[list[Tree]] = []
     width = count = 0
     for tree in sorted(planned, key=lambda tree: -tree.longest):
-        if not packs or (count + len(tree.members)) * width > budget:
+        if not packs or (count + len(tree.sequence_ids)) * width > budget:
             packs.append([])
             width, count = tree.longest, 0
         packs[-1].append(tree)
-        count += len(tree.members)
+        count += len(tree.sequence_ids)
     return packs

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from ..distributed import collectives, ranks
-from ..distributed.full_state import full_state
+from ..distributed.full_state import iter_full_state
 from ..runtime.files import cache_directory
-from ..runtime.progress import progress_bar
+from ..runtime.progress import progress_tracker
 from .layout import Engine
 from .logprobs import score_sequences
 from .packing import ScoredSequence
@@ -77,7 +77,7 @@ def _facts(model: Any) -> dict[str, Any]:
 def _weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) as a plain model would have them, by name; of a fresh adapter, nothing."""
     fresh = _fresh(model)
-    yield from full_state(model, wanted=lambda name: not (fresh and "lora_" in name), called=_plain)
+    yield from iter_full_state(model, select=lambda name: not (fresh and "lora_" in name), rename=_plain)
 
 
 def _plain(name: str) -> str:
@@ -88,7 +88,7 @@ def _plain(name: str) -> str:
 
 def _fresh(model: Any) -> bool:
     """Whether the model has an adapter, and one that adds nothing: each of its B matrices is zero."""
-    halves = full_state(model, wanted=lambda name: "lora_B" in name or "lora_embedding_B" in name)
+    halves = iter_full_state(model, select=lambda name: "lora_B" in name or "lora_embedding_B" in name)
     zeros = [not tensor.any() for _, tensor in halves]
     return bool(zeros) and all(zeros)
 
@@ -100,7 +100,7 @@ def as_reference(model: Any) -> Iterator[None]:
         yield
 
 
-def fetch_logps(
+def fetch_reference_logps(
     model: Any,
     sequences: Sequence[ScoredSequence],
     engine: Engine,
@@ -131,8 +131,8 @@ def fetch_logps(
     found = ReferenceCache(where).fetch(
         [(sequence.prompt, sequence.answer) for sequence in sequences],
         lambda block: ask(collectives.broadcast(block)),
-        progress=progress_bar("reference", console),
-        block_tokens=BLOCK_PASSES * engine.budget * engine.parts,
+        progress=progress_tracker("reference", console),
+        block_tokens=BLOCK_PASSES * engine.max_tokens * engine.world_size,
         notice=lambda text: console.print(text, highlight=False, soft_wrap=True),
     )
     collectives.broadcast(None)

@@ -47,7 +47,7 @@ STALE = 3600.0  # seconds after which an unpublished file belongs to nobody who 
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchResult:
     """One float32 array of [completion tokens] nats per example, read-only. Every example is a hit, or was scored in this call."""
 
     logps: list[Array]
@@ -116,7 +116,7 @@ class ReferenceCache:
         publish_seconds: float = 30.0,
         block_tokens: int = 16384,
         notice: Callable[[str], None] = lambda _: None,
-    ) -> Fetched:
+    ) -> FetchResult:
         """What is stored of the examples, and what is not after `score` was asked for it, block by block; in their order.
 
         Of several processes one scores while the others wait: `score` must not need another process that fetches here. A
@@ -136,7 +136,7 @@ class ReferenceCache:
             raise UserError(
                 f"What was just written to {self.folder} does not read back: check that disk, and start again."
             )
-        return Fetched([self._read(key) for key in keys], len(keys) - scored, scored)
+        return FetchResult([self._read(key) for key in keys], len(keys) - scored, scored)
 
     def _missing(self, keys: Iterable[bytes]) -> dict[bytes, int]:
         """A place of every key that no shard has."""

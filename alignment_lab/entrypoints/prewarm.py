@@ -52,7 +52,7 @@ def _make(
     from ..actions import assembly
 
     spec = replace(spec, tracking=replace(spec.tracking, tensorboard=False, wandb=False, trackio=False))
-    tokens = assembly.tokenized(spec, data.load(spec), locate(spec.model), console)
+    tokens = assembly.tokenized(spec, data.load_rows(spec), locate(spec.model), console)
     if tokens_only:
         return
     trainer = assembly.build_trainer(spec, folder, tokens, console, _policy)
@@ -81,7 +81,7 @@ def work(folder: RunDirectory) -> None:
     """One of several processes."""
     train.prepare_libraries()
     stop = StopRequest()
-    with stop.heeded():
+    with stop.listen():
         _make(train.read_spec(folder), folder, Console(quiet=not ranks.is_main_process()), stop)
 
 

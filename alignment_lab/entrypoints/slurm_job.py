@@ -22,7 +22,8 @@ from rich.console import Console
 from ..actions import train
 from ..checkpoints.manifest import step_of
 from ..estimate.oom import OOM_PHRASES
-from ..runtime.errors import Hung, Interrupted, RunError, UserError, WorkerError, describe_error, disk_is_full
+from ..runtime.disk import disk_is_full
+from ..runtime.errors import HungError, Interrupted, RunError, UserError, WorkerError, describe_error
 from ..runtime.files import read_json, write_json
 from ..runtime.redaction import redact
 from ..runtime.run_directory import RunDirectory
@@ -46,7 +47,7 @@ def main() -> None:
     subject = RunDirectory(sweep / (task if order["kind"] == "cells" else f".{order['kind']}"))
     code = 1
     try:
-        with StopRequest().heeded():  # before the run listens, there is nothing to lose
+        with StopRequest().listen():  # before the run listens, there is nothing to lose
             doings[order["kind"]](sweep, task)
         code = 0
     except Interrupted as reason:
@@ -99,7 +100,7 @@ def shared(sweep: Path, passes: list[dict[str, Any]]) -> None:
             console.print(f"for {one.cell} and what is like it:", highlight=False, soft_wrap=True)
             folder = RunDirectory(sweep / ".share" / one.digest)
             stop = StopRequest()
-            with stop.heeded():
+            with stop.listen():
                 prewarm(spec, folder, console, stop, tokens_only=one.tokens_only)
 
     try:
@@ -210,7 +211,7 @@ def may_pass(error: BaseException) -> bool:
     """Whether another attempt may go well: a process or a device was lost, a file system did not answer. No mistake, nor want of memory."""
     if isinstance(error, UserError) or any(word in str(error) for word in OOM_PHRASES):
         return False
-    if isinstance(error, Hung | WorkerError):
+    if isinstance(error, HungError | WorkerError):
         return True
     if isinstance(error, NotImplementedError | RecursionError) or disk_is_full(error):
         return False

@@ -16,8 +16,8 @@ GB = 10**9
 # Model FLOPs over the peak. On accelerators: MosaicML's llm-foundry (scripts/train/benchmarking/README.md) has 40 to 46 % for models of 1
 # to 7 billion parameters and rows of 512 to 4,096 tokens on H100s in bfloat16, with and without activation checkpointing. Other cards,
 # short steps and slow networks reach less.
-UTILISATION = 0.40
-CPU_UTILISATION = 0.80  # docs/LOG.md: 154 of the 183 GFLOP/s that the processor reaches on large matrices
+UTILIZATION = 0.40
+CPU_UTILIZATION = 0.80  # docs/LOG.md: 154 of the 183 GFLOP/s that the processor reaches on large matrices
 CPU_TFLOPS = 0.09  # of one core in float32: the same 183 GFLOP/s on two cores
 
 
@@ -39,10 +39,10 @@ class Device:
     @property
     def flops(self) -> float:
         """What training is assumed to reach, FLOPs a second."""
-        return self.tflops * 1e12 * (UTILISATION if self.accelerator else CPU_UTILISATION)
+        return self.tflops * 1e12 * (UTILIZATION if self.accelerator else CPU_UTILIZATION)
 
 
-def this_cpu(*, free: bool = False) -> Device:
+def local_cpu(*, free: bool = False) -> Device:
     """This machine's processors and its memory; with `free`, only what is free now."""
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -61,13 +61,13 @@ DEVICES = {
         Device("a100", 80, 312, ("A100", "80GB")),
         Device("h100", 80, 989, ("H100",)),
         Device("h200", 141, 989, ("H200",)),
-        this_cpu(),
+        local_cpu(),
     )
 }
-SHOWN = ("rtx4090", "a100-40gb", "l40s", "h100", "h200", "cpu")  # one of each size
+LISTED_DEVICES = ("rtx4090", "a100-40gb", "l40s", "h100", "h200", "cpu")  # one of each size
 
 
-def device_named(name: str) -> Device:
+def get_device(name: str) -> Device:
     """The device that `plan.device` names. Raises UserError with all names for another one."""
     if name not in DEVICES:
         raise UserError(f"plan.device={name}: no such device is known; give one of {', '.join(DEVICES)}.")
@@ -76,7 +76,7 @@ def device_named(name: str) -> Device:
 
 def local_device(accelerators: int | None = None) -> tuple[Device, int]:
     """The kind of device that a run on this machine gets, and how many there are; one without an accelerator: the processors."""
-    count = hardware.visible_accelerators() if accelerators is None else accelerators
+    count = hardware.count_accelerators() if accelerators is None else accelerators
     if count == 0:
         return DEVICES["cpu"], 1
     return min(

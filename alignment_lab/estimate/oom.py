@@ -7,8 +7,7 @@ from pathlib import Path
 from .. import estimate
 from ..config import Experiment
 from ..runtime import hardware
-from ..runtime.disk import disk_full_message
-from ..runtime.errors import disk_is_full
+from ..runtime.disk import disk_full_message, disk_is_full
 
 OOM_PHRASES = (
     "out of memory",
@@ -28,9 +27,9 @@ def explain_out_of_memory(error: BaseException, spec: Experiment) -> str | None:
     """That memory ran out, beside what the estimate said and which keys lower it; None where the error is another one."""
     if not (isinstance(error, MemoryError) or any(words in str(error) for words in OOM_PHRASES)):
         return None
-    accelerators = hardware.visible_accelerators()
+    accelerators = hardware.count_accelerators()
     device, _ = estimate.local_device(accelerators)
-    need = estimate.estimate_need(
+    need = estimate.estimate_memory(
         spec, spec.parallel, device, estimate.total_processes(spec.parallel, max(1, accelerators))
     )
     known = f"the estimate was {need.peak / 1e9:.1f} GB of {device.bytes / 1e9:.1f}; " if need else ""

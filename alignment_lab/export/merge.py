@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints import verify
-from ..checkpoints.verify.loading import adapted, load_base
-from ..checkpoints.verify.probe import bare
+from ..checkpoints.verify.plain_loading import load_adapter, load_base
+from ..checkpoints.verify.probe import plain_forward_mode
 from ..config import Quantization
 from ..runtime.errors import UserError
 
@@ -44,16 +44,16 @@ class Drift:
 
 def as_trained(
     spec: Mapping[str, Any], report: Mapping[str, Any], *, adapter: bool, base: Path | None, device: str
-) -> verify.Loading:
+) -> verify.LoadOptions:
     """How to load what a run saved: full weights as they lie, an adapter on its base as the run held that."""
     model, dials = spec["model"], spec.get("parallel") or {}
     trust = bool(model.get("trust_remote_code"))
     if not adapter:
-        return verify.Loading(dtype="auto", device=device, trust_remote_code=trust)
+        return verify.LoadOptions(dtype="auto", device=device, trust_remote_code=trust)
     asked = model.get("dtype", "auto")
     dtype = report.get("dtype") or (asked if asked != "auto" else "float32")
     quantization = Quantization[dials.get("quantization") or "none"]
-    return verify.Loading(
+    return verify.LoadOptions(
         base=base,
         quantization=quantization,
         compute=dtype,
@@ -64,11 +64,11 @@ def as_trained(
 
 
 def exported(
-    folder: Path, how: verify.Loading, dtype: str | None, prompts: Sequence[Sequence[int]]
+    folder: Path, how: verify.LoadOptions, dtype: str | None, prompts: Sequence[Sequence[int]]
 ) -> tuple[Any, list[Drift]]:
     """The model to give away, and its drift from the trained one: merged in float32, then cast. Never two of them in memory at once."""
     adapter = (folder / "adapter_config.json").exists()
-    model = verify.load(folder, how)
+    model = verify.load_saved(folder, how)
     before = heard(model, prompts)
     if adapter:
         del model
@@ -78,12 +78,12 @@ def exported(
     return model, drift(before, heard(model, prompts)) if adapter or dtype else []
 
 
-def merged(folder: Path, how: verify.Loading) -> Any:
+def merged(folder: Path, how: verify.LoadOptions) -> Any:
     """The adapter in `folder` merged into the weights that it was trained on, in float32."""
     base = load_base(folder, how)
     if how.quantization is not Quantization.none:
         base = dequantized(base)
-    model = adapted(base.float(), folder)
+    model = load_adapter(base.float(), folder)
     try:
         return model.merge_and_unload(safe_merge=True).eval()
     except ValueError as error:  # a value is not finite
@@ -115,8 +115,8 @@ def heard(model: Any, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
     import torch
 
     device = next(model.parameters()).device
-    said = [verify.probe(model)]
-    with bare(model):
+    said = [verify.probe_outputs(model)]
+    with plain_forward_mode(model):
         for ids in prompts[:PROMPTS]:
             found = model(input_ids=torch.tensor([list(ids[:LENGTH])], device=device), use_cache=False).logits
             said.append(found[0].float().cpu())

@@ -35,11 +35,11 @@ def write(
         _save(model, tokenizer, folder)
     else:
         shutil.copytree(run.model, folder, ignore=shutil.ignore_patterns("README.md"))
-    said, held = verify.probe(model), str(model.dtype).removeprefix("torch.")
+    said, held = verify.probe_outputs(model), str(model.dtype).removeprefix("torch.")
     del model
     gc.collect()
     torch.cuda.empty_cache()  # the fresh process needs the room
-    again = verify.Loading(dtype=held, device=device, trust_remote_code=how.trust_remote_code)
+    again = verify.LoadOptions(dtype=held, device=device, trust_remote_code=how.trust_remote_code)
     facts = {
         "id": run.state().get("id"),
         "dtype": held,
@@ -48,7 +48,7 @@ def write(
         "quantization": how.quantization.name,
         "scores": said.dim() == 1,
         "drift": [asdict(one) for one in drifts],
-        "apart": verify.verify(folder, said, again, tolerance=ROUNDING[held]),
+        "apart": verify.verify_saved(folder, said, again, tolerance=ROUNDING[held]),
     }
     write_json(folder / MARK, facts)
     return facts
@@ -62,11 +62,11 @@ def _described(settings: dict[str, Any]) -> str:
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     """As a run saves full weights: generation ends where training taught it to, and a reward model knows its padding."""
-    from ..data.tokenization import stop_ids
+    from ..data.templates import stop_token_ids
 
     model.config.use_cache = True
     if model.can_generate():
-        model.generation_config.eos_token_id = stop_ids(tokenizer)
+        model.generation_config.eos_token_id = stop_token_ids(tokenizer)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     else:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -76,9 +76,9 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def _prompts(run: RunDirectory, tokenizer: Any) -> Sequence[list[int]]:
     """The first held-out prompts that the run answered, as ids; none of a reward model."""
-    from ..data.tokenization import prompt_ids
+    from ..data.templates import encode_prompts
 
-    return prompt_ids(tokenizer, [row["prompt"] for row in run.samples()[: merge.PROMPTS]])
+    return encode_prompts(tokenizer, [row["prompt"] for row in run.samples()[: merge.PROMPTS]])
 
 
 def in_words(facts: Mapping[str, Any]) -> list[str]:

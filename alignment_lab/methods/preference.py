@@ -99,7 +99,7 @@ class PreferenceTrainer(LabTrainer):
         assert isinstance(method, Pairwise)
         self.method, self.objective = method, bound(method)
         self.prompt_loss = isinstance(method, ORPO) and method.prompt_loss and method.sft_weight > 0
-        self.wants = {"log_squares": method.wpo}
+        self.wants = {"log_sum_squares": method.wpo}
         super().__init__(setting, train, heldout)
 
     def completed(self, rows: list[Row]) -> list[Row]:
@@ -119,7 +119,7 @@ class PreferenceTrainer(LabTrainer):
 
     def values(self, seen: TokenLogprobs, batch: GlobalBatch) -> dict[str, Tensor]:
         """TRL's metrics."""
-        places = seen.members[::2] // 2  # which rows of the batch: a pair is never parted
+        places = seen.sequence_ids[::2] // 2  # which rows of the batch: a pair is never parted
         said = self._said(seen)
         return self._values(said, self._reference(batch, places, said.logps), batch)
 
@@ -147,19 +147,19 @@ class PreferenceTrainer(LabTrainer):
 
     def _said(self, seen: TokenLogprobs) -> Said:
         answer = seen.offsets >= 0  # [S]
-        lengths = seen.sums(answer.to(seen.logps.dtype))  # [2B]
+        lengths = seen.sum_by_sequence(answer.to(seen.logps.dtype))  # [2B]
         sums = (
             self._summed(seen, lengths)
             if isinstance(self.method, LDDPO)
-            else seen.sums(torch.where(answer, seen.logps, 0.0))
+            else seen.sum_by_sequence(torch.where(answer, seen.logps, 0.0))
         )
         weights = None
-        if seen.log_squares is not None and self.method.wpo:
-            means = seen.sums(torch.where(answer, seen.logps - seen.log_squares, 0.0)) / lengths.clamp(min=1)
+        if seen.log_sum_squares is not None and self.method.wpo:
+            means = seen.sum_by_sequence(torch.where(answer, seen.logps - seen.log_sum_squares, 0.0)) / lengths.clamp(min=1)
             weights = losses.wpo_weights(means[::2], means[1::2])
         return Said(
             PairLogprobs(sums[::2], sums[1::2], lengths[::2], lengths[1::2]),
-            -seen.sums(seen.logps)[::2],
+            -seen.sum_by_sequence(seen.logps)[::2],
             weights,
         )
 
@@ -168,7 +168,7 @@ class PreferenceTrainer(LabTrainer):
         assert isinstance(self.method, LDDPO)
         public = torch.minimum(lengths[::2], lengths[1::2]).repeat_interleave(2)
         return losses.length_damped_sum(
-            seen.logps, seen.owners, seen.offsets, public, len(lengths), alpha=self.method.alpha
+            seen.logps, seen.segment_ids, seen.offsets, public, len(lengths), alpha=self.method.alpha
         )
 
     def _reference(self, batch: GlobalBatch, places: Tensor, policy: PairLogprobs) -> PairLogprobs | None:

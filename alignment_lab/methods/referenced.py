@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..engine.packing import ScoredSequence
-from ..engine.reference import fetch_logps, reference_folder
+from ..engine.reference import fetch_reference_logps, reference_folder
 from ..engine.reference_cache import check_agreement
 from ..training.context import TrainContext
 
@@ -23,7 +23,7 @@ APART = {
 def reference_logps(setting: TrainContext, sequences: Sequence[ScoredSequence]) -> list[Tensor]:
     """log p of every answer token under the reference, [tokens] nats per sequence; says how much of it was there already."""
     where = reference_folder(setting.weights, setting.dtype)
-    found, asked = fetch_logps(
+    found, asked = fetch_reference_logps(
         setting.model, sequences, setting.engine, setting.dtype, where, setting.console
     )
     said = f"reference: {len(sequences) - asked} of {len(sequences)} answers from {where}"

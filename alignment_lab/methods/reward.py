@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import losses
 from ..config import Reward
 from ..engine.layout import ForwardBatch
-from ..engine.logprobs import TokenLogprobs, scores_at_ends
+from ..engine.logprobs import TokenLogprobs, sequence_scores
 from ..engine.packing import ScoredSequence
 from ..training import GlobalBatch, LabTrainer
 from ..training.context import TrainContext
@@ -54,15 +54,15 @@ class RewardTrainer(LabTrainer):
 
     def see(self, model: Any, pack: ForwardBatch) -> TokenLogprobs:
         """One score per sequence."""
-        scores = scores_at_ends(model, pack)
-        ones = torch.ones_like(pack.members)
-        return TokenLogprobs(scores, 0 * ones, ones, pack.members)
+        scores = sequence_scores(model, pack)
+        ones = torch.ones_like(pack.sequence_ids)
+        return TokenLogprobs(scores, 0 * ones, ones, pack.sequence_ids)
 
     def values(self, seen: TokenLogprobs, batch: GlobalBatch) -> dict[str, Tensor]:
         """TRL's metrics of a reward trainer."""
         method = self.setting.spec.method
         assert isinstance(method, Reward)
-        margin = batch.columns["margin"][seen.members[::2] // 2] if "margin" in batch.columns else None
+        margin = batch.columns["margin"][seen.sequence_ids[::2] // 2] if "margin" in batch.columns else None
         found = losses.reward(seen.logps[::2], seen.logps[1::2], margin=margin, centering=method.centering)
         gap = found.chosen_rewards - found.rejected_rewards
         return {

@@ -33,7 +33,7 @@ def sequences(row: Row) -> list[ScoredSequence]:
 class SupervisedTrainer(LabTrainer):
     """The loss is a mean over the tokens of a global batch, not over its rows: a long answer weighs more, as in every library."""
 
-    wants = {"likeliest": True}
+    wants = {"is_argmax": True}
 
     def sequences(self, row: Row) -> list[ScoredSequence]:
         """One or several."""
@@ -45,21 +45,21 @@ class SupervisedTrainer(LabTrainer):
 
     def values(self, seen: TokenLogprobs, batch: GlobalBatch) -> dict[str, Tensor]:
         """TRL's metrics."""
-        assert seen.likeliest is not None
+        assert seen.is_argmax is not None
         nll = -seen.logps * (
             batch.rows / batch.columns["tokens"].sum()
         )  # summed over tokens, divided by rows: the mean over tokens
-        return {"loss": nll, "mean_token_accuracy": seen.likeliest}
+        return {"loss": nll, "mean_token_accuracy": seen.is_argmax}
 
     def heldout_scores(self, *, initial: bool = False) -> dict[str, Scores]:
         """Negative log-probability and accuracy per token; a conversation, or a document, is one of the sample."""
         if not self.heldout:
             return {}
         seen, _ = self.heldout_seen()
-        assert seen.likeliest is not None
+        assert seen.is_argmax is not None
         tokens = seen.lengths.double().tolist()
-        right = seen.sums(seen.likeliest.float())
+        right = seen.sum_by_sequence(seen.is_argmax.float())
         return {
-            "eval_loss": Scores((-seen.sums(seen.logps)).tolist(), tokens),
+            "eval_loss": Scores((-seen.sum_by_sequence(seen.logps)).tolist(), tokens),
             "eval_mean_token_accuracy": Scores(right.tolist(), tokens),
         }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import losses
 from ..config import BCO, KTO, Unpaired
-from ..data import pair_units
+from ..data import group_pairs
 from ..distributed import collectives, ranks
 from ..engine.logprobs import TokenLogprobs, token_logprobs
 from ..engine.packing import ScoredSequence
@@ -100,7 +100,7 @@ class UnpairedTrainer(LabTrainer):
 
     def units(self) -> tuple[list[list[int]], list[Any]]:
         """Pairs and single rows, by their labels."""
-        found = pair_units(self.rows)
+        found = group_pairs(self.rows)
         return found, [tuple(self.rows[place]["label"] for place in unit) for unit in found]
 
     def judge(self, policy: Tensor, reference: Tensor, desirable: Tensor, batch: GlobalBatch) -> SingleLoss:
@@ -110,9 +110,9 @@ class UnpairedTrainer(LabTrainer):
     def values(self, seen: TokenLogprobs, batch: GlobalBatch) -> dict[str, Tensor]:
         """TRL's metrics, each over the rows of its label."""
         policy, desirable, reference = (
-            seen.sums(seen.logps),
-            batch.columns["label"][seen.members],
-            batch.columns["ref_logps"][seen.members],
+            seen.sum_by_sequence(seen.logps),
+            batch.columns["label"][seen.sequence_ids],
+            batch.columns["ref_logps"][seen.sequence_ids],
         )
         if self.model.training and self.state.global_step == 0:
             check_first_step(self.setting, policy, reference, seen.lengths)
@@ -132,7 +132,7 @@ class UnpairedTrainer(LabTrainer):
             found = self.values(TokenLogprobs(sums, 0 * ones, ones, ones.cumsum(0) - 1), batch)
         else:
             found = super().heldout_values(initial)
-        if all(len(unit) == 2 for unit in pair_units(self.heldout)):
+        if all(len(unit) == 2 for unit in group_pairs(self.heldout)):
             margins = (
                 found["rewards/chosen"] - found["rewards/rejected"]
             )  # halves share their prompt, and so stand in the same order
@@ -176,7 +176,7 @@ class KTOTrainer(UnpairedTrainer):
         if not batch.aside:
             return {}
         seen = self.joined(batch.aside, [token_logprobs(self.model, pack) for pack in batch.aside])
-        return {"kl": losses.kto_kl(seen.sums(seen.logps), batch.columns["ref_KL_logps"][seen.members])}
+        return {"kl": losses.kto_kl(seen.sum_by_sequence(seen.logps), batch.columns["ref_KL_logps"][seen.sequence_ids])}
 
     def judge(self, policy: Tensor, reference: Tensor, desirable: Tensor, batch: GlobalBatch) -> SingleLoss:
         """KTO's loss; without a second prompt to take answers from, its reference point is 0."""

@@ -20,7 +20,7 @@ def add_adapter(model: Any, spec: Experiment) -> Any:
         return PeftModel.from_pretrained(
             model, Path(spec.model.init_adapter).expanduser(), is_trainable=True
         ).eval()
-    policy = get_peft_model(model, lora_config(spec.parallel, scores=not spec.method.generates)).eval()
+    policy = get_peft_model(model, lora_config(spec.parallel, score_head=not spec.method.generates)).eval()
     for weight in policy.parameters():
         if weight.requires_grad:
             weight.data = (
@@ -29,7 +29,7 @@ def add_adapter(model: Any, spec: Experiment) -> Any:
     return policy
 
 
-def lora_config(parallel: Parallel, *, scores: bool) -> Any:
+def lora_config(parallel: Parallel, *, score_head: bool) -> Any:
     """peft's LoraConfig; every linear layer but the head where no layers are named. A reward model's new head is trained whole."""
     from peft import LoraConfig
 
@@ -38,8 +38,8 @@ def lora_config(parallel: Parallel, *, scores: bool) -> Any:
         lora_alpha=parallel.alpha or 2 * parallel.rank,
         lora_dropout=0.0,
         target_modules=list(parallel.targets) if parallel.targets else "all-linear",
-        modules_to_save=["score"] if scores else None,
+        modules_to_save=["score"] if score_head else None,
         use_dora=parallel.adapter is Adapter.dora,
         use_rslora=parallel.adapter is Adapter.rslora,
-        task_type="SEQ_CLS" if scores else "CAUSAL_LM",
+        task_type="SEQ_CLS" if score_head else "CAUSAL_LM",
     )

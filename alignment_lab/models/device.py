@@ -31,13 +31,13 @@ def device_and_dtype(spec: Experiment) -> tuple[torch.device, torch.dtype]:
     wanted = spec.model.dtype
     if wanted is Dtype.auto:
         wanted = (
-            Dtype.bfloat16 if (torch.cuda.is_bf16_supported() if cuda else bfloat16_pays()) else Dtype.float32
+            Dtype.bfloat16 if (torch.cuda.is_bf16_supported() if cuda else is_bfloat16_faster()) else Dtype.float32
         )
     device = torch.device("cuda", ranks.local_rank()) if cuda else torch.device("cpu")
     return device, torch.bfloat16 if wanted is Dtype.bfloat16 else torch.float32
 
 
-def bfloat16_pays() -> bool:
+def is_bfloat16_faster() -> bool:
     """Whether this processor multiplies bfloat16 matrices at least 1.3 times as fast as float32: measured once, then remembered.
 
     Many have no instruction for it and are three to four times slower, whatever they report.

@@ -53,7 +53,7 @@ def _convert(source: Path, target: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(**here, dtype=torch.float32)
     del model.config.quantization_config  # the weights are plain now; with it, saving is refused
     model.hf_quantizer, model.is_quantized = None, False
-    model.config._name_or_path = "SmolLM2-135M-Instruct"
+    model.config.name_or_path = "SmolLM2-135M-Instruct"
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(**here).save_pretrained(target)
 

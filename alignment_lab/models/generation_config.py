@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..data.tokenization import stop_ids
+from ..data.templates import stop_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,7 +18,7 @@ def set_generation_config(model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     """
     model.config.use_cache = True
     if model.can_generate():
-        model.generation_config.eos_token_id = stop_ids(tokenizer)
+        model.generation_config.eos_token_id = stop_token_ids(tokenizer)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     else:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

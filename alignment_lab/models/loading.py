@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Adapter, Experiment, Model, Sharding
 from ..distributed import ranks
 from ..runtime.errors import UserError
+from ..runtime.library_internals import supports_attention_functions
 from .adapters import add_adapter
 from .quantization import disable_bf16_rewrite, quantization_config
 
@@ -23,13 +24,13 @@ def load_model(
     model: Model,
     where: Path,
     *,
-    scores: bool = False,
+    score_head: bool = False,
     dtype: torch.dtype | None = None,
     quantization: Any = None,
 ) -> PreTrainedModel:
     """The model in evaluation mode, without dropout: policy and reference must be the same function. Weights are float32 unless said.
 
-    With `scores` it has a head of one output instead of the LM head, a new one where the files have none: a reward model.
+    With `score_head` it has a head of one output instead of the LM head, a new one where the files have none: a reward model.
     `quantization` is a BitsAndBytesConfig. Raises UserError where any other weight is not in the files.
     """
     import torch
@@ -40,17 +41,17 @@ def load_model(
 
     packed.register()
     disable_progress_bar()  # transformers' own, for every shard that it reads or writes
-    kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    kind = AutoModelForSequenceClassification if score_head else AutoModelForCausalLM
     attention: dict[str, Any] = {"attn_implementation": model.attention.name}
     options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code, "dtype": dtype or torch.float32}
-    options |= {"num_labels": 1} if scores else {}
+    options |= {"num_labels": 1} if score_head else {}
     if quantization is not None:
         here = ranks.local_rank() if torch.cuda.is_available() else "cpu"
         options |= {"quantization_config": quantization, "device_map": {"": here}}
     torch.manual_seed(0)  # a new head is the same for every seed of the training
     try:
         found = _load_complete(kind, where, **attention, **options)
-        takes = found._supports_attention_backend
+        takes = supports_attention_functions(found)
     except KeyError:
         takes = False
     if not takes:  # a family whose attention is its own
@@ -86,9 +87,9 @@ def load_policy(spec: Experiment, where: Path, device: torch.device, dtype: torc
     dials = spec.parallel
     frozen = dials.adapter is not Adapter.none
     quantization = quantization_config(dials, dtype)
-    scores = not spec.method.generates
+    score_head = not spec.method.generates
     model = load_model(
-        spec.model, where, scores=scores, dtype=dtype if frozen else torch.float32, quantization=quantization
+        spec.model, where, score_head=score_head, dtype=dtype if frozen else torch.float32, quantization=quantization
     )
     disable_bf16_rewrite(model)
     if quantization is not None and device.type == "cpu":

@@ -76,7 +76,7 @@ def _fetch(repository: str, revision: str | None) -> Path:
     raise UserError(f"{said} {remedy}")
 
 
-def trusted(model: Model, where: Path) -> str:
+def describe_remote_code(model: Model, where: Path) -> str:
     """What `trust_remote_code` means here: a model's files may name another repository for their code, as `org/name--file.Class`."""
     found: set[str] = set()
     for file in ("config.json", "tokenizer_config.json"):

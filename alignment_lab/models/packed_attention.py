@@ -26,7 +26,7 @@ UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # what some models ask of a
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedLayout:
     """The trees of one packed row, in its order: (length of the prompt, lengths of its answers). A prompt may be empty."""
 
     trees: tuple[tuple[int, tuple[int, ...]], ...]
@@ -55,7 +55,7 @@ class Gathered:
     longest_key: int
 
 
-def _gather(layout: Layout, device: torch.device) -> Gathered:
+def _gather(layout: PackedLayout, device: torch.device) -> Gathered:
     keys: list[int] = []
     queries, lengths = [], []
     start = 0
@@ -85,7 +85,7 @@ def shared_prefix_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    layout: Layout | None = None,
+    layout: PackedLayout | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **options: Any,
@@ -112,7 +112,7 @@ def shared_prefix_attention(
     return _by_pieces(query, key, value, layout, scaling), None
 
 
-def _by_pieces(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None) -> Tensor:
+def _by_pieces(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
     """A call of SDPA for each prompt with its first answer (causal), and one for each further answer (causal behind the prompt)."""
     groups = query.shape[1] // key.shape[1]
     sizes = [size for prompt, (first, *others) in layout.trees for size in (prompt + first, *others)]
@@ -133,7 +133,7 @@ def _by_pieces(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scalin
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
-def _by_gathering(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None) -> Tensor:
+def _by_gathering(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
     """One varlen call of FlashAttention, whose causal mask is aligned to the bottom right: a short query sees all of its prompt."""
     where = layout.gathered(query.device)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
@@ -157,7 +157,7 @@ def kernel_name(device: torch.device) -> str | None:
     return None if device.type == "cpu" else "flash-attn" if FLASH_KERNELS else "torch's varlen attention"
 
 
-def no_mask(device: torch.device) -> Tensor:
+def dummy_mask(device: torch.device) -> Tensor:
     """A mask of four dimensions, which transformers passes on as it is and packed attention never looks at: [1, 1, 1, 1]."""
     return torch.zeros(1, 1, 1, 1, device=device)
 

@@ -1,16 +1,7 @@
 """The exceptions that end a command with a sentence. Whoever raises one writes what the user reads."""
 
-import errno
 from signal import Signals
 
-DISK_FULL_PHRASES = (
-    "No space left",
-    "Disk quota",
-    "os error 28",
-    "os error 122",
-    "unexpected pos",
-    "file write failed",
-)  # a full disk, as libraries put it
 EXIT_HUNG = 75  # the exit code of a run that stood still: EX_TEMPFAIL, try again
 
 
@@ -32,7 +23,7 @@ class WorkerError(RunError):
         self.details = details
 
 
-class Hung(RunError):
+class HungError(RunError):
     """Nothing moved for longer than the user allows. The run can be resumed."""
 
     code = EXIT_HUNG
@@ -57,11 +48,4 @@ def describe_error(error: BaseException) -> str:
         str(error)
         if isinstance(error, UserError | RunError | Interrupted)
         else f"{type(error).__name__}: {error}"
-    )
-
-
-def disk_is_full(error: BaseException) -> bool:
-    """Whether that is why: by its number, or by the words of a library that hides it."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
-        words in str(error) for words in DISK_FULL_PHRASES
     )

@@ -12,12 +12,12 @@ from pathlib import Path
 DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
-def visible_accelerators() -> int:
+def count_accelerators() -> int:
     """How many NVIDIA devices this process may use."""
-    return len(visible_devices())
+    return len(visible_device_ids())
 
 
-def visible_devices() -> list[str]:
+def visible_device_ids() -> list[str]:
     """Their names for CUDA_VISIBLE_DEVICES, told without torch: what that says, else what the driver lists."""
     said, present = os.environ.get("CUDA_VISIBLE_DEVICES"), len(_models())
     names = map(str, range(present)) if said is None else (one.strip() for one in said.split(","))
@@ -29,7 +29,7 @@ def accelerator_names() -> list[str]:
     models = _models()
     return [
         models[int(one)] if one.isdigit() and int(one) < len(models) else models[0]
-        for one in visible_devices()
+        for one in visible_device_ids()
     ]
 
 

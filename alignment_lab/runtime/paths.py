@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CODE_ROOT = PACKAGE.parent  # put on PYTHONPATH, it makes `import alignment_lab` find this code
-CONF = (
-    PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else CODE_ROOT / "conf"
-)  # a wheel carries conf/ inside the package
+INSTALLED = (PACKAGE / "conf").is_dir()  # a wheel carries conf/ inside the package: see setup.py
+CONF = PACKAGE / "conf" if INSTALLED else CODE_ROOT / "conf"
 CHAT_TEMPLATES = PACKAGE / "config" / "chat_templates"
+CODE = ("alignment_lab",) if INSTALLED else ("alignment_lab", "conf", "train.py")  # the lab's part of CODE_ROOT
+
+
+def pythonpath() -> str:
+    """PYTHONPATH for a child process that must import this code.
+
+    An installed package is found without: its site-packages, put first, would hide modules of the standard library.
+    """
+    own = [] if INSTALLED else [str(CODE_ROOT)]
+    return os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -50,7 +50,7 @@ class ProgressBar:
             self.console.print(f"{self.label} {self.done}/{self.total} {note}".rstrip(), highlight=False)
 
 
-def progress_bar(label: str, console: Console) -> Any:
+def progress_tracker(label: str, console: Console) -> Any:
     """A function that wraps a sequence so that going through it shows a bar; see logprobs.Progress."""
 
     def wrap(steps: Sequence[Any]) -> Iterable[Any]:

@@ -25,7 +25,7 @@ def collect(devices: int) -> dict[str, Any]:
     return {
         "command": redacted([sys.executable, *sys.argv]),
         "directory": redacted(os.getcwd()),
-        "git": redacted(_snapshot_git() if (CODE_ROOT / GIT_SNAPSHOT).exists() else git()),
+        "git": redacted(_snapshot_git() if (CODE_ROOT / GIT_SNAPSHOT).exists() else git_state()),
         "packages": _packages(),
         "hardware": _hardware() | _accelerators(devices),
     }
@@ -35,9 +35,11 @@ def _snapshot_git() -> Any:
     return json.loads((CODE_ROOT / GIT_SNAPSHOT).read_text())
 
 
-def git() -> dict[str, Any] | None:
+def git_state() -> dict[str, Any] | None:
     """Commit and uncommitted diff of the lab's code; None where it is no checkout."""
     try:
+        # Installed into a repository of the user's, the code is not what that repository has under this commit.
+        _run("git", "ls-files", "--error-unmatch", "alignment_lab/__init__.py")
         commit = _run("git", "rev-parse", "HEAD").strip()
         return {
             "commit": commit,

@@ -110,14 +110,14 @@ class RunDirectory:
         """report.json, or None while the run has not ended."""
         return read_json(self.report_file)
 
-    def queue(self, *, run_id: str, spec: str) -> None:
+    def mark_queued(self, *, run_id: str, spec: str) -> None:
         """Set the directory up for a job that will begin later: spec.yaml, and run.json in state queued."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(self.spec_file, spec, durable=False)  # of thousands; the command would make them again
         state = {**self.state(), "state": "queued", "id": run_id, "error": None}
         write_atomic(self.state_file, json.dumps(redacted(state), indent=2) + "\n", durable=False)
 
-    def begin(self, *, run_id: str, spec: str) -> None:
+    def start_attempt(self, *, run_id: str, spec: str) -> None:
         """Open the directory for an attempt: spec.yaml and run.json in state running."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for left in (self.partial, *self.checkpoints.glob(".*.gone")):  # by an attempt that was killed
@@ -138,7 +138,7 @@ class RunDirectory:
             error=None,
         )
 
-    def note(self, **facts: Any) -> None:
+    def update_state(self, **facts: Any) -> None:
         """Add to what run.json says of this attempt."""
         write_json(self.state_file, {**self.state(), **facts})
 
@@ -154,7 +154,7 @@ class RunDirectory:
             self._set_state("interrupted" if resumable else "failed", ended=utc_now(), error=error)
 
     @contextlib.contextmanager
-    def owned(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Nobody else runs in this directory meanwhile. Raises UserError where somebody does; the kernel frees a killed one's lock."""
         self.path.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(self.lock, self._busy):
@@ -168,12 +168,12 @@ class RunDirectory:
         who = f"process {state.get('pid')} on {state.get('host')}"
         return f"{self.path}: {who} runs there now; wait for it, end it, or give another directory."
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log_metrics(self, row: dict[str, Any]) -> None:
         """Append one logged step to metrics.jsonl, as one write."""
         with self.metrics_file.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def rewind(self, step: int) -> None:
+    def truncate_metrics(self, step: int) -> None:
         """Forget the logged steps behind `step`: an attempt that starts there logs them again."""
         if self.metrics_file.exists():
             kept = [row for row in self.metrics() if row["step"] <= step]
@@ -183,7 +183,7 @@ class RunDirectory:
         """Write samples.jsonl."""
         write_atomic(self.samples_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
-    def discard(self) -> None:
+    def discard_if_unused(self) -> None:
         """Take back what this process began, where nothing came about: its own files, and the directories that are then empty.
 
         Never a file that was there before, a record of another attempt, or the working directory.
@@ -204,10 +204,10 @@ class RunDirectory:
 
     def _set_state(self, state: str, **facts: Any) -> None:
         assert state in RUN_STATES
-        self.note(state=state, **facts)
+        self.update_state(state=state, **facts)
 
 
-def runs_under(folder: Path) -> Iterator[RunDirectory]:
+def find_runs(folder: Path) -> Iterator[RunDirectory]:
     """Every run in `folder`, itself included, in the order of their names: what holds a run.json is a run."""
     for file in sorted(folder.rglob("run.json")):
         if not any(part.startswith(".") for part in file.relative_to(folder).parts):  # a sweep's own

@@ -28,13 +28,13 @@ class StopRequest:
     """Whether this process was asked to leave. Before training it leaves at once, in training where it is convenient."""
 
     def __init__(self) -> None:
-        self.asked: Signals | None = None
-        self.patient = False  # a signal is remembered, and answered at the next good place
+        self.signal: Signals | None = None
+        self.deferred = False  # a signal is remembered, and answered at the next good place
         self._since = 0.0
         self._children = False  # those do the work, and are told
 
     @contextmanager
-    def heeded(self) -> Iterator[StopRequest]:
+    def listen(self) -> Iterator[StopRequest]:
         """Listen, inside of the block. Only a main thread can."""
         if threading.current_thread() is not threading.main_thread():
             yield self
@@ -47,17 +47,17 @@ class StopRequest:
                 signal.signal(number, handler)
 
     @contextmanager
-    def passed_on(self) -> Iterator[None]:
+    def forward_to_children(self) -> Iterator[None]:
         """Inside of the block, processes that this one started do the work: a signal is sent on to them, and they are waited for."""
-        self.patient = self._children = True
+        self.deferred = self._children = True
         try:
             yield
         finally:
-            self.patient = self._children = False
+            self.deferred = self._children = False
 
     def _heard(self, number: int, _: Any) -> None:
         again = (
-            self.asked is not None
+            self.signal is not None
             and number == signal.SIGINT
             and time.monotonic() - self._since > REPEAT_SECONDS
         )
@@ -65,10 +65,10 @@ class StopRequest:
             _tell_children(Signals.SIGKILL if again else Signals(number))
         if again:
             raise KeyboardInterrupt  # who asks twice wants it now; what was committed stays
-        if self.asked is None:
-            self.asked, self._since = Signals(number), time.monotonic()
-            if not self.patient:
-                raise Interrupted(self.asked)
+        if self.signal is None:
+            self.signal, self._since = Signals(number), time.monotonic()
+            if not self.deferred:
+                raise Interrupted(self.signal)
 
 
 def _tell_children(number: Signals) -> None:

@@ -26,12 +26,12 @@ class Watchdog:
         self.stacks, self.told = stacks, told
         self._heard: float | None = None
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Something moved."""
         self._heard = time.monotonic()
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """Inside of the block."""
         if self.patience is None:
             yield

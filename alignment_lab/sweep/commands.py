@@ -66,7 +66,7 @@ def retry(sweep: Sweep, cells: Sequence[Cell]) -> str:
             code = snapshot.snapshot_code(sweep.path)
         for cell in due:
             run = cell.run(sweep.path)
-            run.queue(run_id=cell.id, spec=run.spec_file.read_text())
+            run.mark_queued(run_id=cell.id, spec=run.spec_file.read_text())
         work = shared_work.shared_passes([(cell.name, *cell.share) for cell in due])  # type: ignore[misc]
         made = submit.submit(sweep, due, work, code, lock)
         sweep.write()

@@ -1,193 +1,167 @@
-"""What the lab's two launchers of sweeps share: cells and their folders, what of them is done already, and what Hydra is told in the end.
+"""What the lab's two Hydra launchers share: cells and their folders, which of them must run, and the results returned to Hydra.
 
-Hydra's own launchers compose each cell again when it starts, from files that may have changed, and forget what they started. Here a cell is
-what it was when the command was given, and the same command goes on with it.
+Hydra's own launchers compose each cell again when it starts, from files that may have changed by then, and keep no record of
+what they started. Here a cell's spec is fixed when the command is given, and the same command resumes the sweep.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, ClassVar
 
-from hydra._internal.config_loader_impl import get_overrides_dirname
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from ..config import Experiment, describe_difference, identity, objective_value, to_plain, to_yaml
-from ..config.compose import folder_name
 from ..runtime.errors import RunError
 from ..runtime.files import cache_directory, relative_to_cwd
+from ..runtime.library_internals import overrides_dirname
 from ..runtime.redaction import redacted
 from ..runtime.run_directory import RunDirectory
 from . import grid, shared_work
+from .cell_names import cell_folder
 from .cell_status import CellStatus
 from .hydra_plugin import HydraPlugin
 from .manifest import Cell, Sweep
 
-SUBDIR = "${cell:${hydra.job.override_dirname}}"  # as conf/hydra/lab.yaml names cells
-NAMED = 60  # characters of what is swept, in the sweep's name
-SAID = 120  # characters of a reason
-
-
-def sweep_name(overrides: Any, params: Any = None) -> str:
-    """`method=dpo,kto_beta=0.01,0.1-3f2a9c`: what is swept, and six digits of all that was typed, in whatever order."""
-    words = sorted([*map(str, overrides or []), *(f"{key}={value}" for key, value in (params or {}).items())])
-    parsed = OverridesParser.create().parse_overrides(words)
-    swept = [word for word, one in zip(words, parsed, strict=True) if one.is_sweep_override()]
-    named = folder_name("_".join(redacted(swept)) or "one")[:NAMED].rstrip("_")
-    return f"{named}-{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:6]}"
+MAX_REASON_LENGTH = 120
+MAX_REASONS = 3
+ANOTHER_EXPERIMENT = "this is another experiment; give another hydra.sweep.dir=DIRECTORY."
 
 
 class SweepLauncher(HydraPlugin, Launcher):
-    """Hydra's door to an heir: made by the sweeper, given the overrides of every cell. Heirs say `wrong`, `launch` and KINDS."""
+    """A Hydra launcher: made by the sweeper, called with the overrides of every cell.
 
-    composed: ClassVar[
-        dict[tuple[str, ...], Experiment]
-    ] = {}  # what the preflight has composed of this command's cells
-    KINDS: ClassVar[dict[str, str]] = {}  # what is done with a cell that stands so
+    Subclasses define `problems`, `launch` and STATE_LABELS.
+    """
+
+    composed_specs: ClassVar[dict[tuple[str, ...], Experiment]] = {}  # by overrides; the preflight fills it
+    STATE_LABELS: ClassVar[dict[str, str]] = {}  # what the command does with a cell in this state
 
     @staticmethod
-    def wrong(spec: Experiment, settings: Any) -> list[str]:
-        """What keeps a cell from running where it would be sent, a sentence each."""
+    def problems(spec: Experiment, settings: Any) -> list[str]:
+        """What keeps a cell from running where it would be sent, a sentence each; `settings` are those of hydra.launcher."""
         raise NotImplementedError
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        """Hydra's word before `launch`."""
+        """Hydra calls it before `launch`."""
         self.config, self.loader = config, hydra_context.config_loader
         self.path, self.console = Path(str(config.hydra.sweep.dir)), Console()
 
-    def say(self, text: str) -> None:
-        """A line."""
+    def print_line(self, text: str) -> None:
+        """Print one line, unwrapped."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
-    def described(self, sweep: Sweep, settings: dict[str, Any]) -> None:
-        """Write into the sweep what this command is, and what it asks for."""
+    def record_command(self, sweep: Sweep, settings: dict[str, Any]) -> None:
+        """Write into the sweep which command this is, and its launcher's settings."""
         sweep.command, sweep.cwd = redacted([sys.executable, *sys.argv]), str(Path.cwd())
-        sweep.cache, sweep.launcher = str(cache_directory().absolute()), settings
+        sweep.cache, sweep.launcher_settings = str(cache_directory().absolute()), settings
 
-    def spec(self, overrides: Sequence[str]) -> Experiment:
+    def compose_cell(self, overrides: Sequence[str]) -> Experiment:
         """The experiment of a cell."""
-        known = self.composed.get(tuple(overrides))
-        return known or grid.Composer(self.config.hydra.job.config_name)(list(overrides))
+        spec = self.composed_specs.get(tuple(overrides))
+        return spec or grid.Composer(self.config.hydra.job.config_name)(list(overrides))
 
-    def cells(
+    def register_cells(
         self, sweep: Sweep, specs: Sequence[Experiment], overrides: Sequence[Sequence[str]]
     ) -> list[Cell]:
-        """The cell of each experiment; those that differ in nothing that matters are one. Raises where a folder is another experiment's."""
-        known = {cell.id: cell for cell in sweep.cells}
-        names = {cell.name: cell.id for cell in sweep.cells}
-        cells, others = [], {}
+        """Add the cells of these experiments to the sweep; gives one cell for each, the same one where their ids are equal.
+
+        Raises UserError where the folder of a cell belongs to another experiment.
+        """
+        by_id = {cell.id: cell for cell in sweep.cells}
+        ids = {cell.name: cell.id for cell in sweep.cells}
+        cells: list[Cell] = []
+        conflicts: dict[str, int] = {}
         for spec, words in zip(specs, overrides, strict=True):
             plain = to_plain(spec)
             run_id = identity(plain)
-            if run_id not in known:
-                name = self._name(list(words))
-                run = RunDirectory(sweep.path / name)
-                if names.get(name, run.state().get("id", run_id)) != run_id:
-                    others[
-                        f"{run.path}: {describe_difference(run.spec(), plain)}: that is another experiment; give another hydra.sweep.dir=DIRECTORY."
-                    ] = 1
+            if run_id not in by_id:
+                cell = Cell(cell_folder(self.config, self.loader, words), redacted(list(words)), run_id)
+                run = cell.run_directory(sweep.path)
+                if ids.get(cell.name, run.state().get("id", run_id)) != run_id:
+                    difference = describe_difference(run.spec(), plain)
+                    conflicts[f"{run.path}: {difference}: {ANOTHER_EXPERIMENT}"] = 1
                     continue
-                known[run_id] = Cell(name, redacted(list(words)), run_id)
-                names[name] = run_id
-                sweep.cells.append(known[run_id])
-            known[run_id].nodes, known[run_id].share = (
-                spec.parallel.nodes,
-                list(shared_work.shared_keys(spec, plain)),
-            )
-            cells.append(known[run_id])
-        grid.raise_problems(others, len(specs))
+                by_id[run_id], ids[cell.name] = cell, run_id
+                sweep.cells.append(cell)
+            by_id[run_id].nodes = spec.parallel.nodes
+            by_id[run_id].shared_keys = list(shared_work.shared_keys(spec, plain))
+            cells.append(by_id[run_id])
+        grid.raise_problems(conflicts, len(specs))
         return cells
 
-    def _name(self, words: list[str]) -> str:
-        """The cell's folder, as hydra.sweep.subdir says."""
-        raw = OmegaConf.to_container(self.config.hydra.sweep)
-        if raw["subdir"] != SUBDIR:  # type: ignore[index, call-overload]
-            return str(self.loader.load_sweep_config(self.config, words).hydra.sweep.subdir)
-        naming = self.config.hydra.job.config.override_dirname
-        unswept = [
-            *naming.exclude_keys,
-            *(key for line in self.config.hydra.overrides.hydra for key in _excluded(line)),
-        ]
-        parsed = OverridesParser.create(self.loader).parse_overrides(words)
-        return folder_name(get_overrides_dirname(parsed, unswept, naming.item_sep, naming.kv_sep))
-
-    def due(
+    def queue_due_cells(
         self,
         sweep: Sweep,
         specs: Sequence[Experiment],
         cells: Sequence[Cell],
-        found: Mapping[str, CellStatus],
+        statuses: Mapping[str, CellStatus],
     ) -> list[Cell]:
-        """The cells that have to run, set up to do so; how all of them stand is said, a line for each kind."""
-        wanted = list({cell.id: cell for cell in cells}.values())
-        self._tell_standing(sweep, len(cells), wanted, found)
-        due = [cell for cell in wanted if not found[cell.name].alive and found[cell.name].state != "finished"]
-        by_id = dict(zip((cell.id for cell in cells), specs, strict=True))
+        """Queue the cells that are neither finished nor active, and return them; prints a summary of all of them."""
+        distinct = list({cell.id: cell for cell in cells}.values())
+        self._print_summary(sweep, len(cells), distinct, statuses)
+        spec_by_id = dict(zip((cell.id for cell in cells), specs, strict=True))
+        due = [
+            cell
+            for cell in distinct
+            if not statuses[cell.name].is_active and statuses[cell.name].state != "finished"
+        ]
         for cell in due:
-            cell.run(sweep.path).queue(run_id=cell.id, spec=to_yaml(by_id[cell.id]))
+            cell.run_directory(sweep.path).queue(run_id=cell.id, spec=to_yaml(spec_by_id[cell.id]))
         return due
 
-    def _tell_standing(
-        self, sweep: Sweep, asked: int, cells: list[Cell], found: Mapping[str, CellStatus]
+    def _print_summary(
+        self, sweep: Sweep, requested: int, cells: list[Cell], statuses: Mapping[str, CellStatus]
     ) -> None:
-        counts = {state: [cell for cell in cells if found[cell.name].state == state] for state in self.KINDS}
-        same = (
-            f" ({asked} were asked for; those that differ in nothing that matters are one)"
-            if asked != len(cells)
-            else ""
+        """The number of cells, and a line for each state that any of them has."""
+        path = relative_to_cwd(sweep.path.absolute())
+        duplicates = f" ({requested} were requested; those with the same id are one)"
+        self.print_line(
+            f"{path}: {len(cells)} cell{'s' if len(cells) != 1 else ''}"
+            f"{duplicates if requested != len(cells) else ''}"
         )
-        self.say(
-            f"{relative_to_cwd(sweep.path.absolute())}: {len(cells)} cell{'s' if len(cells) != 1 else ''}{same}"
-        )
-        for state, what in self.KINDS.items():
-            if counts[state]:
-                self.say(f"  {len(counts[state])} {what}{_few(counts[state], found)}")
+        for state, label in self.STATE_LABELS.items():
+            in_state = [cell for cell in cells if statuses[cell.name].state == state]
+            if in_state:
+                self.print_line(f"  {len(in_state)} {label}{_first_failures(in_state, statuses)}")
 
-    def returned(
+    def job_returns(
         self,
         overrides: Sequence[Sequence[str]],
         specs: Sequence[Experiment],
         cells: Sequence[Cell],
-        ended: Mapping[str, CellStatus],
+        statuses: Mapping[str, CellStatus],
     ) -> list[JobReturn]:
-        """What Hydra gets of each cell: its objective, or why it has none; of one that was not waited for, that it was taken."""
-        rows = zip(overrides, specs, cells, strict=True)
+        """Hydra's result of each cell: its objective, or the error. A cell without a status was submitted and not waited for."""
         return [
-            _returned(words, spec, cell.run(self.path), cell, ended.get(cell.name))
-            for words, spec, cell in rows
+            _job_return(words, spec, cell, cell.run_directory(self.path), statuses.get(cell.name))
+            for words, spec, cell in zip(overrides, specs, cells, strict=True)
         ]
 
 
-def _excluded(line: str) -> list[str]:
-    """Keys of the line by which the preflight leaves what is not swept out of names."""
-    key, _, value = line.partition("=")
-    return value.strip("[]").split(",") if key == "hydra.job.config.override_dirname.exclude_keys" else []
-
-
-def _few(cells: list[Cell], found: Mapping[str, CellStatus]) -> str:
-    """The beginnings of the first reasons, of cells that failed."""
-    said = [
-        f"{cell.name}: {shorten(found[cell.name].why, SAID)}"
+def _first_failures(cells: list[Cell], statuses: Mapping[str, CellStatus]) -> str:
+    """The first reasons, shortened, of the cells that failed."""
+    reasons = [
+        f"{cell.name}: {shorten(statuses[cell.name].reason, MAX_REASON_LENGTH)}"
         for cell in cells
-        if found[cell.name].state == "failed"
+        if statuses[cell.name].state == "failed"
     ]
-    return f" ({'; '.join(said[:3])}{'; ...' if len(said) > 3 else ''})" if said else ""
+    more = "; ..." if len(reasons) > MAX_REASONS else ""
+    return f" ({'; '.join(reasons[:MAX_REASONS])}{more})" if reasons else ""
 
 
-class Failed(JobReturn):
-    """What Hydra gets of a cell that failed: the error alone, without the overrides that it would print before it."""
+class FailedJobReturn(JobReturn):
+    """The result of a cell that failed. Hydra's own class prints all overrides before the error; this one only raises it."""
 
     @property
     def return_value(self) -> Any:
-        """Raises it."""
+        """Raises the error."""
         raise self._return_value
 
     @return_value.setter
@@ -195,13 +169,15 @@ class Failed(JobReturn):
         self._return_value = value
 
 
-def _returned(
-    overrides: Sequence[str], spec: Experiment, run: RunDirectory, cell: Cell, ended: CellStatus | None
+def _job_return(
+    overrides: Sequence[str], spec: Experiment, cell: Cell, run: RunDirectory, status: CellStatus | None
 ) -> JobReturn:
-    found = JobReturn(overrides=redacted(list(overrides)), status=JobStatus.COMPLETED)
-    if ended is not None and ended.state == "finished":
-        found.return_value = objective_value(spec, run.report())
-    elif ended is not None:
-        found = Failed(overrides=found.overrides, status=JobStatus.FAILED)
-        found.return_value = RunError(f"{cell.name}: {ended.state}: {ended.why}")
-    return found
+    words = redacted(list(overrides))
+    if status is not None and status.state != "finished":
+        failed = FailedJobReturn(overrides=words, status=JobStatus.FAILED)
+        failed.return_value = RunError(f"{cell.name}: {status.state}: {status.reason}")
+        return failed
+    completed = JobReturn(overrides=words, status=JobStatus.COMPLETED)
+    if status is not None:
+        completed.return_value = objective_value(spec, run.report())
+    return completed

@@ -1,4 +1,7 @@
-"""The code of a sweep, copied when it is submitted: editing a file while cells wait changes no cell."""
+"""The code of a sweep, copied when it is submitted: editing a file while cells wait changes no cell.
+
+SWEEP/.code/DIGEST holds the lab's own files and, under plugins/, the module that `plugin` names.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +9,45 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..config.plugins import PLUGIN_COPIES, Plugin
 from ..runtime import provenance
 from ..runtime.files import write_json
-from ..runtime.paths import CODE_ROOT
-
-PARTS = ("alignment_lab", "conf", "train.py")
+from ..runtime.paths import CODE, CODE_ROOT
 
 
 def code_files() -> list[str]:
-    """The lab's own files, from its root: what git knows or would not ignore; without git, all but what Python leaves."""
-    asked = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PARTS]
+    """The lab's own files, relative to its root: what git tracks or would not ignore; without git, all but byte code."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CODE]
     try:
-        said = subprocess.run(asked, cwd=CODE_ROOT, capture_output=True, text=True, check=True).stdout
-        found = [name for name in said.split("\0") if name]
+        listing = subprocess.run(command, cwd=CODE_ROOT, capture_output=True, text=True, check=True).stdout
+        names = [name for name in listing.split("\0") if name]
     except (OSError, subprocess.CalledProcessError):
-        found = []
-    if not found:
-        found = [
-            str(file.relative_to(CODE_ROOT))
-            for part in PARTS
-            for file in [CODE_ROOT / part, *(CODE_ROOT / part).rglob("*")]
-        ]
-        found = [name for name in found if "__pycache__" not in name]
-    return sorted(name for name in set(found) if (CODE_ROOT / name).is_file())
+        names = []
+    if not names:
+        paths = [path for part in CODE for path in [CODE_ROOT / part, *(CODE_ROOT / part).rglob("*")]]
+        names = [str(path.relative_to(CODE_ROOT)) for path in paths if "__pycache__" not in path.parts]
+    return sorted(name for name in set(names) if (CODE_ROOT / name).is_file())
 
 
-def snapshot_code(sweep: Path) -> str:
-    """Copy the code to SWEEP/.code/DIGEST, once; gives the digest."""
-    found = hashlib.sha256()
-    names = code_files()
-    for name in names:
-        found.update(f"{name}\0".encode() + hashlib.sha256((CODE_ROOT / name).read_bytes()).digest())
-    digest = found.hexdigest()[:12]
+def snapshot_code(sweep: Path, plugins: Sequence[Plugin] = ()) -> str:
+    """Copy the code to SWEEP/.code/DIGEST, once. Returns the digest, of the lab's code and of the plugins."""
+    sources = {name: (CODE_ROOT / name).read_bytes() for name in code_files()}
+    sources |= {f"{PLUGIN_COPIES}/{plugin.sha256}.py": plugin.source for plugin in plugins}
+    hashed = hashlib.sha256()
+    for name, content in sources.items():
+        hashed.update(f"{name}\0".encode() + hashlib.sha256(content).digest())
+    digest = hashed.hexdigest()[:12]
     final = snapshot_folder(sweep, digest)
     if not final.exists():
         partial = final.with_name(f".{digest}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        for name in names:
+        for name, content in sources.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(CODE_ROOT / name, partial / name)
-        write_json(partial / provenance.GIT_SNAPSHOT, provenance.git())
+            (partial / name).write_bytes(content)
+        write_json(partial / provenance.GIT_SNAPSHOT, provenance.git_state())
         partial.replace(final)
     return digest
 

@@ -29,7 +29,7 @@ class MetricsLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """The first step is next."""
-        self.run.note(
+        self.run.update_state(
             training={
                 "from_step": state.global_step,
                 "since": utc_now(),
@@ -47,7 +47,7 @@ class MetricsLog(TrainerCallback):
     ) -> None:
         """One line a step, its epoch counted over all rows of the data; the Trainer's closing summary goes into report.json instead."""
         if logs and "train_runtime" not in logs:
-            self.run.log(
+            self.run.log_metrics(
                 {
                     "step": state.global_step,
                     **logs,
@@ -76,13 +76,13 @@ class LeaveWhenAsked(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """From here on there is something to lose."""
-        self.stop.patient = True
+        self.stop.deferred = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """All processes leave at the same step."""
-        if collectives.any_process(self.stop.asked is not None):
+        if collectives.any_process(self.stop.signal is not None):
             self.left = control.should_save = control.should_training_stop = True
 
 

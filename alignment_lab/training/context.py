@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..data import first_rows, longest_sequence, row_tokens, rows_to_answer
+from ..data import take_groups, max_sequence_length, count_tokens, generation_rows
 from ..engine.choice import choose_engine
 from ..engine.layout import Engine
 from ..engine.reference import weights_digest
@@ -35,7 +35,7 @@ class TrainContext:
     budget: int  # tokens per forward pass
     console: Console
     engine: Engine = field(
-        default_factory=lambda: Engine(packed=False, budget=0)
+        default_factory=lambda: Engine(packed=False, max_tokens=0)
     )  # how rows are laid out: known when the model can be called
     weights: str = ""  # what the untouched weights are, by content: reference.digest
 
@@ -47,7 +47,7 @@ class TrainContext:
         if self.weights:
             return self
         engine, reason = choose_engine(
-            self.model, max(map(longest_sequence, [*self.train, *self.heldout])), self.budget, self.device
+            self.model, max(map(max_sequence_length, [*self.train, *self.heldout])), self.budget, self.device
         )
         by = f" by {name}" if (name := kernel_name(self.device)) else ""
         layout = f"packed, prompts shared{by}" if engine.packed else f"padded: {reason}"
@@ -56,21 +56,21 @@ class TrainContext:
             if self.arguments.activation_checkpointing
             else "no gradient checkpointing"
         )
-        said = f"engine: {layout}; {engine.budget} tokens a pass; {self.dtype}, {kept}".replace("torch.", "")
+        said = f"engine: {layout}; {engine.max_tokens} tokens a pass; {self.dtype}, {kept}".replace("torch.", "")
         self.console.print(said, highlight=False, soft_wrap=True)
         return replace(self, engine=engine, weights=weights_digest(self.model))
 
     @property
     def tokens_per_step(self) -> float:
         """Tokens of the rows of a global batch, on average, however the engine lays them out."""
-        return self.spec.training.global_batch * sum(map(row_tokens, self.train)) / len(self.train)
+        return self.spec.training.global_batch * sum(map(count_tokens, self.train)) / len(self.train)
 
     @property
     def scored(self) -> list[dict[str, Any]]:
         """The first held-out rows: those whose loss is taken."""
-        return first_rows(self.heldout, self.spec.eval.rows)
+        return take_groups(self.heldout, self.spec.eval.rows)
 
     @property
     def asked(self) -> list[dict[str, Any]]:
         """The first held-out rows whose prompts are answered; none of a model that cannot."""
-        return rows_to_answer(self.heldout, self.spec.eval.generations) if self.spec.method.generates else []
+        return generation_rows(self.heldout, self.spec.eval.generations) if self.spec.method.generates else []

@@ -13,7 +13,7 @@ from ..checkpoints import manifest, verify
 from ..checkpoints.manager import CheckpointManager
 from ..checkpoints.weights import save_weights
 from ..config import Adapter, Experiment, Quantization, Sharding
-from ..data.tokenization import stop_ids
+from ..data.templates import stop_token_ids
 from ..distributed import collectives, ranks
 from ..runtime.errors import Interrupted
 from ..runtime.run_directory import RunDirectory
@@ -59,11 +59,11 @@ def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console, sto
         callbacks.append(EvaluateEvery(spec.training.eval_steps))
     for callback in callbacks:
         trainer.add_callback(callback)
-    found = trainer.keeper.find()
+    found = trainer.keeper.find_latest()
     if found:
         notice(f"resuming from {found}")
     if ranks.is_main_process():
-        run.rewind(manifest.step_of(found) if found else 0)
+        run.truncate_metrics(manifest.step_of(found) if found else 0)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
     if leaving.left:
         leave(trainer, stop)
@@ -71,12 +71,12 @@ def fit(trainer: Any, spec: Experiment, run: RunDirectory, console: Console, sto
 
 def leave(trainer: Any, stop: StopRequest) -> None:
     """Where a signal came to any process: commit a checkpoint of the steps that were taken, raise Interrupted. All processes together."""
-    if not collectives.any_process(stop.asked is not None):
+    if not collectives.any_process(stop.signal is not None):
         return
-    number, where = stop.asked or Signals.SIGTERM, ""
-    if stop.patient:
+    number, where = stop.signal or Signals.SIGTERM, ""
+    if stop.deferred:
         step = trainer.state.global_step
-        if trainer.keeper.saved != step:
+        if trainer.keeper.last_saved_step != step:
             trainer._save_checkpoint(trainer.model_wrapped, None)
         where = f" at step {step}; the same command with hydra.run.dir={trainer.keeper.run.path} goes on from checkpoint-{step}"
     raise Interrupted(number, f"interrupted by {number.name}{where}")
@@ -90,11 +90,11 @@ def save(trainer: Any, tokenizer: Any, base: Path, folder: Path) -> None:
     model = trainer.model
     model.config.use_cache = True
     if model.can_generate():
-        model.generation_config.eos_token_id = stop_ids(tokenizer)
+        model.generation_config.eos_token_id = stop_token_ids(tokenizer)
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     dials = trainer.setting.spec.parallel
     gathered = trainer.sharding in (Sharding.zero3, Sharding.fsdp) or dials.adapter is not Adapter.none
-    said = verify.probe(model) if gathered else None
+    said = verify.probe_outputs(model) if gathered else None
     trainer.rest()
     state = save_weights(model, folder)
     trainer.beat()
@@ -102,7 +102,7 @@ def save(trainer: Any, tokenizer: Any, base: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
         verify.check_files(folder, state.items())
         if said is not None:
-            apart = verify.verify(
+            apart = verify.verify_saved(
                 folder, said, _loading(trainer.setting, base), tolerance=ROUNDING[trainer.setting.dtype]
             )
             said_so = f"saved model: loaded again by a fresh process, log-probabilities within {apart:.2g}"
@@ -110,11 +110,11 @@ def save(trainer: Any, tokenizer: Any, base: Path, folder: Path) -> None:
     collectives.barrier()
 
 
-def _loading(setting: TrainContext, base: Path) -> verify.Loading:
+def _loading(setting: TrainContext, base: Path) -> verify.LoadOptions:
     """How a fresh process is to load it: as it was trained; in this machine's memory unless 4 or 8 bits ask for the accelerator."""
     dials = setting.spec.parallel
     adapter = dials.adapter is not Adapter.none
-    return verify.Loading(
+    return verify.LoadOptions(
         base=base if adapter else None,
         quantization=dials.quantization,
         compute=setting.dtype,

@@ -74,7 +74,7 @@ class StatefulTrainer(Trainer):
         """As transformers does, into a folder that is no checkpoint before all of it is there."""
         assert self.keeper is not None
         step = self.state.global_step
-        with self.keeper.saving(step, count_parameters(self.model, trained=True)):
+        with self.keeper.saving(step, count_parameters(self.model, trainable_only=True)):
             super()._save_checkpoint(model, trial)
             collectives.barrier()
             self.beat()

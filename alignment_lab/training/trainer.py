@@ -27,7 +27,7 @@ from ..engine.layout import ForwardBatch
 from ..engine.logprobs import TokenLogprobs, evaluation_mode, token_logprobs
 from ..engine.packing import ScoredSequence
 from ..evaluation.intervals import Scores
-from ..runtime.progress import progress_bar
+from ..runtime.progress import progress_tracker
 from .sampler import GlobalBatchSampler
 from .stateful import StatefulTrainer
 from .workers import PickledWhole, worker_options
@@ -120,8 +120,8 @@ class LabTrainer(StatefulTrainer):
     def collate(self, rows: list[Row]) -> dict[str, GlobalBatch]:
         """Lay out the rows of a global batch. Runs in a data worker too, and gives the same there."""
         engine = self.setting.engine
-        packs = engine.share([sequence for row in rows for sequence in self.sequences(row)])
-        return {"batch": GlobalBatch(packs, len(rows), self.columns(rows), engine.share(self.aside(rows)))}
+        packs = engine.local_batches([sequence for row in rows for sequence in self.sequences(row)])
+        return {"batch": GlobalBatch(packs, len(rows), self.columns(rows), engine.local_batches(self.aside(rows)))}
 
     def batches(self) -> GlobalBatchSampler:
         """The order in which rows are seen."""
@@ -211,7 +211,7 @@ class LabTrainer(StatefulTrainer):
         for pack in batch.packs:
             with self._reduced(model, pack is batch.packs[-1]):
                 with self.compute_loss_context_manager():
-                    loss = self._loss(self.see(model, pack), batch, spare=pack.spare)
+                    loss = self._loss(self.see(model, pack), batch, spare=pack.is_filler)
                 losses.append(loss.detach())
                 self.accelerator.backward(loss * self._sound(losses) if pack is batch.packs[-1] else loss)
             self.beat()
@@ -259,25 +259,25 @@ class LabTrainer(StatefulTrainer):
         seen = replace(seen, logps=seen.logps.requires_grad_())
         loss = self._loss(seen, batch)
         (gradient,) = torch.autograd.grad(loss, seen.logps)
-        slopes = dict(zip(seen.members.tolist(), gradient.split(seen.lengths.tolist()), strict=True))
+        slopes = dict(zip(seen.sequence_ids.tolist(), gradient.split(seen.lengths.tolist()), strict=True))
         for pack in batch.packs:
             with self._reduced(model, pack is batch.packs[-1]):
                 with self.compute_loss_context_manager():
                     again = self.see(model, pack).logps
-                part = torch.cat([slopes[member] for member in pack.members.tolist()])
+                part = torch.cat([slopes[member] for member in pack.sequence_ids.tolist()])
                 self.accelerator.backward(
-                    (again * part).sum() * (not pack.spare) * self._sound([loss.detach()])
+                    (again * part).sum() * (not pack.is_filler) * self._sound([loss.detach()])
                 )
             self.beat()
         return loss.detach() / ranks.world_size()
 
     def joined(self, packs: Sequence[ForwardBatch], parts: Sequence[TokenLogprobs]) -> TokenLogprobs:
         """What all processes saw, as one: these are the passes of this one. Without gradients."""
-        mine = [part.detached() for pack, part in zip(packs, parts, strict=True) if not pack.spare]
+        mine = [part.detach() for pack, part in zip(packs, parts, strict=True) if not pack.is_filler]
         if ranks.world_size() == 1:
-            return TokenLogprobs.join(mine)
+            return TokenLogprobs.cat(mine)
         everyone = collectives.all_gather([part.to("cpu") for part in mine])
-        return TokenLogprobs.join([part for found in everyone for part in found]).to(self.args.device)
+        return TokenLogprobs.cat([part for found in everyone for part in found]).to(self.args.device)
 
     def _informed(self, batch: GlobalBatch) -> dict[str, Tensor]:
         with evaluation_mode(self.model, self.setting.dtype):
@@ -353,7 +353,7 @@ class LabTrainer(StatefulTrainer):
         """Goes through a sequence with a bar. A process by itself may leave between any two; several leave together, at the end."""
 
         def through(steps: Sequence[Any]) -> Iterator[Any]:
-            for step in progress_bar(label, self.setting.console)(steps):
+            for step in progress_tracker(label, self.setting.console)(steps):
                 yield step
                 self.beat()
                 if ranks.world_size() == 1:

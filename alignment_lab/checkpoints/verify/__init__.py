@@ -1,12 +1,20 @@
-"""Proof that a saved model is whole: what the trained model said before it was saved, a fresh process says after loading what was.
+"""Proof that a saved model is whole: a fresh process loads it, and its outputs must equal those of the trained model.
 
-A weight that was never gathered is empty, a head that was not saved is new and random, a scale that was forgotten changes every number:
-each is found here, before anybody builds on it. Knows nothing of runs, methods or data.
+This finds a weight that was never gathered (empty), a head that was not saved (new and random), a scale that was lost (every
+number changes), before anybody builds on it. Refuses to know runs, methods and data.
 """
 
-from .files import check_files, shapes
-from .fresh import verify
-from .loading import Loading, load
-from .probe import distance, probe
+from .fresh_process import verify_saved
+from .plain_loading import LoadOptions, load_saved
+from .probe import max_difference, probe_outputs
+from .tensor_files import check_files, tensor_shapes
 
-__all__ = ["Loading", "check_files", "distance", "load", "probe", "shapes", "verify"]
+__all__ = [
+    "LoadOptions",
+    "check_files",
+    "load_saved",
+    "max_difference",
+    "probe_outputs",
+    "tensor_shapes",
+    "verify_saved",
+]

@@ -1,4 +1,7 @@
-"""The fresh process of `verify`: python -m alignment_lab.checkpoints.verify FOLDER SCRATCH HOW. Reads SCRATCH/said, leaves SCRATCH/result.json."""
+"""The fresh process of `verify_saved`: python -m alignment_lab.checkpoints.verify FOLDER SCRATCH LOAD_OPTIONS.
+
+Reads SCRATCH/expected.safetensors and writes SCRATCH/result.json.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +10,39 @@ from pathlib import Path
 
 from ...runtime.errors import UserError
 from ...runtime.files import write_json
-from . import distance, load, probe
-from .files import refuse, refuse_names, tensors
-from .loading import Loading
+from . import load_saved, max_difference, probe_outputs
+from .plain_loading import LoadOptions
+from .tensor_files import fail_if, fail_if_any, iter_tensors
 
 
-def heard(folder: Path, scratch: Path, how: Loading) -> float:
-    """How far the model in `folder` is from what was said. Raises UserError."""
+def measure_difference(folder: Path, scratch: Path, options: LoadOptions) -> float:
+    """The largest difference between the outputs of the model in `folder` and the expected ones. Raises UserError."""
     from safetensors.torch import load_file
 
-    wrong = [
+    nonfinite = [
         name
-        for name, tensor in tensors(folder)
+        for name, tensor in iter_tensors(folder)
         if tensor.is_floating_point() and not bool(tensor.float().isfinite().all())
     ]
-    refuse_names(wrong, folder, "has values that are not finite in {}")
-    said, found = load_file(scratch / "said.safetensors")["said"], probe(load(folder, how))
-    refuse(
-        found.shape != said.shape,
+    fail_if_any(nonfinite, folder, "has non-finite values in {}")
+    expected = load_file(scratch / "expected.safetensors")["outputs"]
+    outputs = probe_outputs(load_saved(folder, options))
+    fail_if(
+        outputs.shape != expected.shape,
         folder,
-        f"says {list(found.shape)} numbers, and the trained model {list(said.shape)}",
+        f"gives outputs of shape {list(outputs.shape)}, and the trained model {list(expected.shape)}",
     )
-    return distance(said, found)
+    return max_difference(expected, outputs)
 
 
-def main(folder: str, scratch: str, how: str) -> None:
-    """The result is a file: whatever libraries print is not in its way."""
-    result: dict[str, str | None] = {"apart": None, "wrong": None}
+def main(folder: str, scratch: str, options: str) -> None:
+    """The result is a file, so that what libraries print cannot corrupt it."""
+    result: dict[str, str | None] = {"difference": None, "error": None}
     try:
-        result["apart"] = str(heard(Path(folder), Path(scratch), Loading.from_json(how)))
+        difference = measure_difference(Path(folder), Path(scratch), LoadOptions.from_json(options))
+        result["difference"] = str(difference)
     except UserError as error:
-        result["wrong"] = str(error)
+        result["error"] = str(error)
     write_json(Path(scratch, "result.json"), result)
 
 

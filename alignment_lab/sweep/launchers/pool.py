@@ -80,13 +80,13 @@ class PoolLauncher(SweepLauncher):
             return [
                 f"parallel.nodes={spec.parallel.nodes}: hydra/launcher=pool is of this machine alone; use hydra/launcher=slurm."
             ]
-        count = devices_per_cell(spec, settings.gpus, hardware.visible_accelerators())
-        return problems.problems_here(spec, accelerators=count, at_once=1 if count else settings.n_jobs or 1)
+        count = devices_per_cell(spec, settings.gpus, hardware.count_accelerators())
+        return problems.local_problems(spec, accelerators=count, at_once=1 if count else settings.n_jobs or 1)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run what has to be; gives what became of each."""
         specs = [self.spec(overrides) for overrides in job_overrides]
-        devices = hardware.visible_devices()
+        devices = hardware.visible_device_ids()
         each = max(devices_per_cell(spec, self.params["gpus"], len(devices)) for spec in specs)
         places = split_devices(devices, each, self.params["n_jobs"])
         with manifest.sweep_lock(self.path):
@@ -114,12 +114,12 @@ class PoolLauncher(SweepLauncher):
     def _run(self, sweep: Sweep, due: list[Cell], places: list[list[str]]) -> None:
         stop = StopRequest()
         pool = Pool(sweep, due, places, stop, self.say)
-        with stop.heeded(), stop.passed_on():
+        with stop.listen(), stop.forward_to_children():
             status_table.follow(sweep, self.console, POLL_SECONDS, pool.look)
-        if stop.asked:
+        if stop.signal:
             raise Interrupted(
-                stop.asked,
-                f"interrupted by {stop.asked.name}; the same command goes on with the cells that have not finished",
+                stop.signal,
+                f"interrupted by {stop.signal.name}; the same command goes on with the cells that have not finished",
             )
 
 
@@ -145,14 +145,14 @@ class Pool:
                 del self.going[name]
                 self.free.append(devices)
                 self._tell(cell, process.returncode)
-        while self.waiting and self.free and not self.stop.asked:
+        while self.waiting and self.free and not self.stop.signal:
             cell, devices = self.waiting.pop(0), self.free.pop(0)
             self.going[cell.name] = (cell, self._start(cell, devices), devices)
         found = local_statuses(self.sweep, waiting=False)
         going = {
             name: CellStatus("running", here=True) for name in self.going
         }  # also one that has not come to its lock yet
-        waiting = {cell.name: CellStatus("queued", here=not self.stop.asked) for cell in self.waiting}
+        waiting = {cell.name: CellStatus("queued", here=not self.stop.signal) for cell in self.waiting}
         return {**found, **going, **waiting}
 
     def _start(self, cell: Cell, devices: list[str]) -> subprocess.Popen[bytes]:

@@ -3,7 +3,7 @@
 import pytest
 
 from alignment_lab.distributed import collectives, ranks
-from alignment_lab.distributed.rendezvous import Rendezvous, rendezvous
+from alignment_lab.distributed.rendezvous import Rendezvous, find_rendezvous
 from alignment_lab.runtime import hardware, provenance
 from alignment_lab.runtime.errors import UserError
 
@@ -28,7 +28,7 @@ def test_a_process_by_itself_does_everything_and_imports_no_torch():
         True,
         False,
     )
-    assert ranks.even_shares(["a", "b"]) == [("a", True), ("b", True)]
+    assert ranks.split_between_processes(["a", "b"]) == [("a", True), ("b", True)]
     assert collectives.broadcast(7) == 7 and collectives.all_gather(7) == [7]
     with collectives.main_process_first():
         collectives.barrier()
@@ -41,24 +41,24 @@ def test_shares_are_even_and_everything_counts_once(count, world, processes):
     shares = []
     for rank in range(world):
         processes(rank, world)
-        shares.append(ranks.even_shares(list(range(count))))
+        shares.append(ranks.split_between_processes(list(range(count))))
     assert {len(share) for share in shares} == {-(-count // world)}
     assert sorted(thing for share in shares for thing, counts in share if counts) == list(range(count))
     assert all(thing == count - 1 for share in shares for thing, counts in share if not counts)
 
 
 def test_one_machine_needs_no_address():
-    assert rendezvous(1, {}) == Rendezvous(1, 0, "127.0.0.1", 0)
+    assert find_rendezvous(1, {}) == Rendezvous(1, 0, "127.0.0.1", 0)
 
 
 def test_machines_meet_where_the_environment_says():
-    found = rendezvous(2, {"NODE_RANK": "1", "MASTER_ADDR": "first", "MASTER_PORT": "1234"})
+    found = find_rendezvous(2, {"NODE_RANK": "1", "MASTER_ADDR": "first", "MASTER_PORT": "1234"})
     assert found == Rendezvous(2, 1, "first", 1234)
 
 
 def test_machines_of_a_slurm_job_meet_on_its_first_one():
     """Every node works out the same port from the job's number."""
-    found = [rendezvous(2, {**JOB, "SLURM_NODEID": number}) for number in ("0", "1")]
+    found = [find_rendezvous(2, {**JOB, "SLURM_NODEID": number}) for number in ("0", "1")]
     assert found == [Rendezvous(2, 0, "n1", 20123), Rendezvous(2, 1, "n1", 20123)]
 
 
@@ -76,7 +76,7 @@ def test_machines_of_a_slurm_job_meet_on_its_first_one():
 )
 def test_what_the_environment_says_overrules_slurm_each_by_itself(said, found):
     """Where all of it is said, the job need not be one of so many machines."""
-    assert rendezvous(2, JOB | {"SLURM_NODEID": "1"} | said) == found
+    assert find_rendezvous(2, JOB | {"SLURM_NODEID": "1"} | said) == found
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_the_environment_says_overrules_slurm_each_by_itself(said, found):
 )
 def test_machines_that_cannot_meet_are_a_sentence(environment, said):
     with pytest.raises(UserError, match=r"^parallel\.nodes=2: ") as error:
-        rendezvous(2, environment)
+        find_rendezvous(2, environment)
     assert said in str(error.value)
 
 
@@ -116,8 +116,8 @@ def test_accelerators_are_those_that_the_driver_lists_and_the_environment_leaves
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if said is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
-    assert dict(zip(hardware.visible_devices(), hardware.accelerator_names(), strict=True)) == seen
-    assert hardware.visible_accelerators() == len(seen)
+    assert dict(zip(hardware.visible_device_ids(), hardware.accelerator_names(), strict=True)) == seen
+    assert hardware.count_accelerators() == len(seen)
     described = provenance.collect(2)["hardware"]
     assert described.get("accelerators", []) == list(seen.values())[:2]
 
@@ -125,6 +125,6 @@ def test_accelerators_are_those_that_the_driver_lists_and_the_environment_leaves
 def test_without_a_driver_there_is_no_accelerator(tmp_path, monkeypatch):
     monkeypatch.setattr("alignment_lab.runtime.hardware.DRIVER_GPUS", tmp_path / "none")
     assert (
-        hardware.visible_devices() == hardware.accelerator_names() == []
+        hardware.visible_device_ids() == hardware.accelerator_names() == []
         and "accelerators" not in provenance.collect(1)["hardware"]
     )

@@ -28,7 +28,7 @@ from safetensors.numpy import load_file
 from alignment_lab.engine import reference_cache
 from alignment_lab.engine.reference_cache import (
     Example,
-    Fetched,
+    FetchResult,
     ReferenceCache,
     blocks,
     check_agreement,
@@ -72,7 +72,7 @@ def made(count: int, seed: int = 0) -> list[Example]:
     ]
 
 
-def equal(fetched: Fetched, examples: list[Example]) -> bool:
+def equal(fetched: FetchResult, examples: list[Example]) -> bool:
     """To the bit."""
     pairs = zip(fetched.logps, examples, strict=True)
     return all(row.dtype == np.float32 and np.array_equal(row, formula(example)) for row, example in pairs)
@@ -177,7 +177,7 @@ def test_an_example_that_comes_twice_is_scored_once(folder):
 
 
 def test_no_examples_touch_nothing(folder):
-    assert ReferenceCache(folder).fetch([], None) == Fetched([], 0, 0)
+    assert ReferenceCache(folder).fetch([], None) == FetchResult([], 0, 0)
     assert not folder.exists()
 
 

@@ -27,7 +27,7 @@ WEIGHT = "model.layers.1.mlp.up_proj.weight"
 def whole(tmp_path_factory):
     """A full model's folder, and what it says."""
     folder = tiny(tmp_path_factory.mktemp("whole") / "model")
-    return folder, verify.probe(AutoModelForCausalLM.from_pretrained(folder))
+    return folder, verify.probe_outputs(AutoModelForCausalLM.from_pretrained(folder))
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def damaged(whole, tmp_path):
     return make
 
 
-def sentence(folder: Path, said: torch.Tensor, how: verify.Loading | None = None) -> str:
+def sentence(folder: Path, said: torch.Tensor, how: verify.LoadOptions | None = None) -> str:
     with pytest.raises(UserError) as caught:
-        verify.verify(folder, said, how, tolerance=ROUNDING)
+        verify.verify_saved(folder, said, how, tolerance=ROUNDING)
     found = str(caught.value)
     assert found.startswith(str(folder)) and "\n" not in found
     return found.removeprefix(f"{folder}: ")
@@ -54,7 +54,7 @@ def sentence(folder: Path, said: torch.Tensor, how: verify.Loading | None = None
 def test_what_was_saved_says_what_was_trained(whole, capfd):
     folder, said = whole
     before = digests(folder)
-    assert verify.verify(folder, said, tolerance=ROUNDING) <= ROUNDING
+    assert verify.verify_saved(folder, said, tolerance=ROUNDING) <= ROUNDING
     assert digests(folder) == before
     assert capfd.readouterr() == ("", "")
 
@@ -65,7 +65,7 @@ def test_the_probe_leaves_a_model_as_it_was_and_is_the_same_under_packed_attenti
     model = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation=packed_attention.SHARED_PREFIX
     ).train()
-    assert torch.equal(verify.probe(model), said)
+    assert torch.equal(verify.probe_outputs(model), said)
     assert model.training and all(weight.grad is None for weight in model.parameters())
     assert said.shape == (16, 1000) and said.dtype is torch.float32
 
@@ -90,7 +90,7 @@ def test_the_probe_is_float32_where_accelerate_casts_the_forward(whole, fresh_ac
     )
     ids = torch.arange(16)[None]
     casting = model(input_ids=ids).logits
-    assert torch.equal(verify.probe(model), said)
+    assert torch.equal(verify.probe_outputs(model), said)
     assert torch.equal(model(input_ids=ids).logits, casting)
     with torch.no_grad():
         assert not torch.equal(casting, AutoModelForCausalLM.from_pretrained(folder)(input_ids=ids).logits)
@@ -108,15 +108,15 @@ def test_the_processes_of_a_run_are_not_the_fresh_ones(whole, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
-    assert verify.verify(*whole, tolerance=ROUNDING) <= ROUNDING
+    assert verify.verify_saved(*whole, tolerance=ROUNDING) <= ROUNDING
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_an_adapter_is_loaded_on_the_base_it_names(kind, whole, tmp_path):
     model = adapter(whole[0], tmp_path / kind, kind)
-    said = verify.probe(model)
-    assert verify.distance(said, whole[1]) > 1  # it was trained
-    assert verify.verify(tmp_path / kind, said, tolerance=ROUNDING) <= ROUNDING
+    said = verify.probe_outputs(model)
+    assert verify.max_difference(said, whole[1]) > 1  # it was trained
+    assert verify.verify_saved(tmp_path / kind, said, tolerance=ROUNDING) <= ROUNDING
     verify.check_files(
         tmp_path / kind, ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
     )
@@ -126,10 +126,10 @@ def test_an_adapter_is_loaded_on_the_base_it_names(kind, whole, tmp_path):
 def test_a_reward_adapter_comes_with_its_head(kind, whole, tmp_path, here):
     """The base is a language model: it has no head of one output, and loading makes a random one."""
     model = adapter(whole[0], tmp_path / kind, kind, scores=True)
-    said = verify.probe(model)
+    said = verify.probe_outputs(model)
     assert said.shape == (8,)
     assert len(set(said.tolist())) == 8
-    assert verify.verify(tmp_path / kind, said, tolerance=ROUNDING) <= ROUNDING
+    assert verify.verify_saved(tmp_path / kind, said, tolerance=ROUNDING) <= ROUNDING
     verify.check_files(
         tmp_path / kind, ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
     )
@@ -142,10 +142,10 @@ def test_a_reward_adapter_comes_with_its_head(kind, whole, tmp_path, here):
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_an_adapter_in_float32_on_a_base_in_bfloat16(kind, scores, whole, tmp_path, here):
     """peft makes the new head as a copy of the base's, in bfloat16, and would round the trained values into it."""
-    how = verify.Loading(dtype=torch.bfloat16)
+    how = verify.LoadOptions(dtype=torch.bfloat16)
     model = adapter(whole[0], tmp_path / kind, kind, how, scores=scores)
-    assert verify.verify(tmp_path / kind, verify.probe(model), how, tolerance=ROUNDING) <= ROUNDING
-    again = dict(verify.load(tmp_path / kind, how).named_parameters())
+    assert verify.verify_saved(tmp_path / kind, verify.probe_outputs(model), how, tolerance=ROUNDING) <= ROUNDING
+    again = dict(verify.load_saved(tmp_path / kind, how).named_parameters())
     assert all(
         torch.equal(again[name], weight) for name, weight in model.named_parameters() if weight.requires_grad
     )
@@ -153,8 +153,8 @@ def test_an_adapter_in_float32_on_a_base_in_bfloat16(kind, scores, whole, tmp_pa
 
 def test_a_reward_model_of_full_weights(tmp_path, here):
     folder = tiny(tmp_path / "reward", scores=True)
-    said = verify.probe(AutoModelForSequenceClassification.from_pretrained(folder))
-    assert verify.verify(folder, said, tolerance=ROUNDING) <= ROUNDING
+    said = verify.probe_outputs(AutoModelForSequenceClassification.from_pretrained(folder))
+    assert verify.verify_saved(folder, said, tolerance=ROUNDING) <= ROUNDING
     assert "gives other scores than the trained model, by up to" in sentence(folder, said + 1)
 
 
@@ -162,16 +162,16 @@ def test_a_reward_model_of_full_weights(tmp_path, here):
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["nf4", "int8"])
 def test_an_adapter_on_quantized_weights_is_loaded_on_quantized_weights(name, compute, whole, tmp_path, here):
-    how = verify.Loading(quantization=Quantization[name], compute=compute)
-    said = verify.probe(adapter(whole[0], tmp_path / "adapter", how=how))
-    assert verify.verify(tmp_path / "adapter", said, how, tolerance=ROUNDING) <= ROUNDING
+    how = verify.LoadOptions(quantization=Quantization[name], compute=compute)
+    said = verify.probe_outputs(adapter(whole[0], tmp_path / "adapter", how=how))
+    assert verify.verify_saved(tmp_path / "adapter", said, how, tolerance=ROUNDING) <= ROUNDING
     assert "gives other log-probabilities" in sentence(tmp_path / "adapter", said)  # on the original weights
 
 
 @quantized
 def test_training_after_an_evaluation_has_the_gradient_of_training_before_it(whole, tmp_path):
-    """bitsandbytes repacks 4-bit weights for AVX512-BF16 at the first forward in evaluation mode: see `steady`."""
-    model = adapter(whole[0], tmp_path / "adapter", how=verify.Loading(quantization=Quantization.nf4))
+    """bitsandbytes repacks 4-bit weights for AVX512-BF16 at the first forward in evaluation mode: see `disable_bf16_rewrite`."""
+    model = adapter(whole[0], tmp_path / "adapter", how=verify.LoadOptions(quantization=Quantization.nf4))
 
     def slopes():
         model.train().zero_grad()
@@ -182,7 +182,7 @@ def test_training_after_an_evaluation_has_the_gradient_of_training_before_it(who
         }
 
     before = slopes()
-    verify.probe(model)
+    verify.probe_outputs(model)
     assert all(torch.equal(slope, before[name]) for name, slope in slopes().items())
 
 
@@ -217,7 +217,7 @@ def test_a_value_that_is_no_number_is_named(whole, damaged, here):
         return tensors
 
     assert (
-        sentence(damaged(change), whole[1]) == f"has values that are not finite in {WEIGHT}; save it again."
+        sentence(damaged(change), whole[1]) == f"has non-finite values in {WEIGHT}; save it again."
     )
 
 
@@ -246,14 +246,14 @@ def test_a_truncated_file_is_named(whole, damaged, here):
 def test_a_missing_shard_is_found_by_the_index(whole, tmp_path, here):
     folder = tmp_path / "sharded"
     AutoModelForCausalLM.from_pretrained(whole[0]).save_pretrained(folder, max_shard_size="100KB")
-    assert verify.verify(folder, whole[1], tolerance=ROUNDING) <= ROUNDING
+    assert verify.verify_saved(folder, whole[1], tolerance=ROUNDING) <= ROUNDING
     sorted(folder.glob("*.safetensors"))[-1].unlink()
     assert "which its index promises" in sentence(folder, whole[1])
 
 
 def test_an_adapter_without_a_tensor_or_with_one_too_many_is_named(whole, tmp_path, here):
     """peft warns of the one and is silent of the other."""
-    said = verify.probe(adapter(whole[0], tmp_path / "adapter"))
+    said = verify.probe_outputs(adapter(whole[0], tmp_path / "adapter"))
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     tensors = load_file(file)
     gone = sorted(tensors)[0]
@@ -267,25 +267,25 @@ def test_an_adapter_without_a_tensor_or_with_one_too_many_is_named(whole, tmp_pa
 
 def test_an_adapter_whose_base_is_gone_says_where_it_was(whole, tmp_path, here):
     base = shutil.copytree(whole[0], tmp_path / "base")
-    said = verify.probe(adapter(base, tmp_path / "adapter"))
+    said = verify.probe_outputs(adapter(base, tmp_path / "adapter"))
     moved = base.rename(tmp_path / "moved")
     assert sentence(tmp_path / "adapter", said).startswith(
         f"the weights under this adapter are not in {base}"
     )
     assert (
-        verify.verify(tmp_path / "adapter", said, verify.Loading(base=moved), tolerance=ROUNDING) <= ROUNDING
+        verify.verify_saved(tmp_path / "adapter", said, verify.LoadOptions(base=moved), tolerance=ROUNDING) <= ROUNDING
     )
 
 
 def test_an_adapter_with_another_scale_is_found(whole, tmp_path, here):
-    said = verify.probe(adapter(whole[0], tmp_path / "adapter"))
+    said = verify.probe_outputs(adapter(whole[0], tmp_path / "adapter"))
     file = tmp_path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"lora_alpha": 16}))
     assert "gives other log-probabilities than the trained model" in sentence(tmp_path / "adapter", said)
 
 
 def test_a_model_that_says_nan_was_not_worth_saving(whole, here):
-    assert sentence(whole[0], whole[1] * torch.nan).startswith("was saved from a model that says NaN")
+    assert sentence(whole[0], whole[1] * torch.nan).startswith("was saved from a model whose outputs are NaN")
 
 
 def test_a_process_that_dies_shows_what_it_wrote(whole, monkeypatch, tmp_path, capfd):
@@ -293,8 +293,8 @@ def test_a_process_that_dies_shows_what_it_wrote(whole, monkeypatch, tmp_path, c
         "import sys; sys.stderr.write('no more memory\\n'); sys.stderr.flush(); import os; os._exit(3)"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"ended before it could answer: no more memory$"):
-        verify.verify(*whole, tolerance=ROUNDING)
+    with pytest.raises(UserError, match=r"ended before it wrote its result: no more memory$"):
+        verify.verify_saved(*whole, tolerance=ROUNDING)
     assert "no more memory" in capfd.readouterr().err
 
 
@@ -302,7 +302,7 @@ def test_a_process_that_dies_shows_what_it_wrote(whole, monkeypatch, tmp_path, c
 def test_files_equal_the_trained_state(tied, tmp_path):
     folder = tiny(tmp_path / "model", tied=tied)
     state = AutoModelForCausalLM.from_pretrained(folder).state_dict()
-    assert ("lm_head.weight" in verify.shapes(folder)) is not tied
+    assert ("lm_head.weight" in verify.tensor_shapes(folder)) is not tied
     verify.check_files(folder, state.items())
     for wrong, said in {
         "lacks model.extra, which was trained": state | {"model.extra": torch.ones(3)},
@@ -324,5 +324,5 @@ def test_a_folder_without_weights_is_refused(tmp_path, here):
 @pytest.mark.slow
 def test_the_embedded_model_is_whole(here):
     folder = embedded_weights()
-    said = verify.probe(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
-    assert verify.verify(folder, said, tolerance=ROUNDING) <= ROUNDING
+    said = verify.probe_outputs(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    assert verify.verify_saved(folder, said, tolerance=ROUNDING) <= ROUNDING

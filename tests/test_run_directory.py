@@ -18,7 +18,7 @@ from alignment_lab.runtime.files import (
     write_atomic,
     write_json,
 )
-from alignment_lab.runtime.run_directory import RunDirectory, runs_under
+from alignment_lab.runtime.run_directory import RunDirectory, find_runs
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_crash_before_the_rename_leaves_the_old_file(where, old, tmp_path, mon
 
 
 def test_a_crash_while_the_state_changes_leaves_the_state(run, monkeypatch):
-    run.begin(run_id="abc", spec="name: a\n")
+    run.start_attempt(run_id="abc", spec="name: a\n")
     before = run.state()
     monkeypatch.setattr("pathlib.Path.replace", stop)
     with pytest.raises(OSError, match="power cut"):
@@ -123,16 +123,16 @@ def test_a_crash_while_publishing_leaves_no_half_directory(tmp_path, monkeypatch
 
 
 def test_discard_removes_the_run_and_only_the_parents_that_are_empty(run, tmp_path):
-    run.begin(run_id="abc", spec="")
-    run.discard()
+    run.start_attempt(run_id="abc", spec="")
+    run.discard_if_unused()
     assert list(tmp_path.iterdir()) == []  # outputs/2026-01-01 was made for it
 
 
 def test_discard_leaves_a_neighbour_and_what_is_above_it(run, tmp_path):
-    run.begin(run_id="abc", spec="")
+    run.start_attempt(run_id="abc", spec="")
     other = RunDirectory(run.path.with_name("other"))
-    other.begin(run_id="def", spec="")
-    run.discard()
+    other.start_attempt(run_id="def", spec="")
+    run.discard_if_unused()
     assert [path.name for path in (tmp_path / "outputs" / "2026-01-01").iterdir()] == ["other"]
     assert other.state()["id"] == "def"
 
@@ -140,7 +140,7 @@ def test_discard_leaves_a_neighbour_and_what_is_above_it(run, tmp_path):
 def test_discard_of_what_never_was_is_nothing(run, tmp_path):
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "file").touch()
-    run.discard()
+    run.discard_if_unused()
     assert (tmp_path / "outputs" / "file").exists()
 
 
@@ -149,25 +149,25 @@ def test_discard_never_takes_what_was_there_before(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     run = RunDirectory(tmp_path / "mine")
-    run.discard()
-    run.begin(run_id="abc", spec="")
+    run.discard_if_unused()
+    run.start_attempt(run_id="abc", spec="")
     run.fail("a mistake")
-    run.discard()
+    run.discard_if_unused()
     assert [path.name for path in run.path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("other", [{"attempts": 2}, {"pid": -1}])
 def test_discard_keeps_the_record_of_another_attempt(run, other):
-    run.begin(run_id="abc", spec="")
+    run.start_attempt(run_id="abc", spec="")
     write_json(run.state_file, run.state() | other)
-    run.discard()
+    run.discard_if_unused()
     assert run.state()["id"] == "abc"
 
 
 def test_discard_keeps_what_was_logged(run):
-    run.begin(run_id="abc", spec="")
-    run.log({"step": 1})
-    run.discard()
+    run.start_attempt(run_id="abc", spec="")
+    run.log_metrics({"step": 1})
+    run.discard_if_unused()
     assert run.metrics() == [{"step": 1}]
 
 
@@ -176,7 +176,7 @@ def test_discard_never_touches_the_working_directory(path, tmp_path, monkeypatch
     """The parent of "run" is ".": it is empty now, and stays."""
     monkeypatch.chdir(tmp_path)
     Path(path).mkdir(parents=True)
-    RunDirectory(Path(path)).discard()
+    RunDirectory(Path(path)).discard_if_unused()
     assert tmp_path.is_dir() and list(tmp_path.iterdir()) == []
 
 
@@ -185,13 +185,13 @@ def test_discard_never_touches_the_working_directory(path, tmp_path, monkeypatch
 
 def test_states_and_attempts(run):
     assert run.state() == {}
-    run.begin(run_id="abc", spec="name: a\n")
+    run.start_attempt(run_id="abc", spec="name: a\n")
     first = run.state()
     assert first | {"state": "running", "id": "abc", "attempts": 1, "error": None} == first
     assert (first["host"], first["pid"]) == (socket.gethostname(), os.getpid())
     run.fail("no memory")
     assert run.state() | {"state": "failed", "id": "abc", "attempts": 1, "error": "no memory"} == run.state()
-    run.begin(run_id="abc", spec="name: a\n")
+    run.start_attempt(run_id="abc", spec="name: a\n")
     assert run.state() | {"state": "running", "attempts": 2, "error": None} == run.state()
     run.finish()
     assert run.state() | {"state": "finished", "attempts": 2, "error": None} == run.state()
@@ -200,15 +200,15 @@ def test_states_and_attempts(run):
 
 def test_a_running_run_has_not_ended(run):
     """Not the first attempt's end, which lies before the second one's start."""
-    run.begin(run_id="abc", spec="")
+    run.start_attempt(run_id="abc", spec="")
     run.fail("no memory")
-    run.begin(run_id="abc", spec="")
+    run.start_attempt(run_id="abc", spec="")
     assert run.state().get("ended") is None
 
 
 @pytest.mark.parametrize("end", [lambda run: run.finish(), lambda run: run.fail("x")])
 def test_nothing_partial_is_left_at_the_end(end, run):
-    run.begin(run_id="abc", spec="")
+    run.start_attempt(run_id="abc", spec="")
     (run.partial / "model").mkdir(parents=True)
     end(run)
     assert not run.partial.exists()
@@ -226,31 +226,31 @@ def test_every_part_has_a_place_of_its_own(run):
 
 
 def test_a_spec_reads_as_plain_data(run):
-    run.begin(run_id="abc", spec=yaml.safe_dump({"training": {"seed": 1}}))
+    run.start_attempt(run_id="abc", spec=yaml.safe_dump({"training": {"seed": 1}}))
     assert run.spec() == {"training": {"seed": 1}}
 
 
 def test_logged_steps_are_appended_in_order(run):
-    run.begin(run_id="abc", spec="")
+    run.start_attempt(run_id="abc", spec="")
     rows = [{"step": step, "loss": 0.1 * step} for step in range(3)]
     for row in rows:
-        run.log(row)
+        run.log_metrics(row)
     assert run.metrics() == rows
     run.finish()
-    run.begin(run_id="abc", spec="")
-    run.log({"step": 3})
+    run.start_attempt(run_id="abc", spec="")
+    run.log_metrics({"step": 3})
     assert run.metrics() == [*rows, {"step": 3}]
 
 
 def test_what_is_logged_after_a_crash_is_not_lost(run):
     """The next row does not go on the line that was cut off."""
-    run.begin(run_id="abc", spec="")
-    run.log({"step": 1})
+    run.start_attempt(run_id="abc", spec="")
+    run.log_metrics({"step": 1})
     with run.metrics_file.open("a") as file:
         file.write('{"step": 2, "lo')
-    run.begin(run_id="abc", spec="")
+    run.start_attempt(run_id="abc", spec="")
     for step in (2, 3, 4):
-        run.log({"step": step})
+        run.log_metrics({"step": step})
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4]
 
 
@@ -258,18 +258,18 @@ def test_what_is_logged_after_a_crash_is_not_lost(run):
 @pytest.mark.parametrize("character", ["\n", "\u2028", "\u2029", "\x85"])
 def test_samples_hold_any_text(character, run):
     rows = [{"before": f"a{character}b"}, {"before": "c"}]
-    run.begin(run_id="abc", spec="")
+    run.start_attempt(run_id="abc", spec="")
     run.write_samples(rows)
     assert run.samples() == rows
 
 
 def test_runs_are_found_wherever_they_lie_in_the_order_of_their_names(tmp_path):
     for name in ("b", "a/deep", "c"):
-        RunDirectory(tmp_path / name).begin(run_id=name, spec="")
+        RunDirectory(tmp_path / name).start_attempt(run_id=name, spec="")
     (tmp_path / "d").mkdir()
     (tmp_path / "e.json").write_text(json.dumps({}))
-    assert [found.path for found in runs_under(tmp_path)] == [
+    assert [found.path for found in find_runs(tmp_path)] == [
         tmp_path / name for name in ("a/deep", "b", "c")
     ]
-    assert [found.path for found in runs_under(tmp_path / "b")] == [tmp_path / "b"]
-    assert list(runs_under(tmp_path / "nowhere")) == []
+    assert [found.path for found in find_runs(tmp_path / "b")] == [tmp_path / "b"]
+    assert list(find_runs(tmp_path / "nowhere")) == []

@@ -16,7 +16,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from alignment_lab.config import Model, compose, from_yaml, known_keys, to_plain, to_yaml
-from alignment_lab.models.locate import trusted
+from alignment_lab.models.locate import describe_remote_code
 from alignment_lab.runtime import provenance, redaction
 from alignment_lab.runtime.files import read_json, write_json
 from alignment_lab.runtime.redaction import is_secret_name, redact, redacted
@@ -306,7 +306,7 @@ def test_provenance_holds_the_command_the_diff_and_the_folder_without_secrets(mo
 def test_an_error_is_recorded_and_told_without_secrets(monkeypatch, tmp_path, refused):
     monkeypatch.setenv("MY_SECRET", VALUE)
     run = RunDirectory(tmp_path)
-    run.begin(run_id="abc", spec="")
+    run.start_attempt(run_id="abc", spec="")
     run.fail(f"no {VALUE} there")
     assert run.state()["error"] == "no ***MY_SECRET*** there"
     assert "***MY_SECRET***" in refused(f"training.seed={VALUE}")
@@ -330,13 +330,13 @@ def test_a_folder_is_named_without_secrets(monkeypatch):
 
 def test_whose_code_runs_is_said(tmp_path):
     hub = Model(path="org/name", trust_remote_code=True)
-    assert trusted(hub, tmp_path) == "model.trust_remote_code=true: org/name brings no code"
+    assert describe_remote_code(hub, tmp_path) == "model.trust_remote_code=true: org/name brings no code"
     write_json(
         tmp_path / "config.json",
         {"auto_map": {"AutoModel": "other/code--modeling.A", "AutoConfig": "configuration.B"}},
     )
     assert (
-        trusted(hub, tmp_path)
+        describe_remote_code(hub, tmp_path)
         == "model.trust_remote_code=true: the code of org/name, other/code runs here, with your rights"
     )
 

@@ -1,0 +1,95 @@
+"""Verifies a saved model in a fresh process that has only the folder, plain transformers and plain peft, as any user of it has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...runtime.errors import UserError
+from ...runtime.files import read_json
+from ...runtime.paths import pythonpath
+from .plain_loading import LoadOptions
+from .tensor_files import fail_if, tensor_shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RUN_VARIABLES = (  # prefixes of environment variables that make a process part of a distributed run
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_",
+    "GROUP_",
+    "ROLE_",
+    "MASTER_",
+    "TORCHELASTIC_",
+    "ACCELERATE_",
+    "FSDP_",
+)
+
+
+def verify_saved(
+    folder: Path, expected: Tensor, options: LoadOptions | None = None, *, tolerance: float
+) -> float:
+    """Load a saved model in a fresh process and compare its outputs with the trained model's (see `probe_outputs`).
+
+    Returns the largest difference, in nats or in scores. Raises UserError, one sentence: which tensors are empty, missing,
+    unexpected or not finite, or how large the difference is. The folder is not changed.
+    """
+    options = options or LoadOptions()
+    fail_if(
+        bool(expected.isnan().any()),
+        folder,
+        "was saved from a model whose outputs are NaN",
+        "lower training.learning_rate",
+    )
+    tensor_shapes(folder)
+    result = _run_fresh_process(folder, expected, options)
+    if result["error"]:
+        raise UserError(result["error"])
+    difference = float(result["difference"] or "nan")
+    outputs = "log-probabilities" if expected.dim() == 2 else "scores"
+    fail_if(
+        not difference <= tolerance,
+        folder,
+        f"gives other {outputs} than the trained model, by up to {difference:.3g} (at most {tolerance:g} is rounding)",
+    )
+    return difference
+
+
+def _run_fresh_process(folder: Path, expected: Tensor, options: LoadOptions) -> dict[str, str | None]:
+    """The result.json that the fresh process leaves. Raises UserError where it ends without one."""
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as scratch:
+        save_file({"outputs": expected.contiguous()}, Path(scratch, "expected.safetensors"))
+        command = [
+            sys.executable,
+            "-m",
+            "alignment_lab.checkpoints.verify",
+            str(folder.resolve()),
+            scratch,
+            options.to_json(),
+        ]
+        process = subprocess.run(
+            command, env=_environment(options), capture_output=True, text=True, check=False
+        )
+        result: dict[str, str | None] | None = read_json(Path(scratch, "result.json"))
+    if result is None:
+        sys.stderr.write(process.stderr)
+        last_line = process.stderr.strip().rpartition("\n")[2]
+        signaled = f"signal {-process.returncode}; is there memory for a second model?"
+        reason = signaled if process.returncode < 0 else last_line
+        raise UserError(f"{folder}: the process that loads it ended before it wrote its result: {reason}")
+    return result
+
+
+def _environment(options: LoadOptions) -> dict[str, str]:
+    """Environment of a process outside any run, without network, that finds the lab from any working directory."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(RUN_VARIABLES)}
+    kept["PYTHONPATH"] = pythonpath()
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
+    return kept | {"HF_HUB_OFFLINE": "1"} | hidden

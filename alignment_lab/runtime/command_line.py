@@ -1,0 +1,19 @@
+"""The command that was typed, for messages that name the next one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from .paths import CODE_ROOT
+
+CONSOLE_COMMAND = "alignment-lab"  # as pyproject.toml installs it
+SCRIPT = "train.py"
+
+
+def typed_command() -> str:
+    """`python train.py` or `alignment-lab`; in a process that was started by another one, the one that this code can serve."""
+    name = Path(sys.argv[0]).name.removesuffix(".exe")
+    if name == CONSOLE_COMMAND:
+        return CONSOLE_COMMAND
+    return f"python {SCRIPT}" if name == SCRIPT or (CODE_ROOT / SCRIPT).exists() else CONSOLE_COMMAND

@@ -1,0 +1,147 @@
+"""Every private name of a library that the lab relies on, each behind a function that says what it is for.
+
+tests/test_library_internals.py fails where a library no longer has one of them, or where it does something else; another test
+holds that no other module touches a private attribute. Libraries are imported inside the functions: none is paid for before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from hydra.core.utils import JobReturn
+    from omegaconf import DictConfig
+
+
+# Hydra
+
+
+def let_hydra_errors_propagate() -> None:
+    """Hydra would print a paragraph and exit with 1; the lab answers with one sentence of its own."""
+    from hydra._internal import utils
+
+    def call(function: Callable[[], Any]) -> Any:
+        return function()
+
+    utils.run_and_report = call
+
+
+def save_multirun_config_with(omegaconf: type) -> None:
+    """Let the basic sweeper write multirun.yaml with this subclass of OmegaConf."""
+    from hydra._internal.core_plugins import basic_sweeper
+
+    basic_sweeper.OmegaConf = omegaconf
+
+
+def allow_plugin(target: str) -> None:
+    """Let Hydra instantiate the launcher or sweeper of this dotted name; else it takes only those of the package hydra_plugins."""
+    from hydra.core.plugins import Plugins
+
+    is_allowed = Plugins.is_in_toplevel_plugins_module
+    Plugins.is_in_toplevel_plugins_module = staticmethod(lambda name: name == target or is_allowed(name))
+
+
+def split_sweep(overrides: Sequence[Override]) -> list[list[str]]:
+    """The overrides of every cell of a grid, in the order of Hydra's basic sweeper."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    (batch,) = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)
+    return [list(cell) for cell in batch]
+
+
+def skip_batch_validation() -> None:
+    """The basic sweeper would compose every cell once more before the first one starts: minutes, of a large grid."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    BasicSweeper.validate_batch_is_legal = lambda self, batch: None
+
+
+def apply_overrides(overrides: Iterable[Override], config: DictConfig) -> None:
+    """Set values in a composed configuration, in place, as composing with these overrides does."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def overrides_dirname(
+    overrides: Sequence[Override], exclude_keys: Sequence[str], item_separator: str, key_separator: str
+) -> str:
+    """`hydra.job.override_dirname` of these overrides."""
+    from hydra._internal.config_loader_impl import get_overrides_dirname
+
+    return str(get_overrides_dirname(list(overrides), list(exclude_keys), item_separator, key_separator))
+
+
+def job_error(returned: JobReturn) -> Any:
+    """Why a job failed; `return_value` would write to stderr and raise it."""
+    return returned._return_value
+
+
+# submitit
+
+
+def submission_script(executor: Any, command: str, name: str) -> str:
+    """The sbatch script of a submitit.SlurmExecutor with its parameters."""
+    return str(executor._make_submission_file_text(command, name))
+
+
+def submitted_job_id(output: str) -> str:
+    """The number that sbatch printed."""
+    from submitit.slurm.slurm import SlurmExecutor
+
+    return str(SlurmExecutor._get_job_id_from_submission_command(output))
+
+
+# transformers
+
+
+def attention_implementation(model: Any) -> str | None:
+    """The attention that the model computes with: "sdpa", or the name of a registered function."""
+    return getattr(model.config, "_attn_implementation", None)
+
+
+def supports_sdpa(model: Any) -> bool:
+    """Whether torch's scaled_dot_product_attention computes all that the model needs."""
+    return bool(getattr(model, "_supports_sdpa", False))
+
+
+def supports_attention_functions(model: Any) -> bool:
+    """Whether the model calls the attention function that was registered, and not one of its own."""
+    return bool(model._supports_attention_backend)
+
+
+def decoder_layer_classes(model: Any) -> set[str]:
+    """Names of the classes whose modules stay whole when the model is sharded."""
+    return set(getattr(model, "_no_split_modules", None) or ())
+
+
+def mark_as_fsdp_managed(model: Any) -> None:
+    """Tell transformers that the model is sharded: processes must generate in step."""
+    model._is_fsdp_managed_module = True
+
+
+# accelerate
+
+
+def pop_wrapped_forward(model: Any) -> Any:
+    """Take the forward that accelerate put on the model away and return it; None where there is none."""
+    return model.__dict__.pop("forward", None) if "_original_forward" in model.__dict__ else None
+
+
+# DeepSpeed
+
+
+def relink_optimizer_states(optimizer: Any) -> None:
+    """Let stages 1 and 2 find the optimizer state of every weight again; DeepSpeed links the first parameter group only."""
+    optimizer._hp_optimizer_states_linked = False
+    optimizer._lazy_init_hp_params_optimizer_state()
+
+
+# wandb-workspaces
+
+
+def workspace_as_json(workspace: Any) -> str:
+    """What would be sent to wandb."""
+    return str(workspace._to_model().model_dump_json(indent=2))
