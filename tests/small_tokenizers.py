@@ -109,6 +109,6 @@ def real_rows(name: str, format: Format, count: int) -> list[dict]:
     for row in rows[:count]:
         try:
             found += convert(row)
-        except formats.EmptyRow:
+        except formats.UninformativeRow:
             continue
     return found

@@ -7,11 +7,11 @@ import re
 import pytest
 
 from alignment_lab.config import Format
-from alignment_lab.data import DataError, load
+from alignment_lab.data import DataError, load_rows
 from alignment_lab.data.formats import (
     NEEDS,
     BadRow,
-    EmptyRow,
+    UninformativeRow,
     conversation,
     converter,
     halves,
@@ -304,7 +304,7 @@ def test_transcripts_that_part_early_keep_their_own_turns():
 
 # ---- rows that cannot be used
 
-BAD = {  # BadRow: somebody should look; EmptyRow: left out and counted
+BAD = {  # BadRow: somebody should look; UninformativeRow: left out and counted
     "no chosen": ({"prompt": "Q", "rejected": "B"}, BadRow, "`chosen` is missing"),
     "chosen is null": ({"prompt": "Q", "chosen": None, "rejected": "B"}, BadRow, "`chosen` is missing"),
     "chosen is a number": ({"prompt": "Q", "chosen": 3, "rejected": "B"}, BadRow, "`chosen` is missing"),
@@ -341,23 +341,23 @@ BAD = {  # BadRow: somebody should look; EmptyRow: left out and counted
         BadRow,
         "content is not text",
     ),
-    "an empty chosen": ({"prompt": "Q", "chosen": "", "rejected": "B"}, EmptyRow, "`chosen` is empty"),
-    "a blank rejected": ({"prompt": "Q", "chosen": "A", "rejected": " \n"}, EmptyRow, "`rejected` is empty"),
-    "an empty list": ({"prompt": "Q", "chosen": [], "rejected": "B"}, EmptyRow, "`chosen` is empty"),
-    "a blank prompt": ({"prompt": " ", "chosen": "A", "rejected": "B"}, EmptyRow, "`prompt` is empty"),
+    "an empty chosen": ({"prompt": "Q", "chosen": "", "rejected": "B"}, UninformativeRow, "`chosen` is empty"),
+    "a blank rejected": ({"prompt": "Q", "chosen": "A", "rejected": " \n"}, UninformativeRow, "`rejected` is empty"),
+    "an empty list": ({"prompt": "Q", "chosen": [], "rejected": "B"}, UninformativeRow, "`chosen` is empty"),
+    "a blank prompt": ({"prompt": " ", "chosen": "A", "rejected": "B"}, UninformativeRow, "`prompt` is empty"),
     "a transcript whose last turn is empty": (
         {"chosen": "\n\nHuman: Q\n\nAssistant:", "rejected": "\n\nHuman: Q\n\nAssistant: B"},
-        EmptyRow,
+        UninformativeRow,
         "`chosen` is empty",
     ),
     "equal answers": (
         {"prompt": "Q", "chosen": "A", "rejected": "A"},
-        EmptyRow,
+        UninformativeRow,
         "`chosen` equals `rejected`",
     ),
     "equal conversations": (
         {"chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("A")]},
-        EmptyRow,
+        UninformativeRow,
         "`chosen` equals `rejected`",
     ),
     "a prompt beside conversations that begin differently": (
@@ -383,8 +383,8 @@ def test_a_row_that_cannot_be_used_says_why(defect):
         ({"messages": [user("Q")]}, BadRow),
         ({"messages": []}, BadRow),
         ({"messages": None}, BadRow),
-        ({"messages": [user("Q"), assistant(" ")]}, EmptyRow),
-        ({"instruction": "Q", "output": ""}, EmptyRow),
+        ({"messages": [user("Q"), assistant(" ")]}, UninformativeRow),
+        ({"instruction": "Q", "output": ""}, UninformativeRow),
         ({"instruction": "Q"}, BadRow),
         ({"conversations": [said("gpt", "A"), said("human", "Q")]}, BadRow),
         ({"messages": [{"content": "Q"}, assistant("A")]}, BadRow),
@@ -492,7 +492,7 @@ def test_a_label_that_is_neither_true_nor_false_is_named(label):
             "the completion is not the assistant's",
         ),
         ({"messages": [user("Q")], "label": True}, BadRow, "does not end with the assistant's turn"),
-        ({**LABELLED, "completion": " "}, EmptyRow, "`completion` is empty"),
+        ({**LABELLED, "completion": " "}, UninformativeRow, "`completion` is empty"),
     ],
 )
 def test_a_labelled_answer_that_cannot_be_used(row, kind, reason):
@@ -529,8 +529,8 @@ def test_a_text_is_kept_as_it_is():
         (None, BadRow, "missing"),
         (3, BadRow, "not a string"),
         (["a"], BadRow, "not a string"),
-        ("", EmptyRow, "empty"),
-        (" \n", EmptyRow, "empty"),
+        ("", UninformativeRow, "empty"),
+        (" \n", UninformativeRow, "empty"),
     ],
 )
 def test_a_text_that_cannot_be_used(value, kind, reason):
@@ -547,7 +547,7 @@ def loaded(composed, write_rows):
     """The rows that an experiment has when it reads these."""
 
     def make(rows: list[dict], *overrides: str):
-        return load(composed(["data=local", f"data.path={write_rows(rows)}", *overrides]))
+        return load_rows(composed(["data=local", f"data.path={write_rows(rows)}", *overrides]))
 
     return make
 

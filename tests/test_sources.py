@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from alignment_lab.config import Data, DataSource
-from alignment_lab.data import DataError, load, prompt_of, rows_needed
+from alignment_lab.data import DataError, load_rows, prompt_messages, max_train_rows
 from alignment_lab.data.sources import read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,13 +241,13 @@ PAIRS = [
 @pytest.fixture
 def loaded(composed, write_rows):
     def make(rows: list[dict], *overrides: str):
-        return load(composed(["data=local", f"data.path={write_rows(rows)}", *overrides]))
+        return load_rows(composed(["data=local", f"data.path={write_rows(rows)}", *overrides]))
 
     return make
 
 
 def texts(rows: list[dict]) -> list[str]:
-    return [prompt_of(row)[-1]["content"] for row in rows]
+    return [prompt_messages(row)[-1]["content"] for row in rows]
 
 
 def test_no_prompt_is_trained_and_held_out(loaded):
@@ -348,11 +348,11 @@ def test_no_text_is_trained_and_held_out(loaded):
     assert {str(row) for row in loaded(rows[::-1], "method=cpt", "training.seed=7").heldout} == {
         str(row) for row in found.heldout
     }
-    assert prompt_of(found.train[0]) == []
+    assert prompt_messages(found.train[0]) == []
 
 
 def test_how_many_texts_fill_the_blocks_of_a_run_is_not_known_beforehand(composed):
-    assert rows_needed(composed(["method=cpt", "training.max_steps=1"])) is None
+    assert max_train_rows(composed(["method=cpt", "training.max_steps=1"])) is None
 
 
 def test_the_digest_is_of_the_rows_and_of_nothing_else(loaded):
@@ -368,7 +368,7 @@ def test_the_digest_is_of_the_rows_and_of_nothing_else(loaded):
 
 @pytest.mark.parametrize(("steps", "batch", "rows"), [(-1, 8, None), (1, 8, 8), (12, 8, 96), (5, 3, 15)])
 def test_a_run_of_some_steps_needs_that_many_rows(steps, batch, rows, composed):
-    assert rows_needed(composed([f"training.max_steps={steps}", f"training.global_batch={batch}"])) == rows
+    assert max_train_rows(composed([f"training.max_steps={steps}", f"training.global_batch={batch}"])) == rows
 
 
 # ---- the embedded rows, the Hub, real files
@@ -376,7 +376,7 @@ def test_a_run_of_some_steps_needs_that_many_rows(steps, batch, rows, composed):
 
 @pytest.mark.parametrize("method", ["dpo", "sft"])
 def test_the_embedded_rows_load_whole(method, composed):
-    found = load(composed([f"method={method}"]))
+    found = load_rows(composed([f"method={method}"]))
     assert (len(found.train), len(found.heldout)) == (1024, 256)
     assert not found.dropped
     assert all(row["answer"] for row in found.train + found.heldout)
@@ -424,11 +424,11 @@ def test_real_files_load(name, composed):
     if not (SHARED / name).is_file():
         pytest.skip(f"{SHARED / name} is not there")
     rows, kept, reasons = REAL[name]
-    found = load(
+    found = load_rows(
         composed(["data=local", f"data.path={SHARED / name}", f"method={METHODS_OF.get(name, 'dpo')}"])
     )
     assert len(found.train) + len(found.heldout) + found.dropped.total() == rows
     assert (len(found.train) + len(found.heldout), set(found.dropped) <= reasons) == (kept, True)
-    assert not {str(prompt_of(row) or row) for row in found.train} & {
-        str(prompt_of(row) or row) for row in found.heldout
+    assert not {str(prompt_messages(row) or row) for row in found.train} & {
+        str(prompt_messages(row) or row) for row in found.heldout
     }

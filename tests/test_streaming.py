@@ -12,7 +12,7 @@ import pytest
 
 from alignment_lab.actions.train import execute
 from alignment_lab.config import Experiment
-from alignment_lab.data import DataError, load, prompt_of
+from alignment_lab.data import DataError, load_rows, prompt_messages
 from alignment_lab.data.sources import Stream
 from alignment_lab.runtime.files import file_digest, write_json
 from alignment_lab.runtime.run_directory import RunDirectory
@@ -62,11 +62,11 @@ def streamed(composed) -> Callable[..., Experiment]:
 
 
 def test_only_rows_that_the_run_can_see_are_kept(streamed, pairs, taken):
-    rows = load(streamed(pairs))
+    rows = load_rows(streamed(pairs))
     assert taken == [SEEN]
     assert len(rows.train) + len(rows.heldout) == SEEN
     assert len(rows.train) >= 40 and len(rows.heldout) >= 6
-    assert {int(prompt_of(row)[0]["content"][8:-1]) for row in [*rows.train, *rows.heldout]} == set(
+    assert {int(prompt_messages(row)[0]["content"][8:-1]) for row in [*rows.train, *rows.heldout]} == set(
         range(SEEN)
     )
 
@@ -75,7 +75,7 @@ def test_what_was_not_read_changes_nothing(streamed, pairs, tmp_path):
     other = tmp_path / "other.jsonl"
     lines = pairs.read_text().splitlines(keepends=True)
     other.write_text("".join(lines[:SEEN] + [json.dumps(pair(-number)) + "\n" for number in range(200)]))
-    assert load(streamed(pairs)) == load(streamed(other)) == load(streamed(pairs))
+    assert load_rows(streamed(pairs)) == load_rows(streamed(other)) == load_rows(streamed(pairs))
 
 
 def test_the_end_of_a_large_file_is_never_looked_at(streamed, composed, tmp_path):
@@ -85,9 +85,9 @@ def test_the_end_of_a_large_file_is_never_looked_at(streamed, composed, tmp_path
         "".join(json.dumps(pair(n) | {"chosen": f"{n} " * 600}) + "\n" for n in range(6000)) + "{nothing\n"
     )
     assert file.stat().st_size > 12e6
-    assert len(load(streamed(file)).train) >= 40
+    assert len(load_rows(streamed(file)).train) >= 40
     with pytest.raises(DataError, match="cannot be read"):
-        load(composed(["data=local", f"data.path={file}"]))
+        load_rows(composed(["data=local", f"data.path={file}"]))
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto", "sft"])
@@ -96,7 +96,7 @@ def test_a_file_that_is_read_to_its_end_gives_the_rows_that_it_has_otherwise(
 ):
     path = write_rows([pair(number) for number in range(40)])
     spec = streamed(path, f"method={method}", "training.max_steps=1000")
-    assert load(spec) == load(composed(["data=local", f"data.path={path}", f"method={method}"]))
+    assert load_rows(spec) == load_rows(composed(["data=local", f"data.path={path}", f"method={method}"]))
 
 
 def saved(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -127,12 +127,12 @@ def as_json(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("write", [saved, as_parquet, as_csv, as_json])
 def test_every_kind_of_file_can_be_streamed(write, streamed, pairs, tmp_path):
-    assert load(streamed(write(tmp_path, [pair(number) for number in range(500)]))) == load(streamed(pairs))
+    assert load_rows(streamed(write(tmp_path, [pair(number) for number in range(500)]))) == load_rows(streamed(pairs))
 
 
 def test_held_out_rows_of_their_own_are_streamed_too(streamed, pairs, taken, write_rows):
     held = write_rows([pair(number) for number in range(10, 1000)])
-    rows = load(streamed(pairs, f"data.eval_path={held}"))
+    rows = load_rows(streamed(pairs, f"data.eval_path={held}"))
     assert len(rows.heldout) == 8  # six, and a fourth more
     assert taken == [8, 40, 11]  # eight of the first forty are held out: some more
     assert rows.dropped == {"the prompt is held out": 8}
@@ -143,7 +143,7 @@ def test_where_rows_are_left_out_more_are_read(streamed, tmp_path, taken):
     file = tmp_path / "rows.jsonl"
     same = {"prompt": "Same?", "chosen": "a", "rejected": "a"}
     file.write_text("".join(json.dumps(row) + "\n" for n in range(500) for row in (pair(n), same)))
-    rows = load(streamed(file))
+    rows = load_rows(streamed(file))
     assert len(rows.train) >= 40 and len(rows.heldout) >= 6
     assert SEEN < sum(taken) < 200
 
@@ -153,7 +153,7 @@ def test_of_texts_as_many_are_read_as_fill_the_blocks(streamed, tmp_path, taken)
     file.write_text(
         "".join(json.dumps({"text": f"{number} words and more. " * 20}) + "\n" for number in range(4000))
     )
-    rows = load(streamed(file, "method=cpt", "data.max_length=64"))
+    rows = load_rows(streamed(file, "method=cpt", "data.max_length=64"))
     assert sum(len(row["text"]) for row in rows.train) >= 40 * 64 * 8
     assert sum(taken) < 200
 
@@ -161,7 +161,7 @@ def test_of_texts_as_many_are_read_as_fill_the_blocks(streamed, tmp_path, taken)
 def test_an_empty_file_is_refused(streamed, tmp_path):
     (tmp_path / "rows.csv").write_text("prompt,chosen,rejected\n")
     with pytest.raises(DataError, match="holds no rows"):
-        load(streamed(tmp_path / "rows.csv"))
+        load_rows(streamed(tmp_path / "rows.csv"))
 
 
 def test_a_run_that_was_cut_off_reads_the_same_rows_again(streamed, pairs, tmp_path):

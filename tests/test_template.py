@@ -36,9 +36,9 @@ def assert_the_same_ids(tokenizer):
     texts = ["".join(draw.choices(FRAGMENTS, k=draw.randint(0, 9))) for _ in range(3000)]
     tokenizer(texts, truncation=True, max_length=2)  # whoever truncated before leaves the tokenizer so
     parted = templates.encoder(tokenizer)(texts)
-    assert parted == templates.plain_ids(tokenizer, texts)
+    assert parted == templates.encode_rendered(tokenizer, texts)
     tokenizer(texts, truncation=True, max_length=2)
-    documents = templates.document_ids(tokenizer, texts)
+    documents = templates.encode_documents(tokenizer, texts)
     assert documents == tokenizer(texts)["input_ids"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from small_tokenizers import other_tokenizer, real_rows
 
 from alignment_lab.config import Format
-from alignment_lab.data import DataError, row_tokens, tokenization
+from alignment_lab.data import DataError, count_tokens, tokenization
 from alignment_lab.data.blocks import best_fit, pieces
 
 TEXTS = [{"text": "Hello it is " * number + "é"} for number in (1, 3, 2, 60, 7, 1, 25, 2)]
@@ -30,8 +30,8 @@ def test_short_texts_share_blocks_and_each_is_whole(any_tokenizer):
     expected = [[*any_tokenizer(row["text"])["input_ids"], any_tokenizer.eos_token_id] for row in TEXTS]
     assert sorted(documents(found)) == sorted(expected)
     assert counts.total() == 0
-    assert all(row_tokens(row) == sum(row["seq_lengths"]) <= 512 for row in found)
-    assert sum(map(row_tokens, found)) == sum(map(len, expected))
+    assert all(count_tokens(row) == sum(row["seq_lengths"]) <= 512 for row in found)
+    assert sum(map(count_tokens, found)) == sum(map(len, expected))
     assert found == tokenization.tokenize_texts(any_tokenizer, TEXTS, 512)[0]
 
 
@@ -41,7 +41,7 @@ def test_a_longer_text_is_cut_and_no_token_is_lost(limit, tokenizer):
         found, _ = tokenization.tokenize_texts(tokenizer, [row], limit)
         whole = [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]
         assert sorted(documents(found)) == sorted(pieces(whole, limit))
-        assert all(row_tokens(block) <= limit for block in found)
+        assert all(count_tokens(block) <= limit for block in found)
 
 
 @pytest.mark.parametrize("length", range(1, 40))
@@ -106,5 +106,5 @@ def test_real_texts_fill_their_blocks(tokenizer):
     rows = real_rows("c4_demo.jsonl", Format.text, 300)
     found, _ = tokenization.tokenize_texts(tokenizer, rows, 1024)
     tokens = sum(len(ids) + 1 for ids in tokenizer([row["text"] for row in rows])["input_ids"])
-    assert sum(map(row_tokens, found)) == tokens
+    assert sum(map(count_tokens, found)) == tokens
     assert tokens / (1024 * len(found)) > 0.98

@@ -8,7 +8,7 @@ import pytest
 from small_tokenizers import OTHERS, other_tokenizer, real_rows
 
 from alignment_lab.config import Format
-from alignment_lab.data import DataError, row_tokens, tokenization
+from alignment_lab.data import DataError, count_tokens, templates, tokenization
 
 PROMPTS = {
     "one question": [{"role": "user", "content": "What is the capital of France?"}],
@@ -46,7 +46,7 @@ def whole(tokenizer, messages) -> list[int]:
     """The ids of the template's whole text, up to its last stop token."""
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    stops = set(tokenization.stop_ids(tokenizer))
+    stops = set(templates.stop_token_ids(tokenizer))
     return ids[: max(place for place, token in enumerate(ids) if token in stops) + 1]
 
 
@@ -63,7 +63,7 @@ def by_hand(tokenizer, prompt, answer):
         if ids[: len(start)] == start
         else tokenizer(text[len(before) :], add_special_tokens=False)["input_ids"]
     )
-    stops = set(tokenization.stop_ids(tokenizer))
+    stops = set(templates.stop_token_ids(tokenizer))
     return start, behind[: max(place for place, token in enumerate(behind) if token in stops) + 1]
 
 
@@ -83,7 +83,7 @@ def test_prompt_and_answer_are_the_templates_whole_text(prompt, any_tokenizer):
     found, counts = tokenization.tokenize_pairs(any_tokenizer, rows, 10_000)
     assert counts.total() == 0
     for row in found:
-        assert row["prompt_ids"] == tokenization.prompt_ids(any_tokenizer, [row["prompt"]])[0]
+        assert row["prompt_ids"] == templates.encode_prompts(any_tokenizer, [row["prompt"]])[0]
         for key in ("chosen", "rejected"):
             assert any_tokenizer.decode(row["prompt_ids"] + row[f"{key}_ids"]) == any_tokenizer.decode(
                 whole(any_tokenizer, row["prompt"] + row[key])
@@ -105,7 +105,7 @@ def test_with_the_embedded_tokenizer_the_ids_are_the_whole_texts_own(tokenizer):
 
 def test_every_answer_ends_with_a_stop_token_and_nothing_behind_it(any_tokenizer):
     rows = [rows_of(prompt, answer, "No") for prompt in PROMPTS.values() for answer in ANSWERS]
-    stops = tokenization.stop_ids(any_tokenizer)
+    stops = templates.stop_token_ids(any_tokenizer)
     for row in tokenization.tokenize_pairs(any_tokenizer, rows, 10_000)[0]:
         assert row["chosen_ids"][-1] in stops
         assert row["rejected_ids"][-1] in stops
@@ -113,7 +113,7 @@ def test_every_answer_ends_with_a_stop_token_and_nothing_behind_it(any_tokenizer
 
 
 def test_no_prompt_begins_twice(any_tokenizer):
-    for ids in tokenization.prompt_ids(any_tokenizer, list(PROMPTS.values())):
+    for ids in templates.encode_prompts(any_tokenizer, list(PROMPTS.values())):
         assert ids[:1] != ids[1:2]
         if any_tokenizer.bos_token not in (None, any_tokenizer.eos_token):
             assert ids[0] == any_tokenizer.bos_token_id
@@ -126,7 +126,7 @@ def test_an_answer_that_would_merge_with_the_prompt_is_tokenized_as_it_is_genera
     ids = whole(tokenizer, row["prompt"] + row["chosen"])
     if ids[: len(found["prompt_ids"])] == found["prompt_ids"]:
         pytest.skip("this tokenizer does not merge them")
-    assert found["prompt_ids"] == tokenization.prompt_ids(tokenizer, [row["prompt"]])[0]
+    assert found["prompt_ids"] == templates.encode_prompts(tokenizer, [row["prompt"]])[0]
     assert tokenizer.decode(found["chosen_ids"]) == "\n\nParis.<|im_end|>"
 
 
@@ -151,7 +151,7 @@ def test_other_columns_stay(tokenizer):
     row = {**rows_of(PROMPTS["one question"]), "answer": ["Paris"]}
     (found,), _ = tokenization.tokenize_pairs(tokenizer, [row], 1000)
     assert row.items() <= found.items()
-    assert row_tokens(found) == len(found["prompt_ids"]) + len(found["chosen_ids"]) + len(
+    assert count_tokens(found) == len(found["prompt_ids"]) + len(found["chosen_ids"]) + len(
         found["rejected_ids"]
     )
 
@@ -176,7 +176,7 @@ def test_a_longer_answer_is_cut_at_its_end_and_counted_once(tokenizer):
 )
 def test_a_prompt_that_leaves_no_room_drops_the_row(room, expected, tokenizer):
     row = rows_of(PROMPTS["one question"])
-    length = len(tokenization.prompt_ids(tokenizer, [row["prompt"]])[0])
+    length = len(templates.encode_prompts(tokenizer, [row["prompt"]])[0])
     found, counts = tokenization.tokenize_pairs(tokenizer, [row], length + room)
     assert (len(found), dict(counts)) == (int(room > 0), expected)
 
@@ -220,7 +220,7 @@ def test_a_labelled_answer_has_the_same_ids_whatever_stands_beside_it(tokenizer)
     rows = as_labelled([rows_of(prompt, answer, "No") for prompt in PROMPTS.values() for answer in ANSWERS])
     found, _ = tokenization.tokenize_unpaired(tokenizer, rows, 64)
     assert found == [one for row in rows for one in tokenization.tokenize_unpaired(tokenizer, [row], 64)[0]]
-    assert all(row_tokens(row) == len(row["prompt_ids"]) + len(row["completion_ids"]) <= 64 for row in found)
+    assert all(count_tokens(row) == len(row["prompt_ids"]) + len(row["completion_ids"]) <= 64 for row in found)
     assert found[0].items() >= rows[0].items()
 
 
@@ -263,7 +263,7 @@ def test_labels_cover_the_assistants_turns_with_their_stop_and_nothing_else(chat
         if label != -100:
             spans = [*spans, []] if before == -100 else spans
             spans[-1].append(label)
-    stop = tokenization.stop_ids(any_tokenizer)[0]
+    stop = templates.stop_token_ids(any_tokenizer)[0]
     assert [span[-1] for span in spans] == [stop] * len(spans)
     texts = [any_tokenizer.decode(span[:-1]).removesuffix("<|im_end|>") for span in spans]
     assert texts == [message["content"] for message in messages if message["role"] == "assistant"]
@@ -296,7 +296,7 @@ def test_a_conversation_is_cut_and_counted(tokenizer):
         {"the prompt fills data.max_length": 1},
     )
     assert len(tokenization.tokenize_conversations(tokenizer, [{"messages": messages}], first + 1)[0]) == 1
-    assert row_tokens(full) == len(full["input_ids"])
+    assert count_tokens(full) == len(full["input_ids"])
 
 
 def test_a_template_that_rewrites_earlier_turns_trains_the_last_answer_exactly():
@@ -319,7 +319,7 @@ def test_a_template_that_rewrites_earlier_turns_trains_the_last_answer_exactly()
 
 def test_the_stop_tokens_of_the_embedded_model(tokenizer):
     assert (
-        tokenization.stop_ids(tokenizer)
+        templates.stop_token_ids(tokenizer)
         == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
         == [tokenizer.eos_token_id]
     )
@@ -329,7 +329,7 @@ def test_the_stop_tokens_of_the_embedded_model(tokenizer):
 def test_the_stop_tokens_of_the_shipped_templates_are_the_tokenizers_own(kind):
     template, ends = OTHERS[kind]
     found = other_tokenizer(template, **ends)
-    assert tokenization.stop_ids(found) == [found.eos_token_id]
+    assert templates.stop_token_ids(found) == [found.eos_token_id]
 
 
 def test_a_turn_may_end_with_another_token_than_the_text():
@@ -338,7 +338,7 @@ def test_a_turn_may_end_with_another_token_than_the_text():
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot|>"]})
     tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|eot|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     eot = tokenizer.convert_tokens_to_ids("<|eot|>")
-    assert tokenization.stop_ids(tokenizer) == [eot, tokenizer.eos_token_id]
+    assert templates.stop_token_ids(tokenizer) == [eot, tokenizer.eos_token_id]
     (found,), _ = tokenization.tokenize_pairs(tokenizer, [rows_of(PROMPTS["one question"])], 1000)
     assert found["chosen_ids"][-1] == eot
 

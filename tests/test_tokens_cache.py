@@ -11,7 +11,7 @@ import pytest
 from small_tokenizers import other_tokenizer, real_rows
 
 from alignment_lab.config import Format
-from alignment_lab.data import cached_tokens, token_cache, tokenization
+from alignment_lab.data import tokenize_cached, token_cache, tokenization
 from alignment_lab.models.tokenizer import tokenizer_digest
 
 MESSAGES = [
@@ -67,7 +67,7 @@ def never(*_):
 def remembered(made_by, tokenizer, rows, limit=64, **changes):
     """What the cache gives where nothing may be tokenized; the function goes by the name of the real one."""
     never.__qualname__ = made_by.__qualname__
-    return cached_tokens(never, tokenizer, changes.get("digest", tokenizer_digest(tokenizer)), rows, limit)
+    return tokenize_cached(never, tokenizer, changes.get("digest", tokenizer_digest(tokenizer)), rows, limit)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +77,7 @@ def test_what_is_remembered_is_what_was_made(kind, limit, cache, small):
     made_by, rows = KINDS[kind]
     expected, counts = made_by(small, rows, limit)
     for found, counted in (
-        cached_tokens(made_by, small, tokenizer_digest(small), rows, limit),
+        tokenize_cached(made_by, small, tokenizer_digest(small), rows, limit),
         remembered(made_by, small, rows, limit),
     ):
         assert (found, counted) == (expected, counts)
@@ -94,7 +94,7 @@ def test_what_is_remembered_is_what_was_made(kind, limit, cache, small):
 
 def test_no_rows_at_all_are_remembered_too(cache, small):
     assert (
-        cached_tokens(tokenization.tokenize_pairs, small, "x", [], 64)
+        tokenize_cached(tokenization.tokenize_pairs, small, "x", [], 64)
         == remembered(tokenization.tokenize_pairs, small, [], digest="x")
         == ([], Counter())
     )
@@ -137,9 +137,9 @@ def by_another_name(tokenizer, rows, limit):
 @pytest.mark.parametrize("change", CHANGES)
 def test_whatever_can_change_a_token_has_a_place_of_its_own(change, cache, small):
     """And what was made before stays, to be found again."""
-    cached_tokens(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
+    tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     made_by, tokenizer, digest, rows, limit = CHANGES[change](PAIRS, small)
-    assert cached_tokens(made_by, tokenizer, digest, rows, limit) == made_by(tokenizer, rows, limit)
+    assert tokenize_cached(made_by, tokenizer, digest, rows, limit) == made_by(tokenizer, rows, limit)
     assert len(files(cache)) == 2
     assert remembered(
         tokenization.tokenize_pairs, small, PAIRS, digest="digest"
@@ -147,7 +147,7 @@ def test_whatever_can_change_a_token_has_a_place_of_its_own(change, cache, small
 
 
 def test_another_version_of_the_code_makes_its_own(cache, small, tmp_path, monkeypatch):
-    cached_tokens(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
+    tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     edited = tmp_path / "tokenize.py"
     edited.write_text("# another version")
     monkeypatch.setattr(token_cache, "CODE", (edited,))
@@ -184,17 +184,17 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_made_again_and_nobody_notices(damage, cache, small, capfd):
-    expected = cached_tokens(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
+    expected = tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     (file,) = files(cache)
     content = file.read_bytes()
     file.write_bytes(DAMAGES[damage](content))
-    assert cached_tokens(tokenization.tokenize_pairs, small, "digest", PAIRS, 64) == expected
+    assert tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64) == expected
     assert files(cache) == [file] and file.read_bytes() == content
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_damaged_file_beside_a_whole_one_is_removed(cache, small):
-    expected = cached_tokens(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
+    expected = tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     (file,) = files(cache)
     other = file.with_name(f"{'0' * 64}.safetensors")
     other.write_bytes(file.read_bytes())
@@ -204,10 +204,10 @@ def test_a_damaged_file_beside_a_whole_one_is_removed(cache, small):
 
 def test_what_a_killed_process_left_is_not_read(cache, small):
     """It writes a hidden neighbour first; the name of a whole file is given to it last."""
-    cached_tokens(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
+    tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     (file,) = files(cache)
     file.rename(file.with_name(f".{file.name}.1.partial"))
-    assert cached_tokens(
+    assert tokenize_cached(
         tokenization.tokenize_pairs, small, "digest", PAIRS, 64
     ) == tokenization.tokenize_pairs(small, PAIRS, 64)
     assert len(files(cache)) == 2
@@ -216,15 +216,15 @@ def test_what_a_killed_process_left_is_not_read(cache, small):
 def test_a_folder_that_cannot_be_written_costs_the_time_and_not_the_run(tmp_path, monkeypatch, small):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("ALIGNMENT_LAB_CACHE", str(tmp_path / "file"))
-    assert cached_tokens(
+    assert tokenize_cached(
         tokenization.tokenize_pairs, small, "digest", PAIRS, 64
     ) == tokenization.tokenize_pairs(small, PAIRS, 64)
 
 
 def test_a_deleted_folder_is_made_again(cache, small):
-    expected = cached_tokens(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
+    expected = tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     shutil.rmtree(cache)
-    assert cached_tokens(tokenization.tokenize_pairs, small, "digest", PAIRS, 64) == expected
+    assert tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64) == expected
     assert len(files(cache)) == 1
 
 
@@ -240,7 +240,7 @@ def built(number: int) -> bool:
         found = token_cache._read(token_cache.cache_directory() / "tokens" / "key")
         if found is None or token_cache._joined(PAIRS, found) != rows:
             return False
-    return cached_tokens(tokenization.tokenize_pairs, small, "digest", PAIRS, 64) == rows
+    return tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64) == rows
 
 
 def test_processes_that_make_the_same_tokens_at_once_do_not_disturb_each_other(cache):
@@ -256,7 +256,7 @@ def test_a_column_that_would_be_lost_is_not_kept_silently(cache, small):
         return [{**row, "more_ids": [1]} for row in made], counts
 
     with pytest.raises(AssertionError, match="COLUMNS"):
-        cached_tokens(more, small, "digest", PAIRS, 64)
+        tokenize_cached(more, small, "digest", PAIRS, 64)
 
 
 def test_real_rows_are_remembered(cache, tokenizer):
@@ -264,7 +264,7 @@ def test_real_rows_are_remembered(cache, tokenizer):
     expected = tokenization.tokenize_pairs(tokenizer, rows, 512)
     digest = tokenizer_digest(tokenizer)
     assert (
-        cached_tokens(tokenization.tokenize_pairs, tokenizer, digest, rows, 512)
+        tokenize_cached(tokenization.tokenize_pairs, tokenizer, digest, rows, 512)
         == expected
         == remembered(tokenization.tokenize_pairs, tokenizer, rows, 512)
     )

@@ -1,21 +1,27 @@
-"""From a `data` setting to rows: read, bring to one of TRL's dataset types, split, and say what was left out. No torch."""
+"""From `data.*` settings to rows and token ids: read, convert to one of TRL's dataset types, split, tokenize, cache.
+
+Knows no model, no loss and no trainer, and does not import torch. Rows that are left out are counted with a reason.
+"""
 
 from .formats import DataError
-from .loading import load
-from .split import Rows, first_rows, pair_units, prompt_of, rows_needed, rows_to_answer
-from .token_cache import cached_tokens
-from .tokenization import longest_sequence, row_tokens
+from .loading import load_rows
+from .rows import Message, Row
+from .split import Splits, generation_rows, group_pairs, max_train_rows, prompt_messages, take_groups
+from .token_cache import tokenize_cached
+from .tokenization import count_tokens, max_sequence_length
 
 __all__ = [
     "DataError",
-    "Rows",
-    "cached_tokens",
-    "first_rows",
-    "load",
-    "longest_sequence",
-    "pair_units",
-    "prompt_of",
-    "row_tokens",
-    "rows_needed",
-    "rows_to_answer",
+    "Message",
+    "Row",
+    "Splits",
+    "count_tokens",
+    "generation_rows",
+    "group_pairs",
+    "load_rows",
+    "max_sequence_length",
+    "max_train_rows",
+    "prompt_messages",
+    "take_groups",
+    "tokenize_cached",
 ]

@@ -42,7 +42,7 @@ class BadRow(ValueError):
     """One row lacks what it needs. The text is the reason, the same for the same defect, so that reasons can be counted."""
 
 
-class EmptyRow(BadRow):
+class UninformativeRow(BadRow):
     """A row that is whole and teaches nothing; real data sets hold some, so it is left out and counted, never an error."""
 
 
@@ -103,7 +103,7 @@ def text(row: Row) -> Row:
     if not isinstance(row["text"], str):
         raise BadRow("`text` is not a string")
     if not row["text"].strip():
-        raise EmptyRow("`text` is empty")
+        raise UninformativeRow("`text` is empty")
     return {"text": row["text"]}
 
 
@@ -126,7 +126,7 @@ def _pair(row: Row) -> Row:
     if not prompt or prompt[-1]["role"] == "assistant":
         raise BadRow("no prompt that `chosen` and `rejected` both answer")
     if chosen == rejected:
-        raise EmptyRow("`chosen` equals `rejected`")
+        raise UninformativeRow("`chosen` equals `rejected`")
     for key, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer or answer[-1]["role"] != "assistant":
             raise BadRow(f"`{key}` does not end with the assistant's turn")
@@ -201,7 +201,7 @@ def _messages(row: Row, key: str, role: str) -> list[Message]:
     else:
         raise BadRow(f"`{key}` is missing")
     if not messages or not messages[-1]["content"].strip():
-        raise EmptyRow(f"`{key}` is empty")
+        raise UninformativeRow(f"`{key}` is empty")
     return messages
 
 

@@ -7,14 +7,14 @@ import math
 from ..config import Experiment, Format
 from .formats import DataError
 from .sources import Row, Stream, read, streams
-from .split import Rows, pair_units, rows_needed, split_pairs
+from .split import Splits, group_pairs, max_train_rows, split_pairs
 
 LONG = 8  # characters, more than a token has on average: of texts as many are read as surely fill the blocks
 TEXTS = 100  # how many texts are asked for first
 GROWTH = 4  # where it was not enough, a fourth more is asked for
 
 
-def load(spec: Experiment) -> Rows:
+def load_rows(spec: Experiment) -> Splits:
     """Read, convert, split and shuffle. Raises DataError in one sentence; nothing is written."""
     found = _streamed(spec) if spec.data.streaming else split_pairs(spec, *read(spec.data))
     if not found.train:
@@ -28,7 +28,7 @@ def load(spec: Experiment) -> Rows:
     return found
 
 
-def _streamed(spec: Experiment) -> Rows:
+def _streamed(spec: Experiment) -> Splits:
     """Of rows in the order in which they come, as many as leave enough once they are split: the others change nothing, and are not read."""
     stream, other = streams(spec.data)
     heldout = _heldout(spec, other) if other else None
@@ -56,7 +56,7 @@ def _heldout(spec: Experiment, stream: Stream) -> list[Row]:
 
 def _guess(spec: Experiment, heldout: list[Row] | None) -> int:
     """How many rows will do where every row can be used and no two have the same prompt."""
-    seen, share = rows_needed(spec) or TEXTS, spec.data.eval_fraction
+    seen, share = max_train_rows(spec) or TEXTS, spec.data.eval_fraction
     return (
         seen
         if heldout is not None
@@ -64,12 +64,12 @@ def _guess(spec: Experiment, heldout: list[Row] | None) -> int:
     )
 
 
-def _enough(spec: Experiment, found: Rows, *, measured: bool) -> bool:
+def _enough(spec: Experiment, found: Splits, *, measured: bool) -> bool:
     """Whether the run sees no more than these; `measured`: its held-out rows are there already."""
     training = spec.training
     if spec.method.format is Format.text:
         wanted = training.max_steps * training.global_batch * spec.data.max_length * LONG
         full = sum(len(row["text"]) for row in found.train) >= wanted
     else:
-        full = len(found.train) >= (rows_needed(spec) or 0)
-    return full and (measured or len(pair_units(found.heldout)) >= _measured(spec))
+        full = len(found.train) >= (max_train_rows(spec) or 0)
+    return full and (measured or len(group_pairs(found.heldout)) >= _measured(spec))

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import BadRows, Data, Experiment, Format
-from .formats import BadRow, DataError, EmptyRow, converter
+from .formats import BadRow, DataError, UninformativeRow, converter
 
 Row = dict[str, Any]
 
 
 @dataclass
-class Rows:
+class Splits:
     """What an experiment trains on and is measured on, and what became of the rest."""
 
     train: list[Row]
@@ -26,7 +26,7 @@ class Rows:
     truncated: int = 0
 
 
-def split_pairs(spec: Experiment, train: list[Row], heldout: list[Row] | None) -> Rows:
+def split_pairs(spec: Experiment, train: list[Row], heldout: list[Row] | None) -> Splits:
     """The rows as they were read, converted, split and shuffled. Raises DataError in one sentence."""
     dropped: Counter[str] = Counter()
     digest = hashlib.sha256(json.dumps([train, heldout], sort_keys=True, default=str).encode()).hexdigest()
@@ -36,10 +36,10 @@ def split_pairs(spec: Experiment, train: list[Row], heldout: list[Row] | None) -
     else:
         heldout = _converted(spec, heldout, dropped) if heldout else []
         train = _without_prompts_of(heldout, train, dropped)
-    return Rows(train=_shuffled(train, spec.training.seed), heldout=heldout, digest=digest, dropped=dropped)
+    return Splits(train=_shuffled(train, spec.training.seed), heldout=heldout, digest=digest, dropped=dropped)
 
 
-def rows_needed(spec: Experiment) -> int | None:
+def max_train_rows(spec: Experiment) -> int | None:
     """How many training rows a run of `max_steps` can see, or None where it may see all: the others need no work.
 
     Texts are packed: how many of them fill so many blocks is known only once they are tokens.
@@ -56,7 +56,7 @@ def _converted(spec: Experiment, rows: list[Row], dropped: Counter[str]) -> list
     for number, row in enumerate(rows, start=1):
         try:
             good += convert(row)
-        except EmptyRow as reason:
+        except UninformativeRow as reason:
             dropped[str(reason)] += 1
         except BadRow as reason:
             bad.append((number, str(reason)))
@@ -69,14 +69,14 @@ def _converted(spec: Experiment, rows: list[Row], dropped: Counter[str]) -> list
     return good
 
 
-def prompt_of(row: Row) -> list[dict[str, str]]:
+def prompt_messages(row: Row) -> list[dict[str, str]]:
     """The messages that are answered: all before the last turn. Empty for a text, which answers nobody."""
     return row["prompt"] if "prompt" in row else row.get("messages", [])[:-1]
 
 
 def _key(row: Row) -> str:
     """What must not be both trained on and held out: the prompt, or the text itself."""
-    return hashlib.sha256(json.dumps(prompt_of(row) or row["text"], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(prompt_messages(row) or row["text"], sort_keys=True).encode()).hexdigest()
 
 
 def _hold_out(rows: list[Row], data: Data) -> tuple[list[Row], list[Row]]:
@@ -98,12 +98,12 @@ def _without_prompts_of(heldout: list[Row], train: list[Row], dropped: Counter[s
 
 def _shuffled(rows: list[Row], seed: int) -> list[Row]:
     """The rows in the seed's order; the two halves of a pair stay neighbours, so pairs come in the order that they have when unsplit."""
-    found = pair_units(rows)
+    found = group_pairs(rows)
     random.Random(seed).shuffle(found)
     return [rows[place] for unit in found for place in unit]
 
 
-def pair_units(rows: list[Row]) -> list[list[int]]:
+def group_pairs(rows: list[Row]) -> list[list[int]]:
     """The places of rows that belong together: the halves of a pair, a good answer and a bad one behind it; any other row alone."""
     found: list[list[int]] = []
     for place, row in enumerate(rows):
@@ -114,14 +114,14 @@ def pair_units(rows: list[Row]) -> list[list[int]]:
     return found
 
 
-def first_rows(rows: list[Row], count: int) -> list[Row]:
+def take_groups(rows: list[Row], count: int) -> list[Row]:
     """The rows of the first `count` units: as many pairs whether they were parted or not."""
-    return [rows[place] for unit in pair_units(rows)[:count] for place in unit]
+    return [rows[place] for unit in group_pairs(rows)[:count] for place in unit]
 
 
-def rows_to_answer(rows: list[Row], count: int) -> list[Row]:
+def generation_rows(rows: list[Row], count: int) -> list[Row]:
     """The first row of each of the first `count` units that has a prompt to answer."""
-    return [rows[unit[0]] for unit in pair_units(rows) if prompt_of(rows[unit[0]])][:count]
+    return [rows[unit[0]] for unit in group_pairs(rows) if prompt_messages(rows[unit[0]])][:count]
 
 
 def _halves(one: Row, other: Row) -> bool:

@@ -17,16 +17,16 @@ Message = dict[str, str]
 Encode = Callable[[list[str]], list[list[int]]]
 
 
-def prompt_ids(tokenizer: Any, prompts: list[list[Message]]) -> list[list[int]]:
+def encode_prompts(tokenizer: Any, prompts: list[list[Message]]) -> list[list[int]]:
     """The ids that the model sees before it answers."""
-    return plain_ids(tokenizer, rendered(tokenizer, prompts, generation_prompt=True))
+    return encode_rendered(tokenizer, rendered(tokenizer, prompts, generation_prompt=True))
 
 
-def stop_ids(tokenizer: Any) -> list[int]:
+def stop_token_ids(tokenizer: Any) -> list[int]:
     """The tokens that can end the assistant's turn under this template: its last special token, and the tokenizer's own end."""
     probe = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
-    (ids,) = plain_ids(tokenizer, rendered(tokenizer, [probe]))
-    (prompt,) = prompt_ids(tokenizer, [probe[:1]])
+    (ids,) = encode_rendered(tokenizer, rendered(tokenizer, [probe]))
+    (prompt,) = encode_prompts(tokenizer, [probe[:1]])
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     last = [token for token in ids[len(prompt) :] if token in special][-1:]
     if not last:
@@ -48,24 +48,24 @@ def rendered(
     )
 
 
-def plain_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def encode_rendered(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """The ids of rendered texts; a template writes the special tokens itself: adding them again would double the first."""
     return (
         tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
     )
 
 
-def document_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def encode_documents(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """The ids of texts that no template renders, with what the tokenizer puts around a text by itself, such as its first token."""
     core = _core(tokenizer)
     return [found.ids for found in core.encode_batch_fast(texts)] if core else tokenizer(texts)["input_ids"]
 
 
 def encoder(tokenizer: Any) -> Encode:
-    """A function that gives what `plain_ids` gives, sooner where texts share their beginnings."""
+    """A function that gives what `encode_rendered` gives, sooner where texts share their beginnings."""
     core, tokens = _core(tokenizer), _cutting(tokenizer)
     if core is None or not any(tokens.values()):
-        return lambda texts: plain_ids(tokenizer, texts)
+        return lambda texts: encode_rendered(tokenizer, texts)
     parted = re.compile("(" + "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) + ")")
 
     def encode(texts: list[str]) -> list[list[int]]:
@@ -84,7 +84,7 @@ def encoder(tokenizer: Any) -> Encode:
 
 def _core(tokenizer: Any) -> Any:
     """What does the work inside of a tokenizer, set to neither pad nor truncate; None in one that is written in Python."""
-    plain_ids(tokenizer, [""])
+    encode_rendered(tokenizer, [""])
     return getattr(tokenizer, "backend_tokenizer", None)
 
 

@@ -28,7 +28,7 @@ CODE = tuple(
 PLACE = "_place"  # where a tokenized row stood among the rows
 
 
-def cached_tokens(
+def tokenize_cached(
     tokenize: Tokenize, tokenizer: Any, digest: str, rows: list[Row], max_length: int
 ) -> tuple[list[Row], Counter[str]]:
     """What `tokenize(tokenizer, rows, max_length)` gives, made once. `digest`: of the tokenizer's vocabulary, rules and template."""

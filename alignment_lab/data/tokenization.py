@@ -13,15 +13,15 @@ from typing import Any
 
 from .blocks import best_fit, pieces
 from .formats import DataError
-from .templates import Encode, Message, document_ids, encoder, prompt_ids, rendered, stop_ids
+from .templates import Encode, Message, encode_documents, encode_prompts, encoder, rendered, stop_token_ids
 
 __all__ = [
     "TOKEN_COLUMNS",
     "Message",
-    "longest_sequence",
-    "prompt_ids",
-    "row_tokens",
-    "stop_ids",
+    "max_sequence_length",
+    "encode_prompts",
+    "count_tokens",
+    "stop_token_ids",
     "tokenize_conversations",
     "tokenize_pairs",
     "tokenize_texts",
@@ -112,12 +112,12 @@ def tokenize_texts(tokenizer: Any, rows: list[Row], max_length: int) -> tuple[li
     return made, counts
 
 
-def row_tokens(row: Row) -> int:
+def count_tokens(row: Row) -> int:
     """Tokens of a tokenized row; a preference row's prompt counts once."""
     return sum(len(row[key]) for key in IDS if key in row)
 
 
-def longest_sequence(row: Row) -> int:
+def max_sequence_length(row: Row) -> int:
     """Tokens of the longest sequence of a tokenized row."""
     if "seq_lengths" in row:
         return max(row["seq_lengths"])
@@ -133,7 +133,7 @@ def _closed(tokenizer: Any, documents: list[str]) -> Iterator[list[int]]:
             "model.path: its tokenizer has no token that ends a text; choose another model, or give its tokenizer an eos_token."
         )
     for start in range(0, len(documents), BATCH):
-        for ids in document_ids(tokenizer, documents[start : start + BATCH]):
+        for ids in encode_documents(tokenizer, documents[start : start + BATCH]):
             yield ids if ids[-1:] == [end] else [*ids, end]
 
 
@@ -141,7 +141,7 @@ def _encode(
     tokenizer: Any, turns: list[tuple[list[Message], list[list[Message]]]]
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
     """(prompt ids, ids of each answer) of every (prompt, answers to it)."""
-    stops, encode = set(stop_ids(tokenizer)), encoder(tokenizer)
+    stops, encode = set(stop_token_ids(tokenizer)), encoder(tokenizer)
     for start in range(0, len(turns), BATCH):
         batch = turns[start : start + BATCH]
         before = rendered(tokenizer, [prompt for prompt, _ in batch], generation_prompt=True)

@@ -23,11 +23,11 @@ from ..config import (
     Sharding,
 )
 from .devices import GB, Device
-from .shape import Parameters, from_config, parameters, shape_of
-from .work import Load
+from .shape import ParameterCounts, model_shape, parameter_counts, shape_from_config
+from .work import Workload
 
-STATES = 16  # bytes per trained parameter: float32 weight, gradient and Adam's two moments
-SHARE = 0.8  # of free memory that a plan may use: allocators fragment
+STATE_BYTES = 16  # bytes per trained parameter: float32 weight, gradient and Adam's two moments
+MEMORY_FRACTION = 0.8  # of free memory that a plan may use: allocators fragment
 CPU_TOKENS, CUDA_TOKENS = 1024, 16384  # beyond these a larger forward pass is hardly faster
 MOMENTS = {
     Optimizer.rmsprop: 4,
@@ -60,7 +60,7 @@ CONTEXT = {
 
 
 @dataclass(frozen=True)
-class PassPlan:
+class MicroBatchPlan:
     """Tokens per forward pass, and whether activations are computed twice instead of kept."""
 
     tokens: int
@@ -68,7 +68,7 @@ class PassPlan:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryBreakdown:
     """Bytes on one device, by what they hold."""
 
     weights: int = 0
@@ -90,33 +90,33 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """What an experiment needs on each of `processes` devices of a kind, and how it would be laid out there."""
 
     parallel: Parallel
     device: Device
     processes: int
-    memory: Memory
-    layout: PassPlan
-    room: int  # bytes that one process may have
-    passed: int  # tokens of the largest forward pass
-    loading: int = 0  # bytes of the device while the model comes in, where that is more than what stays
-    host: int = 0  # bytes of the machine's memory per process: what is offloaded, or weights on their way to an accelerator
+    memory: MemoryBreakdown
+    micro_batch: MicroBatchPlan
+    capacity: int  # bytes that one process may have
+    micro_batch_tokens: int  # tokens of the largest forward pass
+    loading_bytes: int = 0  # bytes of the device while the model comes in, where that is more than what stays
+    host_bytes: int = 0  # bytes of the machine's memory per process: what is offloaded, or weights on their way to an accelerator
 
     @property
     def peak(self) -> int:
         """Bytes at the worst moment."""
-        return max(self.memory.total, self.loading)
+        return max(self.memory.total, self.loading_bytes)
 
     @property
     def fits(self) -> bool:
         """Whether the device has that much."""
-        return self.peak <= self.room
+        return self.peak <= self.capacity
 
 
 def activation_bytes(config: Any, tokens: int, width: int, *, checkpointing: bool = False) -> int:
     """What `tokens` tokens keep between forward and backward; `width` is 4 or 2 bytes a number."""
-    shape = config if isinstance(config, Shape) else from_config(config)
+    shape = config if isinstance(config, Shape) else shape_from_config(config)
     return tokens * (_kept(shape, width, checkpointing) + _logits(shape))
 
 
@@ -131,7 +131,7 @@ def _logits(shape: Shape) -> int:
     return 4 * shape.vocabulary
 
 
-def plan_pass(
+def plan_micro_batch(
     config: Any,
     *,
     trained: int,
@@ -141,14 +141,14 @@ def plan_pass(
     cuda: bool,
     tokens: int | None,
     checkpointing: bool | None,
-) -> PassPlan:
+) -> MicroBatchPlan:
     """What is set stays; else the largest forward pass that pays and fits, with checkpointing only where nothing fits without.
 
     `trained` parameters have states, `free` bytes are there besides the weights, `longest` tokens cannot be parted.
     """
-    shape = config if isinstance(config, Shape) else from_config(config)
+    shape = config if isinstance(config, Shape) else shape_from_config(config)
     return _layout(
-        shape, int(SHARE * free) - (STATES - 4) * trained, width, longest, cuda, tokens, checkpointing
+        shape, int(MEMORY_FRACTION * free) - (STATE_BYTES - 4) * trained, width, longest, cuda, tokens, checkpointing
     )
 
 
@@ -160,34 +160,34 @@ def _layout(
     cuda: bool,
     tokens: int | None,
     checkpointing: bool | None,
-) -> PassPlan:
+) -> MicroBatchPlan:
     """The same, once it is known how many bytes activations may have."""
     if checkpointing is None:
         checkpointing = activation_bytes(shape, max(longest, tokens or 0), width) > room
     if tokens is None:
         each = activation_bytes(shape, 1, width, checkpointing=checkpointing)
         tokens = max(1, min(CUDA_TOKENS if cuda else CPU_TOKENS, room // each))
-    return PassPlan(tokens, checkpointing)
+    return MicroBatchPlan(tokens, checkpointing)
 
 
-def estimate_need(
-    spec: Experiment, dials: Parallel, device: Device, processes: int, load: Load | None = None
-) -> Need | None:
+def estimate_memory(
+    spec: Experiment, dials: Parallel, device: Device, processes: int, load: Workload | None = None
+) -> MemoryEstimate | None:
     """What this experiment with these dials needs on each of so many devices; None where its model's shape is not known here.
 
     The run's own choice of a forward pass is made beforehand, from what the device leaves beside weights and states. Without `load`,
     rows are taken for as long as `data.max_length` lets them be.
     """
-    shape = shape_of(spec.model)
+    shape = model_shape(spec.model)
     if shape is None:
         return None
-    known = parameters(shape, dials, scores=not spec.method.generates)
+    known = parameter_counts(shape, dials, scores=not spec.method.generates)
     width = width_of(spec, device)
     room = device.bytes if device.accelerator else device.bytes // max(1, processes // dials.nodes)
     fixed, host = _fixed(shape, known, dials, spec.training.optim, width, processes), 0
     if device.accelerator:
         fixed, host = _offloaded(fixed, dials), _host(known, dials, fixed, width)
-    context, longest, asked = int(CONTEXT[device.accelerator]), longest_row(spec, load), spec.training
+    context, longest, asked = int(CONTEXT[device.accelerator]), max_row_tokens(spec, load), spec.training
     left = _left(room - context, fixed, device.accelerator)
     layout = _layout(
         shape, left, width, longest, device.accelerator, asked.micro_tokens, asked.gradient_checkpointing
@@ -196,21 +196,21 @@ def estimate_need(
     activations = passed * _kept(shape, width, layout.checkpointing)
     logits = scored * _logits(shape) if spec.method.generates else 0
     moving = {**fixed, "activations": activations, "logits": logits}
-    memory = Memory(**moving, fragments=_fragments(moving, device), context=context)
-    return Need(
+    memory = MemoryBreakdown(**moving, fragments=_fragments(moving, device), context=context)
+    return MemoryEstimate(
         dials, device, processes, memory, layout, room, passed, _loading(known, dials) + context, host
     )
 
 
-def choose_pass(
+def choose_micro_batch(
     spec: Experiment, config: Any, *, width: int, free: int, longest: int, cuda: bool, processes: int
-) -> PassPlan:
+) -> MicroBatchPlan:
     """The forward pass of a run that has its weights: what is set stays; else as in `plan`, with states cut as the dials say.
 
     `config` is transformers', and `free` bytes are there on the device, or in the machine for each process, beside what lies there already.
     """
-    shape, dials, asked = from_config(config), spec.parallel, spec.training
-    known = parameters(shape, dials, scores=not spec.method.generates)
+    shape, dials, asked = shape_from_config(config), spec.parallel, spec.training
+    known = parameter_counts(shape, dials, scores=not spec.method.generates)
     fixed = _fixed(shape, known, dials, asked.optim, width, processes)
     there = _there(known, dials, fixed, width, cuda)
     fixed = _offloaded(fixed, dials) if cuda else fixed
@@ -218,7 +218,7 @@ def choose_pass(
     return _layout(shape, left, width, longest, cuda, asked.micro_tokens, asked.gradient_checkpointing)
 
 
-def _there(known: Parameters, dials: Parallel, fixed: dict[str, int], width: int, cuda: bool) -> int:
+def _there(known: ParameterCounts, dials: Parallel, fixed: dict[str, int], width: int, cuda: bool) -> int:
     """Bytes that a model takes where it computes, before training begins. FSDP finds it in the machine's memory, unless it is quantized."""
     if dials.offload:
         return 0
@@ -231,7 +231,7 @@ def _there(known: Parameters, dials: Parallel, fixed: dict[str, int], width: int
 
 def _left(room: int, fixed: dict[str, int], cuda: bool) -> int:
     """Bytes that activations may have: the share of what weights leave, less states and copies; on a CPU, no more than holes allow."""
-    left = int(SHARE * (room - fixed["weights"])) - (sum(fixed.values()) - fixed["weights"])
+    left = int(MEMORY_FRACTION * (room - fixed["weights"])) - (sum(fixed.values()) - fixed["weights"])
     beside = sum(fixed.values()) - fixed["gradients"] - fixed["optimizer"]  # which lie in the holes
     return left if cuda else min(left, int((room - beside) / (1 + HEAP)))
 
@@ -247,23 +247,23 @@ def width_of(spec: Experiment, device: Device) -> int:
     return 2 if half else 4
 
 
-def longest_row(spec: Experiment, load: Load | None = None) -> int:
+def max_row_tokens(spec: Experiment, load: Workload | None = None) -> int:
     """Tokens that one forward pass must take at least: a pair is its prompt with both answers. Padding is not foreseen by rows."""
     limit = spec.data.max_length * (2 if spec.method.format is Format.preference else 1)
-    return min(limit, load.longest) if load and load.longest and _packs(spec) else limit
+    return min(limit, load.longest_row) if load and load.longest_row and _packs(spec) else limit
 
 
 def _packs(spec: Experiment) -> bool:
     return spec.model.attention is Attention.shared_prefix
 
 
-def _largest(spec: Experiment, layout: PassPlan, load: Load | None) -> tuple[int, int]:
+def _largest(spec: Experiment, layout: MicroBatchPlan, load: Workload | None) -> tuple[int, int]:
     """(tokens, scored ones) of the largest forward pass: a row is never parted, and no pass has more than its step."""
-    tokens = max(layout.tokens, longest_row(spec, load))
-    if load is None or load.step is None or load.step_scored is None or not _packs(spec):
+    tokens = max(layout.tokens, max_row_tokens(spec, load))
+    if load is None or load.max_step_tokens is None or load.max_step_scored is None or not _packs(spec):
         return tokens, tokens
-    tokens = min(tokens, load.step)
-    return tokens, min(tokens, load.step_scored)
+    tokens = min(tokens, load.max_step_tokens)
+    return tokens, min(tokens, load.max_step_scored)
 
 
 def _fragments(held: dict[str, int], device: Device) -> int:
@@ -275,7 +275,7 @@ def _fragments(held: dict[str, int], device: Device) -> int:
 
 
 def _fixed(
-    shape: Shape, known: Parameters, dials: Parallel, optim: Optimizer, width: int, processes: int
+    shape: Shape, known: ParameterCounts, dials: Parallel, optim: Optimizer, width: int, processes: int
 ) -> dict[str, int]:
     """Everything that does not depend on the tokens of a pass, by item."""
     deepspeed = dials.sharding in DEEPSPEED
@@ -297,13 +297,13 @@ def _fixed(
     return {**fixed, "copies": copies, "gathered": gathered}
 
 
-def _loading(known: Parameters, dials: Parallel) -> int:
+def _loading(known: ParameterCounts, dials: Parallel) -> int:
     """Float32 weights that lie whole on a device until DeepSpeed has made them bfloat16; ZeRO-3 loads them cut."""
     whole = dials.sharding in (Sharding.zero1, Sharding.zero2) and dials.adapter is Adapter.none
     return 4 * known.total if whole else 0
 
 
-def _host(known: Parameters, dials: Parallel, fixed: dict[str, int], width: int) -> int:
+def _host(known: ParameterCounts, dials: Parallel, fixed: dict[str, int], width: int) -> int:
     """What waits in the machine's memory, or is read into it before it moves on: not what ZeRO-3 cuts or bitsandbytes packs meanwhile."""
     if dials.offload:
         return sum(fixed[item] for item in (*ALL, "adapter"))
@@ -312,18 +312,18 @@ def _host(known: Parameters, dials: Parallel, fixed: dict[str, int], width: int)
     return known.total * (4 if dials.adapter is Adapter.none else width)
 
 
-def _cast(known: Parameters, dials: Parallel) -> int:
+def _cast(known: ParameterCounts, dials: Parallel) -> int:
     """Weights that autocast casts once a pass and keeps: float32 matrices that are trained."""
-    return known.adapter if dials.adapter is not Adapter.none else known.multiplied + known.predicting
+    return known.adapter if dials.adapter is not Adapter.none else known.linear_total + known.output_projection
 
 
-def _frozen(known: Parameters, dials: Parallel, width: int) -> int:
+def _frozen(known: ParameterCounts, dials: Parallel, width: int) -> int:
     """Bytes of the base under an adapter: in the dtype that is computed with; of a quantized one only the linear layers are smaller."""
     stored = STORED.get(dials.quantization, width)
-    return int(known.multiplied * stored) + (known.total - known.multiplied) * width
+    return int(known.linear_total * stored) + (known.total - known.linear_total) * width
 
 
-def _gathered(shape: Shape, known: Parameters, dials: Parallel, width: int, processes: int) -> int:
+def _gathered(shape: Shape, known: ParameterCounts, dials: Parallel, width: int, processes: int) -> int:
     """What is made whole for a moment, and what is sent."""
     frozen = dials.adapter is not Adapter.none
     whole = 0
@@ -335,7 +335,7 @@ def _gathered(shape: Shape, known: Parameters, dials: Parallel, width: int, proc
         dials.sharding is Sharding.fsdp
     ):  # the layer at work, the next one, and what is no layer; of trained ones the gradients too
         per = (STORED.get(dials.quantization, width) if frozen else 2 * 4) * 2
-        whole += int(per * known.linear) + (width if frozen else 2 * 4) * (known.embedding + known.head)
+        whole += int(per * known.linear_per_layer) + (width if frozen else 2 * 4) * (known.embedding + known.head)
     if dials.sharding is Sharding.ddp and processes > 1:
         whole += 4 * known.trained  # the buckets that are averaged are copies of the gradients
     return whole

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from ..config import Action, Adapter, Experiment, Parallel, Quantization, Sharding
 from ..config import DeviceType as Kind
 from ..runtime.errors import UserError
-from .devices import GB, Device, device_named, local_device
-from .memory import DEEPSPEED, Need, estimate_need
-from .shape import UNKNOWN_SHAPE, parameters_of, shape_of
+from .devices import GB, Device, get_device, local_device
+from .memory import DEEPSPEED, MemoryEstimate, estimate_memory
+from .shape import UNKNOWN_SHAPE_REMEDY, experiment_parameters, model_shape
 
 AUTO = "auto"
 CPU_LIMIT = (
@@ -57,35 +57,35 @@ def candidates(device: Device, processes: int, *, installed: bool = False) -> It
         missing = installed and any(
             uses(preset) and find_spec(package) is None for package, uses in PACKAGES.items()
         )
-        if is_possible(preset, device) and not senseless and not missing:
+        if is_supported(preset, device) and not senseless and not missing:
             yield preset
 
 
-def is_possible(dials: Parallel, device: Device) -> bool:
+def is_supported(dials: Parallel, device: Device) -> bool:
     """Whether such a device can be used so: FSDP cuts 4-bit weights on accelerators only, and processors have nowhere to offload to."""
     return device.accelerator or not (
         dials.offload or (dials.sharding is Sharding.fsdp and dials.quantization is Quantization.nf4)
     )
 
 
-def is_bearable(spec: Experiment, device: Device) -> bool:
+def is_practical(spec: Experiment, device: Device) -> bool:
     """Whether anybody would want to wait for it."""
-    known = parameters_of(spec)
+    known = experiment_parameters(spec)
     return device.accelerator or (known is not None and known.total <= CPU_LIMIT)
 
 
-def smallest_preset(
+def first_fitting_preset(
     spec: Experiment, device: Device, processes: int, *, installed: bool = False
-) -> Need | None:
+) -> MemoryEstimate | None:
     """What the first preset that fits needs; None where none does, or the model's shape is not known."""
     for preset in candidates(device, processes, installed=installed):
-        need = estimate_need(spec, with_preset(spec.parallel, preset), device, processes)
+        need = estimate_memory(spec, apply_preset(spec.parallel, preset), device, processes)
         if need and need.fits:
             return need
     return None
 
 
-def with_preset(parallel: Parallel, preset: Parallel) -> Parallel:
+def apply_preset(parallel: Parallel, preset: Parallel) -> Parallel:
     """The preset's dials, with the rest as it is: devices, machines, the adapter's size. One process needs no number."""
     alone = preset.sharding is Sharding.none
     return replace(
@@ -113,25 +113,25 @@ def choose_preset(spec: Experiment, accelerators: int | None = None) -> Choice:
     _undecided(spec.parallel)
     device, count = local_device(0 if spec.parallel.device is Kind.cpu else accelerators)
     if spec.action is Action.plan and spec.plan.device is not None:
-        device, count = device_named(spec.plan.device), 1
+        device, count = get_device(spec.plan.device), 1
     processes = total_processes(spec.parallel, count)
     where = f"{processes} x {device.name} ({device.gb:.0f} GB)"
-    if shape_of(spec.model) is None:
+    if model_shape(spec.model) is None:
         raise UserError(
-            f"parallel=auto: the shape of model={spec.model.name} is not known here; {UNKNOWN_SHAPE}, or choose parallel=lora."
+            f"parallel=auto: the shape of model={spec.model.name} is not known here; {UNKNOWN_SHAPE_REMEDY}, or choose parallel=lora."
         )
-    found = smallest_preset(spec, device, processes, installed=True)
+    found = first_fitting_preset(spec, device, processes, installed=True)
     if found:
         name = found.parallel.name
         full = found.parallel.adapter is Adapter.none
         why = "all weights are trained" if full else "training all weights would not fit"
-        needed = f"{found.peak / GB:.1f} GB of {found.room / GB:.1f} on each device"
+        needed = f"{found.peak / GB:.1f} GB of {found.capacity / GB:.1f} on each device"
         return Choice(
             found.parallel, f"parallel=auto is {name} on {where}: {why}, and it needs about {needed}."
         )
     last = list(candidates(device, processes, installed=True))[-1]
     reason = f"parallel=auto is {last.name} on {where}: nothing fits, and this needs the least."
-    return Choice(with_preset(spec.parallel, last), reason)
+    return Choice(apply_preset(spec.parallel, last), reason)
 
 
 def _undecided(parallel: Parallel) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 from .. import estimate, tracking
 from ..config import Attention, DeviceType, Experiment, ModelSource, Parallel, Quantization, Sharding
 from ..runtime.errors import UserError
-from . import DEVICES, GB, Need, problems
+from . import DEVICES, GB, MemoryEstimate, problems
 
 REMEDIES = (1, 2, 4, 8, 16)  # devices that are tried when this machine will not do
 USUAL = "h100"  # the device that people rent
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")  # whole, or in parts
 
 
-def problems_here(
+def local_problems(
     spec: Experiment, *, accelerators: int, folder: Path | None = None, at_once: int = 1
 ) -> list[str]:
     """What keeps this experiment from running on this machine, a sentence with a remedy each; checkpoints would lie in `folder`.
@@ -39,7 +39,7 @@ def problems_here(
     ]
 
 
-def problems_anywhere(spec: Experiment) -> list[str]:
+def machine_independent_problems(spec: Experiment) -> list[str]:
     """What keeps it from running on any machine: what a login node can say of a cell whose devices and memory are those of another one."""
     found = [*problems.missing_packages(spec.parallel), *_weights(spec), *tracking.tracker_problems(spec)]
     if spec.model.attention is Attention.flash_attention_2:
@@ -47,7 +47,7 @@ def problems_anywhere(spec: Experiment) -> list[str]:
     return found
 
 
-def disk_problems(specs: Iterable[Experiment], folder: Path) -> list[str]:
+def sweep_disk_problems(specs: Iterable[Experiment], folder: Path) -> list[str]:
     """Whether all cells of a sweep together fit the disk."""
     needed, (existing, free) = sum(map(_written, specs)), _free(folder)
     if needed <= free:
@@ -60,7 +60,7 @@ def disk_problems(specs: Iterable[Experiment], folder: Path) -> list[str]:
 
 def require_runnable(spec: Experiment, accelerators: int, folder: Path | None = None) -> None:
     """Raise one UserError with all that is wrong."""
-    found = problems_here(spec, accelerators=accelerators, folder=folder)
+    found = local_problems(spec, accelerators=accelerators, folder=folder)
     if found:
         raise UserError(
             found[0]
@@ -112,7 +112,7 @@ def _weights(spec: Experiment) -> Iterator[str]:
         or not _offline()
     ):
         return
-    if not any(estimate.cached_file(model, name) for name in WEIGHTS):
+    if not any(estimate.hub_cached_file(model, name) for name in WEIGHTS):
         yield f"model.path={path}: is not on this machine, and HF_HUB_OFFLINE=1; fetch it where there is a network, or give a directory."
 
 
@@ -127,15 +127,15 @@ def _memory(spec: Experiment, accelerators: int, at_once: int) -> Iterator[str]:
     """Whether the estimate fits this machine, and what would do where it does not."""
     device, count = estimate.local_device(accelerators)
     if not device.accelerator:
-        device, count = estimate.this_cpu(free=True), 1
+        device, count = estimate.local_cpu(free=True), 1
         device = replace(device, gb=device.gb / at_once)
     processes = estimate.total_processes(spec.parallel, count)
-    need = estimate.estimate_need(spec, spec.parallel, device, processes)
+    need = estimate.estimate_memory(spec, spec.parallel, device, processes)
     if need is None:
         return
     if not need.fits:
         yield f"model={spec.model.name} parallel={spec.parallel.name}: {_missing(spec, need, at_once)}; {_remedy(spec, need)}."
-    needed, free = need.host * processes // spec.parallel.nodes, estimate.this_cpu(free=True).bytes
+    needed, free = need.host_bytes * processes // spec.parallel.nodes, estimate.local_cpu(free=True).bytes
     if needed > free:
         waits = "wait in" if spec.parallel.offload else "pass through"
         remedy = (
@@ -149,9 +149,9 @@ def _memory(spec: Experiment, accelerators: int, at_once: int) -> Iterator[str]:
         )
 
 
-def _missing(spec: Experiment, need: Need, at_once: int) -> str:
+def _missing(spec: Experiment, need: MemoryEstimate, at_once: int) -> str:
     """What is needed and what there is."""
-    needed, has = f"{need.peak / GB:.0f} GB", f"{need.room / GB:.0f} GB"
+    needed, has = f"{need.peak / GB:.0f} GB", f"{need.capacity / GB:.0f} GB"
     if need.device.accelerator:
         return f"needs about {needed} on each of {need.processes} x {need.device.name}, which have {has}"
     many = [
@@ -168,22 +168,22 @@ def _missing(spec: Experiment, need: Need, at_once: int) -> str:
     return f"{none}, it needs about {needed} of memory and {has} are free{each}"
 
 
-def _remedy(spec: Experiment, need: Need) -> str:
+def _remedy(spec: Experiment, need: MemoryEstimate) -> str:
     """The smallest set-up of the usual device that does; and the preset that would do with less."""
     ways = []
     usual = DEVICES[USUAL]
     for count in REMEDIES:
-        other = estimate.estimate_need(spec, spec.parallel, usual, count)
+        other = estimate.estimate_memory(spec, spec.parallel, usual, count)
         if other and other.fits and (count == 1 or spec.parallel.name != "single"):
             ways.append(f"{count} x {usual.gb:.0f} GB" if count > 1 else f"one device of {usual.gb:.0f} GB")
             break
-    here = estimate.smallest_preset(spec, need.device, need.processes)
-    if here and estimate.is_bearable(spec, need.device):
+    here = estimate.first_fitting_preset(spec, need.device, need.processes)
+    if here and estimate.is_practical(spec, need.device):
         ways.append(f"parallel={here.parallel.name} here")
     for device in sorted(
         (device for device in DEVICES.values() if device.accelerator), key=lambda device: device.gb
     ):
-        if not need.device.accelerator and (other := estimate.smallest_preset(spec, device, 1)):
+        if not need.device.accelerator and (other := estimate.first_fitting_preset(spec, device, 1)):
             ways.append(f"parallel={other.parallel.name} on one device of {device.gb:.0f} GB")
             break
     return (
@@ -208,10 +208,10 @@ def _disk(spec: Experiment, folder: Path) -> Iterator[str]:
 
 def _written(spec: Experiment) -> float:
     """Bytes of checkpoints and model; 0 where the model's shape is not known."""
-    known = estimate.parameters_of(spec)
+    known = estimate.experiment_parameters(spec)
     kept = spec.training.save_total_limit + 1 if spec.training.save_steps else 0
     return (
-        (kept * (estimate.STATES - 4) + 4) * known.trained if known else 0
+        (kept * (estimate.STATE_BYTES - 4) + 4) * known.trained if known else 0
     )  # no gradients; the final model in float32
 
 

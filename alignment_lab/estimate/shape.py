@@ -20,32 +20,32 @@ NAMES = {  # of a config.json, by family
     "head_dim": ("head_dim",),
     "vocabulary": ("vocab_size",),
 }
-UNKNOWN_SHAPE = (
+UNKNOWN_SHAPE_REMEDY = (
     "give a directory with its config.json, or plan with a model of its size, as model=llama-3.1-8b"
 )
 
 
 @dataclass(frozen=True)
-class Parameters:
+class ParameterCounts:
     """How many numbers a decoder holds, by place. A gated MLP is taken for granted, so that a GPT-2 comes out a fifth too large."""
 
     layers: int
-    linear: int  # of one layer: attention and MLP
-    norms: int  # of one layer
+    linear_per_layer: int  # of one layer: attention and MLP
+    norms_per_layer: int  # of one layer
     embedding: int
     head: int  # 0 where it is the embedding
-    predicting: int  # what a scored token is multiplied with: the head, tied or not
+    output_projection: int  # what a scored token is linear_total with: the head, tied or not
     adapter: int  # 0 where there is none
 
     @property
     def total(self) -> int:
         """All of the model's own; one more norm stands before the head."""
-        return self.embedding + self.head + self.layers * (self.linear + self.norms) + self.norms // 2
+        return self.embedding + self.head + self.layers * (self.linear_per_layer + self.norms_per_layer) + self.norms_per_layer // 2
 
     @property
-    def multiplied(self) -> int:
-        """What every token is multiplied with."""
-        return self.layers * self.linear
+    def linear_total(self) -> int:
+        """What every token is linear_total with."""
+        return self.layers * self.linear_per_layer
 
     @property
     def trained(self) -> int:
@@ -67,16 +67,16 @@ def linear_layers(shape: Shape) -> dict[str, tuple[int, int]]:
     }
 
 
-def parameters(shape: Shape, parallel: Parallel, *, scores: bool = False) -> Parameters:
+def parameter_counts(shape: Shape, parallel: Parallel, *, scores: bool = False) -> ParameterCounts:
     """Of a model of this shape with the adapter that is asked for. With `scores` its head has one output: a reward model."""
     head = shape.hidden * (1 if scores else shape.vocabulary)
-    return Parameters(
+    return ParameterCounts(
         layers=shape.layers,
-        linear=sum(inside * outside for inside, outside in linear_layers(shape).values()),
-        norms=2 * shape.hidden,
+        linear_per_layer=sum(inside * outside for inside, outside in linear_layers(shape).values()),
+        norms_per_layer=2 * shape.hidden,
         embedding=shape.vocabulary * shape.hidden,
         head=0 if shape.tied and not scores else head,
-        predicting=head,
+        output_projection=head,
         adapter=_adapter(shape, parallel),
     )
 
@@ -94,24 +94,24 @@ def _adapter(shape: Shape, parallel: Parallel) -> int:
     )
 
 
-def parameters_of(spec: Experiment) -> Parameters | None:
+def experiment_parameters(spec: Experiment) -> ParameterCounts | None:
     """The parameters of an experiment's model, or None where its shape is not known here."""
-    shape = shape_of(spec.model)
-    return None if shape is None else parameters(shape, spec.parallel, scores=not spec.method.generates)
+    shape = model_shape(spec.model)
+    return None if shape is None else parameter_counts(shape, spec.parallel, scores=not spec.method.generates)
 
 
-def shape_of(model: Model) -> Shape | None:
+def model_shape(model: Model) -> Shape | None:
     """The shape of a model: of a directory what its config.json says, else the option's, else what the Hub's cache holds; or None."""
     if model.source is ModelSource.hub and model.path:
         local = Path(model.path).expanduser() / "config.json"
-        file = local if local.is_file() else None if model.shape else cached_file(model, "config.json")
+        file = local if local.is_file() else None if model.shape else hub_cached_file(model, "config.json")
         if file:
             with suppress(AttributeError, ValueError):
-                return from_config(_read(file))
+                return shape_from_config(_read(file))
     return model.shape
 
 
-def cached_file(model: Model, name: str) -> Path | None:
+def hub_cached_file(model: Model, name: str) -> Path | None:
     """A file of the model's repository in the Hub's cache on this machine, or None. Asks no network."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -128,7 +128,7 @@ def _read(file: Path) -> Any:
     return SimpleNamespace(**said.get("text_config", said))
 
 
-def from_config(config: Any) -> Shape:
+def shape_from_config(config: Any) -> Shape:
     """The shape that transformers' config (or its JSON) describes. Raises AttributeError for one that has no such dimensions."""
     hidden, heads = _said(config, "hidden"), _said(config, "heads", 1)
     kv_heads = _said(config, "kv_heads", heads)
