@@ -1,4 +1,4 @@
-"""How the lab's own launchers and sweepers come to Hydra, which makes only those of the package hydra_plugins."""
+"""The base of the lab's own launchers and sweepers, which Hydra instantiates though they are not in the package hydra_plugins."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
+from ..runtime.library_internals import allow_plugin
+
 
 class HydraPlugin:
-    """Beside Hydra's Launcher or Sweeper: what conf/ sets is in `params`, as plain data."""
+    """A mixin beside Hydra's Launcher or Sweeper: what conf/ sets is in `params`, as plain data."""
 
     def __init__(self, **params: Any) -> None:
         self.params: dict[str, Any] = {
-            name: OmegaConf.to_container(one) if OmegaConf.is_config(one) else one
-            for name, one in params.items()
+            name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for name, value in params.items()
         }
 
     @classmethod
@@ -24,7 +26,6 @@ class HydraPlugin:
 
     @classmethod
     def register(cls) -> None:
-        """Let Hydra make it."""
-        ours, theirs = cls.target(), Plugins.is_in_toplevel_plugins_module
-        Plugins.is_in_toplevel_plugins_module = staticmethod(lambda name: name == ours or theirs(name))
+        """Let Hydra instantiate it."""
+        allow_plugin(cls.target())
         Plugins.instance().register(cls)
