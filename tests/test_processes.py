@@ -225,8 +225,8 @@ def test_a_gradient_that_is_no_number_takes_no_step_on_any_process(preset, tmp_p
 
 
 @pytest.mark.parametrize("preset", ["single", "ddp"])
-def test_where_nothing_moves_the_run_ends_with_its_stacks(preset, tmp_path):
-    """A step is longer than the patience of 3 ms."""
+def test_a_run_without_progress_ends_with_its_stacks(preset, tmp_path):
+    """A step takes longer than the timeout of 3 ms."""
     processes = 1 if preset == "single" else 2
     words = [f"parallel={preset}", f"parallel.processes={processes}", "training.watchdog_minutes=0.00005"]
     ended = subprocess.run(
@@ -234,7 +234,7 @@ def test_where_nothing_moves_the_run_ends_with_its_stacks(preset, tmp_path):
     )
     run = RunDirectory(tmp_path / "run")
     assert ended.returncode == 75, ended.stderr[-3000:]
-    assert "error: nothing moved for 5e-05 minutes" in ended.stderr
+    assert "error: no progress for 5e-05 minutes" in ended.stderr
     assert run.state()["state"] == "interrupted"
     assert "File " in (run.path / "stacks-0.txt").read_text()
 

@@ -19,7 +19,7 @@ from alignment_lab.config import Model, compose, from_yaml, known_keys, to_plain
 from alignment_lab.models.locate import describe_remote_code
 from alignment_lab.runtime import provenance, redaction
 from alignment_lab.runtime.files import read_json, write_json
-from alignment_lab.runtime.redaction import is_secret_name, redact, redacted
+from alignment_lab.runtime.redaction import is_secret_name, redact, redact_data
 from alignment_lab.runtime.run_directory import RunDirectory
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
@@ -50,7 +50,7 @@ def process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setattr(redaction, "_seen", {})
-    for cached in (redaction._token, redaction._passwords):
+    for cached in (redaction._read_token_file, redaction._read_netrc):
         cached.cache_clear()
 
 
@@ -240,12 +240,12 @@ def test_plain_data_keeps_its_shape(monkeypatch):
         "env": {"HF_TOKEN": "abc", "OTHER": "abc"},
         "max_new_tokens": 4,
     }
-    assert redacted(plain) == {
+    assert redact_data(plain) == {
         "a": ["***MY_SECRET***", 1, None, {"b": "x***MY_SECRET***"}],
         "env": {"HF_TOKEN": "***", "OTHER": "abc"},
         "max_new_tokens": 4,
     }
-    assert redacted(redacted(plain)) == redacted(plain)
+    assert redact_data(redact_data(plain)) == redact_data(plain)
 
 
 # ---- where it is used
@@ -470,7 +470,7 @@ def wandb_records(file: Path) -> Iterator[bytes]:
 
 def leaks(folder: Path, said: str) -> list[str]:
     """Each canary that is found in what was printed, in a file, or in the name of one, and where."""
-    wanted = {form: value for value in CANARIES for form in redaction._spellings(value)}
+    wanted = {form: value for value in CANARIES for form in redaction._encodings(value)}
     found = [f"printed: {value}" for form, value in wanted.items() if form in said]
     for file in folder.rglob("*"):
         blobs = [str(file).encode(), *(contents(file) if file.is_file() else ())]

@@ -18,10 +18,11 @@ from rich.text import Text
 
 from .. import data, estimate
 from ..config import Adapter, Experiment, Format, Sharding
-from ..estimate import DEVICES, GB, Device, Load, Need, Parameters
-from ..report.render.text import duration
+from ..estimate import DEVICES, GB, Device, MemoryEstimate, ParameterCounts, Workload
+from ..report.render.formatting import format_duration
+from ..runtime.command_line import CONSOLE_COMMAND, SCRIPT, typed_command
 from ..runtime.errors import UserError
-from ..runtime.redaction import redacted
+from ..runtime.redaction import redact_data
 
 CHARACTERS = 4  # of English, to a token of a usual vocabulary
 AROUND = 5  # tokens that a chat template puts around a message
@@ -48,17 +49,17 @@ ITEMS = {
 }
 
 
-def show_plan(spec: Experiment, rows: data.Rows | None, console: Console) -> None:
+def show_plan(spec: Experiment, rows: data.Splits | None, console: Console) -> None:
     """Print model, memory, work and the smallest preset that fits. `rows` is None where the data cannot be read here."""
     devices = asked_devices(spec)
     if spec.parallel.name == estimate.AUTO:
         choice = estimate.choose_preset(spec)
         spec = replace(spec, parallel=choice.parallel)
         _say(choice.reason, console)
-    known = estimate.parameters_of(spec)
+    known = estimate.experiment_parameters(spec)
     if known is None:
         raise UserError(
-            f"action=plan: the shape of model={spec.model.name} is not known here; {estimate.UNKNOWN_SHAPE}."
+            f"action=plan: the shape of model={spec.model.name} is not known here; {estimate.UNKNOWN_SHAPE_REMEDY}."
         )
     load, source = measured(spec, rows)
     _say(_facts(spec, known, load, source), console)
@@ -84,9 +85,9 @@ def _say(part: Any, console: Console, *, soft_wrap: bool = False) -> None:
 def asked_devices(spec: Experiment) -> list[Device]:
     """The device of `plan.device`; else what this machine has; where that has no accelerator, one of each size, and its processors."""
     if spec.plan.device is not None:
-        return [estimate.device_named(spec.plan.device)]
+        return [estimate.get_device(spec.plan.device)]
     device, _ = estimate.local_device()
-    return [device] if device.accelerator else [DEVICES[known] for known in estimate.SHOWN]
+    return [device] if device.accelerator else [DEVICES[known] for known in estimate.LISTED_DEVICES]
 
 
 def asked_counts(spec: Experiment) -> list[int]:
@@ -103,13 +104,13 @@ def asked_counts(spec: Experiment) -> list[int]:
     return [count * dials.nodes for count in COUNTS]
 
 
-def measured(spec: Experiment, rows: data.Rows | None) -> tuple[Load, str]:
+def measured(spec: Experiment, rows: data.Splits | None) -> tuple[Workload, str]:
     """Rows and tokens, and where the figures come from: characters, or half of what a row may have."""
     limit = spec.data.max_length
     if rows is None:
         tokens = limit / 2
         scored = tokens if spec.method.format is Format.text else tokens / 2
-        return Load(
+        return Workload(
             None, tokens, scored
         ), "the data cannot be read here, so that half of data.max_length is assumed"
     sizes = [size for row in rows.train if (size := _size(row, limit))[0]]
@@ -118,12 +119,12 @@ def measured(spec: Experiment, rows: data.Rows | None) -> tuple[Load, str]:
     if spec.method.format is Format.text:
         blocks = max(1, round(total / limit))
         source = f"estimated at {CHARACTERS} characters a token, in blocks of {limit}"
-        return Load(
+        return Workload(
             blocks, total / blocks, scored / blocks, *_bounds([(limit, limit)] * min(blocks, batch))
         ), source
     longest = nlargest(batch, (size for size, _ in sizes)), nlargest(batch, (part for _, part in sizes))
     bounds = _bounds([*zip(*longest, strict=True)])
-    return Load(
+    return Workload(
         count, total / count, scored / count, *bounds
     ), f"estimated at {CHARACTERS} characters a token"
 
@@ -161,12 +162,12 @@ def _tokens(messages: list[dict[str, str]]) -> float:
     return sum(len(message["content"]) / CHARACTERS + AROUND for message in messages)
 
 
-def _facts(spec: Experiment, known: Parameters, load: Load, source: str) -> Table:
+def _facts(spec: Experiment, known: ParameterCounts, load: Workload, source: str) -> Table:
     """Model, what is trained, rows, steps, work."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    inside = known.multiplied + known.layers * known.norms
+    inside = known.linear_total + known.layers * known.norms_per_layer
     table.add_row(
         "model",
         f"{spec.model.name}: {_count(known.total)} parameters, {_count(inside)} of them in {known.layers} layers",
@@ -174,7 +175,7 @@ def _facts(spec: Experiment, known: Parameters, load: Load, source: str) -> Tabl
     table.add_row("trained", _trained(spec, known))
     rows = "unknown number of rows" if load.rows is None else f"{load.rows:,} rows"
     table.add_row(
-        "data", f"{rows}, {load.tokens:.0f} tokens each, {load.scored:.0f} of them scored ({source})"
+        "data", f"{rows}, {load.tokens_per_row:.0f} tokens each, {load.scored_per_row:.0f} of them scored ({source})"
     )
     table.add_row("steps", _steps(spec, load))
     table.add_row("work", _work(spec, known, load))
@@ -186,7 +187,7 @@ def _facts(spec: Experiment, known: Parameters, load: Load, source: str) -> Tabl
     return table
 
 
-def _trained(spec: Experiment, known: Parameters) -> str:
+def _trained(spec: Experiment, known: ParameterCounts) -> str:
     dials = spec.parallel
     if dials.adapter is Adapter.none:
         return f"every weight, by {spec.training.optim.name}"
@@ -194,17 +195,17 @@ def _trained(spec: Experiment, known: Parameters) -> str:
     return f"{dials.adapter.name} of rank {dials.rank} on {where}: {_count(known.adapter)} ({100 * known.adapter / known.total:.2g} %)"
 
 
-def _steps(spec: Experiment, load: Load) -> str:
-    epoch, steps = estimate.steps_per_epoch(spec, load), estimate.steps_of(spec, load)
-    tokens = spec.training.global_batch * load.tokens
+def _steps(spec: Experiment, load: Workload) -> str:
+    epoch, steps = estimate.steps_per_epoch(spec, load), estimate.total_steps(spec, load)
+    tokens = spec.training.global_batch * load.tokens_per_row
     said = (
         f"{steps or 'unknown number'}, each of {spec.training.global_batch} rows, about {tokens:,.0f} tokens"
     )
     return said + (f"; {epoch} an epoch" if epoch else "")
 
 
-def _work(spec: Experiment, known: Parameters, load: Load) -> str:
-    steps = estimate.steps_of(spec, load) or _sampled(spec)
+def _work(spec: Experiment, known: ParameterCounts, load: Workload) -> str:
+    steps = estimate.total_steps(spec, load) or _sampled(spec)
     step, once = estimate.step_flops(spec, known, load), estimate.reference_flops(spec, known, load, steps)
     rule = "4 a weight and token: the base is frozen" if known.adapter else "6 a weight and token"
     before = f", {once:.2g} for the reference, once" if once else ""
@@ -221,7 +222,7 @@ def _count(number: int) -> str:
 
 
 def memory_table(
-    spec: Experiment, known: Parameters, load: Load, devices: list[Device], count: int
+    spec: Experiment, known: ParameterCounts, load: Workload, devices: list[Device], count: int
 ) -> RenderableType:
     """What each of `count` devices holds, kind by kind: items, their sum, the forward pass that would be chosen, the time."""
     each = "one device" if count == 1 else f"each of {count} devices"
@@ -229,11 +230,11 @@ def memory_table(
     found = [
         need
         for device in _sensible(spec, devices, count)
-        if (need := estimate.estimate_need(spec, spec.parallel, device, count, load))
+        if (need := estimate.estimate_memory(spec, spec.parallel, device, count, load))
     ]
     for heading, justify in [("", "left"), *((need.device.name, "right") for need in found)]:
         table.add_column(Text(heading), justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for item in fields(estimate.Memory):
+    for item in fields(estimate.MemoryBreakdown):
         sizes = [getattr(need.memory, item.name) for need in found]
         if any(sizes):
             table.add_row(ITEMS[item.name], *(f"{size / GB:.1f}" for size in sizes))
@@ -245,29 +246,29 @@ def memory_table(
 
 def _sensible(spec: Experiment, devices: list[Device], count: int) -> list[Device]:
     """The processors only where they can do it, and are asked for or run one process: no machine has eight of them."""
-    able = [device for device in devices if estimate.is_possible(spec.parallel, device)]
+    able = [device for device in devices if estimate.is_supported(spec.parallel, device)]
     return [device for device in able if device.accelerator or count == 1 or len(devices) == 1]
 
 
 def _conclusions(
-    spec: Experiment, known: Parameters, load: Load, found: list[Need]
+    spec: Experiment, known: ParameterCounts, load: Workload, found: list[MemoryEstimate]
 ) -> Iterator[tuple[str, list[Text | str]]]:
     """The lines under the items."""
     yield "together", [f"{need.memory.total / GB:.1f}" for need in found]
-    yield "there is", [f"{need.room / GB:.1f}" for need in found]
-    if any(need.loading > need.memory.total for need in found):
-        yield "while it is loaded", [f"{need.loading / GB:.1f}" for need in found]
+    yield "there is", [f"{need.capacity / GB:.1f}" for need in found]
+    if any(need.loading_bytes > need.memory.total for need in found):
+        yield "while it is loaded", [f"{need.loading_bytes / GB:.1f}" for need in found]
     yield "fits", [Text("yes", "green") if need.fits else Text("no", "bold red") for need in found]
-    if any(need.host for need in found):
+    if any(need.host_bytes for need in found):
         yield (
             "machine's memory",
-            [f"{need.host * need.processes / spec.parallel.nodes / GB:.0f}" for need in found],
+            [f"{need.host_bytes * need.processes / spec.parallel.nodes / GB:.0f}" for need in found],
         )
-    yield "tokens a pass", [f"{need.passed:,}" for need in found]
-    yield "checkpointing", ["yes" if need.layout.checkpointing else "no" for need in found]
-    passed = [estimate.passes_per_step(spec, load, need.passed, need.processes) for need in found]
+    yield "tokens a pass", [f"{need.micro_batch_tokens:,}" for need in found]
+    yield "checkpointing", ["yes" if need.micro_batch.checkpointing else "no" for need in found]
+    passed = [estimate.micro_batches_per_step(spec, load, need.micro_batch_tokens, need.processes) for need in found]
     yield "passes a step", [str(one) for one in passed]
-    steps = estimate.steps_of(spec, load)
+    steps = estimate.total_steps(spec, load)
     label = "time, at least" if steps else f"{SAMPLE:,} rows, at least"
     yield (
         label,
@@ -278,13 +279,13 @@ def _conclusions(
     )
 
 
-def _time(spec: Experiment, known: Parameters, load: Load, need: Need, passed: int, steps: int) -> str:
+def _time(spec: Experiment, known: ParameterCounts, load: Workload, need: MemoryEstimate, passed: int, steps: int) -> str:
     if not need.fits:
         return "–"
     flops = steps * estimate.step_flops(spec, known, load, passed) + estimate.reference_flops(
         spec, known, load, steps
     )
-    return duration(3600 * estimate.hours(flops, need.device, need.processes))
+    return format_duration(3600 * estimate.compute_hours(flops, need.device, need.processes))
 
 
 def preset_table(spec: Experiment, devices: list[Device], counts: list[int]) -> RenderableType:
@@ -299,14 +300,14 @@ def preset_table(spec: Experiment, devices: list[Device], counts: list[int]) -> 
 
 
 def _preset(spec: Experiment, device: Device, count: int) -> str:
-    need = estimate.smallest_preset(spec, device, count)
+    need = estimate.first_fitting_preset(spec, device, count)
     return need.parallel.name if need else "none"
 
 
 def advice(spec: Experiment, devices: list[Device], counts: list[int]) -> list[str]:
     """What to call in the end, for the smallest device that does; and how the time was told."""
     rate = (
-        f"{estimate.UTILISATION:.0%} of the peak in bfloat16 is assumed"
+        f"{estimate.UTILIZATION:.0%} of the peak in bfloat16 is assumed"
         if any(device.accelerator for device in devices)
         else ""
     )
@@ -316,7 +317,7 @@ def advice(spec: Experiment, devices: list[Device], counts: list[int]) -> list[s
         *(device for device in devices if device.accelerator or len(devices) == 1),
     ]:
         for count in _tried(spec, device, counts):
-            need = estimate.smallest_preset(spec, device, count)
+            need = estimate.first_fitting_preset(spec, device, count)
             if need:
                 where = f"{count} x {device.name} ({device.gb:.0f} GB)"
                 said = f"The smallest of these that does: {where}, with parallel={need.parallel.name}"
@@ -332,12 +333,12 @@ def _here(spec: Experiment, devices: list[Device]) -> list[Device]:
     own = [
         device
         for device in _sensible(spec, devices, 1)
-        if not device.accelerator and estimate.is_bearable(spec, device)
+        if not device.accelerator and estimate.is_practical(spec, device)
     ]
     return [
         device
         for device in own
-        if (need := estimate.estimate_need(spec, spec.parallel, device, 1)) and need.fits and len(devices) > 1
+        if (need := estimate.estimate_memory(spec, spec.parallel, device, 1)) and need.fits and len(devices) > 1
     ]
 
 
@@ -348,11 +349,11 @@ def _tried(spec: Experiment, device: Device, counts: list[int]) -> list[int]:
     return sorted({1, *counts}) if device.accelerator else [1]
 
 
-def command(spec: Experiment, need: Need) -> str:
+def command(spec: Experiment, need: MemoryEstimate) -> str:
     """The command of this experiment with the preset that fits, as the user wrote the rest."""
     words = [word for word in sys.argv[1:] if word.lstrip("+~").partition("=")[0] not in OURS]
-    if Path(sys.argv[0]).name != "train.py":
+    if Path(sys.argv[0]).name not in (SCRIPT, CONSOLE_COMMAND):
         words = [f"method={spec.method.name}", f"model={spec.model.name}", f"data={spec.data.name}"]
     count = need.processes // spec.parallel.nodes
     several = [f"parallel.processes={count}"] if need.processes > 1 else []
-    return shlex.join(redacted(["python", "train.py", *words, f"parallel={need.parallel.name}", *several]))
+    return shlex.join(redact_data([*typed_command().split(), *words, f"parallel={need.parallel.name}", *several]))

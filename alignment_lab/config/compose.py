@@ -28,7 +28,7 @@ from ..runtime.errors import Interrupted, RunError, UserError
 from ..runtime.files import write_atomic
 from ..runtime.library_internals import let_hydra_errors_propagate, save_multirun_config_with
 from ..runtime.paths import CONF
-from ..runtime.redaction import redact, redacted, redacting_excepthook
+from ..runtime.redaction import redact, redact_data, redacting_excepthook
 from ..runtime.run_directory import RunDirectory
 from . import Experiment, parse, register_schemas
 from .hydra_errors import describe_hydra_error, is_group_error, is_part_of_null
@@ -36,7 +36,11 @@ from .hydra_errors import describe_hydra_error, is_group_error, is_part_of_null
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 FOLDER_NAME_LIMIT = 120  # characters; most file systems take 255 bytes
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
-UNTYPED_ERRORS = (ValueError, AssertionError, AttributeError)  # what Hydra and OmegaConf raise besides: see hydra_errors
+UNTYPED_ERRORS = (
+    ValueError,
+    AssertionError,
+    AttributeError,
+)  # what Hydra and OmegaConf raise besides: see hydra_errors
 
 
 class ConfSearchPath(SearchPathPlugin):
@@ -53,7 +57,7 @@ class RedactedOmegaConf(OmegaConf):
     @staticmethod
     def save(config: Any, f: Any, resolve: bool = False) -> None:
         """Write a configuration as YAML."""
-        plain = redacted(OmegaConf.to_container(config, resolve=resolve))
+        plain = redact_data(OmegaConf.to_container(config, resolve=resolve))
         write_atomic(Path(f), OmegaConf.to_yaml(OmegaConf.create(plain)))
 
 

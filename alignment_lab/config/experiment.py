@@ -1,4 +1,4 @@
-"""One experiment, whole: what cannot stand together, how Hydra knows it, and how it is written down."""
+"""The whole experiment: which settings exclude each other, its schema in Hydra, and its form in YAML."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from ..runtime.redaction import redact, redacted
+from ..runtime.command_line import typed_command
+from ..runtime.redaction import redact, redact_data
 from .dotted import flatten, prefixes
 from .groups import (
     GROUPS,
@@ -29,6 +30,7 @@ from .groups import (
 from .identity import identity
 from .methods import METHOD_SCHEMAS, Method
 from .objective import check_objective
+from .plugins import PluginMethod, load_plugin, loaded_schemas, merge_method_settings
 from .validation import SpecError, require
 
 Action = Enum("Action", ["train", "plan"])
@@ -36,18 +38,20 @@ Action = Enum("Action", ["train", "plan"])
 
 @dataclass
 class PlanOptions:
-    """What `action=plan` is asked."""
+    """The options of `action=plan`."""
 
-    device: str | None = None  # a name in estimate.DEVICES; null: those of this machine, else every known one
+    device: str | None = None  # a name in estimate.DEVICES; null: this machine's, else every known one
 
 
 @dataclass
 class Experiment:
-    """One experiment, whole."""
+    """The whole experiment."""
 
     name: str = "${method.name}-${model.name}"
     action: Action = Action.train
     beta: float | None = None  # null: the method's own; set, it goes to every method that has one
+    plugin: str | None = None  # a module with methods of the user's own: docs/guides/extending.md
+    plugin_sha256: str | None = None  # of its source; null: as the file is now
     model: Model = MISSING
     data: Data = MISSING
     method: Method = MISSING
@@ -65,21 +69,19 @@ class Experiment:
             self.name,
             "it names a directory: leave out '/'.",
         )
-        if self.training.learning_rate is None:
-            self.training.learning_rate = self.method.usual_learning_rate
         _check_pairs(self)
 
     @property
     def run_id(self) -> str:
-        """Twelve hex digits from all that can change a trained number: the same experiment has the same id wherever it runs."""
+        """Twelve hex digits from every setting that can change a trained number, wherever it runs."""
         return identity(to_plain(self))
 
 
 def _check_pairs(spec: Experiment) -> None:
-    """Settings that are fine alone and wrong together."""
-    cpu = spec.parallel.device is DeviceType.cpu
+    """Refuse settings that are valid alone and exclude each other."""
+    on_cpu = spec.parallel.device is DeviceType.cpu
     require(
-        not (cpu and spec.model.attention is Attention.flash_attention_2),
+        not (on_cpu and spec.model.attention is Attention.flash_attention_2),
         "model.attention",
         "flash_attention_2",
         "needs CUDA, and parallel.device=cpu; use model.attention=sdpa.",
@@ -94,20 +96,20 @@ def _check_pairs(spec: Experiment) -> None:
         spec.model.init_adapter is None or spec.parallel.adapter is not Adapter.none,
         "model.init_adapter",
         spec.model.init_adapter,
-        "an adapter goes on as an adapter; use parallel=lora, or merge it first and give model.path.",
+        "an adapter is trained as an adapter; use parallel=lora, or merge it first and give model.path.",
     )
     require(
         not spec.data.streaming or spec.training.max_steps > 0,
         "data.streaming",
         "true",
-        "how many rows are read follows from the steps; say how many steps: training.max_steps=1000.",
+        "the number of rows follows from the number of steps; set it: training.max_steps=1000.",
     )
-    wanted = (spec.parallel.processes or 1) * spec.parallel.nodes
+    processes = (spec.parallel.processes or 1) * spec.parallel.nodes
     require(
-        spec.training.global_batch >= wanted,
+        spec.training.global_batch >= processes,
         "training.global_batch",
         spec.training.global_batch,
-        f"{wanted} processes want a row each at every step; raise it, or ask for fewer processes.",
+        f"{processes} processes need a row each at every step; raise it, or use fewer processes.",
     )
     require(
         spec.training.eval_steps is None or spec.eval.rows > 0,
@@ -119,8 +121,8 @@ def _check_pairs(spec: Experiment) -> None:
 
 
 def known_keys() -> list[str]:
-    """Every dotted key that an experiment can have, whatever its groups; `training` and `training.seed` both."""
-    schemas = [("", Experiment), *GROUPS.items(), *(("method", schema) for schema in METHOD_SCHEMAS.values())]
+    """Every dotted key that an experiment can have, whatever its groups: `training`, `training.seed`."""
+    schemas = [("", Experiment), *GROUPS.items(), *_method_schemas()]
     keys = {group for group, _ in schemas if group}
     for group, schema in [*schemas, ("model.shape", Shape)]:
         defaults = OmegaConf.to_container(OmegaConf.structured(schema))
@@ -129,12 +131,20 @@ def known_keys() -> list[str]:
     return sorted(keys)
 
 
+def _method_schemas() -> list[tuple[str, type[Method]]]:
+    """The schemas of the group `method`, those of loaded plugins included."""
+    return [("method", schema) for schema in [*METHOD_SCHEMAS.values(), *loaded_schemas().values()]]
+
+
 def register_schemas() -> None:
-    """Make every schema known to Hydra, under `schema/` so that only real options are listed to users."""
+    """Register every schema with Hydra, under `schema/` so that users see only real options in lists."""
     store = ConfigStore.instance()
     store.store(group="schema", name="experiment", node=Experiment)
     for name, schema in METHOD_SCHEMAS.items():
         store.store(group="schema/method", name=name, node=schema)
+    # Before its module is loaded, nobody knows the settings of a plugin's method: any are taken, and checked by to_schema.
+    any_settings = OmegaConf.structured(PluginMethod, flags={"struct": False})
+    store.store(group="schema/method", name="plugin", node=any_settings)
     for name, schema in GROUPS.items():
         store.store(group="schema", name=name, node=schema)
 
@@ -142,42 +152,58 @@ def register_schemas() -> None:
 def parse(config: DictConfig) -> Experiment:
     """The experiment that Hydra composed, checked.
 
-    Raises SpecError with one sentence for a value out of range, a bad pair, or a `beta` that the method does not have;
-    OmegaConf's own errors for a key that does not exist or a value of another type.
+    Raises SpecError with one sentence for a value out of range, a bad pair, or a `beta` that the method
+    does not have; OmegaConf's own errors for a key that does not exist or a value of another type.
     """
     return build_experiment(to_schema(config))
 
 
 def to_schema(config: DictConfig) -> DictConfig:
-    """What was composed, in the schema of an experiment; raises as `parse` does."""
+    """What was composed, in the schema of an experiment; raises as `parse` does.
+
+    A plugin that does not define the chosen method is loaded and left out: it is no part of the experiment.
+    """
     name = config.method.name
+    plugin = load_plugin(config.plugin, config.get("plugin_sha256")) if config.get("plugin") else None
+    plugin = plugin if plugin and name in plugin.methods else None
+    schema = plugin.methods[name].schema if plugin else METHOD_SCHEMAS.get(name)
+    composed_type = OmegaConf.get_type(config, "method")
     require(
-        name in METHOD_SCHEMAS,
+        schema is not None or composed_type is not PluginMethod,
+        "method.name",
+        name,
+        "no loaded module defines this method; give plugin=FILE.py, whose METHODS has it.",
+    )
+    require(
+        schema is not None,
         "method.name",
         name,
         f"it says which method this is: leave it as it was, one of {', '.join(METHOD_SCHEMAS)}.",
     )
-    composed = OmegaConf.get_type(config, "method")
     require(
-        composed in (METHOD_SCHEMAS[name], dict),
+        composed_type in (PluginMethod if plugin else schema, dict),
         "method.name",
         name,
         f"the method's other settings are not its own; choose it with method={name}.",
     )
-    found = OmegaConf.structured(Experiment)
-    found.method = OmegaConf.structured(METHOD_SCHEMAS[name])
-    found.merge_with(
-        OmegaConf.to_container(config)
-    )  # as plain data: what `+key=value` slipped in is no key here
-    return found
+    typed = OmegaConf.structured(Experiment)
+    typed.method = OmegaConf.structured(schema)
+    plain = OmegaConf.to_container(config)  # as plain data: what `+key=value` slipped in is no key here
+    assert isinstance(plain, dict)
+    if plugin:
+        merge_method_settings(typed, plain.pop("method"))
+    typed.merge_with(plain)
+    typed.plugin, typed.plugin_sha256 = (plugin.reference, plugin.sha256) if plugin else (None, None)
+    return typed
 
 
 def build_experiment(typed: DictConfig) -> Experiment:
-    """The experiment of such a configuration, which is changed; raises as `parse` does."""
+    """The experiment of a typed configuration, which is changed in place; raises as `parse` does."""
     if typed.beta is not None:
         if "beta" not in typed.method:
             raise SpecError(
-                f"beta={typed.beta}: method={typed.method.name} has no beta; leave it out, or use one of: {_with_beta()}."
+                f"beta={typed.beta}: method={typed.method.name} has no beta; "
+                f"leave it out, or use one of: {', '.join(_methods_with_beta())}."
             )
         typed.method.beta, typed.beta = typed.beta, None
     spec = OmegaConf.to_object(typed)
@@ -185,55 +211,64 @@ def build_experiment(typed: DictConfig) -> Experiment:
     return spec
 
 
-def _with_beta() -> str:
-    return ", ".join(
-        name for name, schema in METHOD_SCHEMAS.items() if any(f.name == "beta" for f in fields(schema))
-    )
+def _methods_with_beta() -> list[str]:
+    return [
+        name for name, schema in METHOD_SCHEMAS.items() if any(key.name == "beta" for key in fields(schema))
+    ]
 
 
 def to_plain(spec: Experiment) -> dict[str, Any]:
-    """The experiment as plain dictionaries, lists, strings and numbers; enums by name, and no secret in it."""
-    known = redacted(_fields(spec))  # before enums become words that somebody has for a password
-    known["method"]["name"] = spec.method.name
-    plain = _named(known)
+    """The experiment as plain dictionaries, lists, strings and numbers; enums by name, secrets redacted."""
+    settings = redact_data(
+        _to_containers(spec)
+    )  # before enums become strings that may equal somebody's password
+    settings["method"]["name"] = spec.method.name
+    plain = _name_enums(settings)
     assert isinstance(plain, dict)
     return plain
 
 
-def _fields(value: Any, kind: str = "") -> Any:
-    """Dataclasses as dictionaries, by hand: a sweep of a thousand cells waits for it. An int in a float's place becomes one."""
+def _to_containers(value: Any, annotation: str = "") -> Any:
+    """Dataclasses as dictionaries; an int in a field of floats becomes a float.
+
+    Faster than `dataclasses.asdict` and OmegaConf: a sweep of a thousand cells waits for it.
+    """
     if is_dataclass(value):
-        return {field.name: _fields(getattr(value, field.name), str(field.type)) for field in fields(value)}
+        return {
+            field.name: _to_containers(getattr(value, field.name), str(field.type)) for field in fields(value)
+        }
     if isinstance(value, Mapping):
-        return {str(key): _fields(one) for key, one in value.items()}
+        return {str(key): _to_containers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_fields(one) for one in value]
-    return float(value) if type(value) is int and kind.startswith("float") else value
+        return [_to_containers(item) for item in value]
+    return float(value) if type(value) is int and annotation.startswith("float") else value
 
 
-def _named(value: Any) -> Any:
+def _name_enums(value: Any) -> Any:
     """Enums by their names."""
     if isinstance(value, dict):
-        return {key: _named(one) for key, one in value.items()}
+        return {key: _name_enums(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_named(one) for one in value]
+        return [_name_enums(item) for item in value]
     return value.name if isinstance(value, Enum) else value
 
 
 def from_yaml(text: str) -> Experiment:
     """The experiment that `to_yaml` wrote."""
-    plain = OmegaConf.create(text)
-    assert isinstance(plain, DictConfig)
-    return parse(OmegaConf.masked_copy(plain, [str(key) for key in plain if key != "defaults"]))
+    config = OmegaConf.create(text)
+    assert isinstance(config, DictConfig)
+    return parse(OmegaConf.masked_copy(config, [str(key) for key in config if key != "defaults"]))
 
 
 def to_yaml(spec: Experiment) -> str:
     """spec.yaml: composes by itself with `--config-path RUN --config-name spec`."""
     defaults = [
         "/schema/experiment@_here_",
-        f"/schema/method/{spec.method.name}@method",
+        f"/schema/method/{'plugin' if spec.plugin else spec.method.name}@method",
         {"hydra": "lab"},
         "_self_",
     ]
-    header = f"# {spec.name}, id {spec.run_id}. Again: python train.py --config-path RUN --config-name spec\n"
+    header = (
+        f"# {spec.name}, id {spec.run_id}. Again: {typed_command()} --config-path RUN --config-name spec\n"
+    )
     return header + OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults, **to_plain(spec)}))

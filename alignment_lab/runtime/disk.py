@@ -35,7 +35,8 @@ def disk_is_full(error: BaseException) -> bool:
 
 def disk_full_message(folder: Path, detail: str = "") -> str:
     """One sentence for a full disk under `folder`; `detail` is inserted before the free space."""
+    free = f"{free_bytes(folder) / 1e6:,.1f} MB are free"
     return (
-        f"the disk is full: {detail}{free_bytes(folder) / 1e6:,.1f} MB are free in {folder}; make room there, "
+        f"the disk is full: {detail}{free} in {folder}; make room there, "
         f"and the same command with hydra.run.dir={folder} resumes from the newest checkpoint."
     )

@@ -1,16 +1,21 @@
-"""The exceptions that end a command with a sentence. Whoever raises one writes what the user reads."""
+"""The exceptions that end a command with one sentence and no traceback.
+
+Whoever raises one writes what the user reads.
+"""
+
+from __future__ import annotations
 
 from signal import Signals
 
-EXIT_HUNG = 75  # the exit code of a run that stood still: EX_TEMPFAIL, try again
+EXIT_HUNG = 75  # exit code of a run that the watchdog ended: EX_TEMPFAIL, try again
 
 
 class UserError(Exception):
-    """What was set, what follows, what to do instead: one sentence, shown without a traceback, exit code 2."""
+    """What was set, what follows, what to do instead: one sentence without a traceback, exit code 2."""
 
 
 class RunError(Exception):
-    """What ended a run that was well asked for, and what to do: one sentence, exit code 1."""
+    """Why a correctly configured run ended, and what to do: one sentence, exit code 1."""
 
     code = 1
 
@@ -24,13 +29,16 @@ class WorkerError(RunError):
 
 
 class HungError(RunError):
-    """Nothing moved for longer than the user allows. The run can be resumed."""
+    """The run made no progress for longer than the user allows. It can be resumed."""
 
     code = EXIT_HUNG
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to leave, and it left in order: it can be resumed. An heir of Ctrl-C, so that no library swallows it."""
+    """A signal asked the run to stop, and it stopped in order: it can be resumed.
+
+    A subclass of KeyboardInterrupt, so that no library swallows it with `except Exception`.
+    """
 
     def __init__(self, signal: Signals, sentence: str = "") -> None:
         super().__init__(sentence or f"interrupted by {signal.name}")
@@ -38,14 +46,12 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def code(self) -> int:
-        """As shells have it."""
+        """The exit code by the convention of shells."""
         return 128 + self.signal
 
 
 def describe_error(error: BaseException) -> str:
-    """The error as run.json has it: its sentence, or what kind it is of."""
-    return (
-        str(error)
-        if isinstance(error, UserError | RunError | Interrupted)
-        else f"{type(error).__name__}: {error}"
-    )
+    """The error as run.json has it: its sentence, or its type and message."""
+    if isinstance(error, UserError | RunError | Interrupted):
+        return str(error)
+    return f"{type(error).__name__}: {error}"

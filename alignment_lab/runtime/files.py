@@ -1,6 +1,6 @@
-"""The run directory: where everything lies, written so that a reader never sees half a file.
+"""Atomic writes, locks, JSON and digests: a reader never sees half a file.
 
-Knows paths, JSON and atomic writes. Refuses to know what a model, a method or a metric means, and never imports torch.
+Knows paths, bytes and JSON. Refuses to know what any file is for, and never imports torch.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import UserError
-from .redaction import redacted
+from .redaction import redact_data
 
-LOCK_RETRY_SECONDS = 0.05  # seconds within which whoever looks whether a lock is held lets go of it
+LOCK_RETRY_SECONDS = 0.05  # a process that only checks a lock (`is_locked`) has released it within this time
 
 
 def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
-    """Write `content` to `path` by way of a hidden neighbour and a rename: readers see the old file or the new one.
+    """Write to a hidden file beside `path`, then rename it: readers see the old file or the new one.
 
-    Durable: also after a machine lost its power, at some milliseconds a file.
+    `durable` also guards against power loss (fsync), at some milliseconds a file.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -42,18 +42,21 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> N
 
 
 @contextlib.contextmanager
-def exclusive_lock(lock: Path, busy: Callable[[], str]) -> Iterator[IO[str]]:
-    """Nobody else holds this lock meanwhile; the kernel frees a killed one's. Raises UserError with `busy()` where somebody does."""
+def exclusive_lock(lock: Path, busy_message: Callable[[], str]) -> Iterator[IO[str]]:
+    """Hold the lock inside the block; the kernel releases a killed process's.
+
+    Raises UserError with `busy_message()` where another process holds it.
+    """
     with lock.open("a") as file:
         if not try_lock(file):
             time.sleep(LOCK_RETRY_SECONDS)
             if not try_lock(file):
-                raise UserError(busy())
+                raise UserError(busy_message())
         yield file
 
 
 def try_lock(file: IO[Any]) -> bool:
-    """Whether this process has the lock now, or the file system has none. Nobody is waited for."""
+    """Take the lock without waiting; True if this process has it now, or if the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -62,26 +65,27 @@ def try_lock(file: IO[Any]) -> bool:
 
 
 def is_locked(lock: Path) -> bool:
-    """Whether somebody holds it now."""
+    """Whether a process holds the lock now."""
     try:
-        with lock.open("r+") as file:  # and none is left behind where its owner has just taken it away
+        # "r+" creates no file: the owner may have deleted it a moment ago
+        with lock.open("r+") as file:
             return not try_lock(file)
     except FileNotFoundError:
         return False
 
 
 def fsync(path: Path) -> None:
-    """Force a file, or what a folder lists, to the disk. Raises OSError where the file system cannot."""
-    handle = os.open(path, os.O_RDONLY)
+    """Force a file, or a folder's list of names, to the disk. Raises OSError where the file system cannot."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically and without secrets."""
-    write_atomic(path, json.dumps(redacted(value), indent=2, ensure_ascii=False) + "\n")
+    """Write `value` as indented JSON, atomically and with secrets redacted."""
+    write_atomic(path, json.dumps(redact_data(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -90,11 +94,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file; none where it is missing. A line that was cut off by a crash is left out."""
-    rows = []
-    for line in (
-        path.read_text(encoding="utf-8").split("\n") if path.exists() else ()
-    ):  # splitlines() parts at U+2028 too
+    """The objects of a JSON Lines file; none where it is missing. A line cut off by a crash is skipped."""
+    rows: list[dict[str, Any]] = []
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    for line in text.split("\n"):  # not splitlines(), which also splits at U+2028
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows
@@ -115,16 +118,16 @@ def file_digest(path: Path) -> str:
 
 
 def cache_directory() -> Path:
-    """Where the lab keeps what it can make again: ALIGNMENT_LAB_CACHE, else alignment_lab in the user's cache."""
+    """Folder of recomputable files: ALIGNMENT_LAB_CACHE, else alignment_lab in the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("ALIGNMENT_LAB_CACHE") or Path(home) / "alignment_lab")
 
 
 def relative_to_cwd(path: Path) -> Path:
-    """The path as a person in the working directory would write it."""
+    """The path relative to the working directory where it lies below it, else unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def utc_now() -> str:
-    """This moment in UTC, ISO 8601, to the second."""
+    """The current time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,6 +1,6 @@
-"""Which process of how many this is, and what processes tell each other. A process by itself pays nothing for any of it.
+"""The accelerators and the processor of this machine, without importing torch.
 
-Reads what torchrun and Slurm leave in the environment. Knows no model; torch is imported only where there are several processes.
+Reads CUDA_VISIBLE_DEVICES, /proc and nothing else.
 """
 
 from __future__ import annotations
@@ -18,42 +18,38 @@ def count_accelerators() -> int:
 
 
 def visible_device_ids() -> list[str]:
-    """Their names for CUDA_VISIBLE_DEVICES, told without torch: what that says, else what the driver lists."""
-    said, present = os.environ.get("CUDA_VISIBLE_DEVICES"), len(_models())
-    names = map(str, range(present)) if said is None else (one.strip() for one in said.split(","))
-    return [one for one in names if one not in ("", "-1")][:present]
+    """Device ids for CUDA_VISIBLE_DEVICES: those that the variable lists, else all that the driver lists."""
+    variable, count = os.environ.get("CUDA_VISIBLE_DEVICES"), len(_driver_models())
+    ids = map(str, range(count)) if variable is None else (part.strip() for part in variable.split(","))
+    return [device_id for device_id in ids if device_id not in ("", "-1")][:count]
 
 
 def accelerator_names() -> list[str]:
-    """What the driver calls them, such as NVIDIA H100 80GB HBM3; one that is named otherwise than by its number: the first device's."""
-    models = _models()
-    return [
-        models[int(one)] if one.isdigit() and int(one) < len(models) else models[0]
-        for one in visible_device_ids()
-    ]
+    """Model name of each visible device, such as NVIDIA H100 80GB HBM3.
+
+    A device listed by UUID instead of by number gets the first device's name.
+    """
+    models = _driver_models()
+
+    def name(device_id: str) -> str:
+        return models[int(device_id)] if device_id.isdigit() and int(device_id) < len(models) else models[0]
+
+    return [name(device_id) for device_id in visible_device_ids()]
 
 
-def _models() -> list[str]:
-    """Of all devices of this machine, in the driver's order."""
-    found = []
+def _driver_models() -> list[str]:
+    """Model names of all devices of this machine, in the driver's order."""
+    models: list[str] = []
     for file in sorted(DRIVER_GPUS.glob("*/information")):
         lines = file.read_text(errors="replace").splitlines()
-        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")] or [
-            "an accelerator"
-        ]
-    return found
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+        models += names or ["an accelerator"]
+    return models
 
 
 def processor_name() -> str:
-    """The processor's name as Linux gives it, else what Python knows."""
+    """The processor's name from /proc/cpuinfo, else from Python."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [
-            line.partition(":")[2].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        if info.exists()
-        else []
-    )
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()

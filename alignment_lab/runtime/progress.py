@@ -1,9 +1,9 @@
-"""How far along a long loop is: a bar on a terminal, a line now and then in a log file."""
+"""Progress of a long loop: a bar on a terminal, a few lines in a log file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -15,11 +15,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-LOG_LINES = 10  # how many lines a loop writes where there is no terminal
+LOG_LINES = 10  # lines that a loop prints where there is no terminal
+T = TypeVar("T")
 
 
 class ProgressBar:
-    """A progress bar of `total` steps; on anything but a terminal, `LINES` lines instead."""
+    """A progress bar of `total` steps; LOG_LINES printed lines on anything but a terminal."""
 
     def __init__(self, label: str, total: int, console: Console) -> None:
         self.label, self.total, self.console, self.done = label, total, console, 0
@@ -42,7 +43,7 @@ class ProgressBar:
         self.bar.stop()
 
     def advance(self, note: str = "") -> None:
-        """One step more, and what it came to."""
+        """Count one more step; `note` is shown beside it."""
         self.done += 1
         self.bar.update(self.task, completed=self.done, note=note)
         every = max(1, self.total // LOG_LINES)
@@ -50,16 +51,16 @@ class ProgressBar:
             self.console.print(f"{self.label} {self.done}/{self.total} {note}".rstrip(), highlight=False)
 
 
-def progress_tracker(label: str, console: Console) -> Any:
-    """A function that wraps a sequence so that going through it shows a bar; see logprobs.Progress."""
+def progress_tracker(label: str, console: Console) -> Callable[[Sequence[T]], Iterable[T]]:
+    """A function that wraps a sequence: iterating over it shows a bar. See `engine.logprobs.Progress`."""
 
-    def wrap(steps: Sequence[Any]) -> Iterable[Any]:
-        return _stepping(label, steps, console)
+    def track(steps: Sequence[T]) -> Iterable[T]:
+        return _iterate(label, steps, console)
 
-    return wrap
+    return track
 
 
-def _stepping(label: str, steps: Sequence[Any], console: Console) -> Iterator[Any]:
+def _iterate(label: str, steps: Sequence[T], console: Console) -> Iterator[T]:
     with ProgressBar(label, len(steps), console) as bar:
         for step in steps:
             yield step

@@ -1,4 +1,7 @@
-"""Where a run comes from: the command, the code with its uncommitted changes, the packages, the machine."""
+"""Where a run comes from: the command, the code with its uncommitted changes, the packages, the machine.
+
+Imports no torch, and knows nothing of the experiment.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +17,31 @@ from typing import Any
 from . import hardware
 from .hardware import processor_name
 from .paths import CODE_ROOT
-from .redaction import redacted
+from .redaction import redact_data
 
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
-GIT_SNAPSHOT = "git.json"  # beside a copy of the code: what git said of it when it was made
+GIT_SNAPSHOT = "git.json"  # beside a snapshot of the code: `git_state` when it was taken
 
 
 def collect(devices: int) -> dict[str, Any]:
-    """provenance.json without its content hashes, of a run that uses so many of this machine's accelerators. Imports no torch."""
+    """provenance.json without its content hashes, for a run on this many of the machine's accelerators."""
+    git = json.loads((CODE_ROOT / GIT_SNAPSHOT).read_text()) if _is_snapshot() else git_state()
     return {
-        "command": redacted([sys.executable, *sys.argv]),
-        "directory": redacted(os.getcwd()),
-        "git": redacted(_snapshot_git() if (CODE_ROOT / GIT_SNAPSHOT).exists() else git_state()),
+        "command": redact_data([sys.executable, *sys.argv]),
+        "directory": redact_data(os.getcwd()),
+        "git": redact_data(git),
         "packages": _packages(),
         "hardware": _hardware() | _accelerators(devices),
     }
 
 
-def _snapshot_git() -> Any:
-    return json.loads((CODE_ROOT / GIT_SNAPSHOT).read_text())
+def _is_snapshot() -> bool:
+    return (CODE_ROOT / GIT_SNAPSHOT).exists()
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and uncommitted diff of the lab's code; None where it is no checkout."""
+    """Commit and uncommitted diff of the lab's code; None where it is not a git checkout."""
     try:
-        # Installed into a repository of the user's, the code is not what that repository has under this commit.
-        _run("git", "ls-files", "--error-unmatch", "alignment_lab/__init__.py")
         commit = _run("git", "rev-parse", "HEAD").strip()
         return {
             "commit": commit,
@@ -55,7 +57,8 @@ def _run(*command: str) -> str:
 
 
 def _packages() -> dict[str, str]:
-    return dict(sorted((found.metadata["Name"].lower(), found.version) for found in metadata.distributions()))
+    installed = metadata.distributions()
+    return dict(sorted((package.metadata["Name"].lower(), package.version) for package in installed))
 
 
 def _hardware() -> dict[str, Any]:
@@ -71,11 +74,9 @@ def _hardware() -> dict[str, Any]:
 
 
 def _accelerators(count: int) -> dict[str, Any]:
-    """By the driver's names; nothing where there are none, or none is used."""
-    models = hardware.accelerator_names()[:count]
+    """The accelerators that the run uses, as the driver names them; empty where it uses none."""
+    names = hardware.accelerator_names()[:count]
+    if not names:
+        return {}
     version = DRIVER_VERSION.read_text(errors="replace").splitlines()[0] if DRIVER_VERSION.exists() else None
-    return (
-        {"accelerators": models, "driver": version, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}
-        if models
-        else {}
-    )
+    return {"accelerators": names, "driver": version, "visible": os.environ.get("CUDA_VISIBLE_DEVICES")}

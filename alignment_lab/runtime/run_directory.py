@@ -1,6 +1,7 @@
-"""The run directory: where everything lies, written so that a reader never sees half a file.
+"""The run directory: the path of every file of a run, and the changes of its state.
 
-Knows paths, JSON and atomic writes. Refuses to know what a model, a method or a metric means, and never imports torch.
+Knows file names, JSON and atomic writes. Refuses to know what a model, a method or a metric means, and never
+imports torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import yaml
 
 from .files import exclusive_lock, read_json, read_jsonl, utc_now, write_atomic, write_json
-from .redaction import redacted
+from .redaction import redact_data
 
 RUN_STATES = (
     "queued",
@@ -26,12 +27,15 @@ RUN_STATES = (
     "interrupted",
     "finished",
     "failed",
-)  # interrupted: the same command goes on
+)  # interrupted: the same command resumes it
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """One run on disk. Every property names a file of the directory; reading a missing one gives None or an empty list."""
+    """One run on disk.
+
+    Properties are paths; methods that read a missing file return None or an empty container.
+    """
 
     path: Path
 
@@ -62,22 +66,22 @@ class RunDirectory:
 
     @property
     def report_file(self) -> Path:
-        """What the run came to."""
+        """Rows, tokens, seconds and metrics of the finished run."""
         return self.path / "report.json"
 
     @property
     def page_file(self) -> Path:
-        """The report for a browser."""
+        """The report as an HTML page."""
         return self.path / "report.html"
 
     @property
     def checkpoints(self) -> Path:
-        """Committed checkpoints only."""
+        """Folder of the committed checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def model(self) -> Path:
-        """The final weights with tokenizer, template and generation config."""
+        """Folder of the final weights with tokenizer, template and generation config."""
         return self.path / "model"
 
     @property
@@ -87,7 +91,7 @@ class RunDirectory:
 
     @property
     def partial(self) -> Path:
-        """Where directories are written before they are published; never part of a finished run."""
+        """Folder in which directories are written before they are published; never part of a finished run."""
         return self.path / ".partial"
 
     def spec(self) -> dict[str, Any]:
@@ -95,7 +99,7 @@ class RunDirectory:
         return yaml.safe_load(self.spec_file.read_text()) if self.spec_file.exists() else {}
 
     def state(self) -> dict[str, Any]:
-        """run.json, empty where the run never began."""
+        """run.json; empty where the run never started."""
         return read_json(self.state_file) or {}
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -107,25 +111,26 @@ class RunDirectory:
         return read_jsonl(self.samples_file)
 
     def report(self) -> dict[str, Any] | None:
-        """report.json, or None while the run has not ended."""
+        """report.json; None while the run has not finished."""
         return read_json(self.report_file)
 
     def mark_queued(self, *, run_id: str, spec: str) -> None:
-        """Set the directory up for a job that will begin later: spec.yaml, and run.json in state queued."""
+        """Prepare the directory for a job that starts later: spec.yaml, and run.json in state queued."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.spec_file, spec, durable=False)  # of thousands; the command would make them again
+        # not durable: a sweep queues thousands, and the same command would write them again
+        write_atomic(self.spec_file, spec, durable=False)
         state = {**self.state(), "state": "queued", "id": run_id, "error": None}
-        write_atomic(self.state_file, json.dumps(redacted(state), indent=2) + "\n", durable=False)
+        write_atomic(self.state_file, json.dumps(redact_data(state), indent=2) + "\n", durable=False)
 
     def start_attempt(self, *, run_id: str, spec: str) -> None:
-        """Open the directory for an attempt: spec.yaml and run.json in state running."""
+        """Start an attempt: spec.yaml, and run.json in state running."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        for left in (self.partial, *self.checkpoints.glob(".*.gone")):  # by an attempt that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (self.partial, *self.checkpoints.glob(".*.gone")):  # of an attempt that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         write_atomic(self.spec_file, spec)
         if self.metrics_file.exists() and not self.metrics_file.read_bytes().endswith(b"\n"):
             with self.metrics_file.open("a") as file:
-                file.write("\n")  # the last attempt was cut off inside of a line
+                file.write("\n")  # the last attempt was killed in the middle of a line
         attempts = self.state().get("attempts", 0) + 1
         self._set_state(
             "running",
@@ -138,35 +143,41 @@ class RunDirectory:
             error=None,
         )
 
-    def update_state(self, **facts: Any) -> None:
-        """Add to what run.json says of this attempt."""
-        write_json(self.state_file, {**self.state(), **facts})
+    def update_state(self, **fields: Any) -> None:
+        """Set fields of run.json."""
+        write_json(self.state_file, {**self.state(), **fields})
 
     def finish(self) -> None:
-        """Close the directory: the run reached its end."""
+        """End the attempt: the run is finished."""
         shutil.rmtree(self.partial, ignore_errors=True)
         self._set_state("finished", ended=utc_now())
 
     def fail(self, error: str, *, resumable: bool = False) -> None:
-        """Close the directory: the run stopped, and why. Resumable: nothing is wrong with it. A full disk keeps the state that was."""
+        """End the attempt: the run failed, or with `resumable` was interrupted.
+
+        On a full disk the old state stays.
+        """
         shutil.rmtree(self.partial, ignore_errors=True)
         with contextlib.suppress(OSError):
             self._set_state("interrupted" if resumable else "failed", ended=utc_now(), error=error)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else runs in this directory meanwhile. Raises UserError where somebody does; the kernel frees a killed one's lock."""
+        """Hold the run's lock inside the block. Raises UserError where another process runs here.
+
+        The kernel releases the lock of a killed process.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(self.lock, self._busy):
+        with exclusive_lock(self.lock, self._busy_message):
             try:
                 yield
             finally:
                 self.lock.unlink(missing_ok=True)
 
-    def _busy(self) -> str:
+    def _busy_message(self) -> str:
         state = self.state()
-        who = f"process {state.get('pid')} on {state.get('host')}"
-        return f"{self.path}: {who} runs there now; wait for it, end it, or give another directory."
+        process = f"process {state.get('pid')} on {state.get('host')}"
+        return f"{self.path}: {process} runs there now; wait for it, end it, or give another directory."
 
     def log_metrics(self, row: dict[str, Any]) -> None:
         """Append one logged step to metrics.jsonl, as one write."""
@@ -174,19 +185,19 @@ class RunDirectory:
             file.write(json.dumps(row) + "\n")
 
     def truncate_metrics(self, step: int) -> None:
-        """Forget the logged steps behind `step`: an attempt that starts there logs them again."""
+        """Drop the logged steps after `step`: an attempt that resumes there logs them again."""
         if self.metrics_file.exists():
-            kept = [row for row in self.metrics() if row["step"] <= step]
-            write_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+            rows = [row for row in self.metrics() if row["step"] <= step]
+            write_atomic(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write_samples(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write samples.jsonl."""
         write_atomic(self.samples_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def discard_if_unused(self) -> None:
-        """Take back what this process began, where nothing came about: its own files, and the directories that are then empty.
+        """Delete the files that this process created if nothing was logged, and directories left empty by that.
 
-        Never a file that was there before, a record of another attempt, or the working directory.
+        Never deletes a file that was there before, the record of another attempt, or the working directory.
         """
         state = self.state()
         if (
@@ -202,13 +213,14 @@ class RunDirectory:
             if folder.is_dir() and not any(folder.iterdir()) and folder.resolve() != Path.cwd():
                 folder.rmdir()
 
-    def _set_state(self, state: str, **facts: Any) -> None:
+    def _set_state(self, state: str, **fields: Any) -> None:
         assert state in RUN_STATES
-        self.update_state(state=state, **facts)
+        self.update_state(state=state, **fields)
 
 
 def find_runs(folder: Path) -> Iterator[RunDirectory]:
-    """Every run in `folder`, itself included, in the order of their names: what holds a run.json is a run."""
+    """Every run below `folder`, itself included, sorted by path. A folder with a run.json is a run."""
     for file in sorted(folder.rglob("run.json")):
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts):  # a sweep's own
+        # hidden folders are a sweep's own
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts):
             yield RunDirectory(file.parent)

@@ -1,6 +1,9 @@
-"""Signals that ask a run to leave: Ctrl-C, a scheduler's SIGTERM, Slurm's warning SIGUSR2. None of them ends it in the middle of a write.
+"""Signals that ask a run to stop: Ctrl-C, a scheduler's SIGTERM, Slurm's warning SIGUSR2.
 
-Knows when to wait, and refuses to know for what: whoever works asks `asked` where leaving loses nothing.
+None of them interrupts a write.
+
+Knows when to defer a signal, not what for: the code that runs checks `StopRequest.signal` where stopping
+loses nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from signal import Signals
-from typing import Any
+from types import FrameType
 
 import psutil
 
@@ -20,58 +23,64 @@ from .errors import Interrupted
 
 HANDLED_SIGNALS = (Signals.SIGINT, Signals.SIGTERM, Signals.SIGUSR2)
 REPEAT_SECONDS = (
-    1.0  # seconds within which a second Ctrl-C is the first one again, sent by the terminal and by a launcher
+    1.0  # a second SIGINT within this time is the first one, sent by the terminal and by a launcher
 )
 
 
 class StopRequest:
-    """Whether this process was asked to leave. Before training it leaves at once, in training where it is convenient."""
+    """Whether this process was asked to stop.
+
+    Before training it stops at once; in training, after the current step.
+    """
 
     def __init__(self) -> None:
-        self.signal: Signals | None = None
-        self.deferred = False  # a signal is remembered, and answered at the next good place
-        self._since = 0.0
-        self._children = False  # those do the work, and are told
+        self.signal: Signals | None = None  # the first one that came
+        self.deferred = False  # a signal is only stored, for the next `check_stop`
+        self._received_at = 0.0
+        self._forwarding = False  # child processes do the work, and get every signal too
 
     @contextmanager
     def listen(self) -> Iterator[StopRequest]:
-        """Listen, inside of the block. Only a main thread can."""
+        """Handle HANDLED_SIGNALS inside the block.
+
+        Only the main thread can; in another thread this does nothing.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._heard) for number in HANDLED_SIGNALS}
+        previous = {number: signal.signal(number, self._handle) for number in HANDLED_SIGNALS}
         try:
             yield self
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     @contextmanager
     def forward_to_children(self) -> Iterator[None]:
-        """Inside of the block, processes that this one started do the work: a signal is sent on to them, and they are waited for."""
-        self.deferred = self._children = True
+        """Inside the block child processes do the work: signals are deferred here and sent on to them."""
+        self.deferred = self._forwarding = True
         try:
             yield
         finally:
-            self.deferred = self._children = False
+            self.deferred = self._forwarding = False
 
-    def _heard(self, number: int, _: Any) -> None:
-        again = (
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        is_repeat = (
             self.signal is not None
             and number == signal.SIGINT
-            and time.monotonic() - self._since > REPEAT_SECONDS
+            and time.monotonic() - self._received_at > REPEAT_SECONDS
         )
-        if self._children:
-            _tell_children(Signals.SIGKILL if again else Signals(number))
-        if again:
-            raise KeyboardInterrupt  # who asks twice wants it now; what was committed stays
+        if self._forwarding:
+            _signal_children(Signals.SIGKILL if is_repeat else Signals(number))
+        if is_repeat:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait; committed checkpoints stay
         if self.signal is None:
-            self.signal, self._since = Signals(number), time.monotonic()
+            self.signal, self._received_at = Signals(number), time.monotonic()
             if not self.deferred:
                 raise Interrupted(self.signal)
 
 
-def _tell_children(number: Signals) -> None:
+def _signal_children(number: Signals) -> None:
     for child in psutil.Process().children():
         if child.pid != os.getpid():
             try:

@@ -1,4 +1,7 @@
-"""Ends a process in which nothing moves any more: where every thread stands is written down, and the run can be resumed."""
+"""Ends a process that makes no progress, after writing every thread's stack to a file.
+
+The run can be resumed.
+"""
 
 from __future__ import annotations
 
@@ -12,46 +15,54 @@ from pathlib import Path
 
 from .errors import EXIT_HUNG
 
-LOOKS_PER_TIMEOUT = 20  # times that it looks within its patience
+CHECKS_PER_TIMEOUT = 20
 
 
 class Watchdog:
-    """Wants to hear of progress every so many minutes, once it has heard of some: what comes before may wait for others, and long.
+    """Expects a heartbeat every so many minutes, from the first one on.
 
-    What hangs may hold any lock: it asks nobody, and ends the process itself.
+    What comes before it may wait long for other processes.
+
+    A hung thread may hold any lock, so the watchdog asks nobody and ends the process itself.
     """
 
-    def __init__(self, minutes: float | None, stacks: Path, told: Callable[[str], None]) -> None:
-        self.patience = None if minutes is None else 60 * minutes
-        self.stacks, self.told = stacks, told
-        self._heard: float | None = None
+    def __init__(self, minutes: float | None, stacks: Path, on_timeout: Callable[[str], None]) -> None:
+        self.timeout_seconds = None if minutes is None else 60 * minutes
+        self.stacks, self.on_timeout = stacks, on_timeout
+        self._last_heartbeat: float | None = None
 
     def heartbeat(self) -> None:
-        """Something moved."""
-        self._heard = time.monotonic()
+        """Something made progress."""
+        self._last_heartbeat = time.monotonic()
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Inside of the block."""
-        if self.patience is None:
+        """Watch the block from a thread; nothing where no timeout is set."""
+        if self.timeout_seconds is None:
             yield
             return
-        over = threading.Event()
-        threading.Thread(target=self._watch, args=(over, self.patience), name="watchdog", daemon=True).start()
+        done = threading.Event()
+        arguments = (done, self.timeout_seconds)
+        threading.Thread(target=self._watch, args=arguments, name="watchdog", daemon=True).start()
         try:
             yield
         finally:
-            over.set()
+            done.set()
 
-    def _watch(self, over: threading.Event, patience: float) -> None:
-        while not over.wait(patience / LOOKS_PER_TIMEOUT):
-            if self._heard is not None and time.monotonic() - self._heard > patience:
-                said = (
-                    f"nothing moved for {patience / 60:g} minutes (training.watchdog_minutes); every thread's stack is in {self.stacks}; "
-                    f"the same command with hydra.run.dir={self.stacks.parent} goes on from the newest checkpoint."
-                )
-                with self.stacks.open("w") as file:
-                    print(said, file=file, flush=True)
-                    faulthandler.dump_traceback(file, all_threads=True)
-                self.told(said)
-                os._exit(EXIT_HUNG)
+    def _watch(self, done: threading.Event, timeout_seconds: float) -> None:
+        while not done.wait(timeout_seconds / CHECKS_PER_TIMEOUT):
+            last = self._last_heartbeat
+            if last is not None and time.monotonic() - last > timeout_seconds:
+                self._end_process(timeout_seconds)
+
+    def _end_process(self, timeout_seconds: float) -> None:
+        message = (
+            f"no progress for {timeout_seconds / 60:g} minutes (training.watchdog_minutes); "
+            f"every thread's stack is in {self.stacks}; the same command with "
+            f"hydra.run.dir={self.stacks.parent} resumes from the newest checkpoint."
+        )
+        with self.stacks.open("w") as file:
+            print(message, file=file, flush=True)
+            faulthandler.dump_traceback(file, all_threads=True)
+        self.on_timeout(message)
+        os._exit(EXIT_HUNG)

@@ -1,7 +1,8 @@
-"""What the lab's two Hydra launchers share: cells and their folders, which of them must run, and the results returned to Hydra.
+"""The base of the lab's Hydra launchers: cells, their folders, which of them must run, results for Hydra.
 
-Hydra's own launchers compose each cell again when it starts, from files that may have changed by then, and keep no record of
-what they started. Here a cell's spec is fixed when the command is given, and the same command resumes the sweep.
+Hydra's own launchers compose each cell again when it starts, from files that may have changed by then, and
+keep no record of what they started. Here a cell's spec is fixed when the command is given, and the same
+command resumes the sweep.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from rich.console import Console
 from ..config import Experiment, describe_difference, identity, objective_value, to_plain, to_yaml
 from ..runtime.errors import RunError
 from ..runtime.files import cache_directory, relative_to_cwd
-from ..runtime.library_internals import overrides_dirname
-from ..runtime.redaction import redacted
+from ..runtime.redaction import redact_data
 from ..runtime.run_directory import RunDirectory
 from . import grid, shared_work
 from .cell_names import cell_folder
@@ -45,7 +45,7 @@ class SweepLauncher(HydraPlugin, Launcher):
 
     @staticmethod
     def problems(spec: Experiment, settings: Any) -> list[str]:
-        """What keeps a cell from running where it would be sent, a sentence each; `settings` are those of hydra.launcher."""
+        """What keeps a cell from running there, a sentence each; `settings` are those of hydra.launcher."""
         raise NotImplementedError
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
@@ -59,7 +59,7 @@ class SweepLauncher(HydraPlugin, Launcher):
 
     def record_command(self, sweep: Sweep, settings: dict[str, Any]) -> None:
         """Write into the sweep which command this is, and its launcher's settings."""
-        sweep.command, sweep.cwd = redacted([sys.executable, *sys.argv]), str(Path.cwd())
+        sweep.command, sweep.cwd = redact_data([sys.executable, *sys.argv]), str(Path.cwd())
         sweep.cache, sweep.launcher_settings = str(cache_directory().absolute()), settings
 
     def compose_cell(self, overrides: Sequence[str]) -> Experiment:
@@ -70,7 +70,7 @@ class SweepLauncher(HydraPlugin, Launcher):
     def register_cells(
         self, sweep: Sweep, specs: Sequence[Experiment], overrides: Sequence[Sequence[str]]
     ) -> list[Cell]:
-        """Add the cells of these experiments to the sweep; gives one cell for each, the same one where their ids are equal.
+        """Add the cells of these experiments to the sweep and return them; equal ids share one cell.
 
         Raises UserError where the folder of a cell belongs to another experiment.
         """
@@ -82,7 +82,7 @@ class SweepLauncher(HydraPlugin, Launcher):
             plain = to_plain(spec)
             run_id = identity(plain)
             if run_id not in by_id:
-                cell = Cell(cell_folder(self.config, self.loader, words), redacted(list(words)), run_id)
+                cell = Cell(cell_folder(self.config, self.loader, words), redact_data(list(words)), run_id)
                 run = cell.run_directory(sweep.path)
                 if ids.get(cell.name, run.state().get("id", run_id)) != run_id:
                     difference = describe_difference(run.spec(), plain)
@@ -103,7 +103,7 @@ class SweepLauncher(HydraPlugin, Launcher):
         cells: Sequence[Cell],
         statuses: Mapping[str, CellStatus],
     ) -> list[Cell]:
-        """Queue the cells that are neither finished nor active, and return them; prints a summary of all of them."""
+        """Queue and return the cells that are neither finished nor active; prints a summary of all."""
         distinct = list({cell.id: cell for cell in cells}.values())
         self._print_summary(sweep, len(cells), distinct, statuses)
         spec_by_id = dict(zip((cell.id for cell in cells), specs, strict=True))
@@ -113,7 +113,7 @@ class SweepLauncher(HydraPlugin, Launcher):
             if not statuses[cell.name].is_active and statuses[cell.name].state != "finished"
         ]
         for cell in due:
-            cell.run_directory(sweep.path).queue(run_id=cell.id, spec=to_yaml(spec_by_id[cell.id]))
+            cell.run_directory(sweep.path).mark_queued(run_id=cell.id, spec=to_yaml(spec_by_id[cell.id]))
         return due
 
     def _print_summary(
@@ -138,7 +138,10 @@ class SweepLauncher(HydraPlugin, Launcher):
         cells: Sequence[Cell],
         statuses: Mapping[str, CellStatus],
     ) -> list[JobReturn]:
-        """Hydra's result of each cell: its objective, or the error. A cell without a status was submitted and not waited for."""
+        """Hydra's result of each cell: its objective, or the error.
+
+        A cell without a status was submitted and not waited for.
+        """
         return [
             _job_return(words, spec, cell, cell.run_directory(self.path), statuses.get(cell.name))
             for words, spec, cell in zip(overrides, specs, cells, strict=True)
@@ -157,7 +160,10 @@ def _first_failures(cells: list[Cell], statuses: Mapping[str, CellStatus]) -> st
 
 
 class FailedJobReturn(JobReturn):
-    """The result of a cell that failed. Hydra's own class prints all overrides before the error; this one only raises it."""
+    """The result of a cell that failed.
+
+    Hydra's own class prints all overrides before the error; this one only raises it.
+    """
 
     @property
     def return_value(self) -> Any:
@@ -172,7 +178,7 @@ class FailedJobReturn(JobReturn):
 def _job_return(
     overrides: Sequence[str], spec: Experiment, cell: Cell, run: RunDirectory, status: CellStatus | None
 ) -> JobReturn:
-    words = redacted(list(overrides))
+    words = redact_data(list(overrides))
     if status is not None and status.state != "finished":
         failed = FailedJobReturn(overrides=words, status=JobStatus.FAILED)
         failed.return_value = RunError(f"{cell.name}: {status.state}: {status.reason}")

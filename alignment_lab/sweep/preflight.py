@@ -17,7 +17,7 @@ from ..config.compose import errors_as_sentences
 from ..estimate import problems
 from ..runtime.errors import UserError
 from ..runtime.library_internals import skip_batch_validation, split_sweep
-from ..runtime.redaction import redacted
+from ..runtime.redaction import redact_data
 from .cell_names import exclude_from_names, sweep_name
 from .grid import Check, compose_grid, no_check
 from .search.sweeper import is_search, prepare_search
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Preflight(Callback):
-    """A Hydra callback (see conf/hydra/lab.yaml): ends the command with one sentence where a cell cannot run."""
+    """A Hydra callback, named in conf/hydra/lab.yaml: ends the command where a cell cannot run."""
 
     def __init__(self) -> None:
         OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
@@ -43,7 +43,10 @@ class Preflight(Callback):
             make_directory("hydra.run.dir", config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
-        """Check every cell of a grid. Other sweepers choose their cells as they go: each is checked when it starts."""
+        """Check every cell of a grid.
+
+        Other sweepers choose their cells as they go: each is checked when it starts.
+        """
         sweeper = config.hydra.sweeper
         if is_search(sweeper):
             self._prepare_search(config, config_name or "config")
@@ -77,11 +80,11 @@ class Preflight(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Redact the overrides of a job: Hydra prints them when it failed, and nothing else reads them."""
-        job_return.overrides = redacted(job_return.overrides)
+        job_return.overrides = redact_data(job_return.overrides)
 
 
 class CellCheck:
-    """The problems of a cell with its launcher and with its data, which are read once for all cells that share them."""
+    """The problems of a cell with its launcher and its data; data that cells share are read once."""
 
     def __init__(self, launcher: type[SweepLauncher], settings: Any) -> None:
         self.launcher, self.settings = launcher, settings
@@ -113,7 +116,7 @@ def _cell_check(launcher: type[SweepLauncher] | None, config: DictConfig) -> Che
 
 
 def own_launcher(config: DictConfig) -> type[SweepLauncher] | None:
-    """The lab's launcher that the config chooses, None for another one; a command that needs none does not import it."""
+    """The lab's launcher that the config chooses, None for another one; imported only where it is chosen."""
     target = str(config.hydra.launcher.get("_target_", ""))
     if not target.startswith(f"{__package__}.launchers."):
         return None
@@ -141,7 +144,8 @@ def make_directory(key: str, folder: str) -> None:
 def make_sweep_directory(settings: Any) -> None:
     """Make the sweep's folder; `settings` is config.hydra.
 
-    submitit pickles every cell with all of its settings, secrets included: its folder is readable by the user alone.
+    submitit pickles every cell with all of its settings, secrets included: its folder is readable by the user
+    alone.
     """
     make_directory("hydra.sweep.dir", settings.sweep.dir)
     if folder := settings.launcher.get("submitit_folder"):
