@@ -1,6 +1,6 @@
-"""Which process of how many this is, and what processes tell each other. A process by itself pays nothing for any of it.
+"""What processes tell each other: process group, barrier, broadcast, gather.
 
-Reads what torchrun and Slurm leave in the environment. Knows no model; torch is imported only where there are several processes.
+A single process pays nothing: torch is imported only where there are several. Knows no model.
 """
 
 from __future__ import annotations
@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
-from .ranks import T, is_main_process, local_rank, world_size
+from .ranks import is_main_process, local_rank, world_size
 
-COLLECTIVE_TIMEOUT = timedelta(
-    hours=6
-)  # processes wait for the one that tokenizes or asks the reference, however long that takes
+T = TypeVar("T")
+
+# long: all processes wait for rank 0 while it tokenizes or computes the reference
+COLLECTIVE_TIMEOUT = timedelta(hours=6)
 
 
 def init_process_group(*, cpu: bool) -> None:
-    """Meet the other processes, once: over gloo on processors, over NCCL (and gloo for what lies on processors) on accelerators."""
+    """Join the process group, once: gloo on CPUs, NCCL (and gloo for CPU tensors) on accelerators."""
     import torch
     import torch.distributed as dist
 
@@ -30,7 +31,7 @@ def init_process_group(*, cpu: bool) -> None:
 
 
 def destroy_process_group() -> None:
-    """Part from the others."""
+    """Leave the process group."""
     import torch.distributed as dist
 
     if world_size() > 1 and dist.is_initialized():
@@ -44,36 +45,36 @@ def barrier() -> None:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether it holds on any process."""
+    """Whether the flag is set on any process."""
     if world_size() == 1:
         return flag
     import torch
     import torch.distributed as dist
 
-    found = torch.tensor([flag], dtype=torch.int32)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return bool(found.item())
+    flags = torch.tensor([flag], dtype=torch.int32)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags.item())
 
 
 def broadcast(value: T) -> T:
-    """What the first process has, on every one."""
+    """The value of rank 0, on every process."""
     return all_gather(value)[0]
 
 
 def all_gather(value: T) -> list[T]:
-    """What every process has, by rank. For anything that pickle takes; what it moves lies on processors."""
+    """The values of all processes, by rank. For anything that can be pickled; tensors must be on the CPU."""
     if world_size() == 1:
         return [value]
     import torch.distributed as dist
 
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value)
-    return found
+    values: list[T] = [value] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """The first process does the block while the others wait, then they do it: what it left in a cache is there for them."""
+    """Run the block on rank 0 while the others wait, then on them: they find what rank 0 left in a cache."""
     if not is_main_process():
         barrier()
     yield

@@ -1,6 +1,7 @@
-"""Three dials (sharding, adapter, quantization) turned into what DeepSpeed, FSDP2, peft and bitsandbytes are given.
+"""The DeepSpeed configuration of a run, derived from its `parallel` settings.
 
-Everything is derived from the experiment, so that no number is stated twice. Also the one way to see a sharded model whole.
+Every number that TrainingArguments has stays "auto", so that none is stated twice. Imports no DeepSpeed to
+build it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ AUTO_KEYS = (
 
 
 def deepspeed_config(parallel: Parallel) -> dict[str, Any] | None:
-    """What `TrainingArguments(deepspeed=...)` is given; "auto" is filled in by transformers from the arguments beside it."""
+    """The value of `TrainingArguments(deepspeed=...)`, or None; transformers replaces "auto" itself."""
     if parallel.sharding not in STAGES:
         return None
     stage = STAGES[parallel.sharding]
@@ -31,12 +32,14 @@ def deepspeed_config(parallel: Parallel) -> dict[str, Any] | None:
     }
     if stage == 3:
         zero |= {"stage3_prefetch_bucket_size": "auto", "stage3_param_persistence_threshold": "auto"}
-        zero |= {"stage3_gather_16bit_weights_on_model_save": False}  # `whole` gathers, tensor by tensor
+        # `full_state.iter_full_state` gathers, tensor by tensor
+        zero |= {"stage3_gather_16bit_weights_on_model_save": False}
     if parallel.offload:
-        zero |= {f"offload_{what}": {"device": "cpu", "pin_memory": True} for what in ("optimizer", "param")}
+        offload = {"device": "cpu", "pin_memory": True}
+        zero |= {f"offload_{part}": dict(offload) for part in ("optimizer", "param")}
     return {
         **dict.fromkeys(AUTO_KEYS, "auto"),
-        "bf16": {"enabled": "auto", "check_grad_overflow": True},  # no step with a gradient that is no number
+        "bf16": {"enabled": "auto", "check_grad_overflow": True},  # no step with a non-finite gradient
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -45,12 +48,12 @@ def deepspeed_config(parallel: Parallel) -> dict[str, Any] | None:
 
 
 def compile_deepspeed() -> None:
-    """Build now what DeepSpeed would compile at the first run of several processes on a CPU; nothing where that is not possible."""
+    """Compile now, where possible, what DeepSpeed would compile at the first run of several CPU processes."""
     import contextlib
     import os
 
     os.environ["DS_ACCELERATOR"] = "cpu"
-    with contextlib.suppress(Exception):  # no compiler: DeepSpeed says so itself when it is asked to run
+    with contextlib.suppress(Exception):  # without a compiler DeepSpeed reports it itself when it runs
         from deepspeed.accelerator import get_accelerator
 
         get_accelerator().create_op_builder("ShareMemCommBuilder").load(verbose=False)

@@ -1,6 +1,6 @@
-"""Three dials (sharding, adapter, quantization) turned into what DeepSpeed, FSDP2, peft and bitsandbytes are given.
+"""A sharded model as one process would have it: its full tensors, one at a time, and its parameter count.
 
-Everything is derived from the experiment, so that no number is stated twice. Also the one way to see a sharded model whole.
+Knows how FSDP2 and ZeRO-3 shard a tensor. Refuses to know what the tensors mean and where they are written.
 """
 
 from __future__ import annotations
@@ -11,35 +11,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 
 def iter_full_state(
-    model: Any, *, wanted: Callable[[str], bool] = lambda name: True, called: Callable[[str], str] = str
+    model: Module,
+    *,
+    select: Callable[[str], bool] = lambda name: True,
+    rename: Callable[[str], str] = str,
 ) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the state of a model, sharded or not, as one process would have it, by name, one after the other, on processors.
+    """(name, tensor) of the model's full state dict, sorted by name, one tensor at a time, on the CPU.
 
-    `wanted` chooses by the model's own names, `called` gives others. Every process must go through all of them together: a sharded
-    tensor is gathered from all.
+    `select` chooses by the model's own names, `rename` maps them to others. Every process must iterate over
+    all of it together: a sharded tensor is gathered from all.
     """
-    tensors = {
-        called(name): tensor for name, tensor in model.state_dict(keep_vars=True).items() if wanted(name)
-    }
+    state = model.state_dict(keep_vars=True)
+    tensors = {rename(name): tensor for name, tensor in state.items() if select(name)}
     tied = {key for key, uses in Counter(map(id, tensors.values())).items() if uses > 1}
-    known: dict[int, Tensor] = {}
+    gathered_tied: dict[int, Tensor] = {}
     for name in sorted(tensors):
         key = id(tensors[name])
-        found = known[key] if key in known else _gathered(tensors[name])
+        full = gathered_tied[key] if key in gathered_tied else _gather(tensors[name])
         if key in tied:
-            known[key] = found  # one tensor under two names stays one
-        yield name, found
+            gathered_tied[key] = full  # one tensor under two names stays one
+        yield name, full
 
 
-def trainable_names(model: Any) -> set[str]:
-    """Names in a model's state of what is trained."""
+def trainable_names(model: Module) -> set[str]:
+    """Names of the trainable parameters in the model's state dict."""
     return {name for name, weight in model.named_parameters(remove_duplicate=False) if weight.requires_grad}
 
 
-def _gathered(tensor: Any) -> Tensor:
+def _gather(tensor: Any) -> Tensor:
     if hasattr(tensor, "full_tensor"):  # FSDP2's DTensor
         return tensor.detach().full_tensor().cpu()
     if hasattr(tensor, "ds_id"):  # a parameter that ZeRO-3 partitioned
@@ -50,11 +53,10 @@ def _gathered(tensor: Any) -> Tensor:
     return tensor.detach().cpu()
 
 
-def count_parameters(model: Any, *, trainable_only: bool = False) -> int:
-    """Parameters, whole ones, however they are sharded."""
-    sizes = (
+def count_parameters(model: Module, *, trainable_only: bool = False) -> int:
+    """How many parameters the whole model has, however it is sharded."""
+    return sum(
         getattr(weight, "ds_numel", None) or weight.numel()
         for weight in model.parameters()
         if weight.requires_grad or not trainable_only
     )
-    return sum(sizes)

@@ -1,6 +1,6 @@
-"""Which process of how many this is, and what processes tell each other. A process by itself pays nothing for any of it.
+"""Which process this is, of how many, and which share of a list is its own.
 
-Reads what torchrun and Slurm leave in the environment. Knows no model; torch is imported only where there are several processes.
+Reads the environment that torchrun or the lab's launcher sets. Needs no torch and no process group.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ def is_launched() -> bool:
 
 
 def rank() -> int:
-    """Which of the processes this one is, from 0."""
+    """Index of this process among all processes, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
 def local_rank() -> int:
-    """Which of the processes of this machine."""
+    """Index of this process among those of this machine."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
@@ -33,15 +33,16 @@ def world_size() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that prints and writes."""
+    """Whether this is rank 0, the process that prints and writes."""
     return rank() == 0
 
 
-def split_between_processes(things: Sequence[T]) -> list[tuple[T, bool]]:
-    """This process's share, every world-th thing, as many as any other process has: (thing, whether it counts).
+def split_between_processes(items: Sequence[T]) -> list[tuple[T, bool]]:
+    """This process's share as (item, is_own): every world-th item, and as many as any other process has.
 
-    Where they do not come out even, the last one is done again by those who have none, and counts for nothing: what processes do together
-    they must do equally often.
+    Processes must take part in collectives equally often. Where the items do not divide evenly, the processes
+    without one repeat the last item, with is_own False: its results must not count.
     """
-    rounds = range(0, len(things), world_size())
-    return [(things[min(start + rank(), len(things) - 1)], start + rank() < len(things)) for start in rounds]
+    first, size = rank(), world_size()
+    starts = range(0, len(items), size)
+    return [(items[min(start + first, len(items) - 1)], start + first < len(items)) for start in starts]

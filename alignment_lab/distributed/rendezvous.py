@@ -1,6 +1,6 @@
-"""Which process of how many this is, and what processes tell each other. A process by itself pays nothing for any of it.
+"""Where the processes of several machines meet: from NODE_RANK and MASTER_ADDR, or from a Slurm job.
 
-Reads what torchrun and Slurm leave in the environment. Knows no model; torch is imported only where there are several processes.
+Reads environment variables. Opens no connection.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from ..runtime.errors import UserError
 
-PORTS = range(20000, 30000)  # of a rendezvous under Slurm, by the job's number
+PORTS = range(20000, 30000)  # of a rendezvous under Slurm, chosen by the job id
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where the processes of several machines meet, and which of the machines this is."""
+    """Address at which the processes of all machines meet, and which of the machines this is."""
 
     num_nodes: int
     node_rank: int
@@ -25,35 +25,36 @@ class Rendezvous:
     master_port: int
 
 
-def find_rendezvous(wanted: int, environment: Mapping[str, str] = os.environ) -> Rendezvous:
-    """The machines of a run: NODE_RANK, MASTER_ADDR and MASTER_PORT, and what of them is not said from Slurm's job, where there is one.
+def find_rendezvous(num_nodes: int, environment: Mapping[str, str] = os.environ) -> Rendezvous:
+    """The rendezvous of a run on `num_nodes` machines.
 
-    Raises UserError where that does not suffice.
+    NODE_RANK, MASTER_ADDR and MASTER_PORT where they are set; those that are not come from the Slurm job,
+    where there is one. Raises UserError where that does not suffice.
     """
-    if wanted == 1:
+    if num_nodes == 1:
         return Rendezvous(1, 0, "127.0.0.1", 0)
-    found = {
-        name: environment[name] for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT") if name in environment
-    }
-    if "SLURM_JOB_ID" in environment and not {"NODE_RANK", "MASTER_ADDR"} <= found.keys():
-        found = _from_slurm(wanted, environment) | found
+    names = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+    variables = {name: environment[name] for name in names if name in environment}
+    if "SLURM_JOB_ID" in environment and not {"NODE_RANK", "MASTER_ADDR"} <= variables.keys():
+        variables = _from_slurm(num_nodes, environment) | variables
     try:
-        return Rendezvous(
-            wanted, int(found["NODE_RANK"]), found["MASTER_ADDR"], int(found.get("MASTER_PORT", 29500))
-        )
+        node_rank, master_addr = int(variables["NODE_RANK"]), variables["MASTER_ADDR"]
+        return Rendezvous(num_nodes, node_rank, master_addr, int(variables.get("MASTER_PORT", 29500)))
     except (KeyError, ValueError):
         raise UserError(
-            f"parallel.nodes={wanted}: say where the machines meet: start the same command on each of them with NODE_RANK=0 to "
-            f"{wanted - 1} and MASTER_ADDR=HOST of the first one in its environment, or run it under Slurm."
+            f"parallel.nodes={num_nodes}: say where the machines meet: start the same command on each of "
+            f"them with NODE_RANK=0 to {num_nodes - 1} and MASTER_ADDR=HOST of the first one in its environment, "
+            "or run it under Slurm."
         ) from None
 
 
-def _from_slurm(wanted: int, environment: Mapping[str, str]) -> dict[str, str]:
-    """What a job's environment says of its machines; all of them work out the same."""
+def _from_slurm(num_nodes: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables from a Slurm job's environment; all of its nodes derive the same address."""
     granted = int(environment.get("SLURM_NNODES", 1))
-    if granted != wanted:
+    if granted != num_nodes:
         raise UserError(
-            f"parallel.nodes={wanted}: this Slurm job has {granted}; ask it for {wanted}: sbatch --nodes={wanted}."
+            f"parallel.nodes={num_nodes}: this Slurm job has {granted}; ask it for {num_nodes}: "
+            f"sbatch --nodes={num_nodes}."
         )
     return {
         "NODE_RANK": environment.get("SLURM_NODEID", "0"),
@@ -62,6 +63,6 @@ def _from_slurm(wanted: int, environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def first_host(hosts: str) -> str:
-    """The first name of Slurm's list, such as node[03-05,09]. In a container there is no scontrol to ask."""
-    return re.sub(r"\[(\d+)[^]]*\]", r"\1", hosts).split(",")[0]
+def first_host(node_list: str) -> str:
+    """The first name of Slurm's list, such as node[03-05,09]. Parsed here: a container has no scontrol."""
+    return re.sub(r"\[(\d+)[^]]*\]", r"\1", node_list).split(",")[0]

@@ -195,7 +195,7 @@ class RunDirectory:
         write_atomic(self.samples_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def discard_if_unused(self) -> None:
-        """Delete the files that this process created if nothing was logged, and directories left empty by that.
+        """Delete the files that this process created if nothing was logged, and directories then empty.
 
         Never deletes a file that was there before, the record of another attempt, or the working directory.
         """
