@@ -9,7 +9,7 @@ import pytest
 
 from alignment_lab.config import Format
 from alignment_lab.data import formats
-from alignment_lab.models.tokenizer import chat_template
+from alignment_lab.models.tokenizer import resolve_chat_template
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -38,7 +38,7 @@ def other_tokenizer(template: str | None, *, bos: str | None = "<s>", eos: str =
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="<unk>", bos_token=bos, eos_token=eos
     )
-    tokenizer.chat_template = template and chat_template(template)
+    tokenizer.chat_template = template and resolve_chat_template(template)
     return tokenizer
 
 
@@ -104,7 +104,7 @@ def real_rows(name: str, format: Format, count: int) -> list[dict]:
         pytest.skip(f"{SHARED / name} is not there")
     text = (SHARED / name).read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
-    convert = formats.converter(format, rows, name)
+    convert = formats.choose_converter(format, rows, name)
     found: list[dict] = []
     for row in rows[:count]:
         try:

@@ -332,13 +332,13 @@ def test_what_is_quantized_does_not_keep_its_file_in_memory(composed):
     import torch
 
     from alignment_lab.models.loading import load_policy
-    from alignment_lab.models.locate import locate
+    from alignment_lab.models.locate import locate_model
 
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("this system does not show what is mapped")
     spec = composed(["model=tiny", "parallel=qlora", "parallel.device=cpu"])
-    where = locate(spec.model)
+    where = locate_model(spec.model)
     policy = load_policy(spec, where, torch.device("cpu"), torch.float32)
     assert policy.get_input_embeddings().weight.device.type == "cpu"
     assert str(where.resolve()) not in maps.read_text()

@@ -9,15 +9,15 @@ import pytest
 from alignment_lab.config import Format
 from alignment_lab.data import DataError, load_rows
 from alignment_lab.data.formats import (
-    NEEDS,
+    REQUIRED_COLUMNS,
     BadRow,
     UninformativeRow,
-    conversation,
-    converter,
-    halves,
-    preference,
-    text,
-    unpaired,
+    choose_converter,
+    pair_to_unpaired,
+    to_conversation,
+    to_preference,
+    to_text,
+    to_unpaired,
 )
 
 
@@ -163,7 +163,7 @@ PREFERENCES = {
 @pytest.mark.parametrize("shape", PREFERENCES)
 def test_a_preference_in_any_shape(shape):
     row, expected = PREFERENCES[shape]
-    found = preference(row)
+    found = to_preference(row)
     if expected is None:  # whether the space before an answer stays is open
         found, expected = (
             {key: [{**m, "content": m["content"].strip()} for m in found[key]] for key in found},
@@ -226,7 +226,7 @@ CONVERSATIONS = {
 @pytest.mark.parametrize("shape", CONVERSATIONS)
 def test_a_conversation_in_any_shape(shape):
     row, expected = CONVERSATIONS[shape]
-    assert conversation(row) == expected
+    assert to_conversation(row) == expected
 
 
 ROLES = {
@@ -251,7 +251,7 @@ ROLES |= {
 @pytest.mark.parametrize("words", [("role", "content"), ("from", "value")])
 def test_every_word_for_a_role(role, words):
     row = {"messages": [dict(zip(words, (role, "Q"), strict=True)), user("R"), assistant("A")]}
-    assert conversation(row)["messages"][0] == {"role": ROLES[role], "content": "Q"}
+    assert to_conversation(row)["messages"][0] == {"role": ROLES[role], "content": "Q"}
 
 
 # ---- transcripts in one string
@@ -280,19 +280,19 @@ TRANSCRIPTS = {
 @pytest.mark.parametrize("kind", TRANSCRIPTS)
 def test_a_transcript_is_split_at_its_markers_alone(kind):
     text, expected = TRANSCRIPTS[kind]
-    found = preference({"chosen": text, "rejected": text.rpartition("Assistant: ")[0] + "Assistant: B"})
+    found = to_preference({"chosen": text, "rejected": text.rpartition("Assistant: ")[0] + "Assistant: B"})
     assert found["prompt"] + found["chosen"] == expected
 
 
 def test_a_marker_in_the_middle_of_an_answer_makes_no_transcript():
     """The answer does not begin with a marker, so it is one answer, whatever it quotes."""
     quoted = "It went so:\n\nHuman: hello\n\nAssistant: hi"
-    found = preference({"prompt": "Q", "chosen": quoted, "rejected": "B"})
+    found = to_preference({"prompt": "Q", "chosen": quoted, "rejected": "B"})
     assert found["chosen"] == [assistant(quoted)]
 
 
 def test_transcripts_that_part_early_keep_their_own_turns():
-    found = preference(
+    found = to_preference(
         {
             "chosen": "Human: Q\n\nAssistant: A\n\nHuman: R\n\nAssistant: B",
             "rejected": "Human: Q\n\nAssistant: C",
@@ -372,7 +372,7 @@ BAD = {  # BadRow: somebody should look; UninformativeRow: left out and counted
 def test_a_row_that_cannot_be_used_says_why(defect):
     row, kind, reason = BAD[defect]
     with pytest.raises(BadRow) as error:
-        preference(row)
+        to_preference(row)
     assert type(error.value) is kind
     assert reason in str(error.value)
 
@@ -393,7 +393,7 @@ def test_a_row_that_cannot_be_used_says_why(defect):
 )
 def test_a_conversation_that_cannot_be_used(row, kind):
     with pytest.raises(BadRow) as error:
-        conversation(row)
+        to_conversation(row)
     assert type(error.value) is kind
 
 
@@ -402,7 +402,7 @@ def test_a_conversation_that_cannot_be_used(row, kind):
 
 @pytest.mark.parametrize(("margin", "expected"), [(3, 3.0), (0.5, 0.5), (-1.0, -1.0), (0, 0.0)])
 def test_a_preference_keeps_its_margin(margin, expected):
-    found = preference({**PAIR, "margin": margin})
+    found = to_preference({**PAIR, "margin": margin})
     assert found == {**PAIR, "margin": expected}
     assert type(found["margin"]) is float
 
@@ -410,15 +410,15 @@ def test_a_preference_keeps_its_margin(margin, expected):
 def test_a_margin_is_optional_and_for_pairs_alone():
     """A mixed file fills it with null; two labelled answers and the preferred conversation have none."""
     row = {**PAIR, "margin": "much"}
-    assert preference({**PAIR, "margin": None}) == PAIR
-    assert all("margin" not in half for half in halves(row))
-    assert converter(Format.conversation, [row], "data")(row) == [CHAT]
+    assert to_preference({**PAIR, "margin": None}) == PAIR
+    assert all("margin" not in half for half in pair_to_unpaired(row))
+    assert choose_converter(Format.conversation, [row], "data")(row) == [CHAT]
 
 
 @pytest.mark.parametrize("margin", ["3", True, [1.0], float("nan"), float("inf"), -float("inf")])
 def test_a_margin_that_is_no_finite_number_is_refused(margin):
     with pytest.raises(BadRow, match="`margin` is not a finite number"):
-        preference({**PAIR, "margin": margin})
+        to_preference({**PAIR, "margin": margin})
 
 
 LABELLED = {"prompt": [user("Q")], "completion": [assistant("A")], "label": True}
@@ -451,8 +451,8 @@ UNPAIRED = {
 @pytest.mark.parametrize("shape", UNPAIRED)
 def test_a_labelled_answer_in_any_shape(shape):
     row, expected = UNPAIRED[shape]
-    assert unpaired(row) == expected
-    assert converter(Format.unpaired, [row], "data")(row) == [expected]
+    assert to_unpaired(row) == expected
+    assert choose_converter(Format.unpaired, [row], "data")(row) == [expected]
 
 
 GOOD, POOR = (
@@ -465,13 +465,13 @@ GOOD, POOR = (
     ("label", "expected"), [*((label, True) for label in GOOD), *((label, False) for label in POOR)]
 )
 def test_every_word_for_a_label(label, expected):
-    assert unpaired({**LABELLED, "label": label})["label"] is expected
+    assert to_unpaired({**LABELLED, "label": label})["label"] is expected
 
 
 @pytest.mark.parametrize("label", ["good?", "", 2, -1, 0.5, float("nan"), [True], {"value": True}])
 def test_a_label_that_is_neither_true_nor_false_is_named(label):
     with pytest.raises(BadRow, match="`label` is neither true nor false"):
-        unpaired({**LABELLED, "label": label})
+        to_unpaired({**LABELLED, "label": label})
 
 
 @pytest.mark.parametrize(
@@ -497,7 +497,7 @@ def test_a_label_that_is_neither_true_nor_false_is_named(label):
 )
 def test_a_labelled_answer_that_cannot_be_used(row, kind, reason):
     with pytest.raises(BadRow) as error:
-        unpaired(row)
+        to_unpaired(row)
     assert (type(error.value), reason in str(error.value)) == (kind, True)
 
 
@@ -505,9 +505,9 @@ def test_a_labelled_answer_that_cannot_be_used(row, kind, reason):
 def test_a_preference_is_a_good_and_a_bad_answer_to_one_prompt(shape):
     """Both halves have the pair's own prompt; nothing that the pair keeps is lost."""
     row, _ = PREFERENCES[shape]
-    pair = preference(row)
+    pair = to_preference(row)
     kept = {key: value for key, value in pair.items() if key not in ("chosen", "rejected")}
-    good, bad = converter(Format.unpaired, [row], "data")(row)
+    good, bad = choose_converter(Format.unpaired, [row], "data")(row)
     assert good == {**kept, "completion": pair["chosen"], "label": True}
     assert bad == {**kept, "completion": pair["rejected"], "label": False}
 
@@ -516,11 +516,11 @@ def test_a_preference_is_a_good_and_a_bad_answer_to_one_prompt(shape):
 def test_a_preference_that_cannot_be_used_has_no_halves_either(defect):
     row, kind, reason = BAD[defect]
     with pytest.raises(kind, match=re.escape(reason)):
-        halves(row)
+        pair_to_unpaired(row)
 
 
 def test_a_text_is_kept_as_it_is():
-    assert text({"text": " one\n", "url": "x"}) == {"text": " one\n"}
+    assert to_text({"text": " one\n", "url": "x"}) == {"text": " one\n"}
 
 
 @pytest.mark.parametrize(
@@ -535,7 +535,7 @@ def test_a_text_is_kept_as_it_is():
 )
 def test_a_text_that_cannot_be_used(value, kind, reason):
     with pytest.raises(BadRow, match=reason) as error:
-        text({"text": value})
+        to_text({"text": value})
     assert type(error.value) is kind
 
 
@@ -559,7 +559,7 @@ def plain(number: int, **changes):
 def test_the_columns_of_all_rows_decide_and_not_those_of_the_first():
     """The first row is a chat; that pairs follow is seen all the same, and each row is judged by itself."""
     rows = [{"messages": [user("Q"), assistant("A")]}, {"prompt": "Q", "chosen": "A", "rejected": "B"}]
-    convert = converter(Format.preference, rows, "data")
+    convert = choose_converter(Format.preference, rows, "data")
     assert convert(rows[1]) == [PAIR]
     with pytest.raises(BadRow):
         convert(rows[0])
@@ -706,12 +706,12 @@ def test_rows_without_a_usable_column_name_what_is_there_and_what_is_needed(
 
 
 def test_every_format_has_its_sentence():
-    assert set(NEEDS) == set(Format)
+    assert set(REQUIRED_COLUMNS) == set(Format)
     for format in Format:
         with pytest.raises(
-            DataError, match=re.escape(f"data: has the columns x; this method needs {NEEDS[format]}.")
+            DataError, match=re.escape(f"data: has the columns x; this method needs {REQUIRED_COLUMNS[format]}.")
         ):
-            converter(format, [{"x": 1}], "data")
+            choose_converter(format, [{"x": 1}], "data")
 
 
 def test_of_a_pair_that_cannot_be_used_neither_half_is_kept(loaded):

@@ -12,7 +12,7 @@ import pytest
 
 from alignment_lab.config import Data, DataSource
 from alignment_lab.data import DataError, load_rows, prompt_messages, max_train_rows
-from alignment_lab.data.sources import read
+from alignment_lab.data.sources import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -78,27 +78,27 @@ KINDS = [as_jsonl, as_json, as_csv, as_parquet, as_saved, as_saved_splits, as_fo
 
 @pytest.mark.parametrize("write", KINDS)
 def test_every_kind_of_file_gives_the_same_rows(write, tmp_path):
-    train, heldout = read(local(write(tmp_path)))
+    train, heldout = read_rows(local(write(tmp_path)))
     assert train == ROWS
     assert heldout is None
 
 
 def test_rows_that_lack_a_column_have_it_as_null(write_rows):
-    train, _ = read(local(write_rows([{"a": 1}, {"b": "x"}])))
+    train, _ = read_rows(local(write_rows([{"a": 1}, {"b": "x"}])))
     assert train == [{"a": 1, "b": None}, {"a": None, "b": "x"}]
 
 
 def test_a_home_directory_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     as_jsonl(tmp_path)
-    assert read(local("~/rows.jsonl"))[0] == ROWS
+    assert read_rows(local("~/rows.jsonl"))[0] == ROWS
 
 
 def test_a_changed_file_is_read_again(tmp_path):
     """The reader keeps a cache; it must not answer for the file as it was."""
-    assert len(read(local(as_jsonl(tmp_path)))[0]) == 5
+    assert len(read_rows(local(as_jsonl(tmp_path)))[0]) == 5
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
-    assert read(local(tmp_path / "rows.jsonl"))[0] == ROWS[:1]
+    assert read_rows(local(tmp_path / "rows.jsonl"))[0] == ROWS[:1]
 
 
 # ---- what cannot be read
@@ -184,7 +184,7 @@ CANNOT = [
 def test_what_cannot_be_read_is_one_sentence(write, phrase, tmp_path):
     path = write(tmp_path)
     with pytest.raises(DataError) as error:
-        read(local(path))
+        read_rows(local(path))
     assert str(error.value).startswith(f"data.path={path}: ")
     assert phrase in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
@@ -202,7 +202,7 @@ def test_a_file_that_is_gone_is_one_sentence(tmp_path):
     found = local(as_jsonl(tmp_path))
     (tmp_path / "rows.jsonl").unlink()
     with pytest.raises(DataError, match=r"rows\.jsonl"):
-        read(found)
+        read_rows(found)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
@@ -210,12 +210,12 @@ def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path):
     path = as_jsonl(tmp_path)
     path.chmod(0)
     with pytest.raises(DataError, match="cannot be read"):
-        read(local(path))
+        read_rows(local(path))
 
 
 def test_a_split_that_is_not_there_names_those_that_are(tmp_path):
     with pytest.raises(DataError, match=r"has no split 'dev'; set data\.split to one of train, test"):
-        read(local(as_saved_splits(tmp_path), split="dev"))
+        read_rows(local(as_saved_splits(tmp_path), split="dev"))
 
 
 # ---- held-out rows
@@ -223,14 +223,14 @@ def test_a_split_that_is_not_there_names_those_that_are(tmp_path):
 
 def test_a_split_or_a_file_of_its_own_is_held_out(tmp_path):
     saved, rows = as_saved_splits(tmp_path), as_jsonl(tmp_path)
-    assert read(local(saved, eval_split="test")) == (ROWS, ROWS[:2])
-    assert read(local(rows, eval_path=str(as_folder(tmp_path)))) == (ROWS, ROWS)
+    assert read_rows(local(saved, eval_split="test")) == (ROWS, ROWS[:2])
+    assert read_rows(local(rows, eval_path=str(as_folder(tmp_path)))) == (ROWS, ROWS)
 
 
 def test_an_eval_split_of_one_file_is_refused(tmp_path):
     """A file has no splits: its rows would be held out whole."""
     with pytest.raises(DataError, match="eval_split"):
-        read(local(as_jsonl(tmp_path), eval_split="test"))
+        read_rows(local(as_jsonl(tmp_path), eval_split="test"))
 
 
 PAIRS = [
@@ -389,9 +389,9 @@ CLOSED = {
 }
 ASK = """
 import sys; sys.path.insert(0, sys.argv[1])
-from alignment_lab.data.sources import read; from alignment_lab.runtime.errors import UserError; from alignment_lab.config import Data
+from alignment_lab.data.sources import read_rows; from alignment_lab.runtime.errors import UserError; from alignment_lab.config import Data
 import datasets, time; start = time.monotonic()
-try: read(Data(path="org/name"))
+try: read_rows(Data(path="org/name"))
 except UserError as error: print(error)
 print(time.monotonic() - start)
 """

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from alignment_lab.actions.train import execute
+from alignment_lab.actions import run_action
 from alignment_lab.config import Experiment
 from alignment_lab.data import DataError, load_rows, prompt_messages
-from alignment_lab.data.sources import Stream
+from alignment_lab.data.sources import RowStream
 from alignment_lab.runtime.files import file_digest, write_json
 from alignment_lab.runtime.run_directory import RunDirectory
 
@@ -42,14 +42,14 @@ def pairs(tmp_path_factory) -> Path:
 def taken(monkeypatch) -> list[int]:
     """How many rows were kept, by each look into a stream."""
     counts: list[int] = []
-    take = Stream.take
+    take = RowStream.take
 
-    def counted(self: Stream, count: int) -> list[dict[str, Any]]:
+    def counted(self: RowStream, count: int) -> list[dict[str, Any]]:
         found = take(self, count)
         counts.append(len(found))
         return found
 
-    monkeypatch.setattr(Stream, "take", counted)
+    monkeypatch.setattr(RowStream, "take", counted)
     return counts
 
 
@@ -170,12 +170,12 @@ def test_a_run_that_was_cut_off_reads_the_same_rows_again(streamed, pairs, tmp_p
         "eval.max_new_tokens=4",
     )  # fmt: skip
     whole, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "run")
-    execute(spec, whole)
+    run_action(spec, whole)
     assert whole.report()["rows"]["train"] == 16
     shutil.copytree(whole.path, run.path)
     shutil.rmtree(run.model)
     shutil.rmtree(run.checkpoints / "checkpoint-4")
     write_json(run.state_file, run.state() | {"state": "failed"})
-    execute(spec, run)
+    run_action(spec, run)
     assert [row["loss"] for row in run.metrics()] == [row["loss"] for row in whole.metrics()]
     assert file_digest(run.model / "model.safetensors") == file_digest(whole.model / "model.safetensors")

@@ -35,7 +35,7 @@ def assert_the_same_ids(tokenizer):
     draw = random.Random(0)
     texts = ["".join(draw.choices(FRAGMENTS, k=draw.randint(0, 9))) for _ in range(3000)]
     tokenizer(texts, truncation=True, max_length=2)  # whoever truncated before leaves the tokenizer so
-    parted = templates.encoder(tokenizer)(texts)
+    parted = templates.shared_part_encoder(tokenizer)(texts)
     assert parted == templates.encode_rendered(tokenizer, texts)
     tokenizer(texts, truncation=True, max_length=2)
     documents = templates.encode_documents(tokenizer, texts)
@@ -64,6 +64,6 @@ def test_a_prompt_is_tokenized_once_for_both_answers(tokenizer, monkeypatch):
 
         return SimpleNamespace(encode_batch_fast=encode_batch_fast)
 
-    monkeypatch.setattr(templates, "_core", watched)
+    monkeypatch.setattr(templates, "_fast_backend", watched)
     tokenization.tokenize_pairs(tokenizer, [row], 10_000)
     assert 40_000 < sum(map(len, seen)) < 41_000

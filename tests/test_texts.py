@@ -10,7 +10,7 @@ from small_tokenizers import other_tokenizer, real_rows
 
 from alignment_lab.config import Format
 from alignment_lab.data import DataError, count_tokens, tokenization
-from alignment_lab.data.blocks import best_fit, pieces
+from alignment_lab.data.blocks import pack_best_fit, split_document
 
 TEXTS = [{"text": "Hello it is " * number + "é"} for number in (1, 3, 2, 60, 7, 1, 25, 2)]
 
@@ -40,7 +40,7 @@ def test_a_longer_text_is_cut_and_no_token_is_lost(limit, tokenizer):
     for row in TEXTS:
         found, _ = tokenization.tokenize_texts(tokenizer, [row], limit)
         whole = [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]
-        assert sorted(documents(found)) == sorted(pieces(whole, limit))
+        assert sorted(documents(found)) == sorted(split_document(whole, limit))
         assert all(count_tokens(block) <= limit for block in found)
 
 
@@ -48,7 +48,7 @@ def test_a_longer_text_is_cut_and_no_token_is_lost(limit, tokenizer):
 @pytest.mark.parametrize("most", [2, 3, 8])
 def test_pieces_follow_one_another_and_none_has_nothing_to_predict(length, most):
     """With pieces of at most two tokens an odd length leaves one over: [0, 1], [2]. From three on it never does."""
-    cut = pieces(list(range(length)), most)
+    cut = split_document(list(range(length)), most)
     assert list(chain.from_iterable(cut)) == list(range(length))
     assert all(len(piece) <= most for piece in cut)
     assert most == 2 or length == 1 or min(map(len, cut)) > 1
@@ -71,7 +71,7 @@ def test_best_fit_places_everything_once_and_as_tightly_as_by_hand(seed):
     draw = random.Random(seed)
     most = draw.choice([8, 64, 1024])
     lengths = [draw.randint(1, most) for _ in range(draw.randint(0, 300))]
-    groups = best_fit(lengths, most)
+    groups = pack_best_fit(lengths, most)
     assert sorted(chain.from_iterable(groups)) == list(range(len(lengths)))
     assert all(sum(lengths[place] for place in group) <= most for group in groups)
     assert len(groups) == first_fit_by_hand(lengths, most)

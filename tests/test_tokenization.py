@@ -136,7 +136,7 @@ def test_batches_do_not_show(tokenizer, monkeypatch):
         tokenization.tokenize_pairs(tokenizer, rows, 64),
         tokenization.tokenize_conversations(tokenizer, as_chats(rows), 64),
     )
-    monkeypatch.setattr(tokenization, "BATCH", 4)
+    monkeypatch.setattr(tokenization, "BATCH_SIZE", 4)
     assert (
         tokenization.tokenize_pairs(tokenizer, rows, 64),
         tokenization.tokenize_conversations(tokenizer, as_chats(rows), 64),

@@ -150,7 +150,7 @@ def test_another_version_of_the_code_makes_its_own(cache, small, tmp_path, monke
     tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     edited = tmp_path / "tokenize.py"
     edited.write_text("# another version")
-    monkeypatch.setattr(token_cache, "CODE", (edited,))
+    monkeypatch.setattr(token_cache, "SOURCE_FILES", (edited,))
     with pytest.raises(AssertionError, match="tokenized again"):
         remembered(tokenization.tokenize_pairs, small, PAIRS, digest="digest")
 
@@ -164,7 +164,7 @@ def test_a_template_that_writes_the_date_is_not_remembered_beyond_the_day(cache,
     keys = set()
     for day in ("2025-01-01", "2025-01-01", "2025-01-02"):
         monkeypatch.setattr(token_cache, "date", type("Day", (), {"today": lambda day=day: day}))
-        keys.add(token_cache._key(tokenization.tokenize_pairs, tokenizer, "digest", PAIRS, 64))
+        keys.add(token_cache._cache_key(tokenization.tokenize_pairs, tokenizer, "digest", PAIRS, 64))
     assert len(keys) == 2
 
 
@@ -233,12 +233,12 @@ def built(number: int) -> bool:
     small = other_tokenizer("zephyr")
     rows = tokenization.tokenize_pairs(small, PAIRS, 64)
     for _ in range(20):
-        token_cache._write(
+        token_cache._write_arrays(
             token_cache.cache_directory() / "tokens" / "key",
-            token_cache._made(tokenization.tokenize_pairs, small, PAIRS, 64),
+            token_cache._tokenize_to_arrays(tokenization.tokenize_pairs, small, PAIRS, 64),
         )
-        found = token_cache._read(token_cache.cache_directory() / "tokens" / "key")
-        if found is None or token_cache._joined(PAIRS, found) != rows:
+        found = token_cache._read_arrays(token_cache.cache_directory() / "tokens" / "key")
+        if found is None or token_cache._join_rows(PAIRS, found) != rows:
             return False
     return tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64) == rows
 
@@ -255,7 +255,7 @@ def test_a_column_that_would_be_lost_is_not_kept_silently(cache, small):
         made, counts = tokenization.tokenize_pairs(tokenizer, rows, limit)
         return [{**row, "more_ids": [1]} for row in made], counts
 
-    with pytest.raises(AssertionError, match="COLUMNS"):
+    with pytest.raises(AssertionError, match="TOKEN_COLUMNS"):
         tokenize_cached(more, small, "digest", PAIRS, 64)
 
 

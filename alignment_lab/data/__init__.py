@@ -1,6 +1,7 @@
-"""From `data.*` settings to rows and token ids: read, convert to one of TRL's dataset types, split, tokenize, cache.
+"""From `data.*` settings to rows and token ids: read, convert, split, tokenize, cache.
 
-Knows no model, no loss and no trainer, and does not import torch. Rows that are left out are counted with a reason.
+Knows no model, no loss and no trainer, and does not import torch. Rows that are left out are counted with a
+reason.
 """
 
 from .formats import DataError

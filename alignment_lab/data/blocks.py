@@ -1,39 +1,40 @@
-"""Documents of any length to blocks of one length: long ones are cut, short ones share a block. No token is lost."""
+"""Documents to blocks of one length: long documents are split, short ones share a block. No token is lost."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 
 
-def pieces(ids: list[int], most: int) -> list[list[int]]:
-    """A document in pieces of at most `most` tokens; none of a single token, which would have nothing to predict."""
-    cuts = list(range(0, len(ids), most))
-    if len(cuts) > 1 and len(ids) - cuts[-1] == 1:
-        cuts[-1] -= 1
-    return [ids[start:end] for start, end in zip(cuts, [*cuts[1:], len(ids)], strict=True)]
+def split_document(ids: list[int], max_length: int) -> list[list[int]]:
+    """Chunks of at most `max_length` tokens; no chunk is one token, which would have nothing to predict."""
+    starts = list(range(0, len(ids), max_length))
+    if len(starts) > 1 and len(ids) - starts[-1] == 1:
+        starts[-1] -= 1
+    return [ids[start:end] for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
 
 
-def best_fit(lengths: list[int], most: int) -> list[list[int]]:
-    """Places grouped so that the lengths of a group add up to at most `most`: the longest first, each where least room is left over.
+def pack_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: groups of indices whose lengths sum to at most `capacity`.
 
-    Groups, and the places in each, come in the order of the places: what was shuffled stays so.
+    The longest come first, each to the group with the least space left. Groups, and the indices in each, are
+    in ascending order: rows that were shuffled stay shuffled.
     """
     groups: list[list[int]] = []
-    rooms: list[int] = []  # the distinct rooms left, ascending
-    open_groups: dict[int, list[list[int]]] = {}  # room left -> its groups
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        at = bisect_left(rooms, lengths[place])
-        if at < len(rooms):
-            room = rooms[at]
-            group = open_groups[room].pop()
-            if not open_groups[room]:
-                del rooms[at]
+    spaces: list[int] = []  # the distinct values of space left, ascending
+    groups_by_space: dict[int, list[list[int]]] = {}
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        position = bisect_left(spaces, lengths[index])
+        if position < len(spaces):
+            space = spaces[position]
+            group = groups_by_space[space].pop()
+            if not groups_by_space[space]:
+                del spaces[position]
         else:
-            room, group = most, []
+            space, group = capacity, []
             groups.append(group)
-        group.append(place)
-        room -= lengths[place]
-        if not open_groups.setdefault(room, []):
-            insort(rooms, room)
-        open_groups[room].append(group)
+        group.append(index)
+        space -= lengths[index]
+        if not groups_by_space.setdefault(space, []):
+            insort(spaces, space)
+        groups_by_space[space].append(group)
     return sorted(sorted(group) for group in groups)

@@ -1,4 +1,4 @@
-"""The rows of an experiment: all that there are, or as many as it can see of those that come."""
+"""The rows of an experiment: all rows of its data or, with `data.streaming`, no more than the run can use."""
 
 from __future__ import annotations
 
@@ -6,70 +6,73 @@ import math
 
 from ..config import Experiment, Format
 from .formats import DataError
-from .sources import Row, Stream, read, streams
-from .split import Splits, group_pairs, max_train_rows, split_pairs
+from .rows import Row
+from .sources import RowStream, open_streams, read_rows
+from .split import Splits, group_pairs, max_train_rows, split_rows
 
-LONG = 8  # characters, more than a token has on average: of texts as many are read as surely fill the blocks
-TEXTS = 100  # how many texts are asked for first
-GROWTH = 4  # where it was not enough, a fourth more is asked for
+CHARACTERS_PER_TOKEN = 8  # an upper bound on the average: enough texts are read to fill all blocks
+FIRST_TEXTS = 100  # texts that are read first
+GROWTH = 4  # where the rows were too few, a fourth as many again is read
 
 
 def load_rows(spec: Experiment) -> Splits:
-    """Read, convert, split and shuffle. Raises DataError in one sentence; nothing is written."""
-    found = _streamed(spec) if spec.data.streaming else split_pairs(spec, *read(spec.data))
-    if not found.train:
-        said = (
-            "; ".join(f"{count}: {reason}" for reason, count in found.dropped.items())
-            or "the data holds too few"
-        )
+    """Read, convert, split and shuffle the rows. Writes nothing.
+
+    Raises DataError, in one sentence, where the data cannot be used or leaves no row to train on.
+    """
+    splits = _load_streamed(spec) if spec.data.streaming else split_rows(spec, *read_rows(spec.data))
+    if not splits.train:
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in splits.dropped.items())
         raise DataError(
-            f"data={spec.data.name}: no row is left to train on ({said}); give more rows, or fix these."
+            f"data={spec.data.name}: no row is left to train on ({reasons or 'the data holds too few'}); "
+            "give more rows, or fix these."
         )
-    return found
+    return splits
 
 
-def _streamed(spec: Experiment) -> Splits:
-    """Of rows in the order in which they come, as many as leave enough once they are split: the others change nothing, and are not read."""
-    stream, other = streams(spec.data)
-    heldout = _heldout(spec, other) if other else None
+def _load_streamed(spec: Experiment) -> Splits:
+    """Read rows in their order until enough are left after the split; the others have no effect."""
+    stream, heldout_stream = open_streams(spec.data)
+    heldout = _take_heldout(spec, heldout_stream) if heldout_stream else None
     rows: list[Row] = []
-    count = _guess(spec, heldout)
+    count = _first_count(spec, heldout)
     while True:
-        more = stream.take(count)
-        rows += more
-        found = split_pairs(spec, rows, heldout)
-        if len(more) < count or _enough(spec, found, measured=heldout is not None):
-            return found
+        new_rows = stream.take(count)
+        rows += new_rows
+        splits = split_rows(spec, rows, heldout)
+        if len(new_rows) < count or _is_enough(spec, splits, own_heldout=heldout is not None):
+            return splits
         count = len(rows) // GROWTH + 1
 
 
-def _measured(spec: Experiment) -> int:
-    """How many held-out rows a run looks at."""
+def _evaluated_rows(spec: Experiment) -> int:
+    """The number of held-out rows that a run evaluates on."""
     return max(spec.eval.rows, spec.eval.generations)
 
 
-def _heldout(spec: Experiment, stream: Stream) -> list[Row]:
-    """Held-out rows that have a place of their own; of labelled answers, two may be one unit. A fourth may be unusable."""
-    twice = 2 if spec.method.format is Format.unpaired else 1
-    return stream.take(math.ceil(_measured(spec) * twice * (1 + 1 / GROWTH)))
+def _take_heldout(spec: Experiment, stream: RowStream) -> list[Row]:
+    """Held-out rows of a split or file of their own, a fourth more than needed: some may be unusable.
+
+    Two labeled answers may count as one: the halves of a pair.
+    """
+    rows_per_group = 2 if spec.method.format is Format.unpaired else 1
+    return stream.take(math.ceil(_evaluated_rows(spec) * rows_per_group * (1 + 1 / GROWTH)))
 
 
-def _guess(spec: Experiment, heldout: list[Row] | None) -> int:
-    """How many rows will do where every row can be used and no two have the same prompt."""
-    seen, share = max_train_rows(spec) or TEXTS, spec.data.eval_fraction
-    return (
-        seen
-        if heldout is not None
-        else 1 + max(math.ceil(seen / (1 - share)), math.ceil(_measured(spec) / share))
-    )
+def _first_count(spec: Experiment, heldout: list[Row] | None) -> int:
+    """The number of rows that is enough where every row can be used and no two share a prompt."""
+    train, fraction = max_train_rows(spec) or FIRST_TEXTS, spec.data.eval_fraction
+    if heldout is not None:
+        return train
+    return 1 + max(math.ceil(train / (1 - fraction)), math.ceil(_evaluated_rows(spec) / fraction))
 
 
-def _enough(spec: Experiment, found: Splits, *, measured: bool) -> bool:
-    """Whether the run sees no more than these; `measured`: its held-out rows are there already."""
+def _is_enough(spec: Experiment, splits: Splits, *, own_heldout: bool) -> bool:
+    """Whether the run needs no more rows. `own_heldout`: the held-out rows were read separately."""
     training = spec.training
     if spec.method.format is Format.text:
-        wanted = training.max_steps * training.global_batch * spec.data.max_length * LONG
-        full = sum(len(row["text"]) for row in found.train) >= wanted
+        tokens = training.max_steps * training.global_batch * spec.data.max_length
+        enough = sum(len(row["text"]) for row in splits.train) >= tokens * CHARACTERS_PER_TOKEN
     else:
-        full = len(found.train) >= (max_train_rows(spec) or 0)
-    return full and (measured or len(group_pairs(found.heldout)) >= _measured(spec))
+        enough = len(splits.train) >= (max_train_rows(spec) or 0)
+    return enough and (own_heldout or len(group_pairs(splits.heldout)) >= _evaluated_rows(spec))

@@ -1,181 +1,192 @@
-"""Where rows come from: the embedded set, a local file or folder, the Hub. Gives plain dictionaries and looks into none."""
+"""Raw rows from the embedded data set, local files or the Hub. Knows no column of theirs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import Data, DataSource
 from .formats import DataError
+from .rows import Row
 
-Row = dict[str, Any]
+T = TypeVar("T")
 EMBEDDED = Path(__file__).parent / "embedded"
-READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+READERS = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}  # names of datasets' builders
 NO_ROWS = "holds no rows; give data with at least one row."
-KINDS = "a .json, .jsonl, .csv or .parquet file, a folder of them, or what datasets' save_to_disk wrote"
+READABLE = "a .json, .jsonl, .csv or .parquet file, a folder of them, or what datasets' save_to_disk wrote"
 
 
-def read(data: Data) -> tuple[list[Row], list[Row] | None]:
-    """The training rows, and the held-out rows where the setting names some (else None). Raises DataError."""
+def read_rows(data: Data) -> tuple[list[Row], list[Row] | None]:
+    """(training rows, held-out rows or None where `data` names none). Raises DataError."""
     if data.source is DataSource.embedded:
-        return _lines(EMBEDDED / "train.jsonl"), _lines(EMBEDDED / "test.jsonl")
+        return _read_jsonl(EMBEDDED / "train.jsonl"), _read_jsonl(EMBEDDED / "test.jsonl")
     train, heldout = OPENERS[data.source](data)
-    return train.whole(), heldout.whole() if heldout else None
+    return train.read_all(), heldout.read_all() if heldout else None
 
 
-def streams(data: Data) -> tuple[Stream, Stream | None]:
-    """The same, to be read row by row in the order in which they lie. Raises DataError."""
+def open_streams(data: Data) -> tuple[RowStream, RowStream | None]:
+    """The same as `read_rows`, to be read row by row in the order of the file. Raises DataError."""
     train, heldout = OPENERS[data.source](data)
-    return Stream(train), Stream(heldout) if heldout else None
+    return RowStream(train), RowStream(heldout) if heldout else None
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A dataset that `datasets` has opened, and the setting that named it."""
+class OpenedDataset:
+    """A dataset that `datasets` has opened, with the config key and the value that named it."""
 
     key: str
     value: str
-    rows: Any  # a Dataset, or an IterableDataset
+    dataset: Any  # a Dataset, or an IterableDataset
 
-    def whole(self) -> list[Row]:
-        """All of it."""
-        found = self.rows.to_list()
-        if not found:
+    def read_all(self) -> list[Row]:
+        """All rows. Raises DataError where there are none."""
+        rows: list[Row] = self.dataset.to_list()
+        if not rows:
             raise DataError(f"{self.key}={self.value}: {NO_ROWS}")
-        return found
+        return rows
 
 
-class Stream:
-    """Rows that are read when they are asked for."""
+class RowStream:
+    """Rows that are read when they are taken."""
 
-    def __init__(self, opened: Opened) -> None:
-        self.opened, self.begun = opened, False
-        self.rows: Iterator[Row] = iter(opened.rows)
+    def __init__(self, opened: OpenedDataset) -> None:
+        self.opened, self.started = opened, False
+        self.rows: Iterator[Row] = iter(opened.dataset)
 
     def take(self, count: int) -> list[Row]:
-        """The next rows: fewer only where the data ends. Raises DataError where it holds none at all."""
-        found: list[Row] = _reading(
-            self.opened.key, self.opened.value, lambda: list(islice(self.rows, count))
-        )
-        if count and not found and not self.begun:
-            raise DataError(f"{self.opened.key}={self.opened.value}: {NO_ROWS}")
-        self.begun = True
-        return found
+        """The next `count` rows, fewer only at the end of the data. Raises DataError where it has none."""
+        key, value = self.opened.key, self.opened.value
+        rows = _read_or_raise(key, value, lambda: list(islice(self.rows, count)))
+        if count and not rows and not self.started:
+            raise DataError(f"{key}={value}: {NO_ROWS}")
+        self.started = True
+        return rows
 
 
-def _lines(path: Path) -> list[Row]:
+def _read_jsonl(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _local(data: Data) -> tuple[Opened, Opened | None]:
+def _open_local(data: Data) -> tuple[OpenedDataset, OpenedDataset | None]:
     assert data.path is not None
     if data.eval_split and not (Path(data.path).expanduser() / "dataset_dict.json").is_file():
         raise DataError(
-            f"data.eval_split={data.eval_split}: data.path={data.path} has no splits; name held-out rows with data.eval_path."
+            f"data.eval_split={data.eval_split}: data.path={data.path} has no splits; "
+            "name a file of held-out rows with data.eval_path."
         )
-    train = _path("data.path", data.path, data.split, data.streaming)
+    train = _open_path("data.path", data.path, data.split, data.streaming)
     if data.eval_path:
-        return train, _path("data.eval_path", data.eval_path, data.split, data.streaming)
-    return train, _path("data.path", data.path, data.eval_split, data.streaming) if data.eval_split else None
+        return train, _open_path("data.eval_path", data.eval_path, data.split, data.streaming)
+    if data.eval_split:
+        return train, _open_path("data.path", data.path, data.eval_split, data.streaming)
+    return train, None
 
 
-def _path(key: str, name: str, split: str, streaming: bool) -> Opened:
-    """The rows of a file, a folder of files, or a dataset saved to disk."""
+def _open_path(key: str, value: str, split: str, streaming: bool) -> OpenedDataset:
+    """Open a file, a folder of files, or a dataset saved to disk."""
     import datasets
 
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it would log what is raised as well
-    path = Path(name).expanduser()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs errors that it also raises
+    path = Path(value).expanduser()
     if path.is_dir() and (any(path.glob("dataset_dict.json")) or any(path.glob("state.json"))):
-        saved = _split_of(
-            _reading(key, name, lambda: datasets.load_from_disk(str(path))), f"{key}={name}", split
-        )
-        return Opened(key, name, saved.to_iterable_dataset() if streaming else saved)
+        saved = _read_or_raise(key, value, lambda: datasets.load_from_disk(str(path)))
+        dataset = _select_split(saved, f"{key}={value}", split)
+        return OpenedDataset(key, value, dataset.to_iterable_dataset() if streaming else dataset)
+    reader, files = _data_files(key, value, path)
+    load = partial(datasets.load_dataset, reader, data_files=files, split="train", streaming=streaming)
+    return OpenedDataset(key, value, _read_or_raise(key, value, load))
+
+
+def _data_files(key: str, value: str, path: Path) -> tuple[str, list[str]]:
+    """(name of datasets' builder, files). Raises DataError unless all files are of one kind."""
     files = sorted(file for file in path.iterdir() if file.suffix in READERS) if path.is_dir() else [path]
     suffixes = {file.suffix for file in files}
     if len(suffixes) != 1 or not suffixes <= READERS.keys():
-        raise DataError(
-            f"{key}={name}: holds {', '.join(sorted(suffixes)) or 'no file to read'}; give {KINDS}, all of one kind."
-        )
+        contents = ", ".join(sorted(suffixes)) or "no file to read"
+        raise DataError(f"{key}={value}: holds {contents}; give {READABLE}, all of one kind.")
     if not any(file.stat().st_size for file in files if file.exists()):
-        raise DataError(f"{key}={name}: the file is empty; give one with at least one row.")
-    reader = READERS[suffixes.pop()]
-    names = [str(file) for file in files]
-    return Opened(
-        key,
-        name,
-        _reading(
-            key,
-            name,
-            lambda: datasets.load_dataset(reader, data_files=names, split="train", streaming=streaming),
-        ),
-    )
+        raise DataError(f"{key}={value}: the file is empty; give one with at least one row.")
+    return READERS[suffixes.pop()], [str(file) for file in files]
 
 
-def _hub(data: Data) -> tuple[Opened, Opened | None]:
-    path = str(data.path)
-    _reachable(path)
+def _open_hub(data: Data) -> tuple[OpenedDataset, OpenedDataset | None]:
+    repository = str(data.path)
+    _check_reachable(repository)
 
-    def split(name: str) -> Opened:
+    def open_split(split: str) -> OpenedDataset:
         import datasets
 
-        load = lambda: datasets.load_dataset(path, data.subset, split=name, streaming=data.streaming)  # noqa: E731
-        return Opened("data.path", path, _reading("data.path", path, load))
+        load = partial(datasets.load_dataset, repository, data.subset, split=split, streaming=data.streaming)
+        return OpenedDataset("data.path", repository, _read_or_raise("data.path", repository, load))
 
-    return split(data.split), split(data.eval_split) if data.eval_split else None
+    return open_split(data.split), open_split(data.eval_split) if data.eval_split else None
 
 
-def _reachable(repository: str) -> None:
-    """Ask the Hub once whether it has the dataset: without a network, `datasets` would try again for half a minute."""
+def _check_reachable(repository: str) -> None:
+    """Ask the Hub once for the dataset: without a network, `datasets` would retry for half a minute."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     try:
         HfApi().dataset_info(repository, timeout=10)
     except OfflineModeIsEnabled:
-        return  # HF_HUB_OFFLINE=1: what was fetched before is enough
+        return  # HF_HUB_OFFLINE=1: the local cache may have it
     except (RepositoryNotFoundError, HFValidationError):
-        remedy = "the Hub has no such dataset, or not for you; correct it, or log in with `hf auth login`."
-    except Exception:  # a proxy, a name server, a time-out: each client library has errors of its own
-        remedy = "the Hub cannot be reached; check the network, set HF_HUB_OFFLINE=1 if it was fetched before, or use data=local data.path=FILE."
+        problem = "the Hub has no such dataset, or not for you; correct it, or log in with `hf auth login`."
+    except Exception:  # a proxy, a name server, a timeout: each client library has errors of its own
+        problem = (
+            "the Hub cannot be reached; check the network, set HF_HUB_OFFLINE=1 if it was fetched before, "
+            "or use data=local data.path=FILE."
+        )
     else:
         return
-    raise DataError(f"data.path={repository}: {remedy}")
+    raise DataError(f"data.path={repository}: {problem}")
 
 
-def _split_of(found: Any, said: str, split: str) -> Any:
-    """One split of what load_from_disk gave, which has splits or has none."""
-    if isinstance(found, dict):
-        if split not in found:
-            raise DataError(f"{said}: has no split {split!r}; set data.split to one of {', '.join(found)}.")
-        found = found[split]
-    return found
+def _select_split(saved: Any, setting: str, split: str) -> Any:
+    """One split of a DatasetDict; a Dataset, which has no splits, as it is."""
+    if not isinstance(saved, dict):
+        return saved
+    if split not in saved:
+        raise DataError(f"{setting}: has no split {split!r}; set data.split to one of {', '.join(saved)}.")
+    return saved[split]
 
 
-def _reading(key: str, value: str | None, read: Callable[[], Any]) -> Any:
-    """What `read` gives, or the innermost cause of its failure in one sentence."""
+def _read_or_raise(key: str, value: str, read: Callable[[], T]) -> T:
+    """What `read` returns, or a DataError with the innermost cause of its failure in one sentence."""
     try:
         return read()
-    except Exception as error:  # a reader raises whatever its parser and its network do
+    except Exception as error:  # a reader raises whatever its parser and its network raise
         if "corresponds to no data" in str(error):
             raise DataError(f"{key}={value}: {NO_ROWS}") from error
-        raise DataError(f"{key}={value}: {_why(error)}") from error
+        raise DataError(f"{key}={value}: {_describe_cause(error)}") from error
 
 
-def _why(error: BaseException) -> str:
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+def _describe_cause(error: BaseException) -> str:
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     text = " ".join(str(error).split())[:200]
     if isinstance(error, FileNotFoundError) and "cached" in text:
-        return "is not on this machine, and HF_HUB_OFFLINE=1; fetch it where there is a network, or use data=local data.path=FILE."
-    return f"cannot be read ({type(error).__name__}: {text}); give {KINDS}, or the id of a Hub dataset with data=hub."
+        return (
+            "is not on this machine, and HF_HUB_OFFLINE=1; fetch it where there is a network, "
+            "or use data=local data.path=FILE."
+        )
+    reason = f"{type(error).__name__}: {text}"
+    return f"cannot be read ({reason}); give {READABLE}, or the id of a Hub dataset with data=hub."
 
 
-OPENERS: dict[DataSource, Callable[[Data], tuple[Opened, Opened | None]]] = {
-    DataSource.local: _local,
-    DataSource.hub: _hub,
+OPENERS: dict[DataSource, Callable[[Data], tuple[OpenedDataset, OpenedDataset | None]]] = {
+    DataSource.local: _open_local,
+    DataSource.hub: _open_hub,
 }

@@ -1,7 +1,8 @@
-"""Conversations to text and ids, the tokenizer's own in every case, with each part of a text tokenized once.
+"""Where the chat template is applied, and where its text is encoded: each part of a text once.
 
-A special token cuts a text: the tokenizer treats what stands before and behind it by itself. So a text is cut in front of every special
-token, equal parts (the prompt in all that repeats it) are tokenized once, and the ids of the parts follow one another.
+A special token splits a text: the tokenizer encodes what is before and after it independently. So a text is
+split before every special token, equal parts (such as a prompt that is repeated with each answer) are encoded
+once, and the ids of the parts are concatenated.
 """
 
 from __future__ import annotations
@@ -9,89 +10,101 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .formats import DataError
+from .rows import Message
 
-Message = dict[str, str]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Encode = Callable[[list[str]], list[list[int]]]
 
 
-def encode_prompts(tokenizer: Any, prompts: list[list[Message]]) -> list[list[int]]:
-    """The ids that the model sees before it answers."""
-    return encode_rendered(tokenizer, rendered(tokenizer, prompts, generation_prompt=True))
+def apply_chat_template(
+    tokenizer: PreTrainedTokenizerBase, conversations: list[list[Message]], *, generation_prompt: bool = False
+) -> list[str]:
+    """The template's text of each conversation; `generation_prompt` adds the header of the assistant's turn.
+
+    Nothing else in the package turns messages into text.
+    """
+    if not conversations:
+        return []
+    texts: list[str] = tokenizer.apply_chat_template(
+        conversations, tokenize=False, add_generation_prompt=generation_prompt
+    )
+    return texts
 
 
-def stop_token_ids(tokenizer: Any) -> list[int]:
-    """The tokens that can end the assistant's turn under this template: its last special token, and the tokenizer's own end."""
-    probe = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
-    (ids,) = encode_rendered(tokenizer, rendered(tokenizer, [probe]))
-    (prompt,) = encode_prompts(tokenizer, [probe[:1]])
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[list[Message]]) -> list[list[int]]:
+    """The ids that the model is given before it generates an answer."""
+    return encode_rendered(tokenizer, apply_chat_template(tokenizer, prompts, generation_prompt=True))
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end the assistant's turn: the last special token of the template, and EOS.
+
+    Raises DataError for a template that ends the turn without a special token.
+    """
+    conversation = [Message(role="user", content="1"), Message(role="assistant", content="2")]
+    (ids,) = encode_rendered(tokenizer, apply_chat_template(tokenizer, [conversation]))
+    (prompt,) = encode_prompts(tokenizer, [conversation[:1]])
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     last = [token for token in ids[len(prompt) :] if token in special][-1:]
     if not last:
         raise DataError(
-            "model.chat_template: it ends the assistant's turn with no special token, so the model would never learn to stop;"
-            " let it close the turn with {{ eos_token }}."
+            "model.chat_template: it ends the assistant's turn with no special token, so the model would never "
+            "learn to stop; let it close the turn with {{ eos_token }}."
         )
     return list(dict.fromkeys([*last, tokenizer.eos_token_id]))
 
 
-def rendered(
-    tokenizer: Any, conversations: list[list[Message]], generation_prompt: bool = False
-) -> list[str]:
-    """The template's text of each conversation."""
-    return (
-        tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=generation_prompt)
-        if conversations
-        else []
-    )
+def encode_rendered(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """The ids of a template's texts. Adds no special tokens: the template writes them, BOS included."""
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)[
+        "input_ids"
+    ]
+    return ids
 
 
-def encode_rendered(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """The ids of rendered texts; a template writes the special tokens itself: adding them again would double the first."""
-    return (
-        tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
-    )
+def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """The ids of texts without a template, with the special tokens that the tokenizer adds (BOS)."""
+    backend = _fast_backend(tokenizer)
+    if backend is None:
+        return tokenizer(texts)["input_ids"]
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
 
 
-def encode_documents(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """The ids of texts that no template renders, with what the tokenizer puts around a text by itself, such as its first token."""
-    core = _core(tokenizer)
-    return [found.ids for found in core.encode_batch_fast(texts)] if core else tokenizer(texts)["input_ids"]
-
-
-def encoder(tokenizer: Any) -> Encode:
-    """A function that gives what `encode_rendered` gives, sooner where texts share their beginnings."""
-    core, tokens = _core(tokenizer), _cutting(tokenizer)
-    if core is None or not any(tokens.values()):
+def shared_part_encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
+    """A function that returns what `encode_rendered` returns, faster where texts share their beginnings."""
+    backend, special_tokens = _fast_backend(tokenizer), _splitting_tokens(tokenizer)
+    if backend is None or not any(special_tokens.values()):
         return lambda texts: encode_rendered(tokenizer, texts)
-    parted = re.compile("(" + "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) + ")")
+    longest_first = sorted(special_tokens, key=len, reverse=True)
+    pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     def encode(texts: list[str]) -> list[list[int]]:
-        parts = [_parts(parted.split(text), tokens) for text in texts]
-        distinct = list(dict.fromkeys(chain.from_iterable(parts)))
-        ids = {
-            part: found.ids
-            for part, found in zip(
-                distinct, core.encode_batch_fast(distinct, add_special_tokens=False), strict=True
-            )
-        }
-        return [list(chain.from_iterable(map(ids.__getitem__, text))) for text in parts]
+        parts_by_text = [_join_parts(pattern.split(text), special_tokens) for text in texts]
+        distinct = list(dict.fromkeys(chain.from_iterable(parts_by_text)))
+        encodings = backend.encode_batch_fast(distinct, add_special_tokens=False)
+        ids_by_part = {part: encoding.ids for part, encoding in zip(distinct, encodings, strict=True)}
+        return [list(chain.from_iterable(ids_by_part[part] for part in parts)) for parts in parts_by_text]
 
     return encode
 
 
-def _core(tokenizer: Any) -> Any:
-    """What does the work inside of a tokenizer, set to neither pad nor truncate; None in one that is written in Python."""
-    encode_rendered(tokenizer, [""])
+def _fast_backend(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The `tokenizers.Tokenizer` of a fast tokenizer, set to neither pad nor truncate; else None."""
+    encode_rendered(tokenizer, [""])  # a call without padding and truncation resets both
     return getattr(tokenizer, "backend_tokenizer", None)
 
 
-def _cutting(tokenizer: Any) -> dict[str, bool]:
-    """The tokens that are found in a text before it is normalized, and whether the text may be cut in front of each.
+def _splitting_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
+    """The tokens that are matched before a text is normalized, and whether it may be split before each.
 
-    It may not where the token takes, or looks at, what stands before it.
+    It may not be split where the token strips, or depends on, what is before it.
     """
     if getattr(tokenizer, "split_special_tokens", False):
         return {}
@@ -102,11 +115,11 @@ def _cutting(tokenizer: Any) -> dict[str, bool]:
     }
 
 
-def _parts(pieces: list[str], cutting: dict[str, bool]) -> list[str]:
-    """[text, token, text, token, text ...] -> parts that begin with a token to cut at, but for the first."""
+def _join_parts(pieces: list[str], may_split: dict[str, bool]) -> list[str]:
+    """[text, token, text, token, ...] as parts; each but the first begins with a token to split before."""
     parts = [pieces[0]]
     for token, text in zip(pieces[1::2], pieces[2::2], strict=True):
-        if cutting[token]:
+        if may_split[token]:
             parts.append(token + text)
         else:
             parts[-1] += token + text

@@ -1,7 +1,8 @@
-"""Token ids, kept under the content of what they were made from: the same rows are tokenized once on a machine.
+"""Token ids, cached under the content they were made from: rows are tokenized once on a machine.
 
-A file lies in cache_directory()/tokens/KEY and bears its own sha256 as its name. Nothing here is ever removed but a damaged file; the
-folder may be deleted at any time, and costs only the time to tokenize again.
+A file lies in cache_directory()/tokens/KEY, named by its own sha256. Only damaged files are ever removed; the
+folder may be deleted at any time, which costs the time to tokenize again. Knows how tokens are stored, not
+how they are made.
 """
 
 from __future__ import annotations
@@ -15,98 +16,118 @@ from datetime import date
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..runtime.files import cache_directory, file_digest, write_atomic
+from .rows import Row
 from .tokenization import TOKEN_COLUMNS
 
-Row = dict[str, Any]
-Tokenize = Callable[[Any, list[Row], int], tuple[list[Row], Counter[str]]]  # tokenizer, rows, max_length
-CODE = tuple(
-    Path(__file__).with_name(f"{name}.py") for name in ("tokenization", "templates", "blocks")
-)  # another version makes other tokens
-PLACE = "_place"  # where a tokenized row stood among the rows
+if TYPE_CHECKING:
+    import numpy
+    from transformers import PreTrainedTokenizerBase
+
+    Arrays = dict[str, numpy.ndarray]
+
+Tokenize = (
+    Callable[  # (tokenizer, rows, max_length) -> (tokenized rows, counts of dropped and truncated ones)
+        ["PreTrainedTokenizerBase", list[Row], int], tuple[list[Row], Counter[str]]
+    ]
+)
+SOURCE_FILES = tuple(  # part of the key: another version of these may make other tokens
+    Path(__file__).with_name(f"{module}.py") for module in ("tokenization", "templates", "blocks")
+)
+INDEX_COLUMN = "_index"  # the index, among the rows given, of the row that a tokenized row was made from
 
 
 def tokenize_cached(
-    tokenize: Tokenize, tokenizer: Any, digest: str, rows: list[Row], max_length: int
+    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, digest: str, rows: list[Row], max_length: int
 ) -> tuple[list[Row], Counter[str]]:
-    """What `tokenize(tokenizer, rows, max_length)` gives, made once. `digest`: of the tokenizer's vocabulary, rules and template."""
-    folder = cache_directory() / "tokens" / _key(tokenize, tokenizer, digest, rows, max_length)
-    kept = _read(folder)
-    if kept is None:
-        kept = _made(tokenize, tokenizer, rows, max_length)
-        with contextlib.suppress(OSError):  # no room, no right to write: the run goes on without
-            _write(folder, kept)
-    return _joined(rows, kept)
+    """What `tokenize(tokenizer, rows, max_length)` returns, computed once.
+
+    `digest` identifies the tokenizer's vocabulary, rules and template.
+    """
+    folder = cache_directory() / "tokens" / _cache_key(tokenize, tokenizer, digest, rows, max_length)
+    arrays = _read_arrays(folder)
+    if arrays is None:
+        arrays = _tokenize_to_arrays(tokenize, tokenizer, rows, max_length)
+        with contextlib.suppress(OSError):  # a full disk or a folder that may not be written: do without
+            _write_arrays(folder, arrays)
+    return _join_rows(rows, arrays)
 
 
-def _key(tokenize: Tokenize, tokenizer: Any, digest: str, rows: list[Row], max_length: int) -> str:
-    """The sha256 of all that can change a token."""
+def _cache_key(
+    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, digest: str, rows: list[Row], max_length: int
+) -> str:
+    """The sha256 of everything that can change a token."""
     template = str(tokenizer.chat_template)
+    special_tokens = sorted(tokenizer.special_tokens_map.items())
+    split_special_tokens = getattr(tokenizer, "split_special_tokens", False)
     facts = {
-        "tokenizer": [
-            digest,
-            template,
-            sorted(tokenizer.special_tokens_map.items()),
-            getattr(tokenizer, "split_special_tokens", False),
-        ],
-        "made by": [
+        "tokenizer": [digest, template, special_tokens, split_special_tokens],
+        "code": [
             tokenize.__qualname__,
-            *map(file_digest, CODE),
+            *map(file_digest, SOURCE_FILES),
             *map(version, ("tokenizers", "transformers")),
         ],
         "max_length": max_length,
-        "today": str(date.today())
-        if "strftime_now" in template
-        else None,  # Llama 3.2's template writes the date
+        # Llama 3.2's template writes the date.
+        "today": str(date.today()) if "strftime_now" in template else None,
     }
-    found = hashlib.sha256(json.dumps(facts).encode())
+    sha256 = hashlib.sha256(json.dumps(facts).encode())
     for row in rows:
-        found.update(json.dumps(row, default=str).encode() + b"\n")
-    return found.hexdigest()
+        sha256.update(json.dumps(row, default=str).encode() + b"\n")
+    return sha256.hexdigest()
 
 
-def _made(tokenize: Tokenize, tokenizer: Any, rows: list[Row], max_length: int) -> dict[str, Any]:
-    """Arrays of int32: every column's ids on end and the length of each, the places of the rows they belong to, and the counts."""
+def _tokenize_to_arrays(
+    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, rows: list[Row], max_length: int
+) -> Arrays:
+    """int32 arrays: each column's concatenated ids and their lengths, the indices of rows, and the counts."""
     import numpy
 
-    made, counts = tokenize(tokenizer, [{**row, PLACE: place} for place, row in enumerate(rows)], max_length)
-    arrays: dict[str, Any] = {"counts": numpy.frombuffer(json.dumps(counts).encode(), numpy.uint8)}
-    names = [name for name in TOKEN_COLUMNS if made and name in made[0]]
-    assert not made or made[0].keys() <= {*names, PLACE, *rows[made[0].get(PLACE, 0)]}, (
-        "a column of tokens that COLUMNS does not name"
+    indexed = [{**row, INDEX_COLUMN: index} for index, row in enumerate(rows)]
+    tokenized, counts = tokenize(tokenizer, indexed, max_length)
+    first = tokenized[0] if tokenized else {}
+    columns = [column for column in TOKEN_COLUMNS if column in first]
+    source_row = rows[first.get(INDEX_COLUMN, 0)] if tokenized else {}
+    assert first.keys() <= {*columns, INDEX_COLUMN, *source_row}, (
+        "a column of tokens that TOKEN_COLUMNS lacks"
     )
-    for name in names:
-        lengths = numpy.fromiter((len(row[name]) for row in made), numpy.int32, len(made))
-        arrays[f"{name}.lengths"] = lengths
-        arrays[name] = numpy.fromiter(
-            chain.from_iterable(row[name] for row in made), numpy.int32, int(lengths.sum())
-        )
-    if made and PLACE in made[0]:
-        arrays[PLACE] = numpy.fromiter((row[PLACE] for row in made), numpy.int32, len(made))
+    arrays: Arrays = {"counts": numpy.frombuffer(json.dumps(counts).encode(), numpy.uint8)}
+    for column in columns:
+        lengths = numpy.fromiter((len(row[column]) for row in tokenized), numpy.int32, len(tokenized))
+        ids = chain.from_iterable(row[column] for row in tokenized)
+        arrays[f"{column}.lengths"] = lengths
+        arrays[column] = numpy.fromiter(ids, numpy.int32, int(lengths.sum()))
+    if INDEX_COLUMN in first:
+        indices = (row[INDEX_COLUMN] for row in tokenized)
+        arrays[INDEX_COLUMN] = numpy.fromiter(indices, numpy.int32, len(tokenized))
     return arrays
 
 
-def _joined(rows: list[Row], arrays: dict[str, Any]) -> tuple[list[Row], Counter[str]]:
-    """The rows with their ids; blocks of several rows stand alone."""
+def _join_rows(rows: list[Row], arrays: Arrays) -> tuple[list[Row], Counter[str]]:
+    """The rows with their ids; a block of several rows carries ids alone."""
     columns = {
-        name: _parted(arrays[name], arrays[f"{name}.lengths"]) for name in TOKEN_COLUMNS if name in arrays
+        column: _split_by_length(arrays[column], arrays[f"{column}.lengths"])
+        for column in TOKEN_COLUMNS
+        if column in arrays
     }
-    kept = [rows[place] for place in arrays[PLACE].tolist()] if PLACE in arrays else None
-    joined = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    if kept is not None:
-        joined = [{**row, **ids} for row, ids in zip(kept, joined, strict=True)]
-    return joined, Counter(json.loads(arrays["counts"].tobytes()))
+    tokenized: list[Row] = [
+        dict(zip(columns, ids, strict=True)) for ids in zip(*columns.values(), strict=True)
+    ]
+    if INDEX_COLUMN in arrays:
+        sources = [rows[index] for index in arrays[INDEX_COLUMN].tolist()]
+        tokenized = [{**row, **ids} for row, ids in zip(sources, tokenized, strict=True)]
+    return tokenized, Counter(json.loads(arrays["counts"].tobytes()))
 
 
-def _parted(flat: Any, lengths: Any) -> list[list[int]]:
+def _split_by_length(flat: numpy.ndarray, lengths: numpy.ndarray) -> list[list[int]]:
     ends = lengths.cumsum(dtype="int64").tolist()
     return [flat[start:end].tolist() for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
-    """The arrays in `folder`; a file that is not what its name says is removed."""
+def _read_arrays(folder: Path) -> Arrays | None:
+    """The arrays in `folder`; a file whose content does not match its name is removed."""
     from safetensors.numpy import load
 
     with contextlib.suppress(OSError):
@@ -118,8 +139,8 @@ def _read(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _write(folder: Path, arrays: dict[str, Any]) -> None:
-    """Whole or not at all. Processes that make the same tokens at once write the same file, each in its turn."""
+def _write_arrays(folder: Path, arrays: Arrays) -> None:
+    """Write atomically: processes that tokenize the same rows at once write the same file, one by one."""
     from safetensors.numpy import save
 
     content = save(arrays)
