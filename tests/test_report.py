@@ -15,9 +15,15 @@ import yaml
 from rich.console import Console
 
 from alignment_lab.report.__main__ import main
-from alignment_lab.report.render import comparison, curves, page, sidebyside, tables, terminal, text
-from alignment_lab.report.study import comparability, runs
-from alignment_lab.report.study.study import study
+from alignment_lab.report.render import curves, files, formatting, terminal
+from alignment_lab.report.render.comparison_page import write_comparison_page
+from alignment_lab.report.render.run_page import write_run_page
+from alignment_lab.report.render.terminal_comparison import render_comparison
+from alignment_lab.report.study import comparability
+from alignment_lab.report.study.comparison import compare
+from alignment_lab.report.study.headline import headline_metric
+from alignment_lab.report.study.runs import find_runs, load_records
+from alignment_lab.report.study.settings import varied_keys
 from alignment_lab.runtime.run_directory import RunDirectory
 
 ROOT = Path(__file__).parents[1]
@@ -133,15 +139,15 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_only_settings_that_differ_are_named() -> None:
-    assert runs.differing([spec(), spec()]) == []
-    assert runs.differing([spec(), spec(learning_rate=2e-5)]) == ["training.learning_rate"]
-    assert runs.differing([spec(beta=1), spec(beta=1.0)]) == []
+    assert varied_keys([spec(), spec()]) == []
+    assert varied_keys([spec(), spec(learning_rate=2e-5)]) == ["training.learning_rate"]
+    assert varied_keys([spec(beta=1), spec(beta=1.0)]) == []
 
 
 def test_what_follows_from_a_choice_is_not_named_beside_it() -> None:
     """sft has no beta and no smoothing: the method says that already. Two betas of one method are two settings."""
-    assert runs.differing([spec("sft", None), spec("dpo", 0.1)]) == ["method.name"]
-    assert runs.differing([spec("sft", None), spec("dpo", 0.1), spec("dpo", 0.2)]) == [
+    assert varied_keys([spec("sft", None), spec("dpo", 0.1)]) == ["method.name"]
+    assert varied_keys([spec("sft", None), spec("dpo", 0.1), spec("dpo", 0.2)]) == [
         "method.name",
         "method.beta",
     ]
@@ -149,7 +155,7 @@ def test_what_follows_from_a_choice_is_not_named_beside_it() -> None:
 
 def test_a_setting_that_moves_with_the_method_is_news() -> None:
     """A learning rate of another group confounds the methods, so it is named."""
-    assert runs.differing([spec("sft", None), spec("dpo", 0.1, learning_rate=1e-6)]) == [
+    assert varied_keys([spec("sft", None), spec("dpo", 0.1, learning_rate=1e-6)]) == [
         "method.name",
         "training.learning_rate",
     ]
@@ -158,15 +164,15 @@ def test_a_setting_that_moves_with_the_method_is_news() -> None:
 def test_cells_are_labelled_and_sorted_by_value(tmp_path: Path) -> None:
     for folder, beta in zip("abc", (0.5, 0.01, 0.1), strict=True):
         make_run(tmp_path / folder, spec(beta=beta))
-    cells = runs.records_of(runs.runs_in(tmp_path))
+    cells = load_records(find_runs(tmp_path))
     assert [cell.label for cell in cells] == ["beta=0.01", "beta=0.1", "beta=0.5"]
-    assert cells[0].differs == {"method.beta": 0.01}
+    assert cells[0].varied == {"method.beta": 0.01}
 
 
 def test_equal_cells_are_told_apart_by_their_directory(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b")
-    assert [cell.label for cell in runs.records_of(runs.runs_in(tmp_path))] == ["a", "b"]
+    assert [cell.label for cell in load_records(find_runs(tmp_path))] == ["a", "b"]
 
 
 # What may not be compared
@@ -186,24 +192,22 @@ def test_other_data_is_a_warning_everywhere(
 ) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", second, content=content, **report)
-    cells = runs.records_of(runs.runs_in(tmp_path))
+    cells = load_records(find_runs(tmp_path))
     assert len(comparability.warnings(cells)) == 1 and word in comparability.warnings(cells)[0]
-    found = study(cells)
-    assert word in " ".join(
-        said(lambda console: terminal.show(sidebyside.comparison(found), console)).split()
-    )
-    html = comparison.write_comparison(tmp_path, found).read_text()
+    found = compare(cells)
+    assert word in " ".join(said(lambda console: terminal.show(render_comparison(found), console)).split())
+    html = write_comparison_page(tmp_path, found).read_text()
     assert word in html and html.index("Not comparable.") < html.index('id="table"')
-    assert word in tables.as_markdown(found, "x").partition("| configuration")[0]
-    assert tables.summary(found)["warnings"] == comparability.warnings(cells)
+    assert word in files.to_markdown(found, "x").partition("| configuration")[0]
+    assert files.to_json(found)["warnings"] == comparability.warnings(cells)
 
 
 def test_equal_data_is_no_warning(sweep: Path) -> None:
-    assert comparability.warnings(runs.records_of(runs.runs_in(sweep))) == []
+    assert comparability.warnings(load_records(find_runs(sweep))) == []
 
 
 def test_one_seed_and_unlike_losses_are_said(sweep: Path) -> None:
-    notes = " ".join(comparability.notes(runs.records_of(runs.runs_in(sweep))))
+    notes = " ".join(comparability.notes(load_records(find_runs(sweep))))
     assert "one seed" in notes and "scale" in notes and "Not finished: 1 of 4" in notes
 
 
@@ -212,9 +216,9 @@ def test_losses_of_unlike_objectives_are_never_the_headline(tmp_path: Path) -> N
     make_run(tmp_path / "a", spec("dpo"), **metrics)
     make_run(tmp_path / "b", spec("ipo"), **metrics)
     make_run(tmp_path / "c", spec("dpo", seed=7), **metrics)
-    by_name = {run.path.name: run for run in runs.runs_in(tmp_path)}
-    assert comparability.headline(runs.records_of([by_name["a"], by_name["b"]])) is None
-    assert comparability.headline(runs.records_of([by_name["a"], by_name["c"]])) == "eval_loss"
+    by_name = {run.path.name: run for run in find_runs(tmp_path)}
+    assert headline_metric(load_records([by_name["a"], by_name["b"]])) is None
+    assert headline_metric(load_records([by_name["a"], by_name["c"]])) == "eval_loss"
 
 
 # Numbers
@@ -222,27 +226,27 @@ def test_losses_of_unlike_objectives_are_never_the_headline(tmp_path: Path) -> N
 
 def test_decimals_follow_the_interval() -> None:
     """Two digits of the half width: 0.11 gives two decimals, 0.01 three, 9 one."""
-    assert text.with_interval(estimate(0.6104, 0.11)) == "0.61 [0.50, 0.72]"
-    assert text.with_interval(estimate(0.6931, 0.01)) == "0.693 [0.683, 0.703]"
-    assert text.with_interval(estimate(-140.22, 9)) == "-140.2 [-149.2, -131.2]"
-    assert text.with_interval({"value": 0.5, "ci95": None, "n": 3}) == "0.500"
-    assert text.with_interval({"value": 1.0, "ci95": [1.0, 1.0], "n": 3}) == "1.000 [1.000, 1.000]"
-    assert text.with_interval(estimate(-4.8e-5, 2e-5)) == "-4.8e-05 [-6.8e-05, -2.8e-05]"
-    assert text.with_interval(None) == text.ABSENT
+    assert formatting.format_measured(estimate(0.6104, 0.11)) == "0.61 [0.50, 0.72]"
+    assert formatting.format_measured(estimate(0.6931, 0.01)) == "0.693 [0.683, 0.703]"
+    assert formatting.format_measured(estimate(-140.22, 9)) == "-140.2 [-149.2, -131.2]"
+    assert formatting.format_measured({"value": 0.5, "ci95": None, "n": 3}) == "0.500"
+    assert formatting.format_measured({"value": 1.0, "ci95": [1.0, 1.0], "n": 3}) == "1.000 [1.000, 1.000]"
+    assert formatting.format_measured(estimate(-4.8e-5, 2e-5)) == "-4.8e-05 [-6.8e-05, -2.8e-05]"
+    assert formatting.format_measured(None) == formatting.ABSENT
 
 
 def test_clipping_says_so_and_drops_control_codes() -> None:
-    assert text.clip("a" * 400) == "a" * 299 + "…"
-    assert text.clip("\x1b[31mred\x07\x9b") == "[31mred"
+    assert formatting.clip("a" * 400) == "a" * 299 + "…"
+    assert formatting.clip("\x1b[31mred\x07\x9b") == "[31mred"
     assert (
-        text.conversation([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}])
+        formatting.format_prompt([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}])
         == "system: s\nuser: u"
     )
 
 
 def test_curves_leave_out_what_is_not_finite_and_say_so() -> None:
     metrics = [{"step": s, "loss": loss} for s, loss in enumerate((1.0, float("nan"), 0.5))]
-    (drawn,) = curves.of_run(metrics)
+    (drawn,) = curves.run_charts(metrics)
     assert drawn.series[0].points == [(0.0, 1.0), (2.0, 0.5)]
     assert drawn.remarks == ["training: 1 value was not finite."]
 
@@ -250,8 +254,8 @@ def test_curves_leave_out_what_is_not_finite_and_say_so() -> None:
 def test_thinning_keeps_the_mean() -> None:
     """Twelve points, at most four: bins of three. Equal bins keep the mean of all."""
     points = [(float(x), float(x)) for x in range(12)]
-    assert curves.thin(points, 4) == [(1.0, 1.0), (4.0, 4.0), (7.0, 7.0), (10.0, 10.0)]
-    assert curves.thin(points[:3], 4) == points[:3]
+    assert curves.downsample(points, 4) == [(1.0, 1.0), (4.0, 4.0), (7.0, 7.0), (10.0, 10.0)]
+    assert curves.downsample(points[:3], 4) == points[:3]
 
 
 # The terminal
@@ -265,7 +269,7 @@ def test_a_run_is_shown_with_intervals_and_its_first_samples(tmp_path: Path) -> 
     assert "[bold]x[/bold]" in shown, "a generation is never taken for markup"
     assert "\x1b" not in shown and "…" in shown
     assert f"python -m alignment_lab.report {run.path}" in shown
-    page.write_page(run)
+    write_run_page(run)
     assert f"Page: {run.page_file}" in said(lambda console: terminal.show_run(run, console))
 
 
@@ -278,9 +282,9 @@ def test_a_run_without_anything_is_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
 def test_no_column_is_mangled(sweep: Path, width: int) -> None:
     """Every value stands unbroken on one line, and no line is wider than the terminal."""
-    cells = runs.records_of(runs.runs_in(sweep))
+    cells = load_records(find_runs(sweep))
     shown = said(
-        lambda console: terminal.show(sidebyside.comparison(study(cells), console.width), console), width
+        lambda console: terminal.show(render_comparison(compare(cells), console.width), console), width
     )
     assert all(len(line) <= width for line in shown.splitlines())
     for value in ("[0.50, 0.72]", "[0.65, 0.85]", "[0.330, 0.450]", "6.9 min", "425.3", "3.14", "failed"):
@@ -301,7 +305,7 @@ def loads(html: str) -> list[str]:
 
 
 def test_the_page_of_a_run_is_whole_and_loads_nothing(tmp_path: Path) -> None:
-    html = page.write_page(make_run(tmp_path / "run")).read_text()
+    html = write_run_page(make_run(tmp_path / "run")).read_text()
     assert loads(html) == []
     assert len(html) < 1_500_000
     assert "&lt;script&gt;alert(1)" in html and "<script" not in html and "\x1b" not in html
@@ -334,7 +338,7 @@ def test_the_page_of_a_run_is_whole_and_loads_nothing(tmp_path: Path) -> None:
 
 def test_drawings_take_their_colours_from_the_page(tmp_path: Path) -> None:
     """One drawing serves light and dark: no colour of its own is left in it, and no id that another chart has too."""
-    html = page.write_page(make_run(tmp_path / "run")).read_text()
+    html = write_run_page(make_run(tmp_path / "run")).read_text()
     drawings = "".join(re.findall(r"<svg.*?</svg>", html, re.S))
     assert "var(--series-0)" in drawings and not re.search(r"#0102\d\d", drawings)
     assert not re.search(r'id="(figure|axes|text)_', drawings)
@@ -342,7 +346,7 @@ def test_drawings_take_their_colours_from_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["running", "failed"])
 def test_the_page_of_an_unfinished_run_says_so(tmp_path: Path, state: str) -> None:
-    html = page.write_page(make_run(tmp_path / "run", state=state)).read_text()
+    html = write_run_page(make_run(tmp_path / "run", state=state)).read_text()
     assert state in html and "Nothing was measured." in html
     assert ("OutOfMemoryError: tried to allocate &lt;2.31&gt;" in html) == (state == "failed")
 
@@ -351,7 +355,7 @@ def test_the_page_of_a_run_that_logged_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", metrics={})
     for file in (run.metrics_file, run.samples_file, run.provenance_file):
         file.unlink()
-    html = page.write_page(run).read_text()
+    html = write_run_page(run).read_text()
     assert "No step was logged." in html and "No samples were generated." in html
 
 
@@ -364,7 +368,7 @@ def carried(html: str) -> dict[str, Any]:
 
 def test_the_comparison_shows_every_cell(sweep: Path) -> None:
     """The failed cell with its error and no number, the others with theirs, the first prompts answered by each."""
-    html = comparison.write_comparison(sweep, study(runs.records_of(runs.runs_in(sweep)))).read_text()
+    html = write_comparison_page(sweep, compare(load_records(find_runs(sweep)))).read_text()
     assert "OutOfMemoryError" in html and "ipo" in html and "Left out of every mean: 1 run" in html
     data = carried(html)
     assert [one["label"] for one in data["configurations"]] == [
@@ -380,7 +384,7 @@ def test_the_comparison_shows_every_cell(sweep: Path) -> None:
 
 def test_the_comparison_loads_nothing(sweep: Path) -> None:
     """No address stands in the page but that of the SVG name space, and no element that fetches."""
-    html = comparison.write_comparison(sweep, study(runs.records_of(runs.runs_in(sweep)))).read_text()
+    html = write_comparison_page(sweep, compare(load_records(find_runs(sweep)))).read_text()
     assert re.findall(r"https?://[^\"' ]+", html) == ["http://www.w3.org/2000/svg"]
     assert not re.search(
         r"@import|url\((?!#)|<(?:link|iframe|object|embed|img)\b|<script[^>]*src|\bfetch\(|XMLHttpRequest|import\(",
@@ -391,7 +395,7 @@ def test_the_comparison_loads_nothing(sweep: Path) -> None:
 def test_what_a_model_wrote_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     make_run(tmp_path / "a", spec(data="</script><script>alert(1)</script>"))
     make_run(tmp_path / "b")
-    html = comparison.write_comparison(tmp_path, study(runs.records_of(runs.runs_in(tmp_path)))).read_text()
+    html = write_comparison_page(tmp_path, compare(load_records(find_runs(tmp_path)))).read_text()
     assert "<script>alert(1)" not in html and html.count("</script>") == 2
     assert carried(html)["prompts"][0]["answers"][0][1] == "<script>alert(1)</script> [bold]x[/bold] [31mred"
 

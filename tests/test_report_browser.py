@@ -154,7 +154,7 @@ def test_columns_are_chosen_and_the_metric_is_judged_anew(page: Page) -> None:
     assert (
         "own scale" in " ".join(column(page, "verdict")) and "held out: loss" in page.texts("#marks-title")[0]
     )
-    page.choose("#rows", "cells")
+    page.choose("#rows", "runs")
     assert len(names(page)) == 13 and column(page, "state").count("") == 0
 
 

@@ -7,18 +7,30 @@ import io
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from test_floors import PACKAGE, imported
 from test_report import METRICS, estimate, make_run, said, spec
 
+from alignment_lab.config import objective_of
+from alignment_lab.config.metrics import ANSWERS, EVAL, Direction, Metric
+from alignment_lab.config.metrics import METRICS as TABLE
 from alignment_lab.report.__main__ import main
-from alignment_lab.report.render import comparison, payload, sidebyside, tables, terminal, words
-from alignment_lab.report.study import configurations, drift
-from alignment_lab.report.study.runs import records_of, runs_in
-from alignment_lab.report.study.study import Study, study
+from alignment_lab.report.render import files, page_samples, terminal, words
+from alignment_lab.report.render.comparison_page import write_comparison_page
+from alignment_lab.report.render.page_data import page_data
+from alignment_lab.report.render.terminal_comparison import render_comparison
+from alignment_lab.report.study import drift, row_scores
+from alignment_lab.report.study.comparison import Comparison, compare
+from alignment_lab.report.study.hardware import describe_hardware
+from alignment_lab.report.study.runs import find_runs, load_records
+from alignment_lab.report.study.settings import varied_keys
+from alignment_lab.report.study.values import ordered_metrics, summary_metrics
 
 CORRECT = "answers/correct"
+STUDY = PACKAGE / "report" / "study"
 
 
 def seeded(folder: Path, values: dict[Any, list[float]], metric: str = CORRECT, **more: Any) -> None:
@@ -29,11 +41,11 @@ def seeded(folder: Path, values: dict[Any, list[float]], metric: str = CORRECT, 
             make_run(folder / f"b{beta}s{seed}", spec(beta=beta, seed=seed), metrics=made)
 
 
-def of(folder: Path, **options: Any) -> Study:
-    return study(records_of(runs_in(folder)), **options)
+def of(folder: Path, **options: Any) -> Comparison:
+    return compare(load_records(find_runs(folder)), **options)
 
 
-def sentences(found: Study) -> str:
+def sentences(found: Comparison) -> str:
     return " ".join(words.findings(found))
 
 
@@ -41,27 +53,27 @@ def test_seeds_are_put_together(tmp_path: Path) -> None:
     """0.6 and 0.8: mean 0.7, sd 0.1414, error 0.1, t(1) = 12.706: 0.7 +- 1.27, within what a share can be [0, 1]."""
     seeded(tmp_path, {0.1: [0.6, 0.8]})
     (one,) = of(tmp_path).configurations
-    assert one.label == "every seed" and list(one.seeds) == [1, 2]
+    assert one.label == "every seed" and one.seeds == [1, 2]
     mean = one.mean(CORRECT)
     assert (
         mean
         and mean.value == pytest.approx(0.7)
         and mean.ci95 == pytest.approx((0.7 - 1.27062, 0.7 + 1.27062), abs=1e-4)
     )
-    shown = one.shown(CORRECT)
-    assert shown and tuple(shown["ci95"]) == (0.0, 1.0) and shown["of"] == "seeds"
+    shown = one.measured(CORRECT)
+    assert shown and tuple(shown["ci95"]) == (0.0, 1.0) and shown["unit"] == "seeds"
 
 
 def test_pairing_by_seed_sees_what_the_spread_of_seeds_hides(tmp_path: Path) -> None:
     """Seeds move both by tenths; the difference is 0.10, 0.11, 0.12 for each of them: mean 0.11, error 0.00577, t = 19.05, p = 0.0027."""
     seeded(tmp_path, {0.1: [0.5, 0.6, 0.7], 0.01: [0.4, 0.49, 0.58]})
     found = of(tmp_path)
-    assert found.reference and found.reference.label == "beta=0.1" and found.picked
+    assert found.reference and found.reference.label == "beta=0.1" and found.reference_is_best
     (verdict,) = found.verdicts[CORRECT].values()
-    assert verdict.how == "paired by seed" and verdict.word == "lower"
+    assert verdict.basis == "paired by seed" and verdict.outcome == "lower"
     assert (
         verdict.p == pytest.approx(1 - 19.0526 / (2 + 19.0526**2) ** 0.5, rel=1e-3)
-        and found.family(CORRECT) == 1
+        and found.family_size(CORRECT) == 1
     )
 
 
@@ -71,15 +83,15 @@ def test_seeds_that_are_not_shared_are_not_paired(tmp_path: Path) -> None:
         metrics = {CORRECT: {"before": None, "after": estimate(value)}}
         make_run(tmp_path / f"s{seed}", spec(beta=0.01, seed=seed), metrics=metrics)
     (verdict,) = of(tmp_path).verdicts[CORRECT].values()
-    assert verdict.how == "seeds not paired" and verdict.word == "noise"
+    assert verdict.basis == "seeds not paired" and verdict.outcome == "noise"
 
 
 def test_one_seed_cannot_tell_and_says_so(tmp_path: Path) -> None:
     seeded(tmp_path, {0.1: [0.9], 0.01: [0.1]})
     found = of(tmp_path)
-    assert [one.word for one in found.verdicts[CORRECT].values()] == ["one seed"]
-    assert "cannot be told from one seed" in sentences(found) and "Holm" not in sentences(found)
-    shown = said(lambda console: terminal.show(sidebyside.comparison(found, 120), console), 120)
+    assert [one.outcome for one in found.verdicts[CORRECT].values()] == ["one seed"]
+    assert "One seed cannot show" in sentences(found) and "Holm" not in sentences(found)
+    shown = said(lambda console: terminal.show(render_comparison(found, 120), console), 120)
     assert "one seed: cannot tell" in shown
 
 
@@ -87,14 +99,14 @@ def test_equal_differences_of_all_seeds_are_no_proof(tmp_path: Path) -> None:
     """Every seed gives the same numbers, as where seeds change nothing: there is no spread to judge a difference by."""
     seeded(tmp_path, {0.1: [0.5, 0.5], 0.01: [0.25, 0.25]})
     (verdict,) = of(tmp_path).verdicts[CORRECT].values()
-    assert verdict.word == "no spread" and verdict.p is None
+    assert verdict.outcome == "no spread" and verdict.p is None
 
 
 def test_the_best_is_corrected_for_all_pairs_and_a_baseline_for_its_own(tmp_path: Path) -> None:
     """Four configurations are six pairs; against a chosen one there are three comparisons."""
     seeded(tmp_path, {beta: [beta, beta * 1.02, beta * 1.1] for beta in (0.1, 0.2, 0.3, 0.4)})
     best, chosen = of(tmp_path), of(tmp_path, baseline="beta=0.1")
-    assert (best.family(CORRECT), chosen.family(CORRECT)) == (6, 3)
+    assert (best.family_size(CORRECT), chosen.family_size(CORRECT)) == (6, 3)
     assert "all 6 pairs" in sentences(best) and "3 comparisons with the baseline" in sentences(chosen)
     assert (
         best.reference
@@ -109,21 +121,21 @@ def test_a_correction_can_take_significance_away(tmp_path: Path) -> None:
     values = {0.3: [0.5, 0.5, 0.5], 0.2: [0.48, 0.47, 0.46]}
     seeded(tmp_path / "two", values)
     seeded(tmp_path / "three", {**values, 0.1: [0.5, 0.2, 0.4]})
-    assert of(tmp_path / "two").verdicts[CORRECT]["beta=0.2"].word == "lower"
+    assert of(tmp_path / "two").verdicts[CORRECT]["beta=0.2"].outcome == "lower"
     corrected = of(tmp_path / "three").verdicts[CORRECT]["beta=0.2"]
-    assert corrected.word == "noise" and corrected.p == pytest.approx(3 * 0.0351, abs=1e-3)
+    assert corrected.outcome == "noise" and corrected.p == pytest.approx(3 * 0.0351, abs=1e-3)
 
 
 def test_a_baseline_may_be_named_by_words_or_by_a_cell(tmp_path: Path) -> None:
     seeded(tmp_path, {0.1: [0.5], 0.01: [0.4]})
     for name in ("beta=0.01", "0.01", "b0.01s1"):
         found = of(tmp_path, baseline=name)
-        assert found.reference and found.reference.label == "beta=0.01" and not found.picked
+        assert found.reference and found.reference.label == "beta=0.01" and not found.reference_is_best
 
 
 @pytest.mark.parametrize(
     ("option", "why"),
-    [(["--baseline", "ppo"], "no such configuration"), (["--metric", "bleu"], "no cell measured it")],
+    [(["--baseline", "ppo"], "no such configuration"), (["--metric", "bleu"], "no run measured it")],
 )
 def test_a_name_of_nothing_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str], why: str
@@ -136,7 +148,7 @@ def test_a_name_of_nothing_is_one_sentence(
 def test_losses_of_unlike_objectives_are_not_compared(tmp_path: Path) -> None:
     seeded(tmp_path, {0.1: [0.5, 0.6], 0.01: [0.4, 0.3]}, eval_loss=METRICS["eval_loss"])
     found = of(tmp_path)
-    assert {one.word for one in found.verdicts["eval_loss"].values()} == {"own scale"}
+    assert {one.outcome for one in found.verdicts["eval_loss"].values()} == {"own scale"}
 
 
 def test_a_lower_loss_is_the_best_one(tmp_path: Path) -> None:
@@ -150,6 +162,42 @@ def test_a_lower_loss_is_the_best_one(tmp_path: Path) -> None:
         and found.reference.label == "learning_rate=1e-05"
         and "has the lowest eval_loss" in sentences(found)
     )
+
+
+def best_of_two(folder: Path, metric: str, lower: float = 0.2, higher: float = 0.6) -> float | None:
+    """The value of the run that the report takes for the better one."""
+    for rate, value in ((1e-5, lower), (1e-6, higher)):
+        metrics = {metric: {"before": None, "after": estimate(value)}}
+        make_run(folder / str(rate), spec(learning_rate=rate), metrics=metrics)
+    found = of(folder, metric=metric)
+    mean = found.reference and found.reference.mean(metric)
+    assert found.reference_is_best and mean
+    extreme = "lowest" if mean.value == lower else "highest"
+    assert f"has the {extreme} {metric}" in sentences(found)
+    return mean.value
+
+
+@pytest.mark.parametrize("row", TABLE.values(), ids=lambda row: row.name)
+def test_report_and_search_agree_which_value_is_better(row: Metric, tmp_path: Path) -> None:
+    """For every metric of the table, in the name that a report has it by."""
+    name = row.name if row.name.startswith(ANSWERS) else f"{EVAL}{row.name}"
+    spec: Any = SimpleNamespace(eval=SimpleNamespace(objective=name, direction=None))
+    _, direction = objective_of(spec)
+    assert best_of_two(tmp_path, name) == (0.2 if direction is Direction.minimize else 0.6)
+
+
+def test_the_shortest_answers_are_the_best(tmp_path: Path) -> None:
+    """As a search has it, which minimizes words."""
+    assert best_of_two(tmp_path, "answers/words", 12.0, 48.0) == 12.0
+    assert main([str(tmp_path), "--metric", "answers/words"]) == 0
+    assert "has the lowest answers/words: 12.0" in (tmp_path / "report.md").read_text()
+
+
+def test_metrics_are_in_the_order_of_the_table() -> None:
+    names = ["mine", "answers/words", "eval_loss", "eval_logps/chosen", "other", "eval_rewards/accuracies"]
+    ordered = ["eval_rewards/accuracies", "eval_loss", "answers/words", "eval_logps/chosen", "mine", "other"]
+    assert ordered_metrics(names) == ordered
+    assert summary_metrics(ordered) == ordered[:3]
 
 
 # Row by row
@@ -180,8 +228,12 @@ def test_rows_of_one_seed_are_paired(tmp_path: Path) -> None:
     answered(tmp_path, 0.01, [False] * 8 + [True, False])
     found = of(tmp_path)
     (verdict,) = found.verdicts[CORRECT].values()
-    assert verdict.word == "one seed" and verdict.rows_word == "lower" and verdict.rows_p == 2 / 2**8
-    assert verdict.rows and verdict.rows.value == pytest.approx(-0.8) and verdict.rows.n == 10
+    assert verdict.outcome == "one seed" and verdict.row_outcome == "lower" and verdict.row_p == 2 / 2**8
+    assert (
+        verdict.row_difference
+        and verdict.row_difference.value == pytest.approx(-0.8)
+        and verdict.row_difference.n == 10
+    )
     assert "same 10 held-out prompts" in sentences(
         found
     ) and "nothing of models from other seeds" in sentences(found)
@@ -191,7 +243,7 @@ def test_scores_that_are_not_those_of_the_run_are_not_used(tmp_path: Path) -> No
     """Samples that average to another value than the run reported are not its scores."""
     answered(tmp_path, 0.1, [True, True, False], claimed=0.9)
     answered(tmp_path, 0.01, [True, False, False])
-    assert [one.rows for one in of(tmp_path).verdicts[CORRECT].values()] == [None]
+    assert [one.row_difference for one in of(tmp_path).verdicts[CORRECT].values()] == [None]
 
 
 def test_the_scores_of_rows_are_what_the_run_measured() -> None:
@@ -201,12 +253,38 @@ def test_the_scores_of_rows_are_what_the_run_measured() -> None:
     texts = ["", "One. Two!", "It is 3.5 m", "  a\nb ", "Why?  Because.", "Mr. X"]
     found = score_answers(texts, [{} for _ in texts])
     for name in ("answers/words", "answers/one_sentence"):
-        assert [float(configurations.ROW_SCORES[name]({"after": answer})) for answer in texts] == found[
+        assert [float(row_scores.ROW_SCORES[name]({"after": answer})) for answer in texts] == found[
             name
         ].values
 
 
 # What is left out, and what makes cells another configuration
+
+
+def test_free_settings_are_no_difference(tmp_path: Path) -> None:
+    """What makes no other experiment makes no other configuration and no warning, inside groups as well."""
+    free = {
+        "training": {"logging_steps": 5, "save_steps": 10, "micro_tokens": 64},
+        "eval": {"objective": "eval_loss", "direction": "minimize"},
+        "parallel": {"name": "ddp", "processes": 2},
+        "tracking": {"wandb": True},
+    }
+    plain = spec() | {"eval": {"objective": None, "direction": None}}
+    other = {**plain, **{group: plain.get(group, {}) | values for group, values in free.items()}}
+    make_run(tmp_path / "a", plain)
+    make_run(tmp_path / "b", other | {"training": other["training"] | {"seed": 2}})
+    found = of(tmp_path)
+    assert varied_keys([plain, other]) == [] and found.warnings == []
+    assert [(one.label, one.seeds) for one in found.configurations] == [("every seed", [2, 42])]
+
+
+@pytest.mark.parametrize("key", ["training.logging_steps", "eval.objective"])
+def test_a_free_setting_alone_is_no_other_evaluation(tmp_path: Path, key: str) -> None:
+    group, name = key.split(".")
+    for value in (1, 2):
+        plain = spec(seed=value)
+        make_run(tmp_path / str(value), plain | {group: plain.get(group, {}) | {name: value}})
+    assert of(tmp_path).warnings == [] and len(of(tmp_path).configurations) == 1
 
 
 def test_what_did_not_finish_is_in_no_mean_and_named_with_its_reason(tmp_path: Path) -> None:
@@ -217,16 +295,16 @@ def test_what_did_not_finish_is_in_no_mean_and_named_with_its_reason(tmp_path: P
         "interrupted by SIGTERM", resumable=True
     )
     found = of(tmp_path)
-    assert list(found.configurations[0].seeds) == [1, 2] and len(found.configurations[0].cells) == 5
-    reasons = {cell.status: why for cell, why in words.left_out(found.cells)}
+    assert found.configurations[0].seeds == [1, 2] and len(found.configurations[0].records) == 5
+    reasons = {cell.status: why for cell, why in words.left_out(found.records)}
     assert reasons == {
-        "failed": found.cells[2].error,
+        "failed": found.records[2].error,
         "running": "has not ended",
         "interrupted": "interrupted by SIGTERM",
     }
     for shown in (
-        said(lambda console: terminal.show(sidebyside.comparison(found), console)),
-        tables.as_markdown(found, "x"),
+        said(lambda console: terminal.show(render_comparison(found), console)),
+        files.to_markdown(found, "x"),
     ):
         assert "OutOfMemoryError" in shown and "interrupted by SIGTERM" in shown and "has not ended" in shown
 
@@ -257,10 +335,18 @@ def test_other_held_out_rows_are_said_loudly(
         run.write_samples(answers([True]))
     assert main([str(tmp_path)]) == 0, "a warning is no error"
     out = capsys.readouterr().out
-    assert out.lstrip().startswith("Warning: The cells"), "first of all"
+    assert out.lstrip().startswith("Warning: The runs"), "first of all"
     assert ("different held-out prompts" if change == "prompts" else "eval.generations: 4, 8") in " ".join(
         out.split()
     )
+
+
+# The two parts of the package
+
+
+@pytest.mark.parametrize("file", sorted(STUDY.glob("*.py")), ids=lambda file: file.name)
+def test_what_a_study_is_knows_nothing_of_how_it_is_drawn(file: Path) -> None:
+    assert not any(name.startswith("alignment_lab.report.render") for name in imported(file))
 
 
 # Drift
@@ -276,20 +362,20 @@ def test_drift_and_margin_in_nats(tmp_path: Path) -> None:
         tmp_path / "a", metrics={drift.CHOSEN: moved(-100, -98), drift.REJECTED: moved(-120, -130)}
     )
     run.log_metrics({"step": 5, drift.CHOSEN: -99, drift.REJECTED: -124})
-    (cell,) = records_of(runs_in(tmp_path))
-    assert drift.path_of(cell) == [(0.0, 0.0), (-1.5, 5.0), (-4.0, 12.0)]
-    assert drift.path_of(records_of([make_run(tmp_path / "b")])[0]) == []
+    (cell,) = load_records(find_runs(tmp_path))
+    assert drift.drift_path(cell) == [(0.0, 0.0), (-1.5, 5.0), (-4.0, 12.0)]
+    assert drift.drift_path(load_records([make_run(tmp_path / "b")])[0]) == []
 
 
 def test_the_machine_is_named_as_far_as_it_was_recorded(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", spec() | {"parallel": {"device": "cpu"}})
     hardware = {"processor": "EPYC", "cores": 2}
     run.provenance_file.write_text(json.dumps({"hardware": hardware}))
-    assert drift.hardware(records_of([run])[0]) == "EPYC, 2 cores"
+    assert describe_hardware(load_records([run])[0]) == "EPYC, 2 cores"
     run.provenance_file.write_text(json.dumps({"hardware": hardware | {"accelerators": ["NVIDIA H100"]}}))
-    assert drift.hardware(records_of([run])[0]) == "NVIDIA H100"
+    assert describe_hardware(load_records([run])[0]) == "NVIDIA H100"
     run.provenance_file.write_text(json.dumps({"hardware": hardware | {"accelerators": ["NVIDIA H100"] * 8}}))
-    assert drift.hardware(records_of([run])[0]) == "8 x NVIDIA H100"
+    assert describe_hardware(load_records([run])[0]) == "8 x NVIDIA H100"
 
 
 # Files
@@ -315,8 +401,8 @@ def test_a_cell_of_the_table_is_no_formula_and_no_markdown(tmp_path: Path) -> No
     make_run(tmp_path / "a", spec(data="=HYPERLINK(1)|<b>"))
     make_run(tmp_path / "b")
     found = of(tmp_path)
-    assert "'=HYPERLINK(1)|<b>" in tables.as_csv(found)
-    assert r"=HYPERLINK(1)\|&lt;b>" in tables.as_markdown(found, "x")
+    assert "'=HYPERLINK(1)|<b>" in files.to_csv(found)
+    assert r"=HYPERLINK(1)\|&lt;b>" in files.to_markdown(found, "x")
 
 
 def test_several_paths_are_one_comparison(
@@ -342,8 +428,8 @@ def test_a_page_stays_small_however_much_was_logged(tmp_path: Path) -> None:
         )
         run.write_samples([{"prompt": f"q{p}", "before": "b" * 9000, "after": "a" * 9000} for p in range(60)])
     found = of(tmp_path)
-    assert len(payload.payload(found, [None] * 10)["prompts"]) == payload.PROMPTS
-    assert comparison.write_comparison(tmp_path, found).stat().st_size < 4_000_000
+    assert len(page_data(found, [None] * 10)["prompts"]) == page_samples.MAX_PROMPTS
+    assert write_comparison_page(tmp_path, found).stat().st_size < 4_000_000
 
 
 def test_a_hundred_runs_take_less_than_three_seconds(

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from .. import __version__
-from ..report.render import text
+from ..report.render.formatting import format_measured, format_number
+from ..report.study.values import n_of_metric, ordered_metrics
 from ..runtime.files import read_json
 from ..runtime.run_directory import RunDirectory
 from .write import in_words
@@ -118,10 +119,10 @@ def _settings(
             ),
         )
     if report:
-        seen = f"{text.number(report.get('steps'))} steps, {text.number(report.get('tokens'))} tokens"
+        seen = f"{format_number(report.get('steps'))} steps, {format_number(report.get('tokens'))} tokens"
         yield (
             "seen",
-            f"{seen}; {text.number(rows.get('train'))} rows to train on, {text.number(rows.get('eval'))} held out",
+            f"{seen}; {format_number(rows.get('train'))} rows to train on, {format_number(rows.get('eval'))} held out",
         )
 
 
@@ -142,10 +143,10 @@ def _measured(report: Mapping[str, Any]) -> Iterable[str]:
     rows = [
         (
             name,
-            *(text.with_interval(metrics[name].get(when)) for when in ("before", "after")),
-            text.number(text.n_of_metric(metrics[name])),
+            *(format_measured(metrics[name].get(when)) for when in ("before", "after")),
+            format_number(n_of_metric(metrics[name])),
         )
-        for name in text.ordered_metrics(metrics)
+        for name in ordered_metrics(metrics)
     ]
     yield "## Held-out rows, before and after"
     yield _table(("metric", "before", "after", "n"), rows)

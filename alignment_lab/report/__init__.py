@@ -1,4 +1,4 @@
-"""What a run or a sweep came to: a table in the terminal, one self-contained page, and report.json for a sweep.
+"""The results of a run or a sweep: a table in the terminal, one self-contained page, and files for others.
 
-Reads run directories only. Refuses to know how they were made, and never imports torch.
+Reads run directories only, whatever made them, and never imports torch.
 """

@@ -1,35 +1,46 @@
-"""Which curves a reader wants to see, as plain points. Knows metric names and no drawing."""
+"""Which curves a page shows, as plain points. Draws nothing."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from ...config.metrics import EVAL, METRICS, metric
+from ..study.runs import Row
+from ..study.values import is_finite_number, is_number
 
 Point = tuple[float, float]  # (step, value)
 BOOKKEEPING = ("step", "epoch", "seconds", "total_flos", "num_tokens")
-BOOKKEEPING_ENDS = ("runtime", "per_second")
-OTHER_PANELS = 6  # metrics that nobody foresaw get a panel each, up to here
+BOOKKEEPING_SUFFIXES = ("runtime", "per_second")
+MAX_OTHER_PANELS = 6  # metrics without a panel of their own in PANELS get one each, up to here
+COLORS, DASHES = 8, 4  # of the palette
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One small chart: its title, what its y axis counts, and the metrics drawn in it (an eval_ twin follows each)."""
+    """One small chart: its title, what its y axis counts, and its metrics (with their eval_ twins)."""
 
     title: str
     axis: str
-    keys: tuple[str, ...]
+    metrics: tuple[str, ...]
     bounded: bool = False  # a share: the axis stays within [0, 1]
 
 
+def _metric_panel(name: str, axis: str | None = None) -> Panel:
+    """A panel of one metric, with its label as the title."""
+    row = metric(name)
+    title = row.label[:1].upper() + row.label[1:] if name in METRICS else name
+    return Panel(title, axis or name.split("/")[-1], (name,), row.is_share)
+
+
 PANELS = (
-    Panel("Loss", "loss", ("loss",)),
-    Panel("Preferred answer ranked higher", "share of pairs", ("rewards/accuracies",), bounded=True),
+    _metric_panel("loss"),
+    _metric_panel("rewards/accuracies", "share of pairs"),
     Panel("Rewards", "reward", ("rewards/chosen", "rewards/rejected")),
-    Panel("Reward margin", "chosen − rejected", ("rewards/margins",)),
-    Panel("Token accuracy", "share of tokens", ("mean_token_accuracy",), bounded=True),
-    Panel("KL from the reference, as the method estimates it", "nats", ("kl",)),
+    _metric_panel("rewards/margins", "chosen − rejected"),
+    _metric_panel("mean_token_accuracy", "share of tokens"),
+    _metric_panel("kl", "nats"),
     Panel("Entropy", "nats per token", ("entropy",)),
     Panel("Log-probability of answers", "nats", ("logps/chosen", "logps/rejected")),
     Panel("Learning rate", "learning rate", ("learning_rate",)),
@@ -39,121 +50,108 @@ PANELS = (
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: points (step, value), and its place in the palette."""
+    """One line of a chart, or the points of held-out rows."""
 
     label: str
     points: list[Point]
-    colour: int
-    dash: int = 0
-    measured: bool = False  # on held-out rows: drawn as points
+    color: int  # index into the palette
+    held_out: bool = False
 
 
 @dataclass(frozen=True)
-class Curves:
-    """One panel with what is to be drawn in it, and remarks for its caption."""
+class Chart:
+    """A panel with the series to draw in it, and remarks for its caption."""
 
     panel: Panel
     series: list[Series] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
+    def add(self, rows: Iterable[Row], name: str, series: Series, limit: int) -> None:
+        """Add a metric as a series of at most `limit` points; remark on what was averaged or left out."""
+        points, dropped = finite_points(rows, name)
+        if series.held_out:
+            limit = max(12, limit // 4)  # a point takes more space than a bend of a line
+        if points:
+            downsampled = downsample(points, limit)
+            self.series.append(Series(series.label, downsampled, series.color, series.held_out))
+        if len(points) > limit:
+            kind, count = "Points" if series.held_out else "Lines", math.ceil(len(points) / limit)
+            self._remark(f"{kind} are means over up to {count} logged values.")
+        if dropped:
+            values = "value was" if dropped == 1 else "values were"
+            self._remark(f"{series.label}: {dropped} {values} not finite.")
 
-def points_of(metrics: Iterable[Mapping[str, Any]], key: str) -> tuple[list[Point], int]:
-    """The finite points (step, value) of a metric, and how many were not finite."""
-    found = [
-        (row["step"], row[key]) for row in metrics if _is_number(row.get(key)) and _is_number(row.get("step"))
+    def _remark(self, remark: str) -> None:
+        if remark not in self.remarks:
+            self.remarks.append(remark)
+
+
+def finite_points(rows: Iterable[Row], name: str) -> tuple[list[Point], int]:
+    """The finite points (step, value) of a metric, and the number of those that are not."""
+    points = [
+        (row["step"], row[name]) for row in rows if is_number(row.get(name)) and is_number(row.get("step"))
     ]
-    finite = [(float(step), float(value)) for step, value in found if math.isfinite(value)]
-    return finite, len(found) - len(finite)
+    finite = [(float(step), float(value)) for step, value in points if math.isfinite(value)]
+    return finite, len(points) - len(finite)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def points_by_metric(rows: Iterable[Row]) -> dict[str, list[Point]]:
+    """The finite points (step, value) of every logged metric, in one pass."""
+    points: dict[str, list[Point]] = {}
+    for row in rows:
+        step = row.get("step")
+        if is_number(step):
+            for name, value in row.items():
+                if is_finite_number(value):
+                    points.setdefault(name, []).append((step, value))
+    return points
 
 
-def thin(points: Sequence[Point], limit: int) -> list[Point]:
-    """At most `limit` points: means over bins of equally many neighbours where there are more."""
+def downsample(points: Sequence[Point], limit: int) -> list[Point]:
+    """At most `limit` points: means over bins of equally many neighbors where there are more."""
     size = math.ceil(len(points) / limit)
     bins = [points[start : start + size] for start in range(0, len(points), size or 1)]
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in bins]
 
 
-def of_run(metrics: Sequence[Mapping[str, Any]], limit: int = 400) -> list[Curves]:
-    """A panel for each thing that the run logged."""
-    names = dict.fromkeys(key.removeprefix("eval_") for row in metrics for key in row if _is_number(row[key]))
-    drawn = [_panel_of_run(panel, metrics, limit) for panel in [*PANELS, *_others(names)]]
-    return [curves for curves in drawn if curves.series]
+def run_charts(rows: Sequence[Row], limit: int = 400) -> list[Chart]:
+    """A chart for every panel of which the run logged something."""
+    names = dict.fromkeys(name.removeprefix(EVAL) for row in rows for name in row if is_number(row[name]))
+    charts = [_run_chart(panel, rows, limit) for panel in [*PANELS, *_other_panels(names)]]
+    return [chart for chart in charts if chart.series]
 
 
-def _panel_of_run(panel: Panel, metrics: Sequence[Mapping[str, Any]], limit: int) -> Curves:
-    curves = Curves(panel)
-    for colour, key in enumerate(panel.keys):
-        name = key.split("/")[-1] if len(panel.keys) > 1 else "training"
-        _add(curves, metrics, key, Series(name, [], colour), limit)
-        _add(curves, metrics, f"eval_{key}", Series(name, [], colour, measured=True), limit)
-    return curves
+def _run_chart(panel: Panel, rows: Sequence[Row], limit: int) -> Chart:
+    chart = Chart(panel)
+    for color, name in enumerate(panel.metrics):
+        label = name.split("/")[-1] if len(panel.metrics) > 1 else "training"
+        chart.add(rows, name, Series(label, [], color), limit)
+        chart.add(rows, f"{EVAL}{name}", Series(label, [], color, held_out=True), limit)
+    return chart
 
 
-def columns(metrics: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    """The finite points (step, value) of every metric that was logged, in one pass."""
-    found: dict[str, list[Point]] = {}
-    for row in metrics:
-        step = row.get("step")
-        if _is_number(step):
-            for key, value in row.items():
-                if type(value) in (int, float) and math.isfinite(value):
-                    found.setdefault(key, []).append((step, value))  # type: ignore[arg-type]
-    return found
-
-
-def panels_of(logged: Iterable[str]) -> list[Panel]:
-    """A panel per metric of these names, in training or on held-out rows: curves of several runs lie over each other in it."""
-    names = dict.fromkeys(name.removeprefix("eval_") for name in logged)
-    panels = [*PANELS, *_others(names)]
+def comparison_panels(logged: Iterable[str]) -> list[Panel]:
+    """A panel for each single metric of these names: curves of several runs are drawn over each other."""
+    names = dict.fromkeys(name.removeprefix(EVAL) for name in logged)
     return [
-        Panel(_title(panel, key), panel.axis, (key,), panel.bounded)
-        for panel in panels
-        for key in panel.keys
-        if key in names
+        Panel(_single_title(panel, name), panel.axis, (name,), panel.bounded)
+        for panel in [*PANELS, *_other_panels(names)]
+        for name in panel.metrics
+        if name in names
     ]
 
 
-def _title(panel: Panel, key: str) -> str:
-    return f"{panel.title}: {key.split('/')[-1]}" if len(panel.keys) > 1 else panel.title
+def _single_title(panel: Panel, name: str) -> str:
+    return f"{panel.title}: {name.split('/')[-1]}" if len(panel.metrics) > 1 else panel.title
 
 
-COLOURS = 8
-DASHES = 4
+def palette(index: int) -> tuple[int, int]:
+    """(color, dash) of the configuration at `index`: all colors first, then the same colors dashed."""
+    return index % COLORS, index // COLORS % DASHES
 
 
-def place(index: int) -> tuple[int, int]:
-    """(colour, dash) of the cell at `index`: colours first, then the same colours dashed."""
-    return index % COLOURS, index // COLOURS % DASHES
-
-
-def _add(curves: Curves, metrics: Sequence[Mapping[str, Any]], key: str, series: Series, limit: int) -> None:
-    points, lost = points_of(metrics, key)
-    limit = (
-        max(12, limit // 4) if series.measured else limit
-    )  # a point is drawn, and weighs, more than a bend of a line
-    if points:
-        curves.series.append(
-            Series(series.label, thin(points, limit), series.colour, series.dash, series.measured)
-        )
-    if len(points) > limit:
-        _remark(
-            curves,
-            f"{'Points' if series.measured else 'Lines'} are means over up to {math.ceil(len(points) / limit)} logged values.",
-        )
-    if lost:
-        _remark(curves, f"{series.label}: {lost} {'value was' if lost == 1 else 'values were'} not finite.")
-
-
-def _remark(curves: Curves, remark: str) -> None:
-    if remark not in curves.remarks:
-        curves.remarks.append(remark)
-
-
-def _others(names: Iterable[str]) -> list[Panel]:
-    known = {key for panel in PANELS for key in panel.keys} | set(BOOKKEEPING)
-    others = [name for name in names if name not in known and not name.endswith(BOOKKEEPING_ENDS)]
-    return [Panel(name, name.split("/")[-1], (name,)) for name in others[:OTHER_PANELS]]
+def _other_panels(names: Mapping[str, None]) -> list[Panel]:
+    """Panels of logged metrics that PANELS lacks."""
+    shown = {name for panel in PANELS for name in panel.metrics} | set(BOOKKEEPING)
+    others = [name for name in names if name not in shown and not name.endswith(BOOKKEEPING_SUFFIXES)]
+    return [_metric_panel(name) for name in others[:MAX_OTHER_PANELS]]

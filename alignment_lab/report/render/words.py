@@ -1,138 +1,164 @@
-"""A study in sentences: what was found, what is noise, what cannot be told, and for how many comparisons that was corrected."""
+"""A comparison in sentences: what was found, what may be noise, what cannot be judged, and what was corrected for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..study.configurations import counted
+from ...config.metrics import Direction, metric
+from ..study.comparison import ONE_SEED, OWN_SCALE, Comparison, Verdict
 from ..study.runs import RunRecord
 from ..study.stats import Estimate
-from ..study.study import LOWER_IS_BETTER, ONE_SEED, OWN_SCALE, Study, Verdict
-from . import text
+from .formatting import ABSENT, format_measured
 
-ONE_SEED_ADVICE = "Whether a difference comes from the setting or from chance in training cannot be told from one seed: sweep training.seed=1,2,3."
-SAID = {
+ONE_SEED_ADVICE = "One seed cannot show whether a difference comes from the setting or from chance: sweep training.seed=1,2,3."
+OUTCOMES = {  # in a table
     "higher": "higher",
     "lower": "lower",
-    "noise": "not told apart",
+    "noise": "not significant",
     ONE_SEED: "one seed: cannot tell",
     OWN_SCALE: "on its own scale",
     "no spread": "no spread over seeds",
 }
-EXPLAINED = {
+PREDICATES = {  # in a sentence: "2 are ..."
     "higher": "significantly higher",
     "lower": "significantly lower",
-    "noise": "not to be told from it, as the difference may be noise",
+    "noise": "not significantly different, so that the difference may be noise",
     ONE_SEED: "not to be judged from one seed",
-    "no spread": "apart by the same amount with every seed, which leaves no spread to judge by",
+    "no spread": "different by the same amount with every seed, which leaves no spread to judge by",
 }
 
 
-def findings(study: Study) -> list[str]:
-    """The answer to `which is better`, on the headline metric, in at most four sentences."""
-    if study.reference is None or study.headline is None:
-        return ["Nothing that can be compared was measured."] if study.cells else []
-    return [
-        sentence
-        for sentence in (_first(study), *_verdicts(study), _rows(study), correction(study))
-        if sentence
-    ]
+def findings(comparison: Comparison) -> list[str]:
+    """Which configuration is better on the headline metric, in at most four sentences."""
+    if comparison.reference is None or comparison.headline is None:
+        return ["Nothing that can be compared was measured."] if comparison.records else []
+    sentences = (
+        _reference_sentence(comparison),
+        *_outcome_sentences(comparison),
+        _row_sentence(comparison),
+        correction_note(comparison),
+    )
+    return [sentence for sentence in sentences if sentence]
 
 
-def _first(study: Study) -> str:
-    assert study.reference is not None and study.headline is not None
-    name, shown = study.headline, study.reference.shown(study.headline)
-    over = "" if not shown else f", over {shown['n']} seeds" if shown["of"] == "seeds" else ", with one seed"
-    if not study.picked:
-        return f"The baseline is {study.reference.label}: {name} {text.with_interval(shown)}{over}."
-    best = study.reference.mean(name)
+def _reference_sentence(comparison: Comparison) -> str:
+    assert comparison.reference is not None and comparison.headline is not None
+    name, reference = comparison.headline, comparison.reference
+    measured = reference.measured(name)
+    seeds = ""
+    if measured:
+        seeds = f", over {measured['n']} seeds" if measured["unit"] == "seeds" else ", with one seed"
+    if not comparison.reference_is_best:
+        return f"The baseline is {reference.label}: {name} {format_measured(measured)}{seeds}."
+    best = reference.mean(name)
     ties = [
-        one.label
-        for one in study.configurations
-        if best and (mean := one.mean(name)) and mean.value == best.value
+        each.label
+        for each in comparison.configurations
+        if best and (mean := each.mean(name)) and mean.value == best.value
     ]
-    extreme = "lowest" if name.endswith(LOWER_IS_BETTER) else "highest"
-    tied = f" Exactly as {extreme[:-3]}: {_listed(ties[1:])}." if len(ties) > 1 else ""
-    return f"{study.reference.label} has the {extreme} {name}: {text.with_interval(shown)}{over}.{tied}"
+    minimized = metric(name).direction is Direction.minimize
+    tied = f" Exactly as {'low' if minimized else 'high'}: {_join(ties[1:])}." if len(ties) > 1 else ""
+    extreme = "lowest" if minimized else "highest"
+    return f"{reference.label} has the {extreme} {name}: {format_measured(measured)}{seeds}.{tied}"
 
 
-def _verdicts(study: Study) -> Iterator[str]:
-    found = study.verdicts.get(study.headline or "", {})
-    groups = {word: [label for label, one in found.items() if one.word == word] for word in EXPLAINED}
-    said = [
-        f"{len(labels)} {'is' if len(labels) == 1 else 'are'} {EXPLAINED[word]} ({_listed(labels)})"
-        for word, labels in groups.items()
+def _outcome_sentences(comparison: Comparison) -> Iterator[str]:
+    verdicts = comparison.headline_verdicts
+    groups = {
+        outcome: [label for label, verdict in verdicts.items() if verdict.outcome == outcome]
+        for outcome in PREDICATES
+    }
+    clauses = [
+        f"{len(labels)} {'is' if len(labels) == 1 else 'are'} {PREDICATES[outcome]} ({_join(labels)})"
+        for outcome, labels in groups.items()
         if labels
     ]
-    if said:
-        yield f"Of the {len(found)} others, {'; '.join(said)}."
+    if clauses:
+        yield f"Of {len(verdicts)} other{'s' if len(verdicts) > 1 else ''}, {'; '.join(clauses)}."
     if groups[ONE_SEED]:
         yield ONE_SEED_ADVICE
 
 
-def _listed(labels: Sequence[str], most: int = 3) -> str:
+def _join(labels: Sequence[str], most: int = 3) -> str:
     return "; ".join(labels[:most]) + (f"; and {len(labels) - most} more" if len(labels) > most else "")
 
 
-def _rows(study: Study) -> str:
-    found = [one for one in study.verdicts.get(study.headline or "", {}).values() if one.rows_word]
-    if not found:
+def _row_sentence(comparison: Comparison) -> str:
+    judged = [verdict for verdict in comparison.headline_verdicts.values() if verdict.row_outcome]
+    if not judged:
         return ""
-    counts = {word: sum(one.rows_word == word for one in found) for word in ("higher", "lower", "noise")}
-    count = max(one.rows.n for one in found if one.rows)
-    said = ", ".join(
-        f"{number} {EXPLAINED[word].partition(',')[0]}" for word, number in counts.items() if number
-    )
-    return f"Row by row on the same {count} held-out prompts, these very models: {said}. That says nothing of models from other seeds."
-
-
-def correction(study: Study) -> str:
-    """For how many comparisons p-values were corrected, and why so many."""
-    family = study.family(study.headline or "")
-    tested = any(
-        one.p is not None or one.rows_p is not None
-        for one in study.verdicts.get(study.headline or "", {}).values()
-    )
-    if not family or not tested:
-        return ""
-    if not study.picked:
-        pairs = "comparison" if family == 1 else f"{family} comparisons"
-        return f"Holm's correction for the {pairs} with the baseline: when nothing differs, a false alarm on one metric in 20 such studies."
-    pairs = "one pair" if family == 1 else f"all {family} pairs"
+    counts = {
+        outcome: sum(verdict.row_outcome == outcome for verdict in judged)
+        for outcome in ("higher", "lower", "noise")
+    }
+    clauses = [
+        f"{count} {PREDICATES[outcome].partition(',')[0]}" for outcome, count in counts.items() if count
+    ]
+    prompts = max(verdict.row_difference.n for verdict in judged if verdict.row_difference)
     return (
-        f"Holm's correction for {pairs}, as the best was picked from the same numbers (--baseline NAME asks fewer): when nothing differs, "
-        "a false alarm on one metric in 20 such studies. Looking at many metrics is not corrected for."
+        f"Row by row on the same {prompts} held-out prompts, these very models: {', '.join(clauses)}. "
+        "That says nothing of models from other seeds."
     )
 
 
-def verdict(one: Verdict | None) -> str:
-    """`higher`, `not told apart`, `one seed: cannot tell`: the verdict in a table."""
-    return text.ABSENT if one is None else SAID.get(one.word, one.word)
+def correction_note(comparison: Comparison) -> str:
+    """For how many comparisons p-values were corrected, and why so many."""
+    size = comparison.family_size(comparison.headline or "")
+    tested = any(
+        verdict.p is not None or verdict.row_p is not None
+        for verdict in comparison.headline_verdicts.values()
+    )
+    if not size or not tested:
+        return ""
+    guarantee = "if nothing differs, 1 in 20 such studies has a false alarm on one metric"
+    if not comparison.reference_is_best:
+        count = "comparison" if size == 1 else f"{size} comparisons"
+        return f"Holm's correction for the {count} with the baseline: {guarantee}."
+    pairs = "one pair" if size == 1 else f"all {size} pairs"
+    return (
+        f"Holm's correction for {pairs}, as the best was picked from the same numbers "
+        f"(--baseline NAME needs fewer): {guarantee}. Looking at many metrics is not corrected for."
+    )
 
 
-def p_value(p: float | None) -> str:
-    """`p=0.031`, `p<0.001`, or nothing."""
+def format_outcome(verdict: Verdict | None) -> str:
+    """`higher`, `not significant`, `one seed: cannot tell`: the verdict in a table."""
+    return ABSENT if verdict is None else OUTCOMES.get(verdict.outcome, verdict.outcome)
+
+
+def format_p(p: float | None) -> str:
+    """`p=0.031`, `p<0.001`, or an empty string."""
     return "" if p is None else "p<0.001" if p < 0.001 else f"p={p:.3f}" if p < 0.1 else f"p={p:.2f}"
 
 
-def difference(one: Estimate | None) -> str:
+def format_verdict(verdict: Verdict | None) -> str:
+    """The outcome with its p-value."""
+    return f"{format_outcome(verdict)} {format_p(verdict.p if verdict else None)}".strip()
+
+
+def format_difference(difference: Estimate | None) -> str:
     """`-0.12 [-0.20, -0.04]`, with a sign."""
-    if one is None:
-        return text.ABSENT
-    plain = {"value": one.value, "ci95": list(one.ci95) if one.ci95 else None}
-    return ("+" if one.value > 0 else "") + text.with_interval(plain)
+    if difference is None:
+        return ABSENT
+    sign = "+" if difference.value > 0 else ""
+    return sign + format_measured({"value": difference.value, "ci95": difference.ci95})
 
 
-def left_out(cells: Sequence[RunRecord]) -> list[tuple[RunRecord, str]]:
-    """The cells that count in no mean, each with the reason."""
-    return [(cell, cell.error or _reason(cell)) for cell in cells if not counted(cell)]
+def format_verdict_difference(verdict: Verdict | None) -> str:
+    """The difference over seeds of a verdict, or a dash."""
+    return format_difference(verdict.difference if verdict else None)
 
 
-def _reason(cell: RunRecord) -> str:
+def left_out(records: Sequence[RunRecord]) -> list[tuple[RunRecord, str]]:
+    """The runs that count in no mean, each with the reason."""
+    return [(record, record.error or _reason(record.status)) for record in records if not record.has_results]
+
+
+def _reason(status: str) -> str:
     reasons = {
         "queued": "has not started",
         "running": "has not ended",
-        "interrupted": "was stopped; the same command goes on with it",
+        "interrupted": "was interrupted; the same command resumes it",
         "finished": "left no report.json",
     }
-    return reasons.get(cell.status, "gave no reason")
+    return reasons.get(status, "gave no reason")

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Runs as numbers: records, configurations, comparability, statistics, differences. Draws nothing."""

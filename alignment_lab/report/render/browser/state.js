@@ -1,79 +1,79 @@
-// What is shown: the data of the page, what the reader filtered and hid, and who is told when that changes.
+// The data of the page, what the reader filtered and hid, and which drawings depend on that.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const state = {
   filter: "",
-  keys: data.keys.map(() => ""),
+  keys: data.keys.map(() => ""), // the chosen value of each setting, or ""
   metric: data.headline ?? (data.metrics[0] || {}).name ?? "",
-  rows: "configurations", // or "cells", single runs
-  hidden: new Set(), // places of configurations
-  columns: new Set(data.metrics.filter((one) => one.first).map((one) => one.name)),
-  sort: { by: null, down: false },
+  rows: "configurations", // or "runs"
+  hidden: new Set(), // indices of configurations
+  columns: new Set(data.metrics.filter((metric) => metric.inSummary).map((metric) => metric.name)),
+  sort: { by: null, descending: false },
   prompt: 0,
 };
-data.configurations.forEach((one, place) => {
-  one.place = place;
-  one.cells = data.cells.filter((cell) => cell.configuration === place);
-  one.words = [one.label, ...one.settings, ...one.cells.flatMap((cell) => [cell.name, cell.state, cell.label])].join(" ").toLowerCase();
+data.configurations.forEach((configuration, index) => {
+  configuration.index = index;
+  configuration.runs = data.runs.filter((run) => run.configuration === index);
+  const runTexts = configuration.runs.flatMap((run) => [run.name, run.state, run.label]);
+  configuration.searchText = [configuration.label, ...configuration.settings, ...runTexts].join(" ").toLowerCase();
 });
-data.cells.forEach((cell, place) => { cell.place = place; });
 
 const listeners = [];
-let asked = 0;
-let wanted = new Set();
-/** Call `draw` after a change of what it depends on, once a frame however many changes there were. */
-const onChange = (draw, ...dependsOn) => listeners.push({ draw, dependsOn });
-/** Tell that "rows" (which are shown), "metric" or "table" (its order, its columns) changed. */
+let frame = 0;
+let pendingChanges = new Set();
+/** Call `draw` after a change of anything it depends on, once per animation frame. */
+const onChange = (draw, ...dependencies) => listeners.push({ draw, dependencies });
+/** Announce that "rows" (which are shown), "metric" or "table" (its order, its columns) changed. */
 const changed = (what = "rows") => {
-  wanted.add(what);
-  cancelAnimationFrame(asked);
-  asked = requestAnimationFrame(() => {
-    const due = listeners.filter(({ dependsOn }) => dependsOn.some((one) => wanted.has(one)));
-    wanted = new Set();
+  pendingChanges.add(what);
+  cancelAnimationFrame(frame);
+  frame = requestAnimationFrame(() => {
+    const due = listeners.filter(({ dependencies }) => dependencies.some((name) => pendingChanges.has(name)));
+    pendingChanges = new Set();
     due.forEach(({ draw }) => draw());
   });
 };
-/** Draw a part of the page now if it can be seen, else when it first comes near. */
+/** Draw a part of the page now if it is visible, else when it is scrolled near. */
 const whenNear = (element, draw) => {
-  const watching = new IntersectionObserver((found) => {
-    if (!found.some((one) => one.isIntersecting)) return;
-    watching.disconnect();
+  const observer = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    observer.disconnect();
     draw();
   }, { rootMargin: "400px" });
-  element.watching?.disconnect();
-  element.watching = watching;
-  watching.observe(element);
+  element.observer?.disconnect();
+  element.observer = observer;
+  observer.observe(element);
 };
 
-/** Whether a configuration passes the filters; what was hidden by hand passes them too. */
-const passes = (one) =>
-  state.filter.toLowerCase().split(/\s+/).every((word) => one.words.includes(word)) &&
-  state.keys.every((wanted, at) => !wanted || one.settings[at] === wanted);
+/** Whether a configuration passes the filters, hidden by hand or not. */
+const passes = (configuration) =>
+  state.filter.toLowerCase().split(/\s+/).every((word) => configuration.searchText.includes(word)) &&
+  state.keys.every((value, index) => !value || configuration.settings[index] === value);
 const filtered = () => data.configurations.filter(passes);
-const visible = () => filtered().filter((one) => !state.hidden.has(one.place));
+const visible = () => filtered().filter((configuration) => !state.hidden.has(configuration.index));
 
 /** An element: `make("td", {class: "x", text: "y"}, child, ...)`. Text is never taken for HTML. */
 const make = (tag, attributes = {}, ...children) => {
-  const made = document.createElement(tag);
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "text") made.textContent = value;
-    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value === true) made.setAttribute(name, "");
-    else if (value !== false && value != null) made.setAttribute(name, value);
+    if (name === "text") element.textContent = value;
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, value);
   }
-  made.append(...children.filter((child) => child != null));
-  return made;
+  element.append(...children.filter((child) => child != null));
+  return element;
 };
 
-const toggleHidden = (place) => {
-  if (!state.hidden.delete(place)) state.hidden.add(place);
+const toggleHidden = (index) => {
+  if (!state.hidden.delete(index)) state.hidden.add(index);
   changed();
 };
-/** Show this configuration alone; again, and all are back. */
-const alone = (place) => {
-  const others = data.configurations.map((one) => one.place).filter((other) => other !== place);
-  const already = state.hidden.size === others.length && !state.hidden.has(place);
+/** Show only this configuration; a second call shows all again. */
+const showOnly = (index) => {
+  const others = data.configurations.map((configuration) => configuration.index).filter((other) => other !== index);
+  const already = state.hidden.size === others.length && !state.hidden.has(index);
   state.hidden = new Set(already ? [] : others);
   changed();
 };
@@ -82,6 +82,6 @@ const resetAll = () => {
   state.keys = state.keys.map(() => "");
   state.hidden.clear();
   byId("filter").value = "";
-  byId("keys").querySelectorAll("select").forEach((one) => { one.value = ""; });
+  byId("keys").querySelectorAll("select").forEach((select) => { select.value = ""; });
   changed();
 };

@@ -1,0 +1,166 @@
+"""report.html of one run, as a self-contained page: what its template shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...config.metrics import EVAL, metric
+from ...runtime.run_directory import RunDirectory
+from ..study import comparability
+from ..study.runs import RunRecord, load_record
+from ..study.values import interval_of, n_of_metric, ordered_metrics, value_of
+from . import curves, svg
+from .formatting import (
+    clip,
+    format_duration,
+    format_gigabytes,
+    format_interval,
+    format_number,
+    format_percent,
+    format_percent_interval,
+    format_value,
+)
+from .template import write_page
+
+MAX_SAMPLES = 20  # the first ones
+LISTING_LIMIT = 60_000  # characters
+# The metrics with a card at the top of the page, each with its value before and after.
+CARDS = ("answers/correct", "rewards/accuracies", "accuracy", "mean_token_accuracy", "answers/words")
+
+
+def write_run_page(run: RunDirectory) -> Path:
+    """Write report.html of one run, in any state, and return its path."""
+    record = load_record(run)
+    samples = run.samples()
+    settings = {key: value for key, value in record.spec.items() if key not in ("hydra", "defaults")}
+    context = {
+        "record": record,
+        "name": record.report.get("name") or record.spec.get("name") or run.path.name,
+        "facts": _facts(record),
+        "cards": [*_metric_cards(record), *_cost_cards(record)],
+        "charts": [_chart(chart) for chart in curves.run_charts(run.metrics())],
+        "metrics": _metric_rows(record),
+        "notes": comparability.notes([record]),
+        "samples": samples[:MAX_SAMPLES],
+        "sample_count": len(samples),
+        "counts": _row_counts(record),
+        "times": {phase: format_duration(seconds) for phase, seconds in record.seconds.items()},
+        "config": _listing(settings),
+        "provenance": _listing(record.provenance),
+    }
+    return write_page(run.page_file, "run.html.jinja", context)
+
+
+def _facts(record: RunRecord) -> dict[str, str]:
+    """The line under the title: what was trained on what, and where."""
+    spec, report, state = record.spec, record.report, record.state
+    choices = {
+        group: report.get(group) or (spec.get(group) or {}).get("name")
+        for group in ("method", "model", "data")
+    }
+    origin = {
+        "run": state.get("id"),
+        "host": state.get("host"),
+        "started": state.get("started"),
+        "attempts": state.get("attempts"),
+    }
+    return {key: str(value) for key, value in {**choices, **origin}.items() if value}
+
+
+def _metric_cards(record: RunRecord) -> list[dict[str, str]]:
+    names = sorted(
+        (name for name in record.metrics if name.removeprefix(EVAL) in CARDS),
+        key=lambda name: CARDS.index(name.removeprefix(EVAL)),
+    )
+    return [_metric_card(record, name) for name in names]
+
+
+def _metric_card(record: RunRecord, name: str) -> dict[str, str]:
+    row, before, after = metric(name), record.before(name), record.after(name)
+    format_one = format_percent if row.is_share else format_value
+    interval = (format_percent_interval if row.is_share else format_interval)(after)
+    n = n_of_metric(record.metrics[name])
+    details = (f"95% CI {interval}" if interval else "", f"n={n}" if n else "")
+    return {
+        "name": row.label,
+        "before": "" if value_of(before) is None else format_one(before),
+        "after": format_one(after),
+        "detail": ", ".join(filter(None, details)),
+    }
+
+
+def _cost_cards(record: RunRecord) -> list[dict[str, str]]:
+    report = record.report
+    if not report:
+        return []
+    steps, tokens = (format_number(report.get(key)) for key in ("steps", "tokens"))
+    costs = [
+        ("time", format_duration(record.seconds.get("total")), f"{steps} steps"),
+        ("peak memory", f"{format_gigabytes(report.get('peak_memory_gb'))} GB", ""),
+        ("tokens per second", format_number(report.get("tokens_per_second")), f"{tokens} tokens"),
+    ]
+    return [{"name": name, "before": "", "after": value, "detail": detail} for name, value, detail in costs]
+
+
+def _metric_rows(record: RunRecord) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "before": record.before(name),
+            "after": record.after(name),
+            "n": n_of_metric(record.metrics[name]),
+            "bars": _bars(record, name) if metric(name).is_share else [],
+        }
+        for name in ordered_metrics(record.metrics)
+    ]
+
+
+def _bars(record: RunRecord, name: str) -> list[dict[str, Any]]:
+    """A share before and after on a line from 0 to 100, for the drawing in the table of metrics."""
+    return [
+        {
+            "when": when,
+            "position": 100 * value,
+            "bounds": [100 * min(1, max(0, bound)) for bound in interval_of(measured) or (value, value)],
+        }
+        for when, measured in (("before", record.before(name)), ("after", record.after(name)))
+        if (value := value_of(measured)) is not None and 0 <= value <= 1
+    ]
+
+
+def _row_counts(record: RunRecord) -> dict[str, str]:
+    """How many rows there were, and why some were dropped."""
+    rows = record.report.get("rows") or {}
+    dropped = rows.get("dropped")
+    reasons = dropped.items() if isinstance(dropped, Mapping) else [("", dropped)] if dropped else []
+    counts = {
+        "training rows": rows.get("train"),
+        "available": rows.get("available"),
+        "held-out rows": rows.get("eval"),
+        "truncated": rows.get("truncated"),
+    }
+    return {
+        **{name: format_number(count) for name, count in counts.items() if count is not None},
+        **{f"dropped: {reason}".rstrip(": "): format_number(count) for reason, count in reasons},
+    }
+
+
+def _chart(chart: curves.Chart) -> dict[str, Any]:
+    several = len(chart.series) > 1
+    return {
+        "title": chart.panel.title,
+        "svg": svg.draw_chart(chart),
+        "legend": [series for series in chart.series if not series.held_out] if several else [],
+        "has_held_out": any(series.held_out for series in chart.series),
+        "remarks": chart.remarks,
+    }
+
+
+def _listing(content: Mapping[str, Any]) -> str:
+    if not content:
+        return ""
+    return clip(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=110), LISTING_LIMIT)
