@@ -1,7 +1,7 @@
-"""Every setting of an experiment: its type, its default, its range, and which ones cannot stand together.
+"""Every setting of an experiment: its type, its default, its range, and which settings exclude each other.
 
-Knows no torch and no method's mathematics, and of files only whether they exist. `parse` turns what Hydra composed into an `Experiment`
-or one sentence.
+It imports no torch, knows no method's mathematics, and only checks whether files exist.
+`parse` turns what Hydra composed into an `Experiment`, or raises SpecError with one sentence.
 """
 
 from .dotted import flatten
@@ -27,7 +27,6 @@ from .groups import (
     Data,
     DataSource,
     DeviceType,
-    Direction,
     Dtype,
     Eval,
     Model,
@@ -76,6 +75,7 @@ from .methods import (
     SimPO,
     Unpaired,
 )
+from .metrics import Direction
 from .objective import check_objective, measured_metrics, objective_of, objective_value
 from .validation import SpecError
 

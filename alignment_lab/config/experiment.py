@@ -30,7 +30,7 @@ from .groups import (
 from .identity import identity
 from .methods import METHOD_SCHEMAS, Method
 from .objective import check_objective
-from .plugins import PluginMethod, load_plugin, loaded_schemas, merge_method_settings
+from .plugins import PluginMethod, load_plugin, loaded_plugins, merge_method_settings
 from .validation import SpecError, require
 
 Action = Enum("Action", ["train", "plan"])
@@ -133,7 +133,8 @@ def known_keys() -> list[str]:
 
 def _method_schemas() -> list[tuple[str, type[Method]]]:
     """The schemas of the group `method`, those of loaded plugins included."""
-    return [("method", schema) for schema in [*METHOD_SCHEMAS.values(), *loaded_schemas().values()]]
+    plugged = [method.schema for plugin in loaded_plugins() for method in plugin.methods.values()]
+    return [("method", schema) for schema in [*METHOD_SCHEMAS.values(), *plugged]]
 
 
 def register_schemas() -> None:
@@ -142,7 +143,7 @@ def register_schemas() -> None:
     store.store(group="schema", name="experiment", node=Experiment)
     for name, schema in METHOD_SCHEMAS.items():
         store.store(group="schema/method", name=name, node=schema)
-    # Before its module is loaded, nobody knows the settings of a plugin's method: any are taken, and checked by to_schema.
+    # A plugin's settings are unknown until its module is loaded: any are taken here, to_schema checks them.
     any_settings = OmegaConf.structured(PluginMethod, flags={"struct": False})
     store.store(group="schema/method", name="plugin", node=any_settings)
     for name, schema in GROUPS.items():

@@ -1,6 +1,6 @@
 """The errors of Hydra and OmegaConf as one sentence: the key, the value, the nearest real one, the remedy.
 
-Reads the command line, to name a setting as the user wrote it.
+It reads the command line, to name a setting as the user wrote it.
 """
 
 from __future__ import annotations
@@ -17,124 +17,146 @@ from omegaconf.errors import (
     MissingMandatoryValue,
 )
 
+from ..runtime.command_line import typed_command
 from ..runtime.errors import UserError
 from . import GROUPS, known_keys
 
+# Groups that an override can name; '' is that of `=3`
+_GROUP_KEYS = (*GROUPS, "method", "recipe", "")
+
 
 def is_group_error(error: Exception) -> bool:
-    """Whether a group was set to a number or to null, for which Hydra has only a ValueError."""
+    """Whether a group was set to a number or to null: Hydra raises a bare ValueError."""
     return "Config group override must be a string or a list" in str(error)
 
 
 def is_part_of_null(error: Exception) -> bool:
-    """Whether a part was set of what is null, or several at once, for which OmegaConf has only an assertion and an AttributeError."""
-    asserted = isinstance(error, AssertionError) and str(error).startswith("Unexpected type for root")
-    return asserted or (
-        isinstance(error, AttributeError)
-        and "full_key: " in str(error)
-        and "object_type=NoneType" in str(error)
-    )
+    """Whether a key inside a null was set, or several: OmegaConf raises AssertionError or AttributeError."""
+    if isinstance(error, AssertionError):
+        return str(error).startswith("Unexpected type for root")
+    message = str(error)
+    in_null = "full_key: " in message and "object_type=NoneType" in message
+    return isinstance(error, AttributeError) and in_null
 
 
 def describe_hydra_error(error: Exception) -> str:
-    """One sentence for what Hydra, OmegaConf or the lab raised: the key, the value, the nearest real one, the remedy."""
+    """One sentence for an error of Hydra, OmegaConf or the lab: key, value, the nearest real one, remedy."""
     if isinstance(error, UserError):
         return str(error)
     if is_group_error(error):
-        return f"{_written(lambda key: key in GROUPS or key in ('method', 'recipe', ''))}: a group needs the name of one of its options."
+        return f"{_typed(lambda key: key in _GROUP_KEYS)}: a group needs the name of one of its options."
     if is_part_of_null(error):
-        return _part_of_nothing()
+        return _part_of_null()
     if isinstance(error, MissingMandatoryValue | InterpolationToMissingValueError):
-        key = str(error).partition("ing mandatory value: ")[2].split()[0]
-        return f"{_written(lambda word: word == key, key)}: it cannot be left out; choose one of its options with {key}=OPTION."
+        return _missing_value(error)
     if isinstance(error, InterpolationResolutionError):
-        key, name = str(error.full_key), re.search(r"(?:key|variable) '([^']+)'", str(error))
-        to = name[1] if name else "a value"
-        return f"{_written(lambda word: word == key, key)}: it refers to {to}, which does not exist; set it, or give a value."
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        return _no_such_option(str(error.missing_cfg_file), list(error.options))
+        return _unresolved_reference(error)
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: cannot be read as KEY=VALUE; quote special characters, as in 'key=\"a, b\"'."
         )
     if isinstance(error, MissingConfigException):
-        return (
-            f"{' '.join(str(error).partition('. ')[0].split())}; python train.py --help says what there is."
-        )
+        return _missing_config(error)
     cause = str(error.__cause__ or error).splitlines()[0]
-    for pattern, sentence in _SENTENCES:
-        if found := re.search(pattern, str(error)):
-            return sentence(found[1], cause)
+    for pattern, describe in _DESCRIPTIONS:
+        if match := re.search(pattern, str(error)):
+            return describe(match[1], cause)
     return " ".join(str(error).split())
+
+
+def _missing_value(error: MissingMandatoryValue | InterpolationToMissingValueError) -> str:
+    """A group without an option, or a setting that no option sets."""
+    name = str(error).partition("ing mandatory value: ")[2].split()[0]
+    if name in _GROUP_KEYS:
+        typed = _typed(lambda key: key == name, name)
+        return f"{typed}: it cannot be left out; choose one of its options with {name}=OPTION."
+    key = str(error.full_key or name)
+    return f"{_typed(lambda typed: typed == key, key)}: it has no value; set it: {key}=VALUE."
+
+
+def _unresolved_reference(error: InterpolationResolutionError) -> str:
+    key, name = str(error.full_key), re.search(r"(?:key|variable) '([^']+)'", str(error))
+    typed, target = _typed(lambda typed: typed == key, key), name[1] if name else "a value"
+    return f"{typed}: it refers to {target}, which does not exist; set it, or give a value."
+
+
+def _missing_config(error: MissingConfigException) -> str:
+    if error.options is not None:
+        return _no_such_option(str(error.missing_cfg_file), list(error.options))
+    return f"{' '.join(str(error).partition('. ')[0].split())}; {typed_command()} --help lists what there is."
 
 
 def _no_such_option(file: str, options: list[str]) -> str:
     group, _, option = file.rpartition("/")
-    return (
-        f"{group}={option}: no such option{_nearest(option, options) or '.'} There are: {', '.join(options)}."
-    )
+    hint = _did_you_mean(option, options) or "."
+    return f"{group}={option}: no such option{hint} There are: {', '.join(options)}."
 
 
-def _part_of_nothing() -> str:
-    """Only an option that brings a shape has one to change; every other setting that may be null is one value."""
-    shape = _written(lambda key: key.startswith("model.shape")).lstrip("+~")
+def _part_of_null() -> str:
+    """Only the shape of a model has parts to change; every other setting that may be null is one value."""
+    shape = _typed(lambda key: key.startswith("model.shape")).lstrip("+~")
     if shape:
-        model = _written(lambda key: key == "model", "this model")
+        model = _typed(lambda key: key == "model", "this model")
         return (
-            f"{shape}: {model} has no shape to change, as its weights bring their own in config.json; leave it out, "
-            "or plan with a model of its size, as model=llama-3.1-8b."
+            f"{shape}: {model} has no shape to change, as its weights bring their own in config.json; "
+            "leave it out, or plan with a model of its size, as model=llama-3.1-8b."
         )
-    known = set(known_keys())
-    written = _written(
-        lambda key: any(key.startswith(f"{one}.") for one in known - set(GROUPS) - {"method"})
-    ).lstrip("+~")
-    return f"{written}: {written.partition('=')[0].rpartition('.')[0]} is one value and has no parts; set it as a whole."
+    settings = set(known_keys()) - set(GROUPS) - {"method"}
+    typed = _typed(lambda key: any(key.startswith(f"{setting}.") for setting in settings)).lstrip("+~")
+    whole = typed.partition("=")[0].rpartition(".")[0]
+    return f"{typed}: {whole} is one value and has no parts; set it as a whole."
 
 
 def _no_such_key(key: str, cause: str) -> str:
-    known = known_keys()
-    group, _, name = key.rpartition(".")
-    inside = [full for full in known if full.rpartition(".")[0] == group]
-    written = _written(lambda word: word == key, key)
-    if key in known and written[0] == "+":
-        return f"{written}: the key is there already; leave the + out."
-    if key in known:
-        of = _written(lambda word: word == group, group)
-        return f"{_as_written(key)}: {of} has no such setting; leave it out."
-    same_name = [full for full in known if full.rpartition(".")[2] == name]
-    near = _nearest(name, [full.rpartition(".")[2] for full in inside])
-    near = near.replace("mean ", f"mean {group}.") if group else near
-    hint = f"; did you mean {' or '.join(same_name)}?" if same_name else near
-    if group in known and not inside:
-        hint = f"; {group} is one value and has no parts."
-    if not hint and group in known:
-        hint = f"; {group} has {', '.join(full.rpartition('.')[2] for full in inside)}."
-    return f"{_as_written(key)}: no such key{hint or '; python train.py --cfg job lists them all.'}"
+    keys, (group, _, name) = known_keys(), key.rpartition(".")
+    if key in keys and (typed := _typed(lambda typed: typed == key, key)).startswith("+"):
+        return f"{typed}: the key exists already; leave the + out."
+    if key in keys:
+        option = _typed(lambda typed: typed == group, group)
+        return f"{_typed_setting(key)}: {option} has no such setting; leave it out."
+    hint = _key_hint(group, name) or f"; {typed_command()} --cfg job lists them all."
+    return f"{_typed_setting(key)}: no such key{hint}"
+
+
+def _key_hint(group: str, name: str) -> str:
+    """Where a key of this name is, the nearest name in its group, or what the group has."""
+    keys = known_keys()
+    in_group = [_last_part(key) for key in keys if key.rpartition(".")[0] == group]
+    if group in keys and not in_group:
+        return f"; {group} is one value and has no parts."
+    if elsewhere := [key for key in keys if _last_part(key) == name]:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    if nearest := _did_you_mean(name, in_group):
+        return nearest.replace("mean ", f"mean {group}.") if group else nearest
+    return f"; {group} has {', '.join(in_group)}." if group in keys else ""
+
+
+def _last_part(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _wrong_value(override: str, cause: str) -> str:
-    """OmegaConf says what it cannot do with the value; what follows is the kind that it wants."""
+    """OmegaConf says what it cannot do with the value; the sentence says which type it needs."""
     if "support deletion" in cause:
-        return f"{override}: this key cannot be taken away; set it instead."
+        return f"{override}: this key cannot be removed; set it instead."
     if "Cannot convert" in cause and "to string" in cause:
         return f"{override}: give text, in quotes where it holds special characters."
     if "not a subclass of" in cause:
-        inside = [full for full in known_keys() if full.startswith(f"{override.partition('=')[0]}.")]
-        return f"{override}: it is no single value; set {', '.join(inside)}."
-    wanted = re.search(
+        parts = [key for key in known_keys() if key.startswith(f"{override.partition('=')[0]}.")]
+        return f"{override}: it is no single value; set {', '.join(parts)}."
+    expected = re.search(
         r"(?:converted to|not a valid) (\w+)|expected one of (\[.*\])|is not (a ListConfig|Optional)", cause
     )
-    if wanted is None:
+    if expected is None:
         return f"{override}: {cause}"
-    kind = _KINDS.get(wanted[1] or wanted[3])
-    return (
-        f"{override}: give {kind}."
-        if kind
-        else f"{override}: give one of {wanted[2]}{_nearest_choice(override, wanted[2])}"
-    )
+    if kind := _TYPES.get(expected[1] or expected[3]):
+        return f"{override}: give {kind}."
+    choices = str(expected[2])
+    nearest = _did_you_mean(override.partition("=")[2], choices[1:-1].split(", "))
+    return f"{override}: give one of {choices}{nearest or '.'}"
 
 
-_KINDS = {
+_TYPES = {
     "Integer": "a whole number",
     "Float": "a number",
     "bool": "true or false",
@@ -143,27 +165,23 @@ _KINDS = {
 }
 
 
-def _nearest_choice(override: str, choices: str | None) -> str:
-    return _nearest(override.partition("=")[2], (choices or "")[1:-1].split(", ")) or "."
+def _did_you_mean(word: str, candidates: list[str]) -> str:
+    nearest = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
-def _nearest(word: str, words: list[str]) -> str:
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+def _typed(matches: Callable[[str], bool], default: str = "") -> str:
+    """The override of the command line whose key matches, as the user typed it."""
+    return next((word for word in sys.argv[1:] if matches(word.lstrip("+~").partition("=")[0])), default)
 
 
-def _written(fits: Callable[[str], bool], otherwise: str = "") -> str:
-    """The word of the command line whose key fits, as the user wrote it."""
-    return next((word for word in sys.argv[1:] if fits(word.lstrip("+~").partition("=")[0])), otherwise)
+def _typed_setting(key: str) -> str:
+    """The key with the value that the user gave it, without a prefix of Hydra's."""
+    return _typed(lambda typed: typed == key, key).lstrip("+~")
 
 
-def _as_written(key: str) -> str:
-    """The key with the value that the user gave it, without what stands before it."""
-    return _written(lambda word: word == key, key).lstrip("+~")
-
-
-# The phrases of Hydra and OmegaConf; a test provokes each of them.
-_SENTENCES = (
+# Phrases of Hydra and OmegaConf; a test provokes each of them.
+_DESCRIPTIONS = (
     (r"Could not (?:override|append|delete)[^']*'([^']+)'", _no_such_key),
     (r"Key '[^']+' not in '\w+'\s+full_key: (\S+)", _no_such_key),
     (r"Error merging override (.*)", _wrong_value),

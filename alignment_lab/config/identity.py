@@ -1,4 +1,4 @@
-"""The identity of an experiment: which settings make another one, and which may change while a run goes on."""
+"""The identity of an experiment: which settings make another one, and which may change when a run resumes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from .dotted import flatten, prefixes
 FREE_SETTINGS = (
     "name",  # a label
     "action",
+    "plugin",  # where its source lies: plugin_sha256 says what it is
     "tracking",  # where metrics are sent
     "plan",
-    "parallel.name",  # how many devices share the work, and how it is sharded: losses are those of one process
+    "parallel.name",  # how many devices share the work, and how: losses are those of one process
     "parallel.processes",
     "parallel.nodes",
     "parallel.sharding",
@@ -51,10 +52,14 @@ def identity(settings: Mapping[str, Any]) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that make two experiments of them: `training.seed is 42 there and 43 here`, in the order of `now`."""
+    """What makes them two experiments, in the order of `now`: `training.seed is 42 there and 43 here`."""
     there, here = _fixed_settings(before), _fixed_settings(now)
     keys = [key for key in {**here, **there} if there.get(key, ...) != here.get(key, ...)]
-    return [f"{key} is {_format_value(there, key)} there and {_format_value(here, key)} here" for key in keys]
+    labels = {"plugin_sha256": f"plugin_sha256 (of plugin={now.get('plugin') or before.get('plugin')})"}
+    return [
+        f"{labels.get(key, key)} is {_format_value(there, key)} there and {_format_value(here, key)} here"
+        for key in keys
+    ]
 
 
 def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

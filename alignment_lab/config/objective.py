@@ -1,4 +1,4 @@
-"""The number that a search looks at: one of what is measured on held-out rows after training, and which way is better."""
+"""The objective of a search: a metric of held-out rows or generated answers, and which way is better."""
 
 from __future__ import annotations
 
@@ -6,75 +6,56 @@ import difflib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .groups import Direction
-from .methods import Format, Method, Pairwise, Reward, Unpaired
+from .methods import Format, Method
+from .metrics import ANSWERS, EVAL, METRICS, Direction, Scale, metric
 from .validation import SpecError, require
 
 if TYPE_CHECKING:
     from .experiment import Experiment
 
-PAIRS = (
-    "loss",
-    *(f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")),
-    "logps/chosen",
-    "logps/rejected",
-)
-ANSWERS = ("answers/correct", "answers/one_sentence", "answers/words")
-COMPARABLE = (
-    "eval_rewards/accuracies",
-    "eval_accuracy",
-)  # means the same whatever the method, its beta or its loss
-LOWER = (
-    "eval_loss",
-    "eval_nll_loss",
-    "eval_rewards/rejected",
-    "eval_logps/rejected",
-    "answers/words",
-)  # is better; of all others, higher
-
 
 def measured_metrics(method: Method) -> list[str]:
-    """What a run of this method measures."""
-    if isinstance(method, Pairwise):
-        names = (*PAIRS, *(["nll_loss"] if method.sft_weight else []))
-    elif isinstance(method, Unpaired):
-        names = PAIRS
-    elif isinstance(method, Reward):
-        names = ("loss", "accuracy", "margin", "mean_reward")
-    else:
-        names = ("loss", "mean_token_accuracy")
-    answered = ANSWERS if method.generates and method.format is not Format.text else ()
-    return [*(f"eval_{name}" for name in names), *answered]
+    """The metrics that a run of this method measures before and after training."""
+    answers = [name for name in METRICS if name.startswith(ANSWERS)]
+    has_answers = method.generates and method.format is not Format.text
+    return [*(f"{EVAL}{name}" for name in method.metrics), *(answers if has_answers else [])]
 
 
 def objective_of(spec: Experiment) -> tuple[str, Direction]:
-    """The objective and which way is better: what was set, else how often the better answer is preferred, else the loss."""
-    known = measured_metrics(spec.method)
-    name = spec.eval.objective or next((name for name in COMPARABLE if name in known), "eval_loss")
-    return name, spec.eval.direction or (Direction.minimize if name in LOWER else Direction.maximize)
+    """The objective as set, or the default one, and which way is better."""
+    name = spec.eval.objective or default_objective(spec.method)
+    return name, spec.eval.direction or metric(name).direction
+
+
+def default_objective(method: Method) -> str:
+    """A share that means the same for every method, beta and loss; `eval_loss` where there is none."""
+    rows = (METRICS[name] for name in method.metrics)
+    shares = (row.name for row in rows if row.is_share and row.scale is Scale.common)
+    return f"{EVAL}{next(shares, 'loss')}"
 
 
 def objective_value(spec: Experiment, report: Mapping[str, Any] | None) -> float | None:
     """The objective in a run's report.json, after training; None where it was not measured."""
-    found = (((report or {}).get("metrics") or {}).get(objective_of(spec)[0]) or {}).get("after") or {}
-    value = found.get("value")
+    metrics = (report or {}).get("metrics") or {}
+    after = (metrics.get(objective_of(spec)[0]) or {}).get("after") or {}
+    value = after.get("value")
     return None if value is None else float(value)
 
 
 def check_objective(spec: Experiment, *, searching: bool = False) -> None:
-    """Raise where the objective is none of this method's, or would not be measured. One that nobody named matters to a search alone."""
-    name, known = objective_of(spec)[0], measured_metrics(spec.method)
+    """Raise where the method does not compute the objective, or it would not be measured.
+
+    The default objective is checked for a search alone.
+    """
     if spec.eval.objective is None and not searching:
         return
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        meant = f"; did you mean {near[0]}?" if near else "."
-        raise SpecError(
-            f"eval.objective={name}: method={spec.method.name} measures {', '.join(known)}{meant}"
-        )
-    measured, key = (
-        (spec.eval.generations, "eval.generations")
-        if name.startswith("answers/")
-        else (spec.eval.rows, "eval.rows")
-    )
-    require(measured > 0, "eval.objective", name, f"it is not measured while {key}=0; set {key}.")
+    name, measured = objective_of(spec)[0], measured_metrics(spec.method)
+    if name not in measured:
+        nearest = difflib.get_close_matches(name, measured, 1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else "."
+        message = f"eval.objective={name}: method={spec.method.name} measures {', '.join(measured)}{hint}"
+        raise SpecError(message)
+    from_answers = name.startswith(ANSWERS)
+    key = "eval.generations" if from_answers else "eval.rows"
+    count = spec.eval.generations if from_answers else spec.eval.rows
+    require(count > 0, "eval.objective", name, f"it is not measured while {key}=0; set {key}.")

@@ -8,10 +8,24 @@ from ..runtime.errors import UserError
 
 
 class SpecError(UserError):
-    """A value out of its range, or two settings that cannot stand together."""
+    """A value out of its range, or two settings that exclude each other."""
 
 
-def require(holds: bool, key: str, value: Any, remedy: str) -> None:
-    """Raise SpecError unless `holds`."""
-    if not holds:
+def require(condition: bool, key: str, value: Any, remedy: str) -> None:
+    """Raise SpecError unless `condition` holds."""
+    if not condition:
         raise SpecError(f"{key}={'null' if value is None else value}: {remedy}")
+
+
+def require_positive(group: str, settings: object, *names: str) -> None:
+    """Raise SpecError unless each of these settings of a group is above 0, or null."""
+    for name in names:
+        value = getattr(settings, name)
+        require(value is None or value > 0, f"{group}.{name}", value, "must be above 0.")
+
+
+def require_nonnegative(group: str, settings: object, *names: str) -> None:
+    """Raise SpecError unless each of these settings of a group is 0 or more."""
+    for name in names:
+        value = getattr(settings, name)
+        require(value >= 0, f"{group}.{name}", value, "must be 0 or more.")

@@ -8,10 +8,12 @@ from .pairwise import (
     EXO,
     IPO,
     LDDPO,
+    MIXABLE,
     MPO,
     NCA,
     ORPO,
     SPPO,
+    AlphaPO,
     APODown,
     APOZero,
     BCOPair,
@@ -48,13 +50,15 @@ METHOD_SCHEMAS: dict[str, type[Method]] = {
     "mpo": MPO,
     "orpo": ORPO,
     "simpo": SimPO,
+    "alphapo": AlphaPO,
     "cpo": CPO,
     "kto": KTO,
     "bco": BCO,
 }
 
 __all__ = [
-    "AOT", "BCO", "CPO", "CPT", "DPO", "EXO", "IPO", "KTO", "LDDPO", "METHOD_SCHEMAS", "MPO", "NCA", "ORPO", "SFT", "SPPO",
-    "APODown", "APOZero", "BCOPair", "DPONorm", "DiscoPOP", "Divergence", "Divergent", "Format", "Hinge", "Method", "Pairwise",
-    "Referenced", "Reward", "RobustDPO", "SimPO", "Unpaired",
+    "AOT", "BCO", "CPO", "CPT", "DPO", "EXO", "IPO", "KTO", "LDDPO", "METHOD_SCHEMAS", "MIXABLE", "MPO",
+    "NCA", "ORPO", "SFT", "SPPO", "APODown", "APOZero", "AlphaPO", "BCOPair", "DPONorm", "DiscoPOP", "Divergence",
+    "Divergent", "Format", "Hinge", "Method", "Pairwise", "Referenced", "Reward", "RobustDPO", "SimPO",
+    "Unpaired",
 ]  # fmt: skip

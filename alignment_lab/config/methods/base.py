@@ -11,39 +11,47 @@ from ..validation import require
 
 Format = Enum("Format", ["conversation", "text", "preference", "unpaired"])
 Divergence = Enum("Divergence", ["reverse_kl", "forward_kl", "js", "alpha"])
+PREFERENCE_METRICS = (
+    "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
+    "logps/chosen", "logps/rejected",
+)  # fmt: skip
 
 
 @dataclass
 class Method:
-    """What a method is stands in class variables; what a user sets, in fields."""
+    """Facts of a method are class variables and properties; what a user sets is a field.
+
+    Its learning rate is a setting of training: conf/method/NAME.yaml sets it.
+    """
 
     format: ClassVar[Format] = Format.conversation  # the data that it needs
-    needs_reference: ClassVar[bool] = False  # whether it compares the policy with the model as it stood
-    usual_learning_rate: ClassVar[float] = 2e-5
-    couples_rows: ClassVar[bool] = False  # whether a row's loss depends on which rows share its global batch
-    generates: ClassVar[bool] = True  # whether what it trains can be asked for text
+    needs_reference: ClassVar[bool] = False  # whether it compares the policy with a reference model
+    couples_rows: ClassVar[bool] = False  # whether a row's loss depends on the other rows of its global batch
+    generates: ClassVar[bool] = True  # whether the trained model can generate text
 
     name: str = "method"
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range; who has fields of their own checks them after calling this."""
+        """Refuse what is out of range; a subclass checks its own fields after calling this."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What its trainer computes of a batch: names in the table of metrics."""
+        return ("loss",)
 
 
 def check_beta(value: float, at_zero: str = "nothing holds the policy to its reference") -> None:
-    """Above 0; `at_zero` says what would happen there."""
+    """Require a finite value above 0; `at_zero` says what would happen at 0."""
     require(0 < value < math.inf, "method.beta", value, f"must be above 0: at 0 {at_zero}.")
 
 
-def check_smoothing(value: float) -> None:
-    """A share of flipped labels."""
-    require(
-        0 <= value < 0.5,
-        "method.label_smoothing",
-        value,
-        "must lie in [0, 0.5): at 0.5 the labels carry no signal.",
-    )
+def check_label_smoothing(value: float) -> None:
+    """Require a share of flipped labels."""
+    carries_signal = 0 <= value < 0.5
+    remedy = "must lie in [0, 0.5): at 0.5 the labels carry no signal."
+    require(carries_signal, "method.label_smoothing", value, remedy)
 
 
 def check_weight(key: str, value: float) -> None:
-    """A term's weight, which 0 leaves out."""
+    """Require a finite weight of a term of the loss; 0 leaves it out."""
     require(0 <= value < math.inf, f"method.{key}", value, "must be 0 or more; 0 leaves the term out.")

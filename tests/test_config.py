@@ -1,4 +1,4 @@
-"""Every option composes, every number has a range, and an experiment is the same one wherever it is written down."""
+"""Every option composes, every number has a range, and an experiment is the same wherever it is written."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
 from alignment_lab import config
-from alignment_lab.config.compose import CONF
+from alignment_lab.config.compose import (
+    CONF,
+    compose_experiment,
+    errors_as_sentences,
+    register_with_hydra,
+)
+from alignment_lab.config.metrics import METRICS
+from alignment_lab.sweep.grid import compose_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(file for file in CONF.glob("*/**/*.yaml") if file.relative_to(CONF).parts[0] != "hydra")
-OPTIONS = [
-    str(file.relative_to(CONF).with_suffix("")) for file in FILES
-]  # "method/dpo", "recipe/zephyr-7b-beta/dpo"
+# "method/dpo", "recipe/zephyr-7b-beta/dpo"
+OPTIONS = [str(file.relative_to(CONF).with_suffix("")) for file in FILES]
 NEEDS = {
     "data/local": ["data.path=rows.jsonl"],
     "data/hub": ["data.path=org/name"],
@@ -42,15 +50,40 @@ def rows_here(tmp_path, monkeypatch):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_so_does_the_call_in_its_comment(option, composed, rows_here):
     group, _, name = option.partition("/")
-    words = [f"{group}={name}", *NEEDS.get(option, [])]
-    found = composed(words)
-    part = getattr(found, group, None)
-    assert getattr(part, "name", name) == name or (group, name) == ("training", "default")
+    overrides = [f"{group}={name}", *NEEDS.get(option, [])]
+    settings = getattr(composed(overrides), group, None)
+    assert getattr(settings, "name", name) == name or (group, name) == ("training", "default")
     comment = re.match(r"(#.*\n)+", (CONF / f"{option}.yaml").read_text())
     call = re.search(r"python train\.py (.+)", comment[0]) if comment else None
     assert call or group == "tracking", "say in the first comment how the option is called"
-    if call and shlex.split(call[1]) != words:
+    if call and shlex.split(call[1]) != overrides:
         composed([word for word in shlex.split(call[1]) if not word.startswith("--")])
+
+
+def own_values(option: str) -> dict[str, Any]:
+    """What the option's file sets, by dotted keys."""
+    settings = yaml.safe_load((CONF / f"{option}.yaml").read_text())
+    return config.flatten({key: value for key, value in settings.items() if key != "defaults"})
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if not option.startswith("recipe/")])
+def test_no_option_repeats_a_default_of_its_schema(option):
+    """A second copy of a default would drift. Learning rates and shapes have none."""
+    group, _, name = option.partition("/")
+    schemas = {**config.GROUPS, "method": config.METHOD_SCHEMAS.get(name)}
+    groups = ("method", "training") if group == "method" else (group,)  # a method's option sets both
+    schema_values = {
+        group: OmegaConf.to_container(OmegaConf.structured(schemas[group]), enum_to_str=True)
+        for group in groups
+    }
+    defaults = config.flatten(schema_values)
+    prefix = "" if group == "method" else f"{group}."
+    repeated = {
+        key: value
+        for key, value in own_values(option).items()
+        if defaults.get(f"{prefix}{key}", ...) == value
+    }
+    assert repeated == {}
 
 
 def test_groups_are_the_folders():
@@ -70,13 +103,13 @@ def test_the_three_tables_of_methods_are_one():
 
 
 @pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
-def test_a_methods_option_says_the_defaults_of_its_dataclass(name, composed):
-    found = composed([f"method={name}"]).method
-    assert type(found) is config.METHOD_SCHEMAS[name]
-    assert found == config.METHOD_SCHEMAS[name]()
+def test_a_methods_option_leaves_the_defaults_of_its_dataclass(name, composed):
+    method = composed([f"method={name}"]).method
+    assert type(method) is config.METHOD_SCHEMAS[name]
+    assert method == config.METHOD_SCHEMAS[name]()
 
 
-def test_a_divergence_is_there_where_only_the_difference_of_rewards_counts():
+def test_f_divergences_are_defined_where_only_the_difference_of_rewards_counts():
     """TRL's list of losses for which f-DPO is defined, under our names."""
     divergent = {
         name for name, method in config.METHOD_SCHEMAS.items() if issubclass(method, config.Divergent)
@@ -101,6 +134,30 @@ def test_what_a_method_needs_and_gives():
         "bco": ("unpaired", True, False, True),
     }
     assert facts == dict.fromkeys(config.METHOD_SCHEMAS, ("preference", True, False, True)) | others
+
+
+@pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
+def test_every_metric_of_a_method_is_in_the_table(name):
+    metrics = config.METHOD_SCHEMAS[name]().metrics
+    assert metrics[0] == "loss" and len(set(metrics)) == len(metrics)
+    assert set(metrics) <= set(METRICS)
+
+
+def test_the_nll_is_a_metric_where_it_is_a_term_of_the_loss():
+    with_nll = {name for name, schema in config.METHOD_SCHEMAS.items() if "nll_loss" in schema().metrics}
+    assert with_nll == {"mpo", "orpo", "cpo"}
+    assert "nll_loss" in config.DPO(sft_weight=0.1).metrics
+    assert "nll_loss" not in config.ORPO(sft_weight=0.0).metrics
+
+
+def test_what_a_pairwise_method_scores_otherwise_is_a_fact_of_its_settings():
+    """LD-DPO's alpha weighs the longer answer's excess; ORPO's NLL covers the prompt unless it has none, or is told not to."""
+    pairwise = [schema() for schema in config.METHOD_SCHEMAS.values() if issubclass(schema, config.Pairwise)]
+    assert {method.name for method in pairwise if method.length_damping is not None} == {"ld_dpo"}
+    assert {method.name for method in pairwise if method.scores_prompt} == {"orpo"}
+    assert config.LDDPO(alpha=0.0).length_damping == 0.0
+    assert not config.ORPO(prompt_loss=False).scores_prompt
+    assert not config.ORPO(sft_weight=0.0).scores_prompt
 
 
 # ---- beta
@@ -278,14 +335,101 @@ def test_the_edge_of_a_range_is_inside(overrides, composed):
     assert composed(overrides.split()).run_id
 
 
+# ---- the learning rate, which the method's option sets
+
+
 @pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
-def test_the_learning_rate_is_the_methods_usual_one_unless_set(name, composed):
-    assert (
-        composed([f"method={name}"]).training.learning_rate
-        == config.METHOD_SCHEMAS[name].usual_learning_rate
-        > 0
-    )
+def test_the_learning_rate_is_the_methods_unless_set(name, composed):
+    rate = own_values(f"method/{name}")["training.learning_rate"]
+    assert composed([f"method={name}"]).training.learning_rate == float(rate) > 0
     assert composed([f"method={name}", "training.learning_rate=3e-4"]).training.learning_rate == 3e-4
+    assert composed(["training.learning_rate=3e-4", f"method={name}"]).training.learning_rate == 3e-4
+
+
+def test_the_learning_rates_are_those_that_they_were(composed):
+    """2e-5 for likelihood, 1e-6 for preferences; lower where means or a classifier make the gradient larger."""
+    rates = {name: composed([f"method={name}"]).training.learning_rate for name in config.METHOD_SCHEMAS}
+    lower = dict.fromkeys(["dpo_norm", "discopop", "sppo", "bco_pair", "simpo", "bco"], 5e-7)
+    others = {"sft": 2e-5, "cpt": 2e-5, "reward": 1e-5, "orpo": 5e-6} | lower
+    assert rates == dict.fromkeys(config.METHOD_SCHEMAS, 1e-6) | others
+
+
+def test_a_null_learning_rate_is_refused(refused):
+    assert refused("training.learning_rate=null") == (
+        "training.learning_rate=null: give a value: null is not one here."
+    )
+
+
+@pytest.fixture
+def own_options(tmp_path):
+    """Composes with options of the user's own, given by their paths and texts."""
+
+    def compose(options: dict[str, str], *overrides: str) -> config.Experiment:
+        for path, text in options.items():
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / path).write_text(text)
+        register_with_hydra()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose_experiment([f"hydra.searchpath=[file://{tmp_path}]", *overrides])
+
+    return compose
+
+
+OWN_METHODS = {
+    "of a schema": """
+# @package _global_
+defaults: [/schema/method/ipo@method, _self_]
+method: {beta: 0.7}
+training: {learning_rate: 4e-6, warmup_steps: 3}
+""",
+    "of an option": """
+defaults: [ipo, _self_]
+beta: 0.7
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "warmup"), [("of a schema", 4e-6, 3.0), ("of an option", 1e-6, 0.1)]
+)
+def test_a_users_own_method_option_sets_a_learning_rate(kind, rate, warmup, own_options):
+    files = {"method/mine.yaml": OWN_METHODS[kind].lstrip()}
+    spec = own_options(files, "method=mine")
+    assert (spec.method.name, spec.method.beta) == ("ipo", 0.7)
+    assert (spec.training.learning_rate, spec.training.warmup_steps) == (rate, warmup)
+    assert own_options(files, "method=mine", "training.learning_rate=1").training.learning_rate == 1
+
+
+def test_a_method_option_without_a_learning_rate_says_which_key_to_set(own_options, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "method=mine"])
+    files = {"method/mine.yaml": "defaults: [/schema/method/ipo@_here_]\n"}
+    with pytest.raises(SystemExit), errors_as_sentences():
+        own_options(files, "method=mine")
+    sentence = "training.learning_rate: it has no value; set it: training.learning_rate=VALUE."
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert own_options(files, "method=mine", "training.learning_rate=1").training.learning_rate == 1
+
+
+@pytest.mark.parametrize("schema", ["", "defaults: [/schema/training@_here_, _self_]\n"])
+def test_a_training_option_and_a_recipe_win_over_the_method(schema, own_options):
+    files = {
+        "training/mine.yaml": f"{schema}learning_rate: 3e-6\n",
+        "training/other.yaml": f"{schema}seed: 3\n",
+        "recipe/mine.yaml": "# @package _global_\ndefaults: [{override /method: sft}]\ntraining: {learning_rate: 5e-6}\n",
+    }
+    assert own_options(files, "training=mine", "method=simpo").training.learning_rate == 3e-6
+    assert own_options(files, "training=other", "method=simpo").training.learning_rate == 5e-7
+    assert own_options(files, "training=mine", "recipe=mine").training.learning_rate == 5e-6
+    assert own_options(files, "recipe=mine", "training.learning_rate=7e-6").training.learning_rate == 7e-6
+
+
+def test_cells_of_a_grid_have_the_learning_rate_of_their_method_or_their_own(composed):
+    grid = [["method=dpo"], ["method=sft"], ["method=sft", "training.learning_rate=3e-4"], ["recipe=demo"]]
+    grid += [["training.learning_rate=3e-4", "method=dpo"]]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        rates = [spec.training.learning_rate for spec in compose_grid(grid, "config")]
+    assert rates == [1e-6, 2e-5, 3e-4, 3e-5, 3e-4]
+    assert rates == [composed(cell).training.learning_rate for cell in grid]
 
 
 # ---- pairs

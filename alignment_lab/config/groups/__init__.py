@@ -1,0 +1,23 @@
+"""The settings of every group but the method: their types, defaults and ranges."""
+
+from .data import BadRows, Data, DataSource
+from .evaluation import Eval
+from .model import TEMPLATES, Attention, Dtype, Model, ModelSource, Shape
+from .parallel import Adapter, DeviceType, Parallel, Quantization, Sharding
+from .tracking import Tracking
+from .training import OnNonfinite, Optimizer, Scheduler, Training
+
+GROUPS: dict[str, type] = {
+    "model": Model,
+    "data": Data,
+    "parallel": Parallel,
+    "training": Training,
+    "tracking": Tracking,
+    "eval": Eval,
+}
+
+__all__ = [
+    "GROUPS", "TEMPLATES", "Adapter", "Attention", "BadRows", "Data", "DataSource", "DeviceType", "Dtype",
+    "Eval", "Model", "ModelSource", "OnNonfinite", "Optimizer", "Parallel", "Quantization", "Scheduler",
+    "Shape", "Sharding", "Tracking", "Training",
+]  # fmt: skip

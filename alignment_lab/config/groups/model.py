@@ -1,0 +1,92 @@
+"""The model group: which weights to start from, and how to load them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from ...runtime.paths import CHAT_TEMPLATES
+from ..validation import require, require_positive
+
+TEMPLATES = {path.stem: path for path in CHAT_TEMPLATES.glob("*.jinja")}  # shipped chat templates, by name
+ModelSource = Enum("ModelSource", ["hub", "embedded", "random"])
+Dtype = Enum("Dtype", ["auto", "float32", "bfloat16", "float16"])
+Attention = Enum("Attention", ["shared_prefix", "sdpa", "eager", "flash_attention_2"])
+
+
+@dataclass
+class Shape:
+    """The dimensions of a decoder, as in its config.json: to estimate it, or to build a random one."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool  # whether the LM head is the embedding matrix
+
+    def __post_init__(self) -> None:
+        sizes = ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim", "vocabulary")
+        require_positive("model.shape", self, *sizes)
+        divides = self.heads % self.kv_heads == 0
+        require(divides, "model.shape.kv_heads", self.kv_heads, f"must divide the {self.heads} heads.")
+
+
+@dataclass
+class Model:
+    """Which weights to start from, and how to load them."""
+
+    name: str = "model"
+    source: ModelSource = ModelSource.hub
+    path: str | None = None  # a Hub id, or a directory with config.json and safetensors
+    revision: str | None = None  # a branch, tag or commit on the Hub
+    dtype: Dtype = Dtype.auto  # auto: bfloat16 where the accelerator has it, else float32
+    attention: Attention = Attention.shared_prefix  # packed, prompts shared; the others pad
+    chat_template: str | None = None  # a shipped name, a .jinja file or a template; null: the tokenizer's own
+    trust_remote_code: bool = False
+    init_adapter: str | None = (
+        None  # a directory with a peft adapter to continue from; it is the reference too
+    )
+    shape: Shape | None = None  # what the estimate needs where there is no network
+
+    def __post_init__(self) -> None:
+        self._check_source()
+        self._check_files()
+
+    def _check_source(self) -> None:
+        from_hub = self.source is ModelSource.hub
+        give_path = "give a Hub id or a directory: model.path=org/name."
+        require(not from_hub or bool(self.path), "model.path", self.path, give_path)
+        has_none = f"model={self.name} has no path; for a Hub id or a directory add model=hub."
+        require(from_hub or not self.path, "model.path", self.path, has_none)
+        has_shape = self.source is not ModelSource.random or self.shape is not None
+        keep_shape = "random weights need a shape; leave it as it was, or use another model."
+        require(has_shape, "model.shape", "null", keep_shape)
+
+    def _check_files(self) -> None:
+        template = self.chat_template or "{"
+        require(
+            "{" in template or template in TEMPLATES or Path(template).expanduser().is_file(),
+            "model.chat_template",
+            template,
+            f"no such file; give {' or '.join(sorted(TEMPLATES))}, a .jinja file, or a template.",
+        )
+        if self.init_adapter is not None:
+            require(
+                Path(self.init_adapter, "adapter_config.json").expanduser().is_file(),
+                "model.init_adapter",
+                self.init_adapter,
+                "no adapter is there (a directory with adapter_config.json and safetensors); "
+                "give the model/ directory of a LoRA run.",
+            )
+        if self.path and (self.path[0] in "./~" or Path(self.path).is_dir()):
+            require(
+                Path(self.path, "config.json").expanduser().is_file(),
+                "model.path",
+                self.path,
+                "no model is there (a directory with config.json and safetensors); "
+                "give another directory or a Hub id.",
+            )
