@@ -18,7 +18,7 @@ from alignment_lab import data
 from alignment_lab.config import Experiment, compose, to_yaml
 from alignment_lab.models.device import device_and_dtype
 from alignment_lab.models.loading import load_policy
-from alignment_lab.models.locate import locate
+from alignment_lab.models.locate import locate_model
 from alignment_lab.models.tokenizer import load_tokenizer, tokenizer_digest
 from alignment_lab.runtime.run_directory import RunDirectory
 from alignment_lab.runtime.signals import StopRequest
@@ -67,7 +67,7 @@ def train(job: Job) -> Measured:
     from .clock import Clock, Steps, import_late, peak_gb, step_logs
 
     spec, console = experiment(job), Console(quiet=True)
-    where = locate(spec.model)
+    where = locate_model(spec.model)
     if job.feed:
         rows = json.loads(Path(job.feed).read_text())["rows"][: job.rows]
         tokens = assembly.Tokens(
@@ -159,7 +159,7 @@ def layout(trainer: Any) -> str:
 
 def weights(job: Job) -> dict[str, str]:
     """A directory with the job's model and tokenizer that plain transformers loads."""
-    return {"folder": str(locate(experiment(job).model).resolve())}
+    return {"folder": str(locate_model(experiment(job).model).resolve())}
 
 
 def messages(job: Job) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def tokens(job: Job) -> dict[str, Any]:
 
     spec = experiment(job)
     tokenize = METHODS[spec.method.name].tokenize
-    tokenizer = load_tokenizer(spec.model, locate(spec.model))
+    tokenizer = load_tokenizer(spec.model, locate_model(spec.model))
     rows = data.load_rows(spec).train[: job.rows]
     tokenizer("warm")  # both sides: the first call builds what the others use
     wall, cpu = time.perf_counter(), time.process_time()
@@ -194,7 +194,7 @@ def ready(job: Job) -> dict[str, float]:
     from alignment_lab.actions import assembly
 
     spec, console = experiment(job), Console(quiet=True)
-    where = locate(spec.model)
+    where = locate_model(spec.model)
     tokens = assembly.tokenized(spec, data.load_rows(spec), where, console)
     wall, cpu = time.time(), time.process_time()
     device, dtype = device_and_dtype(spec)

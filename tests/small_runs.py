@@ -23,7 +23,7 @@ from alignment_lab.data.tokenization import TOKEN_COLUMNS
 from alignment_lab.engine.layout import Engine
 from alignment_lab.methods import METHODS, TrainContext
 from alignment_lab.models.loading import load_model
-from alignment_lab.models.locate import locate
+from alignment_lab.models.locate import locate_model
 from alignment_lab.runtime.run_directory import RunDirectory
 
 Row = dict[str, Any]
@@ -122,7 +122,7 @@ class Workshop:
 
     def policy(self, spec: Any) -> Any:
         """Random weights in the widest type there is, and large enough for every mistake to show."""
-        made = load_model(spec.model, locate(spec.model), score_head=not spec.method.generates).to(torch.float64)
+        made = load_model(spec.model, locate_model(spec.model), score_head=not spec.method.generates).to(torch.float64)
         shifted(made, WEIGHTS)
         return made
 

@@ -1,4 +1,4 @@
-"""Which layout a model gets: packed where that is exact, padded with the reason where not, and the right numbers either way."""
+"""The layout for a model: packed where exact, else padded with the reason, and equal numbers either way."""
 
 import json
 from types import SimpleNamespace
@@ -18,14 +18,22 @@ from alignment_lab.runtime.errors import UserError
 
 PACKED, PADDED = Engine(True, 1000), Engine(False, 1000)
 SEEN = {  # family, settings, why rows of 22 tokens are padded
-    "a window that cuts": ("mistral", {"sliding_window": 8}, "it sees 8 tokens back and rows have 22"),
+    "a window that cuts": (
+        "mistral",
+        {"sliding_window": 8},
+        "its window is 8 tokens and sequences have up to 22",
+    ),
     "a window of a token less": (
         "mistral",
         {"sliding_window": LONGEST - 1},
-        "it sees 21 tokens back and rows have 22",
+        "its window is 21 tokens and sequences have up to 22",
     ),
     "a window of a row": ("mistral", {"sliding_window": LONGEST}, None),
-    "a window in some layers": ("gemma3_text", {"head_dim": 8, "sliding_window": 8}, "it sees 8 tokens back"),
+    "a window in some layers": (
+        "gemma3_text",
+        {"head_dim": 8, "sliding_window": 8},
+        "its window is 8 tokens",
+    ),
     "a wide window in some layers": ("gemma3_text", {"head_dim": 8, "sliding_window": 64}, None),
     "a window that is switched off": ("qwen2", {"sliding_window": 8, "use_sliding_window": False}, None),
     "chunks": (
@@ -82,7 +90,10 @@ UNUSUAL = {  # what asks more of attention than softmax(QK)V, or takes no attent
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_an_unusual_model_is_right_as_the_lab_loads_it(name, tmp_path):
-    """Against the same weights with eager attention, in float32. A model that the lab cannot serve would have to be a sentence instead."""
+    """Against the same weights with eager attention, in float32.
+
+    A model that the lab cannot serve would have to be a sentence instead.
+    """
     family, settings = UNUSUAL[name]
     small(family, implementation="eager", dtype=torch.float32, **settings).save_pretrained(tmp_path)
     true = expected(
@@ -97,7 +108,7 @@ def test_an_unusual_model_is_right_as_the_lab_loads_it(name, tmp_path):
     "settings", [{}, {"attention_dropout": 0.5}], ids=["as it is", "dropout in attention"]
 )
 def test_a_loaded_model_is_the_same_function_in_training(settings, tmp_path):
-    """Policy and reference are one function at the start: no dropout anywhere, wherever a family keeps its rate."""
+    """Policy and reference are one function at the start: no dropout, wherever a family keeps its rate."""
     small("llama", dtype=torch.float32, **settings).save_pretrained(tmp_path)
     loaded = load_model(Model(source=ModelSource.hub, path=str(tmp_path)), tmp_path)
     for engine in (PACKED, PADDED):
@@ -118,7 +129,7 @@ def test_a_model_that_ignores_layouts_is_found_out(monkeypatch):
 
 @pytest.mark.parametrize("initializer_range", [0.02, 0.005])
 def test_it_is_found_out_in_a_model_that_hardly_attends(initializer_range, monkeypatch):
-    """Untrained weights of the usual size are near enough to zero for a mistake to be small; the proof must see it."""
+    """Untrained weights are so near zero that a mistake is small; the check must still see it."""
     found = small("llama", dtype=torch.float32, initializer_range=initializer_range)
     true = found.model.forward
     monkeypatch.setattr(
@@ -176,13 +187,13 @@ def test_what_a_config_says_of_its_layers():
     """A window counts only where layers use it: all without layer_types, unless it is switched off."""
     said = [
         ({}, None),
-        ({"sliding_window": 10}, "it sees 10 tokens back and rows have 22"),
+        ({"sliding_window": 10}, "its window is 10 tokens and sequences have up to 22"),
         ({"sliding_window": 22}, None),
         ({"sliding_window": 10, "use_sliding_window": False}, None),
         ({"sliding_window": 10, "layer_types": ["full_attention"] * 2}, None),
         (
             {"sliding_window": 10, "layer_types": ["full_attention", "sliding_attention"]},
-            "it sees 10 tokens back and rows have 22",
+            "its window is 10 tokens and sequences have up to 22",
         ),
         ({"layer_types": ["mamba", "full_attention", "conv"]}, "its layers are conv and mamba"),
     ]
@@ -193,7 +204,10 @@ def test_what_a_config_says_of_its_layers():
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
 def test_generation_is_that_of_plain_attention(family):
-    """Prompts of several lengths, padded on the left, with a cache: tokens and logits are those of SDPA; mistral's window is active."""
+    """Left-padded prompts of several lengths, with a KV cache: tokens and logits equal SDPA's.
+
+    Mistral's window is active.
+    """
     settings = {"sliding_window": 6} if family == "mistral" else {}
     prompts = [[5, 6, 7, 8, 9, 10, 11, 12], [13, 14], [15]]
     width = max(map(len, prompts))
@@ -229,8 +243,8 @@ def test_a_saved_model_knows_nothing_of_the_labs_attention(tmp_path):
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
 
 
-def test_a_model_that_is_not_whole_is_a_sentence(tmp_path):
-    """Random weights in the middle of a trained model would only show in its answers. A head for scores may be new."""
+def test_a_model_with_a_missing_weight_is_one_sentence(tmp_path):
+    """Random weights in a trained model would only show in its answers. A reward model's head may be new."""
     from safetensors.torch import load_file, save_file
 
     small("llama", dtype=torch.float32).save_pretrained(tmp_path)
@@ -243,8 +257,8 @@ def test_a_model_that_is_not_whole_is_a_sentence(tmp_path):
         tmp_path / "model.safetensors",
         {"format": "pt"},
     )
-    for scores in (False, True):
+    for score_head in (False, True):
         with pytest.raises(
             UserError, match=rf"a weight of it is not in its files and would be random, {name} for one; "
         ):
-            load_model(as_given, tmp_path, score_head=scores)
+            load_model(as_given, tmp_path, score_head=score_head)

@@ -330,14 +330,14 @@ def test_a_folder_is_named_without_secrets(monkeypatch):
 
 def test_whose_code_runs_is_said(tmp_path):
     hub = Model(path="org/name", trust_remote_code=True)
-    assert describe_remote_code(hub, tmp_path) == "model.trust_remote_code=true: org/name brings no code"
+    assert describe_remote_code(hub, tmp_path) == "model.trust_remote_code=true: org/name has no code of its own"
     write_json(
         tmp_path / "config.json",
         {"auto_map": {"AutoModel": "other/code--modeling.A", "AutoConfig": "configuration.B"}},
     )
     assert (
         describe_remote_code(hub, tmp_path)
-        == "model.trust_remote_code=true: the code of org/name, other/code runs here, with your rights"
+        == "model.trust_remote_code=true: the code of org/name, other/code runs here, with your permissions"
     )
 
 

@@ -1,4 +1,4 @@
-"""One run, top to bottom. What needs no torch comes first, so that a mistake is told before anything heavy starts."""
+"""action=train: one run, from top to bottom. What needs no torch comes first: mistakes are reported before it is imported."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from rich.console import Console
 
 from .. import data, estimate
 from ..config import (
-    Action,
-    DataSource,
     DeviceType,
     Experiment,
     describe_difference,
@@ -27,13 +25,12 @@ from ..config import (
     to_yaml,
 )
 from ..distributed import collectives, ranks
-from ..distributed.launch import launch_workers, local_process_count
-from ..distributed.rendezvous import find_rendezvous
+from ..distributed.launch import is_run_leader, launch_workers, local_process_count
 from ..estimate import problems
 from ..estimate.oom import explain_failure
 from ..evaluation.answers import sample_rows, score_answers
 from ..evaluation.intervals import Measured, before_after
-from ..models.locate import locate, describe_remote_code
+from ..models.locate import locate_model, describe_remote_code
 from ..report.render.terminal import show_run
 from ..runtime import hardware, provenance
 from ..runtime.errors import HungError, Interrupted, RunError, UserError, describe_error
@@ -43,18 +40,17 @@ from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
 from ..runtime.watchdog import Watchdog
 from ..tracking import conclude_tracking, end_tracking
-from . import plan
 
 if TYPE_CHECKING:
     from ..methods import TrainContext
 
 Row = dict[str, Any]
-TALKATIVE = (  # loggers that have nothing to tell a user
+NOISY_LOGGERS = (  # their warnings do not concern the user
     "bitsandbytes",
     "DeepSpeed",
     "torch.distributed.elastic",
-    "transformers.trainer_utils",  # that a run goes on with another save_steps
-    "transformers.utils.loading_report",  # a table; model.load_model says what is missing
+    "transformers.trainer_utils",  # warns when a run is resumed with another save_steps
+    "transformers.utils.loading_report",  # prints a table; models.loading reports what is missing
 )
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -63,56 +59,49 @@ ENVIRONMENT = {
 }
 
 
-def execute(spec: Experiment, run: RunDirectory) -> float | None:
-    """Run the experiment and leave a complete run directory; gives its objective, where that was measured.
+def run_training(spec: Experiment, run: RunDirectory) -> float | None:
+    """Train the experiment and leave a complete run directory; returns its objective, where it was measured.
 
     Raises UserError for a mistake; the directory records any failure.
     """
-    leads = ranks.is_main_process() and find_rendezvous(spec.parallel.nodes).node_rank == 0
+    leads = is_run_leader(spec.parallel)
     console = Console(quiet=not leads)
-    if spec.action is Action.plan:
-        plan.show_plan(spec, _readable(spec), console)
-        run.discard_if_unused()
-        return None
-    spec, run = estimate.resolve_auto(spec), _agreed(run, spec)
+    spec, run = estimate.resolve_auto(spec), _agree_on_directory(run, spec)
     if run.state().get("state") == "finished" and run.state()["id"] == spec.run_id:
-        console.print(
-            f"{run.path}: this experiment is finished; give another directory to run it again.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        message = f"{run.path}: this experiment is finished; give another directory to run it again."
+        console.print(message, highlight=False, soft_wrap=True)
         return objective_value(spec, run.report())
     stop = StopRequest()
     with stop.listen(), recorded_attempt(spec, run) if leads else nullcontext():
-        problems.require_runnable(spec, hardware.count_accelerators(), run.path)
-        rows = data.load_rows(spec)
-        where = locate(spec.model)
-        console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
-        if spec.model.trust_remote_code:
-            console.print(describe_remote_code(spec.model, where), highlight=False, soft_wrap=True)
-        processes = local_process_count(spec.parallel)
-        if processes * spec.parallel.nodes > 1 and not ranks.is_launched():
-            launch_workers(spec.parallel, run, processes, console, stop)
-        else:
-            train(spec, run, rows, where, console, stop)
+        _check_and_train(spec, run, console, stop)
     if leads:
-        from ..report.render.run_page import write_run_page  # matplotlib: not needed to answer a mistake
+        from ..report.render.run_page import write_run_page  # imports matplotlib
 
         write_run_page(run)
         conclude_tracking(spec, run, console)
         show_run(run, console)
-    if stop.signal:  # at the very end: this run is finished, what would follow it does not start
+    if stop.signal:  # this run is finished all the same; the next one of a sweep must not start
         raise Interrupted(stop.signal, f"interrupted by {stop.signal.name}; this run is finished")
     return objective_value(spec, run.report())
 
 
-def _readable(spec: Experiment) -> data.Splits | None:
-    """The rows, where they are to be had without a network."""
-    return None if spec.data.source is DataSource.hub else data.load_rows(spec)
+def _check_and_train(spec: Experiment, run: RunDirectory, console: Console, stop: StopRequest) -> None:
+    """Everything that needs no torch first; then train, in this process or in workers."""
+    problems.require_runnable(spec, hardware.count_accelerators(), run.path)
+    rows = data.load_rows(spec)
+    model_path = locate_model(spec.model)
+    console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
+    if spec.model.trust_remote_code:
+        console.print(describe_remote_code(spec.model, model_path), highlight=False, soft_wrap=True)
+    processes = local_process_count(spec.parallel)
+    if processes * spec.parallel.nodes > 1 and not ranks.is_launched():
+        launch_workers(spec.parallel, run, processes, console, stop)
+    else:
+        train(spec, run, rows, model_path, console, stop)
 
 
-def _agreed(run: RunDirectory, spec: Experiment) -> RunDirectory:
-    """The first process's directory: torchrun and accelerate start the command itself, and the clock names a directory for each."""
+def _agree_on_directory(run: RunDirectory, spec: Experiment) -> RunDirectory:
+    """The main process's directory: under torchrun each process composes its own, named by the time of day."""
     if not ranks.is_launched():
         return run
     collectives.init_process_group(
@@ -125,17 +114,17 @@ def _agreed(run: RunDirectory, spec: Experiment) -> RunDirectory:
 
 
 def prepare_libraries() -> None:
-    """What libraries read when they are imported, and whom of them the user need not hear."""
+    """Set what libraries read when they are imported, and silence what does not concern the user."""
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
     if not hardware.count_accelerators():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one, and say so
-    for name in TALKATIVE:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would search for one, and log that
+    for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|accelerate")
 
 
-def work(run: RunDirectory) -> None:
-    """One of several processes that `execute` launched: the experiment is the one that it wrote down."""
+def run_worker(run: RunDirectory) -> None:
+    """One of the processes that `run_training` launched; spec.yaml holds the experiment."""
     spec = read_spec(run)
     prepare_libraries()
     failed = True
@@ -146,7 +135,7 @@ def work(run: RunDirectory) -> None:
                 spec,
                 run,
                 data.load_rows(spec),
-                locate(spec.model),
+                locate_model(spec.model),
                 Console(quiet=not ranks.is_main_process()),
                 stop,
             )
@@ -160,16 +149,16 @@ def work(run: RunDirectory) -> None:
 
 
 def read_spec(run: RunDirectory) -> Experiment:
-    """The experiment that spec.yaml says. Raises UserError where there is none."""
+    """The experiment of spec.yaml. Raises UserError where there is none."""
     if not run.spec_file.exists():
-        raise UserError(f"{run.path}: its spec.yaml is gone; give the command again.")
+        raise UserError(f"{run.path}: spec.yaml is missing; give the command again.")
     return from_yaml(run.spec_file.read_text())
 
 
 @contextmanager
 def recorded_attempt(spec: Experiment, run: RunDirectory) -> Iterator[None]:
     """Keep run.json true: running, then finished, interrupted, or failed with the reason."""
-    _refuse_another(spec, run)
+    _require_same_experiment(spec, run)
     prepare_libraries()
     with run.locked():
         run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))
@@ -182,13 +171,14 @@ def recorded_attempt(spec: Experiment, run: RunDirectory) -> Iterator[None]:
         run.finish()
 
 
-def _refuse_another(spec: Experiment, run: RunDirectory) -> None:
+def _require_same_experiment(spec: Experiment, run: RunDirectory) -> None:
     """Raise UserError, naming what differs, where the directory belongs to another experiment."""
     if run.state().get("id", spec.run_id) == spec.run_id:
         return
-    said = describe_difference(run.spec(), to_plain(spec))
+    difference = describe_difference(run.spec(), to_plain(spec))
     raise UserError(
-        f"{run.path}: {said}: this is another experiment; give it a directory of its own: hydra.run.dir=DIRECTORY."
+        f"{run.path}: {difference}: this is another experiment; give it a directory of its own: "
+        "hydra.run.dir=DIRECTORY."
     )
 
 

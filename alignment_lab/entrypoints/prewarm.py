@@ -1,7 +1,10 @@
-"""What cells of a sweep share, made once before they start: weights, token ids, the reference's log-probabilities; nothing is trained.
+"""Computes what cells of a sweep share before they start: weights, token ids, reference log-probabilities.
 
-Everything lies in the cache, under its content, where each cell then finds it: without this it would be made by the first who comes, while
-the others wait with their accelerators.  python -m alignment_lab.entrypoints.prewarm RUN  is one process of several.
+Trains nothing.
+
+All of it lies in the cache by its content, where each cell finds it. Otherwise the first cell would compute
+it while the others wait with their accelerators. python -m alignment_lab.entrypoints.prewarm RUN is one of
+several processes.
 """
 
 from __future__ import annotations
@@ -19,71 +22,74 @@ from ..config import Experiment, to_yaml
 from ..distributed import ranks
 from ..distributed.launch import launch_workers, local_process_count
 from ..models.loading import load_policy
-from ..models.locate import locate
+from ..models.locate import locate_model
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
 from . import worker
 
-_loaded: dict[str, Any] = {}
+_policies: dict[str, Any] = {}  # the policy that was loaded last
 
 
-class Enough(Exception):
-    """The untouched model has been asked."""
+class ReferenceReady(Exception):
+    """The reference log-probabilities are stored: training need not start."""
 
 
 def prewarm(
     spec: Experiment, folder: RunDirectory, console: Console, stop: StopRequest, *, tokens_only: bool
 ) -> None:
-    """Make what this experiment needs; `folder` is for what libraries want to write. Raises as `run.execute` does."""
+    """Compute what this experiment needs; libraries may write to `folder`.
+
+    Raises as `actions.run_action` does.
+    """
     train.prepare_libraries()
     processes = local_process_count(spec.parallel)
     if tokens_only or processes * spec.parallel.nodes == 1:
-        _make(spec, folder, console, stop, tokens_only=tokens_only)
+        _compute(spec, folder, console, stop, tokens_only=tokens_only)
         return
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.spec_file.write_text(to_yaml(spec))
     launch_workers(spec.parallel, folder, processes, console, stop, "alignment_lab.entrypoints.prewarm")
 
 
-def _make(
+def _compute(
     spec: Experiment, folder: RunDirectory, console: Console, stop: StopRequest, *, tokens_only: bool = False
 ) -> None:
     from .. import training
     from ..actions import assembly
 
     spec = replace(spec, tracking=replace(spec.tracking, tensorboard=False, wandb=False, trackio=False))
-    tokens = assembly.tokenized(spec, data.load_rows(spec), locate(spec.model), console)
+    tokens = assembly.tokenized(spec, data.load_rows(spec), locate_model(spec.model), console)
     if tokens_only:
         return
-    trainer = assembly.build_trainer(spec, folder, tokens, console, _policy)
+    trainer = assembly.build_trainer(spec, folder, tokens, console, _load_policy)
 
     def opening() -> None:
-        raise Enough
+        raise ReferenceReady
 
     trainer.opening = opening
-    with suppress(Enough):
+    with suppress(ReferenceReady):
         if ranks.world_size() == 1:
             trainer.begin()
-        else:  # a sharded model can be asked only when it is wrapped
+        else:  # a sharded model can compute only once it is wrapped
             training.fit(trainer, spec, folder, console, stop)
 
 
-def _policy(spec: Experiment, where: Path, device: Any, dtype: Any) -> Any:
-    """The model, loaded once for all that is asked of the same one."""
+def _load_policy(spec: Experiment, path: Path, device: Any, dtype: Any) -> Any:
+    """The policy, loaded once for passes in a row that need the same one."""
     key = repr((spec.model, spec.parallel, spec.method.generates))
-    if key not in _loaded:
-        _loaded.clear()
-        _loaded[key] = load_policy(spec, where, device, dtype)
-    return _loaded[key]
+    if key not in _policies:
+        _policies.clear()
+        _policies[key] = load_policy(spec, path, device, dtype)
+    return _policies[key]
 
 
-def work(folder: RunDirectory) -> None:
-    """One of several processes."""
+def run_worker(folder: RunDirectory) -> None:
+    """One of several processes that `prewarm` launched."""
     train.prepare_libraries()
     stop = StopRequest()
     with stop.listen():
-        _make(train.read_spec(folder), folder, Console(quiet=not ranks.is_main_process()), stop)
+        _compute(train.read_spec(folder), folder, Console(quiet=not ranks.is_main_process()), stop)
 
 
 if __name__ == "__main__":
-    worker.main(work)
+    worker.main(run_worker)

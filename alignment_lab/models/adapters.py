@@ -1,15 +1,21 @@
-"""Adapters of peft: which layers get one, what is trained of it, and the one that a run goes on from."""
+"""LoRA adapters by peft: which layers get one, what is trained, and how a trained one is resumed.
+
+Knows peft and the `parallel` settings. Refuses to know where the base weights come from.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Adapter, Experiment, Parallel
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
 
 def add_adapter(model: Any, spec: Experiment) -> Any:
-    """The model under a fresh adapter, drawn by the training's seed, or under the one that the experiment goes on from."""
+    """The model with the adapter of `model.init_adapter`, or with a new one drawn by the training seed."""
     import torch
     from peft import PeftModel, get_peft_model
 
@@ -17,20 +23,21 @@ def add_adapter(model: Any, spec: Experiment) -> Any:
         weight.requires_grad_(False)
     torch.manual_seed(spec.training.seed)
     if spec.model.init_adapter:
-        return PeftModel.from_pretrained(
-            model, Path(spec.model.init_adapter).expanduser(), is_trainable=True
-        ).eval()
+        folder = Path(spec.model.init_adapter).expanduser()
+        return PeftModel.from_pretrained(model, folder, is_trainable=True).eval()
     policy = get_peft_model(model, lora_config(spec.parallel, score_head=not spec.method.generates)).eval()
     for weight in policy.parameters():
         if weight.requires_grad:
-            weight.data = (
-                weight.data.float()
-            )  # a reward model's head is a copy in the base's type: too coarse to be trained
+            # a reward model's head is a copy in the base's dtype, which is too coarse to be trained
+            weight.data = weight.data.float()
     return policy
 
 
-def lora_config(parallel: Parallel, *, score_head: bool) -> Any:
-    """peft's LoraConfig; every linear layer but the head where no layers are named. A reward model's new head is trained whole."""
+def lora_config(parallel: Parallel, *, score_head: bool) -> LoraConfig:
+    """peft's LoraConfig: on every linear layer but the head, unless `parallel.targets` names others.
+
+    The new head of a reward model (`score_head`) is trained in full.
+    """
     from peft import LoraConfig
 
     return LoraConfig(

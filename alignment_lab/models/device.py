@@ -1,6 +1,6 @@
-"""From a `model` setting to weights and tokenizer. Finding them needs no torch; what cannot be had is one sentence.
+"""Where a process computes and in which dtype, and how much memory is free there.
 
-Weights are held in float32 and computed with in `model.dtype`: an update of 1e-6 is lost on a bfloat16 weight.
+Knows hardware and the `parallel` and `model` settings. Refuses to know any model's weights.
 """
 
 from __future__ import annotations
@@ -18,57 +18,62 @@ from ..runtime.files import cache_directory, read_json, write_json
 if TYPE_CHECKING:
     import torch
 
+MIN_SPEEDUP = 1.3  # of bfloat16 over float32 on a CPU, below which `auto` computes in float32
+
 
 def device_and_dtype(spec: Experiment) -> tuple[torch.device, torch.dtype]:
-    """Where this process computes and in what: `auto` is an accelerator where torch sees one, and bfloat16 where it is faster."""
+    """This process's device and compute dtype.
+
+    `auto` is an accelerator where torch sees one, and bfloat16 where that is faster than float32.
+    """
     import torch
 
     cuda = torch.cuda.is_available() and spec.parallel.device is not DeviceType.cpu
     if spec.parallel.device is DeviceType.cuda and not cuda:
         raise UserError(
-            "parallel.device=cuda: torch sees no accelerator here; use parallel.device=auto, or a machine that has one."
+            "parallel.device=cuda: torch sees no accelerator here; use parallel.device=auto, "
+            "or a machine that has one."
         )
-    wanted = spec.model.dtype
-    if wanted is Dtype.auto:
-        wanted = (
-            Dtype.bfloat16 if (torch.cuda.is_bf16_supported() if cuda else is_bfloat16_faster()) else Dtype.float32
-        )
+    dtype = spec.model.dtype
+    if dtype is Dtype.auto:
+        use_bfloat16 = torch.cuda.is_bf16_supported() if cuda else is_bfloat16_faster()
+        dtype = Dtype.bfloat16 if use_bfloat16 else Dtype.float32
     device = torch.device("cuda", ranks.local_rank()) if cuda else torch.device("cpu")
-    return device, torch.bfloat16 if wanted is Dtype.bfloat16 else torch.float32
+    return device, torch.bfloat16 if dtype is Dtype.bfloat16 else torch.float32
 
 
 def is_bfloat16_faster() -> bool:
-    """Whether this processor multiplies bfloat16 matrices at least 1.3 times as fast as float32: measured once, then remembered.
+    """Whether this CPU multiplies bfloat16 matrices 1.3 times as fast as float32: measured once, then cached.
 
-    Many have no instruction for it and are three to four times slower, whatever they report.
+    Many CPUs have no instruction for it and are three to four times slower, whatever they report.
     """
     import torch
 
     file = cache_directory() / "bfloat16.json"
     key = f"{hardware.processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    known = read_json(file) or {}
-    if key not in known:
-        known[key] = round(_multiplying(torch.float32) / _multiplying(torch.bfloat16), 2)
+    speedups: dict[str, float] = read_json(file) or {}
+    if key not in speedups:
+        speedups[key] = round(_matmul_seconds(torch.float32) / _matmul_seconds(torch.bfloat16), 2)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, known)
-    return known[key] >= 1.3
+        write_json(file, speedups)
+    return speedups[key] >= MIN_SPEEDUP
 
 
-def _multiplying(dtype: torch.dtype) -> float:
-    """Seconds of the fastest of five products of two matrices of 768 x 768."""
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    """Seconds of the fastest of five products of two 768 x 768 matrices."""
     import torch
 
-    one, other = (torch.ones(768, 768, dtype=dtype) for _ in range(2))
+    left, right = (torch.ones(768, 768, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(5):
         started = time.perf_counter()
-        one @ other
+        left @ right
         seconds.append(time.perf_counter() - started)
     return min(seconds)
 
 
 def free_memory(device: torch.device) -> int:
-    """Memory that is free on the device, or in this machine for each of its processes."""
+    """Free bytes on the accelerator; on a CPU, this process's share of the machine's available memory."""
     import psutil
     import torch
 

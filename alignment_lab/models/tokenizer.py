@@ -1,6 +1,6 @@
-"""From a `model` setting to weights and tokenizer. Finding them needs no torch; what cannot be had is one sentence.
+"""The tokenizer of a model, with the experiment's chat template, and its digest.
 
-Weights are held in float32 and computed with in `model.dtype`: an update of 1e-6 is lost on a bfloat16 weight.
+Knows `model` settings and tokenizer files. Refuses to know what is tokenized.
 """
 
 from __future__ import annotations
@@ -16,28 +16,33 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def load_tokenizer(model: Model, where: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer with the experiment's chat template. Raises UserError where there is none."""
+def load_tokenizer(settings: Model, folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder` with the experiment's chat template.
+
+    Raises UserError where there is no template.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=model.trust_remote_code)
-    if model.chat_template:
-        tokenizer.chat_template = chat_template(model.chat_template)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+    if settings.chat_template:
+        tokenizer.chat_template = resolve_chat_template(settings.chat_template)
     if not tokenizer.chat_template:
         shipped = " or ".join(sorted(TEMPLATES))
         raise UserError(
-            f"model={model.name}: its tokenizer has no chat template; set model.chat_template to {shipped}, or a .jinja file."
+            f"model={settings.name}: its tokenizer has no chat template; set model.chat_template "
+            f"to {shipped}, or a .jinja file."
         )
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = (
-            tokenizer.eos_token
-        )  # never looked at: padding is told by lengths, not by its id
+        # any id will do: padding is masked by lengths, not recognized by its id
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def chat_template(said: str) -> str:
-    """The template behind `model.chat_template`: the template itself, a shipped name, or a file."""
-    return said if "{" in said else TEMPLATES.get(said, Path(said).expanduser()).read_text(encoding="utf-8")
+def resolve_chat_template(value: str) -> str:
+    """The template behind `model.chat_template`: a template itself, the name of a shipped one, or a file."""
+    if "{" in value:
+        return value
+    return TEMPLATES.get(value, Path(value).expanduser()).read_text(encoding="utf-8")
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
