@@ -28,7 +28,7 @@ def said(row: dict, field: str) -> str:
 
 def lengths(part: str, field: str) -> list[int]:
     """Words in a field, for each row of a part."""
-    return [builder.words(said(row, field)) for row in ROWS[part]]
+    return [builder.count_words(said(row, field)) for row in ROWS[part]]
 
 
 def kind(row: dict) -> str:
@@ -182,7 +182,7 @@ def test_lengths(part):
     for field, low, high in (("prompt", 5, 14), ("chosen", 4, 14), ("rejected", 18, 40)):
         assert low <= min(lengths(part, field)) and max(lengths(part, field)) <= high
     for row in ROWS[part]:
-        assert builder.words(said(row, "chosen")) < builder.words(said(row, "rejected"))
+        assert builder.count_words(said(row, "chosen")) < builder.count_words(said(row, "rejected"))
         assert len(said(row, "chosen")) < len(said(row, "rejected"))
 
 

@@ -53,8 +53,8 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     last = [token for token in ids[len(prompt) :] if token in special][-1:]
     if not last:
         raise DataError(
-            "model.chat_template: it ends the assistant's turn with no special token, so the model would never "
-            "learn to stop; let it close the turn with {{ eos_token }}."
+            "model.chat_template: it ends the assistant's turn with no special token, so the model would "
+            "never learn to stop; let it close the turn with {{ eos_token }}."
         )
     return list(dict.fromkeys([*last, tokenizer.eos_token_id]))
 

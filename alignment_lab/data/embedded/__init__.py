@@ -1,1 +1,1 @@
-"""Embedded preference data: plain factual answers against evasive ones (JSONL and CSV, read by path)."""
+"""The embedded preference data set, plain answers against evasive ones: rows, their sources and their builder."""
