@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from test_run import TINY
 
-from alignment_lab.actions.train import execute
+from alignment_lab.actions import run_action
 from alignment_lab.runtime.files import read_json
 from alignment_lab.runtime.run_directory import RunDirectory
 
@@ -19,7 +19,7 @@ def adapted(composed, folder: Path, *overrides: str) -> tuple[RunDirectory, str]
     """A short run with an adapter, and what it printed."""
     run, said = RunDirectory(folder), io.StringIO()
     with redirect_stdout(said):
-        execute(
+        run_action(
             composed([*TINY, "parallel=lora", "parallel.processes=1", "eval.generations=0", *overrides]), run
         )
     return run, " ".join(said.getvalue().split())

@@ -1,4 +1,4 @@
-"""A room imports only from floors below it, and what answers a mistake imports no torch: read from the source, with `ast`."""
+"""A package imports only from the floors below it, and what answers a mistake imports no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLOORS = {
     "entrypoints": 8,
     "train": 9,
 }  # fmt: skip
-READERS = {"report": {"runtime", "config"}}  # rooms that may use only these, whatever lies below them
+READERS = {"report": {"runtime", "config"}}  # packages that may use only these, whatever lies below them
 HEAVY = {"torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib", "wandb"}
 WITH_TORCH = {
     "losses",
@@ -31,17 +31,23 @@ WITH_TORCH = {
     "checkpoints",
     "training",
     "methods",
-}  # every other room answers without
+}  # every other package answers without
+LOADS_BY_NAME = PACKAGE / "config" / "plugins.py"  # a user's own module
+WAYS_TO_LOAD = {
+    "__import__", "import_module", "run_module", "run_path", "exec_module",
+    "spec_from_loader", "spec_from_file_location", "module_from_spec",
+}  # fmt: skip
+BUILT_IN_WAYS_TO_LOAD = {"exec", "eval"}
 FILES = [*sorted(PACKAGE.rglob("*.py")), ROOT / "train.py"]
 
 
-def room(file: Path) -> str:
-    """The name in FLOORS: alignment_lab/data/split.py -> data, alignment_lab/run.py -> run, train.py -> train."""
+def package(file: Path) -> str:
+    """The name in FLOORS: alignment_lab/data/split.py -> data, train.py -> train."""
     return file.stem if file == ROOT / "train.py" else file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def statements(node: ast.AST, *, at_run_time: bool) -> Iterator[ast.Import | ast.ImportFrom]:
-    """The imports of a module: all of them, or those that importing it runs (no function's, no type checker's)."""
+    """The imports of a module: all, or those that importing it runs (no function's, no type checker's)."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child
@@ -52,7 +58,9 @@ def statements(node: ast.AST, *, at_run_time: bool) -> Iterator[ast.Import | ast
 
 
 def imported(file: Path, *, at_run_time: bool = False) -> set[str]:
-    """Dotted names of a file's imports: `from .data import split` in alignment_lab/x.py is alignment_lab.data.split."""
+    """Dotted names of a file's imports: `from .data import split` in alignment_lab/x.py is
+    alignment_lab.data.split.
+    """
     here = ["alignment_lab", *file.relative_to(PACKAGE).parent.parts] if file.is_relative_to(PACKAGE) else []
     found = set()
     for statement in statements(ast.parse(file.read_text()), at_run_time=at_run_time):
@@ -65,47 +73,53 @@ def imported(file: Path, *, at_run_time: bool = False) -> set[str]:
     return found
 
 
-def rooms_used(file: Path) -> set[str]:
-    """The rooms that a file imports from, its own left out; a name that is no room comes from alignment_lab/__init__.py."""
+def packages_used(file: Path) -> set[str]:
+    """The packages a file imports from but its own; any other name comes from alignment_lab/__init__.py."""
     names = {
         name.split(".")[1] if "." in name else "__init__"
         for name in imported(file)
         if name.partition(".")[0] == "alignment_lab"
     }
-    return {name if name in FLOORS else "__init__" for name in names} - {room(file)}
+    return {name if name in FLOORS else "__init__" for name in names} - {package(file)}
 
 
-def test_every_room_has_a_floor_and_every_floor_its_room():
-    assert {room(file) for file in FILES} == set(FLOORS)
+def test_every_package_has_a_floor_and_every_floor_its_package():
+    assert {package(file) for file in FILES} == set(FLOORS)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_a_room_imports_only_from_the_floors_below(file):
-    own = room(file)
-    assert {other: FLOORS[other] for other in rooms_used(file) if FLOORS[other] >= FLOORS[own]} == {}, (
+def test_a_package_imports_only_from_the_floors_below(file):
+    own = package(file)
+    assert {other: FLOORS[other] for other in packages_used(file) if FLOORS[other] >= FLOORS[own]} == {}, (
         f"{own} is on floor {FLOORS[own]}"
     )
-    assert rooms_used(file) <= READERS.get(own, set(FLOORS))
+    assert packages_used(file) <= READERS.get(own, set(FLOORS))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_nothing_is_imported_by_another_way(file):
-    """A name in a string would pass under the floors; and nobody imports the door or the tests."""
-    words = {
-        getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(ast.parse(file.read_text()))
-    }
-    assert not {"__import__", "import_module", "run_module", "run_path"} & words
+    """A name in a string would pass under the floors; and nobody imports train.py or the tests."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    calls = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    used = (WAYS_TO_LOAD & (names | attributes)) | (BUILT_IN_WAYS_TO_LOAD & calls)
+    assert bool(used) is (file == LOADS_BY_NAME)
     assert not {"train", "tests", "conftest"} & {name.partition(".")[0] for name in imported(file)}
     assert not any("*" in name for name in imported(file))
 
 
 @pytest.mark.parametrize(
     "file",
-    [file for file in FILES if room(file) not in WITH_TORCH],
+    [file for file in FILES if package(file) not in WITH_TORCH],
     ids=lambda file: str(file.relative_to(ROOT)),
 )
 def test_what_answers_a_mistake_imports_nothing_heavy_at_its_top(file):
     assert not HEAVY & {name.partition(".")[0] for name in imported(file, at_run_time=True)}
+
+
+def test_the_module_that_loads_a_plugin_is_the_only_one_that_is_let():
+    assert LOADS_BY_NAME in FILES
 
 
 def test_all_that_the_command_imports_leaves_torch_out(door):
@@ -116,13 +130,13 @@ def test_all_that_the_command_imports_leaves_torch_out(door):
 
 
 SEEN = [
-    "if TYPE_CHECKING:\n    from ..actions import execute",
+    "if TYPE_CHECKING:\n    from ..actions import run_action",
     "from .. import actions",
-    "from ..actions import execute",
+    "from ..actions import run_action",
     "import alignment_lab.actions",
-    "from alignment_lab.actions import execute",
+    "from alignment_lab.actions import run_action",
     "from alignment_lab import actions",
-    "def f():\n    from ..actions import execute",
+    "def f():\n    from ..actions import run_action",
     "try:\n    from .. import actions\nexcept Exception:\n    pass",
     "class A:\n    def f(self):\n        if True:\n            from .. import actions",
     "if TYPE_CHECKING:\n    pass\nelse:\n    from .. import actions",
@@ -140,4 +154,4 @@ def test_the_test_sees_what_it_forbids(source, tmp_path, monkeypatch):
     file = tmp_path / "data" / "x.py"
     file.parent.mkdir()
     file.write_text(source)
-    assert rooms_used(file) == (set() if source in EXEMPT else {"actions"})
+    assert packages_used(file) == (set() if source in EXEMPT else {"actions"})

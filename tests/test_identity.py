@@ -7,7 +7,7 @@ import shutil
 import pytest
 import yaml
 
-from alignment_lab.actions.train import execute
+from alignment_lab.actions import run_action
 from alignment_lab.config import Experiment, differences, known_keys, to_plain, to_yaml
 from alignment_lab.config.identity import FREE_SETTINGS, MAX_VALUE_LENGTH
 from alignment_lab.runtime.errors import UserError
@@ -111,7 +111,7 @@ def test_a_long_value_is_cut(composed):
 @pytest.fixture(scope="module")
 def finished(composed, tmp_path_factory) -> RunDirectory:
     run = RunDirectory(tmp_path_factory.mktemp("identity") / "run")
-    execute(composed([*TINY, "training.save_steps=2"]), run)
+    run_action(composed([*TINY, "training.save_steps=2"]), run)
     return run
 
 
@@ -135,7 +135,7 @@ def test_a_run_goes_on_with_what_may_change_and_it_takes_effect(composed, finish
             "training.logging_steps=2",
         ]
     )
-    execute(spec, run)
+    run_action(spec, run)
     said = capsys.readouterr()
     assert "resuming from" in said.out and "do not match" not in said.out + said.err
     assert [path.name for path in sorted(run.checkpoints.iterdir())] == [
@@ -152,7 +152,7 @@ def test_a_run_goes_on_with_what_may_change_and_it_takes_effect(composed, finish
 
 def test_passes_of_another_size_go_on_with_the_same_losses(composed, finished, tmp_path):
     run = cut_off(finished, RunDirectory(tmp_path / "run"))
-    execute(
+    run_action(
         composed(
             [
                 *TINY,
@@ -170,7 +170,7 @@ def test_passes_of_another_size_go_on_with_the_same_losses(composed, finished, t
 
 def test_a_finished_run_stays_as_it_is_whatever_may_change(composed, finished, capsys):
     before = {file: file.stat().st_mtime_ns for file in finished.path.rglob("*") if file.is_file()}
-    execute(composed([*TINY, "training.save_steps=1", "name=renamed"]), finished)
+    run_action(composed([*TINY, "training.save_steps=1", "name=renamed"]), finished)
     assert "this experiment is finished" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in finished.path.rglob("*") if file.is_file()} == before
 
@@ -178,7 +178,7 @@ def test_a_finished_run_stays_as_it_is_whatever_may_change(composed, finished, c
 def refusal(spec: Experiment, run: RunDirectory) -> str:
     before = run.spec_file.read_text(), run.state()
     with pytest.raises(UserError) as refused:
-        execute(spec, run)
+        run_action(spec, run)
     assert (run.spec_file.read_text(), run.state()) == before
     return str(refused.value)
 

@@ -319,7 +319,7 @@ def test_when_a_process_is_killed_the_run_ends_with_its_reason(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.strip().startswith("error: process ") and errors.count("\n") == 1
-    assert "was ended by SIGKILL" in errors and "goes on from the newest checkpoint" in errors
+    assert "was ended by SIGKILL" in errors and "resumes from the newest checkpoint" in errors
     assert not [
         worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
     ]

@@ -9,7 +9,7 @@ from rich.console import Console
 from small_models import SEQUENCES, small
 from small_runs import Workshop, step, trainer
 
-from alignment_lab.actions.train import execute
+from alignment_lab.actions import run_action
 from alignment_lab.engine.layout import Engine
 from alignment_lab.engine.logprobs import score_sequences
 from alignment_lab.engine.packing import ScoredSequence
@@ -176,7 +176,7 @@ def test_a_sweep_asks_the_reference_once(composed, empty, tmp_path, write_rows, 
 
     def said(*more: str) -> tuple[int, int]:
         run = RunDirectory(tmp_path / f"run{len(list(tmp_path.iterdir()))}")
-        execute(composed([*RUN, f"data.path={path}", *more]), run)
+        run_action(composed([*RUN, f"data.path={path}", *more]), run)
         return tuple(
             map(
                 int,

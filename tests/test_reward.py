@@ -6,7 +6,7 @@ from small_runs import Workshop, trainer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from alignment_lab import data
-from alignment_lab.actions.train import execute
+from alignment_lab.actions import run_action
 from alignment_lab.data import tokenization
 from alignment_lab.runtime.run_directory import RunDirectory
 
@@ -24,14 +24,14 @@ SHORT += ["training.learning_rate=1e-2", "model.shape.hidden=32"]
 @pytest.fixture(scope="module")
 def finished(composed, tmp_path_factory):
     run = RunDirectory(tmp_path_factory.mktemp("reward") / "run")
-    execute(composed(SHORT), run)
+    run_action(composed(SHORT), run)
     return run
 
 
 def test_a_saved_reward_model_gives_the_scores_that_the_run_measured(finished, composed, tokenizer):
     """Held-out pairs through plain transformers, one by one: the report's means, to float32's last digits."""
     model = AutoModelForSequenceClassification.from_pretrained(finished.model).eval()
-    rows, _ = tokenization.tokenize_pairs(tokenizer, data.load(composed(SHORT)).heldout[:6], 1024)
+    rows, _ = tokenization.tokenize_pairs(tokenizer, data.load_rows(composed(SHORT)).heldout[:6], 1024)
     with torch.no_grad():
         scores = [
             [

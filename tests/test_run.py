@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_lab import data
-from alignment_lab.actions.train import execute
+from alignment_lab.actions import run_action
 from alignment_lab.data import tokenization
 from alignment_lab.engine.reference import weights_digest
 from alignment_lab.runtime.errors import UserError
@@ -51,7 +51,7 @@ def finished(tmp_path_factory, composed):
     def make(method: str) -> RunDirectory:
         if method not in made:
             made[method] = RunDirectory(tmp_path_factory.mktemp(method) / "run")
-            execute(composed([*TINY, f"method={method}", SAVED]), made[method])
+            run_action(composed([*TINY, f"method={method}", SAVED]), made[method])
         return made[method]
 
     return make
@@ -125,7 +125,7 @@ def test_the_first_dpo_loss_is_log_2(finished):
 def test_what_saves_memory_changes_no_weight(memory, composed, finished, tmp_path):
     """A row at a time, activations computed twice, or padding: the same gradient, up to float32's order of summing."""
     run = RunDirectory(tmp_path / "run")
-    execute(composed([*TINY, "method=dpo", "eval=none", memory]), run)
+    run_action(composed([*TINY, "method=dpo", "eval=none", memory]), run)
     first, second = (
         AutoModelForCausalLM.from_pretrained(one.model).state_dict() for one in (run, finished("dpo"))
     )
@@ -139,7 +139,7 @@ def test_what_saves_memory_changes_no_weight(memory, composed, finished, tmp_pat
 def test_measuring_on_the_way_changes_no_weight(method, composed, finished, tmp_path):
     """Held-out rows are looked at and forgotten: they move no weight and no shift, and their numbers stand in the log."""
     run = RunDirectory(tmp_path / "run")
-    execute(composed([*TINY, f"method={method}", SAVED, "training.eval_steps=1"]), run)
+    run_action(composed([*TINY, f"method={method}", SAVED, "training.eval_steps=1"]), run)
     assert weights(run) == weights(finished(method))
     assert [row["step"] for row in run.metrics() if "eval_loss" in row] == [1, 2]
 
@@ -148,7 +148,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(composed, tmp
     digests = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run = RunDirectory(tmp_path / name)
-        execute(composed([*TINY, "eval=none", f"training.seed={seed}"]), run)
+        run_action(composed([*TINY, "eval=none", f"training.seed={seed}"]), run)
         digests.append(weights(run))
     assert digests[0] == digests[1] != digests[2]
 
@@ -165,7 +165,7 @@ def test_a_cut_off_run_continues_to_the_same_weights(composed, finished, tmp_pat
     shutil.rmtree(run.model)
     shutil.rmtree(run.checkpoints / "checkpoint-3")
     write_json(run.state_file, run.state() | {"state": "running"})  # as a killed process leaves it
-    execute(composed([*TINY, f"method={method}", SAVED]), run)
+    run_action(composed([*TINY, f"method={method}", SAVED]), run)
     assert weights(whole) == weights(run)
     assert run.state()["attempts"] == 2
     assert [(row["step"], row["loss"]) for row in run.metrics()] == [
@@ -204,13 +204,13 @@ def test_a_run_that_was_cut_off_goes_on_from_any_place(place, composed, tmp_path
     ]
     spec = composed([*words, f"training.save_steps={step}", *more])
     whole, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "run")
-    execute(spec, whole)
+    run_action(spec, whole)
     assert whole.metrics()[-1]["step"] == 10
     shutil.copytree(whole.path, run.path)
     shutil.rmtree(run.model)
     shutil.rmtree(run.checkpoints / "checkpoint-10")
     write_json(run.state_file, run.state() | {"state": "running"})
-    execute(spec, run)
+    run_action(spec, run)
     assert run.state()["training"]["from_step"] == step
     assert run.metrics() == whole.metrics()
     assert all(
@@ -221,14 +221,14 @@ def test_a_run_that_was_cut_off_goes_on_from_any_place(place, composed, tmp_path
 def test_a_finished_run_is_left_as_it_is(composed, finished, capsys):
     run = finished("dpo")
     before = run.state()
-    execute(composed([*TINY, SAVED]), run)
+    run_action(composed([*TINY, SAVED]), run)
     assert "is finished" in capsys.readouterr().out
     assert run.state() == before
 
 
 def test_without_evaluation_a_run_measures_nothing(composed, tmp_path):
     run = RunDirectory(tmp_path / "run")
-    execute(composed([*TINY, "eval.rows=0", "eval.generations=0", "training.max_steps=1"]), run)
+    run_action(composed([*TINY, "eval.rows=0", "eval.generations=0", "training.max_steps=1"]), run)
     assert run.report()["metrics"] == {}
     assert run.samples() == []
 
@@ -236,7 +236,7 @@ def test_without_evaluation_a_run_measures_nothing(composed, tmp_path):
 def test_a_directory_of_another_experiment_is_refused(composed, finished):
     run = finished("dpo")
     with pytest.raises(UserError, match="directory of its own"):
-        execute(composed([*TINY, "training.seed=7"]), run)
+        run_action(composed([*TINY, "training.seed=7"]), run)
     assert run.state()["state"] == "finished"
 
 
@@ -244,7 +244,7 @@ def test_a_failed_run_says_why(composed, tmp_path):
     """No row of the embedded data fits into 8 tokens."""
     run = RunDirectory(tmp_path / "run")
     with pytest.raises(UserError, match=r"data\.max_length=8"):
-        execute(composed([*TINY, "data.max_length=8"]), run)
+        run_action(composed([*TINY, "data.max_length=8"]), run)
     assert run.state()["state"] == "failed"
     assert "data.max_length=8" in run.state()["error"]
     assert not run.partial.exists()
@@ -256,7 +256,7 @@ def test_dropped_and_truncated_rows_are_counted(composed, tmp_path):
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows))
     run = RunDirectory(tmp_path / "run")
-    execute(
+    run_action(
         composed([*TINY, "data=local", f"data.path={path}", "data.max_length=60", "training.max_steps=-1"]),
         run,
     )
@@ -267,5 +267,5 @@ def test_dropped_and_truncated_rows_are_counted(composed, tmp_path):
 
 
 def test_tokens_are_counted_once_a_row(composed, finished, tokenizer):
-    rows, _ = tokenization.tokenize_pairs(tokenizer, data.load(composed(TINY)).train[:12], 256)
-    assert finished("dpo").report()["tokens"] == sum(map(tokenization.row_tokens, rows))
+    rows, _ = tokenization.tokenize_pairs(tokenizer, data.load_rows(composed(TINY)).train[:12], 256)
+    assert finished("dpo").report()["tokens"] == sum(map(tokenization.count_tokens, rows))

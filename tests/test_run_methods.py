@@ -7,7 +7,7 @@ import pytest
 from test_run import FILES, TINY
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from alignment_lab.actions.train import execute
+from alignment_lab.actions import run_action
 from alignment_lab.methods import METHODS
 from alignment_lab.runtime.run_directory import RunDirectory
 
@@ -29,7 +29,7 @@ def test_every_method_runs(method, composed, tmp_path):
     )
     texts = ["data=local", f"data.path={rows}", "data.max_length=64"] if method == "cpt" else []
     run = RunDirectory(tmp_path / "run")
-    execute(composed([*TINY, *SHORTEST, *texts, f"method={method}"]), run)
+    run_action(composed([*TINY, *SHORTEST, *texts, f"method={method}"]), run)
     assert [name for name in FILES if not (run.path / name).is_file()] == []
     losses = [row["loss"] for row in run.metrics() if "loss" in row]
     assert len(losses) == 3 and all(map(math.isfinite, losses))
@@ -50,6 +50,6 @@ def test_every_method_runs(method, composed, tmp_path):
 def test_one_process_has_nobody_to_cut_with(preset, composed, tmp_path):
     """A preset for many on a machine with one device is a run of one process."""
     run = RunDirectory(tmp_path / "run")
-    execute(composed([*TINY, *SHORTEST, f"parallel={preset}"]), run)
+    run_action(composed([*TINY, *SHORTEST, f"parallel={preset}"]), run)
     assert run.state()["state"] == "finished"
     assert run.metrics()[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)

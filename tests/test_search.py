@@ -1,4 +1,4 @@
-"""A search chooses cells by what earlier ones came to; it goes on where it was cut off, and a mistake is told before it starts."""
+"""A search chooses cells by earlier results and can be resumed; a mistake is reported before it starts."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from alignment_lab.config import METHOD_SCHEMAS, Direction, compose, objective_of, objective_value
-from alignment_lab.report.study.runs import load_record, runs_in
+from alignment_lab.report.study.runs import find_runs, load_record
 from alignment_lab.runtime.errors import UserError
 from alignment_lab.runtime.files import read_json
-from alignment_lab.sweep.grid import compose_grid as composed_cells
+from alignment_lab.sweep.grid import compose_grid
 from alignment_lab.sweep.preflight import grid_cells
 from alignment_lab.sweep.search.space import parse_space
 from alignment_lab.sweep.search.sweeper import RESULT, STUDY
 
 SHORT = [
-    "model=tiny", "data=embedded", "training.max_steps=1", "training.global_batch=4", "eval.rows=8", "eval.generations=0",
-    "parallel.device=cpu", "tracking=local",
-]  # fmt: skip
+    *("model=tiny", "data=embedded", "tracking=local", "parallel.device=cpu"),
+    *("training.max_steps=1", "training.global_batch=4", "eval.rows=8", "eval.generations=0"),
+]
 SEARCH = ["--multirun", "hydra/sweeper=optuna", "hydra.sweep.dir=found", "hydra.sweeper.sampler=random"]
 
 
 # ---- the objective
 
 
-def test_the_objective_is_what_means_the_same_for_every_method_where_there_is_one(composed):
-    found = {name: objective_of(composed([f"method={name}"])) for name in METHOD_SCHEMAS}
+def test_the_default_objective_is_comparable_between_methods_where_they_allow_it(composed):
+    objectives = {name: objective_of(composed([f"method={name}"])) for name in METHOD_SCHEMAS}
     others = {"sft": "eval_loss", "cpt": "eval_loss", "reward": "eval_accuracy"}
-    assert {name: objective for name, (objective, _) in found.items()} == dict.fromkeys(
+    assert {name: objective for name, (objective, _) in objectives.items()} == dict.fromkeys(
         METHOD_SCHEMAS, "eval_rewards/accuracies"
     ) | others
-    assert {name for name, (_, way) in found.items() if way is Direction.minimize} == {"sft", "cpt"}
+    assert {name for name, (_, direction) in objectives.items() if direction is Direction.minimize} == {
+        "sft",
+        "cpt",
+    }
 
 
 def test_the_objective_and_its_direction_can_be_set(composed):
@@ -49,7 +52,7 @@ def test_the_objective_and_its_direction_can_be_set(composed):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ("eval.objective=eval_los", "eval.objective=eval_los: method=dpo measures eval_loss, "),
         ("eval.objective=eval_los", "did you mean eval_loss?"),
@@ -69,11 +72,11 @@ def test_the_objective_and_its_direction_can_be_set(composed):
         ("eval.direction=up", "minimize"),
     ],
 )
-def test_an_objective_that_will_not_be_there_is_refused(overrides, said, refused):
-    assert said in refused(overrides)
+def test_an_objective_that_is_not_measured_is_refused(overrides, message, refused):
+    assert message in refused(overrides)
 
 
-def test_what_was_reached_is_read_from_the_report(composed):
+def test_the_objective_is_read_from_the_report(composed):
     report = {
         "metrics": {
             "eval_loss": {"before": {"value": 0.7}, "after": {"value": 0.5}},
@@ -89,7 +92,7 @@ def test_what_was_reached_is_read_from_the_report(composed):
 
 
 def test_swept_settings_are_dimensions_and_others_stay():
-    found = parse_space(
+    space = parse_space(
         [
             "beta=tag(log,interval(0.01,0.5))",
             "training.global_batch=range(8,33,8)",
@@ -100,21 +103,21 @@ def test_swept_settings_are_dimensions_and_others_stay():
             "eval.rows=16",
         ]
     )
-    assert sorted(found.fixed) == ["eval.rows=16", "training.seed=1"]
-    assert found.bounds == {
+    assert sorted(space.fixed) == ["eval.rows=16", "training.seed=1"]
+    assert space.bounds == {
         "beta": (0.01, 0.5, None, True),
         "training.global_batch": (8, 32, 8, False),
         "training.warmup_steps": (0, 5, None, False),
     }
-    assert found.choices == {"method": ["dpo", "ipo"]}
-    kinds = {key: type(one).__name__ for key, one in found.distributions().items()}
+    assert space.choices == {"method": ["dpo", "ipo"]}
+    kinds = {key: type(distribution).__name__ for key, distribution in space.distributions().items()}
     assert kinds == {
         "beta": "FloatDistribution",
         "training.global_batch": "IntDistribution",
         "training.warmup_steps": "IntDistribution",
         "method": "CategoricalDistribution",
     }
-    assert found.words(
+    assert space.overrides(
         {"beta": 0.1, "training.global_batch": 16, "training.warmup_steps": 2, "method": "ipo"}
     )[-4:] == [
         "beta=0.1",
@@ -138,7 +141,7 @@ def test_corners_take_every_choice_and_both_ends():
 
 
 @pytest.mark.parametrize("words", [["beta=0.1"], ["beta=interval(0.5,0.1)"], ["beta=tag(log,interval(0,1))"]])
-def test_what_is_no_search_is_refused(words):
+def test_an_invalid_space_is_refused(words):
     with pytest.raises(UserError):
         parse_space(words)
 
@@ -157,7 +160,7 @@ def grid_of(option: str, *more: str) -> list[list[str]]:
         )
         params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
         grid = grid_cells([*params, f"recipe={option}", *more], GlobalHydra.instance().config_loader())
-        specs = composed_cells(grid, "config")
+        specs = compose_grid(grid, "config")
     assert len({spec.run_id for spec in specs}) == len(grid)
     return grid
 
@@ -181,7 +184,7 @@ def test_seeds_are_an_axis():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (
             ["method=dpo,sft", "training.learning_rate=interval(1e-6,1e-5)"],
@@ -197,27 +200,23 @@ def test_seeds_are_an_axis():
         ),
         (
             ["beta=interval(0.1,0.5)", "hydra.sweeper.sampler=best"],
-            "hydra.sweeper.sampler=best: there are: tpe, random",
+            "hydra.sweeper.sampler=best: give one of tpe, random",
         ),
         (["beta=interval(0.1,0.5)", "training.lerning_rate=1"], "did you mean training.learning_rate?"),
     ],
 )
-def test_a_mistake_is_told_before_anything_starts(words, said, door, tmp_path):
-    given = [
-        word for word in SHORT if word.partition("=")[0] not in {word.partition("=")[0] for word in words}
-    ]
-    sampler = [
-        word for word in SEARCH if word.partition("=")[0] not in {word.partition("=")[0] for word in words}
-    ]
-    ended = door(*sampler, *given, *words)
+def test_a_mistake_is_reported_before_anything_starts(words, message, door, tmp_path):
+    given = {word.partition("=")[0] for word in words}
+    defaults = [word for word in (*SEARCH, *SHORT) if word.partition("=")[0] not in given]
+    ended = door(*defaults, *words)
     assert (ended.code, len(ended.errors)) == (2, 1), ended.errors
-    assert said in ended.errors[0]
+    assert message in ended.errors[0]
     assert "torch" not in ended.imported
     assert not list((tmp_path / "here").rglob("run.json"))
 
 
-def test_a_search_goes_on_and_ends_with_the_best(door, tmp_path):
-    """Two trials; then one is cut off in a third; then the same command with more of them."""
+def test_a_search_is_resumed_and_ends_with_the_best(door, tmp_path):
+    """Two trials, of which the second is then interrupted; then the same command with one more."""
     words = [
         *SEARCH,
         *SHORT,
@@ -232,43 +231,40 @@ def test_a_search_goes_on_and_ends_with_the_best(door, tmp_path):
     assert [trial["state"] for trial in before["trials"]] == ["complete", "complete"]
 
     lines = (folder / STUDY).read_text().splitlines()
-    told = max(
-        place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 6
-    )  # a trial's state and value
-    (folder / STUDY).write_text(
-        "".join(f"{line}\n" for line in lines[:told])
-    )  # it was killed before it was told
+    # op_code 6 sets a trial's state and value: the command was killed before it told the study
+    last_result = max(index for index, line in enumerate(lines) if json.loads(line)["op_code"] == 6)
+    (folder / STUDY).write_text("".join(f"{line}\n" for line in lines[:last_result]))
     again = door(*words, "hydra.sweeper.n_trials=3")
     assert again.code == 0, again.errors
-    found = read_json(folder / RESULT)
-    assert found["trials"][:2] == before["trials"] and len(found["trials"]) == 3
+    result = read_json(folder / RESULT)
+    assert result["trials"][:2] == before["trials"] and len(result["trials"]) == 3
     assert "this experiment is finished" in again.output  # the second trial's cell was
-    assert len({trial["params"]["training.learning_rate"] for trial in found["trials"]}) == 3
-    best = max(found["trials"], key=lambda trial: trial["value"])
-    assert (found["best"], found["objective"], found["direction"]) == (
+    assert len({trial["params"]["training.learning_rate"] for trial in result["trials"]}) == 3
+    best = max(result["trials"], key=lambda trial: trial["value"])
+    assert (result["best"], result["objective"], result["direction"]) == (
         best["number"],
         "eval_rewards/margins",
         "maximize",
     )
-    folders = [run.path.name for run in runs_in(folder)]
+    folders = [run.path.name for run in find_runs(folder)]
     assert sorted(folders) == sorted(
-        f"training.learning_rate={trial['params']['training.learning_rate']}" for trial in found["trials"]
+        f"training.learning_rate={trial['params']['training.learning_rate']}" for trial in result["trials"]
     )
     values = {
         str(load_record(run).spec["training"]["learning_rate"]): load_record(run).after(
             "eval_rewards/margins"
         )["value"]
-        for run in runs_in(folder)
+        for run in find_runs(folder)
     }
     assert values == {
-        str(trial["params"]["training.learning_rate"]): trial["value"] for trial in found["trials"]
+        str(trial["params"]["training.learning_rate"]): trial["value"] for trial in result["trials"]
     }
 
     other = door(*words, "training.seed=7", "hydra.sweeper.n_trials=3")
     assert other.code == 2 and "another search lies there" in other.errors[-1]
 
 
-def test_a_trial_that_fails_lets_the_others_go_on_and_many_end_the_search(door, tmp_path):
+def test_a_failed_trial_lets_the_search_go_on_and_many_in_a_row_end_it(door, tmp_path):
     broken = [
         *SEARCH,
         *SHORT,

@@ -1,4 +1,4 @@
-"""Sweeps on a cluster without one: what is submitted, and when nothing is, against stubs of Slurm's commands."""
+"""Sweeps on Slurm against stubs of its commands: what is submitted, and when nothing is."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from alignment_lab.config import to_yaml
-from alignment_lab.entrypoints.slurm_job import Attempts, may_pass, number
+from alignment_lab.entrypoints.slurm_job import RetryCounter, is_transient, job_id
 from alignment_lab.runtime.errors import HungError, RunError, UserError, WorkerError
 from alignment_lab.runtime.run_directory import RunDirectory
-from alignment_lab.sweep import grid, launcher, shared_work
+from alignment_lab.sweep import cell_names, grid, shared_work
 from alignment_lab.sweep.launchers import slurm_queue
 from alignment_lab.sweep.manifest import read_sweep
 
@@ -32,7 +32,8 @@ TINY = [
 TINY += ["hydra/launcher=slurm"]
 SIX = ["method=dpo,kto,ipo", "beta=0.01,0.1"]
 
-# A cluster as three commands: sbatch counts and keeps scripts; squeue shows every job as `state` says; accounting knows nothing.
+# Stubs of Slurm: sbatch counts and keeps scripts; squeue gives every job the state in the file `state`;
+# accounting knows nothing.
 STUBS = {
     "sbatch": """
         count=$(($(cat $here/count 2>/dev/null || echo 0) + 1)); echo $count > $here/count
@@ -46,10 +47,10 @@ STUBS = {
         state=$(cat $here/state 2>/dev/null || echo PENDING)
         [ $state = GONE ] && { echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; }
         [ $state = DOWN ] && { echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1; }
-        for one in $here/*.name; do
-            [ -e $one ] || continue; job=$(basename $one .name)
+        for file in $here/*.name; do
+            [ -e $file ] || continue; job=$(basename $file .name)
             case "$*" in
-                *--name=*) [[ "$*" == *--name=$(cat $one)* ]] && echo $job ;;
+                *--name=*) [[ "$*" == *--name=$(cat $file)* ]] && echo $job ;;
                 *) for index in $(seq 0 $(cat $here/$job.last)); do echo "${job}_$index|$state|None|"; done ;;
             esac
         done
@@ -62,7 +63,7 @@ STUBS = {
 
 
 class Stub:
-    """A sweep's command, and what came of it."""
+    """A sweep's command in a folder of its own, with the stubs on its PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bin, self.here = folder, folder / "bin", folder / "slurm"
@@ -88,8 +89,8 @@ class Stub:
 
     @property
     def path(self) -> Path:
-        (found,) = (self.folder / "outputs").glob("sweep-*")
-        return found
+        (path,) = (self.folder / "outputs").glob("sweep-*")
+        return path
 
 
 @pytest.fixture
@@ -97,17 +98,17 @@ def stub(tmp_path: Path) -> Stub:
     return Stub(tmp_path)
 
 
-def test_a_sweep_is_submitted_and_given_again_does_nothing(stub):
-    """One job for what is shared, one array behind it; every cell is there as it will run; the second command submits nothing."""
+def test_a_sweep_is_submitted_once(stub):
+    """One job for what cells share, an array behind it, a folder for each cell; then nothing more."""
     first = stub.sweep(*SIX)
     assert first.returncode == 0, first.stderr
     assert (
         "6 cells" in first.stdout
-        and "6 new" in first.stdout
+        and "6 not started yet" in first.stdout
         and f"sweep status outputs/{stub.path.name}" in first.stdout
     )
-    share, cells = stub.scripts
-    assert "--array=0-0%1" in share and "--dependency" not in share
+    prewarm, cells = stub.scripts
+    assert "--array=0-0%1" in prewarm and "--dependency" not in prewarm
     for line in (
         "--array=0-5%6",
         "--dependency=afterok:1",
@@ -124,12 +125,12 @@ def test_a_sweep_is_submitted_and_given_again_does_nothing(stub):
     assert stat.S_IMODE((stub.path / ".submitit").stat().st_mode) == 0o700
     assert not list(stub.path.rglob("*.pkl"))
 
-    known = json.loads((stub.path / "sweep.json").read_text())
-    assert [cell["name"] for cell in known["cells"]] == [
+    sweep = json.loads((stub.path / "sweep.json").read_text())
+    assert [cell["name"] for cell in sweep["cells"]] == [
         f"beta={beta},method={name}" for name in ("dpo", "kto", "ipo") for beta in ("0.01", "0.1")
     ]
-    assert [cell["jobs"] for cell in known["cells"]] == [[f"2_{place}"] for place in range(6)]
-    for cell in known["cells"]:
+    assert [cell["jobs"] for cell in sweep["cells"]] == [[f"2_{index}"] for index in range(6)]
+    for cell in sweep["cells"]:
         run = RunDirectory(stub.path / cell["name"])
         assert (run.state()["state"], run.state()["id"]) == ("queued", cell["id"])
         assert (
@@ -138,17 +139,13 @@ def test_a_sweep_is_submitted_and_given_again_does_nothing(stub):
         )
 
     again = stub.sweep(*reversed(SIX))  # in another order it is the same sweep
-    assert (
-        again.returncode == 0
-        and "6 waiting in the queue, left alone" in again.stdout
-        and len(stub.scripts) == 2
-    )
+    assert again.returncode == 0 and "6 pending, left alone" in again.stdout and len(stub.scripts) == 2
     (stub.here / "state").write_text("RUNNING")
     assert "6 running, left alone" in stub.sweep(*SIX).stdout and len(stub.scripts) == 2
 
 
 def test_only_what_is_due_is_submitted(stub):
-    """Of six: two finished, one failed, one was killed, one left in order, one never began."""
+    """Of six: two finished, one failed, one was killed, one was interrupted, one never started."""
     assert stub.sweep(*SIX).returncode == 0
     (stub.here / "state").write_text("GONE")
     names = [cell.name for cell in read_sweep(stub.path).cells]
@@ -157,15 +154,15 @@ def test_only_what_is_due_is_submitted(stub):
         run.state_file.write_text(
             json.dumps({**run.state(), "state": state, "error": "the reason" if state == "failed" else None})
         )
-    said = stub.sweep(*SIX).stdout
+    output = stub.sweep(*SIX).stdout
     for line in (
         "2 finished, left alone",
-        "2 cut off",
-        "1 failed, to be tried again",
+        "2 interrupted, to be resumed",
+        "1 failed, to be retried",
         "the reason",
-        "1 new, or never begun",
+        "1 not started yet",
     ):
-        assert line in said
+        assert line in output
     assert "--array=0-3%4" in stub.scripts[-1]
     assert read_sweep(stub.path).submissions[-1].cells == [names[2], names[3], names[4], names[5]]
 
@@ -177,38 +174,38 @@ def test_only_what_is_due_is_submitted(stub):
     assert "4 of 6 cells" in stub.python("-m", "alignment_lab.sweep", "cancel", str(stub.path)).stdout
     assert (
         len((stub.here / "cancelled").read_text().split()) == 7
-    )  # and what they share, which this cluster never ends
+    )  # and the prewarm jobs, which these stubs never end
 
 
-def test_who_is_killed_while_submitting_submits_nothing_twice(stub):
-    """The process dies when Slurm has taken the array and before it says its number; the next command finds it by its name."""
+def test_a_command_that_is_killed_while_submitting_submits_nothing_twice(stub):
+    """It dies before it records the array's number; the next command finds the array by its name."""
     (stub.here / "killed").touch()
     assert stub.sweep(*SIX).returncode == -9 and len(stub.scripts) == 1
     (stub.here / "killed").unlink()
-    assert "6 new" in stub.sweep(*SIX).stdout and len(stub.scripts) == 3
-    assert [one.job for one in read_sweep(stub.path).submissions] == ["1", "2", "3"]
+    assert "6 not started yet" in stub.sweep(*SIX).stdout and len(stub.scripts) == 3
+    assert [each.job_id for each in read_sweep(stub.path).submissions] == ["1", "2", "3"]
     sweep = read_sweep(stub.path)
-    sweep.submissions[-1].job = None
+    sweep.submissions[-1].job_id = None
     for cell in sweep.cells:
         cell.jobs = []
     sweep.write()
-    assert "6 waiting in the queue" in stub.sweep(*SIX).stdout and len(stub.scripts) == 3
+    assert "6 pending" in stub.sweep(*SIX).stdout and len(stub.scripts) == 3
     assert read_sweep(stub.path).cells[3].jobs == ["3_3"]
 
 
-def test_without_an_answer_of_slurm_nothing_is_done(stub):
+def test_nothing_is_done_when_slurm_does_not_answer(stub):
     assert stub.sweep(*SIX).returncode == 0
     (stub.here / "state").write_text("DOWN")
     refused = stub.sweep(*SIX)
     assert refused.returncode == 2 and "Unable to contact" in refused.stderr and len(stub.scripts) == 2
 
 
-def test_cells_that_differ_in_nothing_that_matters_are_one(stub):
-    said = stub.sweep("method=dpo", "training.save_steps=1,2,3", "training.seed=1,2").stdout
-    assert "2 cells (6 were asked for" in said and len(read_sweep(stub.path).cells) == 2
+def test_cells_with_the_same_id_are_one(stub):
+    output = stub.sweep("method=dpo", "training.save_steps=1,2,3", "training.seed=1,2").stdout
+    assert "2 cells (6 were requested" in output and len(read_sweep(stub.path).cells) == 2
 
 
-def test_all_that_is_wrong_is_told_and_nothing_submitted(stub):
+def test_all_problems_are_listed_and_nothing_is_submitted(stub):
     """Three mistakes in a grid of four: one list, exit code 2, no directory."""
     (stub.folder / "bad.jsonl").write_text('{"prompt": "a"}\n')
     refused = stub.sweep("method=dpo,sft", "beta=0.1,-1", "data.path=bad.jsonl", "data=local")
@@ -225,22 +222,22 @@ def test_all_that_is_wrong_is_told_and_nothing_submitted(stub):
     )
 
 
-def test_another_experiment_is_not_written_over(stub):
-    place = "hydra.sweep.dir=mine"
-    assert stub.sweep("training.seed=1,2", place).returncode == 0
-    refused = stub.sweep("training.seed=1,2", "training.learning_rate=1e-3", place)
+def test_another_experiment_is_not_overwritten(stub):
+    folder = "hydra.sweep.dir=mine"
+    assert stub.sweep("training.seed=1,2", folder).returncode == 0
+    refused = stub.sweep("training.seed=1,2", "training.learning_rate=1e-3", folder)
     assert (
         refused.returncode == 2
         and "training.learning_rate is" in refused.stderr
         and "hydra.sweep.dir=DIRECTORY" in refused.stderr
     )
     assert len(stub.scripts) == 1
-    assert "1 new" in stub.sweep("training.seed=1,2,3", place).stdout  # more of the same
+    assert "1 not started yet" in stub.sweep("training.seed=1,2,3", folder).stdout  # the sweep grows
     assert len(read_sweep(stub.folder / "mine").cells) == 3
 
 
-def test_what_slurm_is_asked_for(stub):
-    """Settings by submitit's names; an additional dependency stands beside ours; a canary stands between."""
+def test_settings_reach_sbatch(stub):
+    """Settings by submitit's names; an additional dependency stands beside ours; a canary is in between."""
     more = [
         "partition=gpu",
         "account=me",
@@ -262,12 +259,14 @@ def test_what_slurm_is_asked_for(stub):
     done = stub.sweep(
         *SIX,
         *(
-            f"hydra.launcher.{one}" if ".+" not in one else f"+hydra.launcher.{one.replace('.+', '.')}"
-            for one in more
+            f"hydra.launcher.{setting}"
+            if ".+" not in setting
+            else f"+hydra.launcher.{setting.replace('.+', '.')}"
+            for setting in more
         ),
     )
     assert done.returncode == 0, done.stderr
-    share, canary, cells = stub.scripts
+    prewarm, canary, cells = stub.scripts
     for word in (
         "partition=gpu",
         "account=me",
@@ -289,11 +288,11 @@ def test_what_slurm_is_asked_for(stub):
     ):
         assert word in cells
     assert "--dependency=afterok:1,afterany:77" in canary and "--dependency=afterok:2,afterany:77" in cells
-    assert "afterok" not in share and "SRUN_CPUS_PER_TASK=3" in cells
+    assert "afterok" not in prewarm and "SRUN_CPUS_PER_TASK=3" in cells
 
 
 def test_a_thousand_cells(stub):
-    """Composed, checked, frozen and submitted within a minute of processor time (22 s when this was written)."""
+    """Composed, checked and submitted within a minute of processor time (22 s when this was written)."""
     before, began = os.times(), time.monotonic()
     done = stub.sweep(
         "method=dpo,ipo", "beta=0.01,0.02,0.05,0.1,0.2", f"training.seed={','.join(map(str, range(100)))}"
@@ -306,8 +305,8 @@ def test_a_thousand_cells(stub):
     assert seconds < 60
 
 
-def test_values_are_put_in_as_hydra_would(monkeypatch):
-    """Cell for cell what Hydra composes by itself: values, groups, additions, interpolations and packages."""
+def test_a_composed_cell_is_what_hydra_composes(monkeypatch):
+    """Values, groups, additions, interpolations and packages."""
     from hydra import initialize_config_dir
 
     from alignment_lab.config import compose
@@ -329,18 +328,21 @@ def test_values_are_put_in_as_hydra_would(monkeypatch):
 
 
 def test_names_of_sweeps():
-    """What is swept is named; what was typed, in whatever order, makes the digits."""
-    first = launcher.sweep_name(["method=dpo,kto", "model=tiny", "beta=0.1,1"])
+    """The swept overrides are in the name; all overrides, in any order, make the digits."""
+    first = cell_names.sweep_name(["method=dpo,kto", "model=tiny", "beta=0.1,1"])
     assert (
         first.startswith("beta=0.1,1_method=dpo,kto-") and len(first) == len("beta=0.1,1_method=dpo,kto-") + 6
     )
-    assert launcher.sweep_name(["beta=0.1,1", "method=dpo,kto", "model=tiny"])[-6:] == first[-6:]
-    assert launcher.sweep_name(["method=dpo,kto", "model=gpt2", "beta=0.1,1"])[-6:] != first[-6:]
-    assert launcher.sweep_name(["model=tiny"]).startswith("one-")
+    assert cell_names.sweep_name(["beta=0.1,1", "method=dpo,kto", "model=tiny"])[-6:] == first[-6:]
+    assert cell_names.sweep_name(["method=dpo,kto", "model=gpt2", "beta=0.1,1"])[-6:] != first[-6:]
+    assert cell_names.sweep_name(["model=tiny"]).startswith("one-")
 
 
 def test_what_cells_share(composed):
-    """A pass for each model, data and kind of reference; beta, learning rate and loss share one; a seed matters where it chooses rows."""
+    """A pass for each model, data and kind of reference; beta, learning rate and loss share one.
+
+    A seed matters where it chooses rows.
+    """
     short = ["model=tiny", "training.max_steps=2"]
     cells = {
         "dpo": ["method=dpo"],
@@ -350,10 +352,10 @@ def test_what_cells_share(composed):
         "simpo": ["method=simpo"],
         "alone": ["method=sft"],
     }
-    found = shared_work.shared_passes(
+    passes = shared_work.shared_passes(
         [(name, *shared_work.shared_keys(composed([*short, *more]))) for name, more in cells.items()]
     )
-    assert [(one.cell, one.tokens_only) for one in found] == [("dpo", False), ("kto", False)]
+    assert [(each.cell, each.tokens_only) for each in passes] == [("dpo", False), ("kto", False)]
 
     def seeds(*more: str) -> list[tuple[str, bool]]:
         specs = [
@@ -362,8 +364,8 @@ def test_what_cells_share(composed):
             for beta in (0.1, 0.2)
         ]
         return [
-            (one.cell, one.tokens_only)
-            for one in shared_work.shared_passes(
+            (each.cell, each.tokens_only)
+            for each in shared_work.shared_passes(
                 [(str(n), *shared_work.shared_keys(spec)) for n, spec in enumerate(specs)]
             )
         ]
@@ -373,7 +375,7 @@ def test_what_cells_share(composed):
 
 
 @pytest.mark.parametrize(
-    ("error", "again"),
+    ("error", "retried"),
     [
         (UserError("a mistake"), False),
         (RunError("out of memory on a card"), False),
@@ -387,49 +389,53 @@ def test_what_cells_share(composed):
         (KeyError("a bug"), False),
     ],
 )
-def test_what_is_tried_again(error, again):
-    assert may_pass(error) is again
+def test_transient_errors_are_retried(error, retried):
+    assert is_transient(error) is retried
 
 
 @pytest.mark.parametrize(
-    ("facts", "again"),
+    ("facts", "requeued"),
     [
         (
             "JobState=RUNNING RunTime=00:00:40 TimeLimit=00:01:00",
             True,
-        ),  # Slurm's warning, or preemption with a while
-        ("JobState=COMPLETING RunTime=00:00:40 TimeLimit=00:01:00", False),  # somebody cancels it
-        ("JobState=COMPLETING RunTime=1-00:00:01 TimeLimit=1-00:00:00", True),  # its time is up
+        ),  # Slurm's warning, or preemption with a grace time
+        ("JobState=COMPLETING RunTime=00:00:40 TimeLimit=00:01:00", False),  # cancelled
+        ("JobState=COMPLETING RunTime=1-00:00:01 TimeLimit=1-00:00:00", True),  # the time limit
         ("JobState=COMPLETING RunTime=00:00:40 TimeLimit=UNLIMITED", False),
-        ("JobState=PENDING RunTime=00:00:00 TimeLimit=00:01:00", False),  # queued again already
+        ("JobState=PENDING RunTime=00:00:00 TimeLimit=00:01:00", False),  # requeued already
         ("", False),
     ],
 )
-def test_who_is_queued_again(facts, again, monkeypatch):
+def test_which_jobs_are_requeued(facts, requeued, monkeypatch):
     monkeypatch.setattr(
-        slurm_queue, "_run", lambda *_: subprocess.CompletedProcess([], 0, f"JobId=7 {facts} Requeue=1", "")
+        slurm_queue,
+        "_run_command",
+        lambda *_: subprocess.CompletedProcess([], 0, f"JobId=7 {facts} Requeue=1", ""),
     )
-    assert slurm_queue.should_requeue("7") is again
+    assert slurm_queue.should_requeue("7") is requeued
 
 
-def test_a_job_of_an_array_is_named_alone(monkeypatch):
-    """Slurm gives the array's number to its last job as well."""
+def test_the_number_of_an_array_task(monkeypatch):
+    """Slurm gives the array's number to its last task as well."""
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}.items():
         monkeypatch.setenv(name, value)
-    assert number() == "7_3"
+    assert job_id() == "7_3"
 
 
-def test_attempts_are_those_of_a_submission(tmp_path):
-    """Failures add up; time without a step adds up until there is one; another submission begins anew."""
+def test_retries_are_counted_for_each_submission(tmp_path):
+    """Failures add up; time-outs without a step add up until there is one; another submission starts at 0."""
     run = RunDirectory(tmp_path)
-    assert [Attempts(run, "a").count("failures") for _ in range(2)] == [1, 2]
-    assert [Attempts(run, "a").idle() for _ in range(2)] == [1, 2]
+    assert [RetryCounter(run, "a").increment("failures") for _ in range(2)] == [1, 2]
+    assert [RetryCounter(run, "a").count_idle_timeout() for _ in range(2)] == [1, 2]
     (run.checkpoints / "checkpoint-7").mkdir(parents=True)
-    assert Attempts(run, "a").idle() == 0 and Attempts(run, "a").idle() == 1
-    assert Attempts(run, "b").count("failures") == 1
+    assert (
+        RetryCounter(run, "a").count_idle_timeout() == 0 and RetryCounter(run, "a").count_idle_timeout() == 1
+    )
+    assert RetryCounter(run, "b").increment("failures") == 1
 
 
-def test_the_doors_import_no_torch(door, tmp_path):
+def test_the_command_imports_no_torch(door, tmp_path):
     ended = door("status", str(tmp_path), script=["-m", "alignment_lab.sweep"], PYTHONPATH=str(ROOT))
     assert ended.code == 2 and "no sweep.json" in ended.errors[-1]
     assert not {"torch", "transformers", "datasets"} & ended.imported

@@ -8,7 +8,7 @@ import torch
 from small_runs import Workshop, said, shifted, step, trainer
 from transformers import TrainerCallback
 
-from alignment_lab.actions.train import execute
+from alignment_lab.actions import run_action
 from alignment_lab.methods.unpaired import mismatched
 from alignment_lab.runtime.run_directory import RunDirectory
 
@@ -206,7 +206,7 @@ def test_a_run_on_rows_that_never_were_pairs(method, composed, write_rows, tmp_p
         "data=local",
         f"data.path={write_rows(rows)}",
     ]
-    execute(
+    run_action(
         composed(
             [
                 *tiny,

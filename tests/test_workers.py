@@ -9,7 +9,7 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 import torch
 
-from alignment_lab.actions.train import execute
+from alignment_lab.actions import run_action
 from alignment_lab.runtime.files import file_digest, write_json
 from alignment_lab.runtime.run_directory import RunDirectory
 from alignment_lab.training.trainer import GlobalBatch
@@ -34,13 +34,13 @@ def told(run: RunDirectory) -> tuple[list[float], str]:
 def test_workers_change_nothing(method, composed, tmp_path):
     """Nor where a run that was cut off goes on with other ones."""
     alone, two = RunDirectory(tmp_path / "alone"), RunDirectory(tmp_path / "two")
-    execute(composed([*TINY, f"method={method}"]), alone)
-    execute(composed([*TINY, f"method={method}", "training.dataloader_num_workers=2"]), two)
+    run_action(composed([*TINY, f"method={method}"]), alone)
+    run_action(composed([*TINY, f"method={method}", "training.dataloader_num_workers=2"]), two)
     assert told(two) == told(alone)
     shutil.rmtree(alone.model)
     shutil.rmtree(alone.checkpoints / "checkpoint-4")
     write_json(alone.state_file, alone.state() | {"state": "failed"})
-    execute(composed([*TINY, f"method={method}", "training.dataloader_num_workers=1"]), alone)
+    run_action(composed([*TINY, f"method={method}", "training.dataloader_num_workers=1"]), alone)
     assert told(alone) == told(two)
 
 
@@ -50,8 +50,8 @@ def test_workers_start_anew_with_each_epoch(composed, tmp_path, write_rows):
     )
     words = [*TINY, "data=local", f"data.path={rows}", "training.max_steps=-1", "training.num_train_epochs=2"]
     alone, two = RunDirectory(tmp_path / "alone"), RunDirectory(tmp_path / "two")
-    execute(composed(words), alone)
-    execute(composed([*words, "training.dataloader_num_workers=2"]), two)
+    run_action(composed(words), alone)
+    run_action(composed([*words, "training.dataloader_num_workers=2"]), two)
     assert len(told(two)[0]) == 6
     assert told(two) == told(alone)
 

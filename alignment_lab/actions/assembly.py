@@ -1,105 +1,122 @@
-"""An experiment's parts, loaded and put together: what a run trains, and what is made for a sweep's cells before they start.
+"""An experiment's parts, loaded and put together: what a run trains, and what is computed for a sweep's cells before they start.
 
 Every process goes through all of it. Refuses to know what is measured, saved or reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from .. import data, estimate, training
+from .. import data, estimate
 from ..config import Experiment, Format, Quantization, Sharding
+from ..data import Row
 from ..distributed import collectives, ranks
 from ..distributed.full_state import count_parameters
-from ..methods import METHODS, TrainContext
+from ..methods import method_spec
 from ..models.device import device_and_dtype, free_memory
 from ..models.loading import load_policy
 from ..models.tokenizer import load_tokenizer, tokenizer_digest
 from ..runtime.errors import UserError
-from ..runtime.run_directory import RunDirectory
+from ..training import Callback, Hooks, TrainContext, Trainer
+from ..training.backend import create_accelerator
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..checkpoints.manager import CheckpointManager
+    from ..runtime.signals import StopRequest
+
+LoadPolicy = Callable[[Experiment, Path, "torch.device", "torch.dtype"], Any]
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """The rows that this run can see, as token ids; what was left out or cut is counted in `rows`."""
+class TokenizedData:
+    """The rows that this run can see, as token ids; what was dropped or truncated is counted in `splits`."""
 
-    rows: data.Splits
-    where: Path  # the model lies
-    tokenizer: Any
+    splits: data.Splits
+    model_folder: Path
+    tokenizer: PreTrainedTokenizerBase
     train: list[Row]
     heldout: list[Row]
-    available: int  # of the data, to train on; of texts, blocks are the rows
-    digest: str = ""  # of the tokenizer
+    available: int  # training rows of the data; of texts, blocks are the rows
+    tokenizer_digest: str = ""
 
 
-def tokenized(spec: Experiment, rows: data.Splits, where: Path, console: Console) -> Tokens:
+def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console: Console) -> TokenizedData:
     """Tokenize, or find it done in the cache. Raises UserError where no row is left."""
-    tokenize, tokenizer = METHODS[spec.method.name].tokenize, load_tokenizer(spec.model, where)
+    function, tokenizer = method_spec(spec.method).tokenize, load_tokenizer(spec.model, model_folder)
     collectives.init_process_group(cpu=device_and_dtype(spec)[0].type == "cpu")
     digest, limit = tokenizer_digest(tokenizer), spec.data.max_length
+    train = splits.train[: data.max_train_rows(spec)]
+    heldout = data.take_groups(splits.heldout, max(spec.eval.rows, spec.eval.generations))
     with collectives.main_process_first():
-        train, counts = data.tokenize_cached(
-            tokenize, tokenizer, digest, rows.train[: data.max_train_rows(spec)], limit
-        )
-        heldout, more = data.tokenize_cached(
-            tokenize,
-            tokenizer,
-            digest,
-            data.take_groups(rows.heldout, max(spec.eval.rows, spec.eval.generations)),
-            limit,
-        )
+        train, counts = data.tokenize_cached(function, tokenizer, digest, train, limit)
+        heldout, more = data.tokenize_cached(function, tokenizer, digest, heldout, limit)
     counts += more
-    rows.truncated = counts.pop("truncated", 0)
-    rows.dropped += counts
+    splits.truncated = counts.pop("truncated", 0)
+    splits.dropped += counts
     if not train:
-        raise UserError(
-            f"data.max_length={spec.data.max_length}: no row fits; raise it, or give shorter rows."
-        )
-    available = len(train if spec.method.format is Format.text else rows.train)
-    found = Tokens(rows, where, tokenizer, train, heldout, available, digest)
-    console.print(_counted(found), highlight=False, soft_wrap=True)
-    return found
+        raise UserError(f"data.max_length={limit}: no row fits; raise it, or give shorter rows.")
+    available = len(train if spec.method.format is Format.text else splits.train)
+    tokens = TokenizedData(splits, model_folder, tokenizer, train, heldout, available, digest)
+    console.print(_describe_rows(tokens), highlight=False, soft_wrap=True)
+    return tokens
 
 
-def _counted(tokens: Tokens) -> str:
-    """What became of the rows, in a line: nobody should find out from a curve."""
-    rows = tokens.rows
-    left_out = (
-        "; ".join(f"{count} left out: {reason}" for reason, count in sorted(rows.dropped.items()))
-        or "none left out"
-    )
+def _describe_rows(tokens: TokenizedData) -> str:
+    """What became of the rows, in a line."""
+    dropped = sorted(tokens.splits.dropped.items())
+    left_out = "; ".join(f"{count} left out: {reason}" for reason, count in dropped) or "none left out"
     used = f"{len(tokens.train)} of {tokens.available} to train on, {len(tokens.heldout)} held out"
-    return f"rows: {used}; {left_out}; {rows.truncated} cut at data.max_length"
+    return f"rows: {used}; {left_out}; {tokens.splits.truncated} cut at data.max_length"
 
 
 def build_trainer(
     spec: Experiment,
-    run: RunDirectory,
-    tokens: Tokens,
+    tokens: TokenizedData,
     console: Console,
-    load: Callable[..., Any] = load_policy,
-) -> Any:
-    """The method's trainer of this experiment. `load` as model.load_policy."""
+    *,
+    load: LoadPolicy = load_policy,
+    hooks: Hooks | None = None,
+    callbacks: Callable[[TrainContext], Sequence[Callback]] = lambda context: (),
+    checkpoints: CheckpointManager | None = None,
+    stop: StopRequest | None = None,
+) -> Trainer:
+    """The trainer of this experiment; `callbacks` are made from what was loaded."""
     device, dtype = device_and_dtype(spec)
-    arguments = training.arguments(spec, run, device, dtype)
-    policy = load(spec, tokens.where, device, dtype)
+    accelerator = create_accelerator(spec, device, dtype)  # before the model: it shards what is loaded under ZeRO-3
+    policy = load(spec, tokens.model_folder, device, dtype)
     if hasattr(policy, "peft_config"):
-        console.print(_adapter(spec, policy), highlight=False, soft_wrap=True)
-    made = build_context(spec, policy, arguments, device, dtype, tokens, console)
-    return METHODS[spec.method.name].trainer(made)
+        console.print(_describe_adapter(spec, policy), highlight=False, soft_wrap=True)
+    context = build_context(spec, policy, accelerator, device, dtype, tokens, console)
+    objective = method_spec(spec.method).objective(context)
+    return Trainer(
+        context,
+        objective,
+        hooks=hooks,
+        callbacks=callbacks(context),
+        checkpoints=checkpoints,
+        stop=stop,
+    )
 
 
 def build_context(
-    spec: Experiment, policy: Any, arguments: Any, device: Any, dtype: Any, tokens: Tokens, console: Console
+    spec: Experiment,
+    policy: PreTrainedModel,
+    accelerator: Accelerator,
+    device: torch.device,
+    dtype: torch.dtype,
+    tokens: TokenizedData,
+    console: Console,
 ) -> TrainContext:
-    """All that a method's trainer is built from. How rows are laid out is known as soon as the model can be called."""
+    """What the trainer and the method's objective are built from; the layout is known once the model can be called."""
     passes = estimate.choose_micro_batch(
         spec,
         policy.config.get_text_config(),
@@ -109,33 +126,33 @@ def build_context(
         cuda=device.type == "cuda",
         processes=ranks.world_size(),
     )
-    arguments.activation_checkpointing = passes.checkpointing
-    made = TrainContext(
+    context = TrainContext(
         spec,
         policy,
         tokens.tokenizer,
         tokens.train,
         tokens.heldout,
         tokens.available,
-        arguments,
+        accelerator,
         device,
         dtype,
-        passes.tokens,
-        console,
+        max_tokens=passes.tokens,
+        gradient_checkpointing=passes.checkpointing,
+        console=console,
     )
-    sharded = spec.parallel.sharding in (Sharding.zero3, Sharding.fsdp) and ranks.world_size() > 1
-    return made if sharded else made.complete()
+    is_sharded = spec.parallel.sharding in (Sharding.zero3, Sharding.fsdp) and ranks.world_size() > 1
+    if not is_sharded:
+        context.choose_layout()
+    return context
 
 
-def _adapter(spec: Experiment, policy: Any) -> str:
+def _describe_adapter(spec: Experiment, policy: Any) -> str:
     """What is trained of an adapted model, and what its reference is."""
     (settings,) = policy.peft_config.values()
-    dials, start = spec.parallel, spec.model.init_adapter
-    base = "the base" if dials.quantization is Quantization.none else f"the base in {dials.quantization.name}"
-    kind = f"{dials.adapter.name}, rank {settings.r}, alpha {settings.lora_alpha}, {count_parameters(policy, trainable_only=True):,} parameters"
-    reference = (
-        f"it goes on from {start}, and is the reference as it lies there"
-        if start
-        else f"the reference is {base}"
-    )
-    return f"adapter: {kind} on {base}; {reference}"
+    parallel, start = spec.parallel, spec.model.init_adapter
+    quantized = parallel.quantization is not Quantization.none
+    base = f"the base in {parallel.quantization.name}" if quantized else "the base"
+    trained = count_parameters(policy, trainable_only=True)
+    kind = f"{parallel.adapter.name}, rank {settings.r}, alpha {settings.lora_alpha}, {trained:,} parameters"
+    continued = f"it goes on from {start}, and is the reference as it lies there"
+    return f"adapter: {kind} on {base}; {continued if start else f'the reference is {base}'}"

@@ -17,12 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import data, estimate
-from ..config import Adapter, Experiment, Format, Sharding
+from ..config import Adapter, DataSource, Experiment, Format, Sharding
+from ..distributed.launch import is_run_leader
 from ..estimate import DEVICES, GB, Device, MemoryEstimate, ParameterCounts, Workload
 from ..report.render.formatting import format_duration
 from ..runtime.command_line import CONSOLE_COMMAND, SCRIPT, typed_command
 from ..runtime.errors import UserError
 from ..runtime.redaction import redact_data
+from ..runtime.run_directory import RunDirectory
 
 CHARACTERS = 4  # of English, to a token of a usual vocabulary
 AROUND = 5  # tokens that a chat template puts around a message
@@ -47,6 +49,13 @@ ITEMS = {
     "fragments": "fragments",
     "context": "context, libraries",
 }
+
+
+def run_plan(spec: Experiment, run: RunDirectory) -> None:
+    """Print the plan and leave no run directory behind."""
+    rows = None if spec.data.source is DataSource.hub else data.load_rows(spec)  # a plan needs no network
+    show_plan(spec, rows, Console(quiet=not is_run_leader(spec.parallel)))
+    run.discard_if_unused()
 
 
 def show_plan(spec: Experiment, rows: data.Splits | None, console: Console) -> None:
@@ -175,7 +184,8 @@ def _facts(spec: Experiment, known: ParameterCounts, load: Workload, source: str
     table.add_row("trained", _trained(spec, known))
     rows = "unknown number of rows" if load.rows is None else f"{load.rows:,} rows"
     table.add_row(
-        "data", f"{rows}, {load.tokens_per_row:.0f} tokens each, {load.scored_per_row:.0f} of them scored ({source})"
+        "data",
+        f"{rows}, {load.tokens_per_row:.0f} tokens each, {load.scored_per_row:.0f} of them scored ({source})",
     )
     table.add_row("steps", _steps(spec, load))
     table.add_row("work", _work(spec, known, load))
@@ -266,7 +276,9 @@ def _conclusions(
         )
     yield "tokens a pass", [f"{need.micro_batch_tokens:,}" for need in found]
     yield "checkpointing", ["yes" if need.micro_batch.checkpointing else "no" for need in found]
-    passed = [estimate.micro_batches_per_step(spec, load, need.micro_batch_tokens, need.processes) for need in found]
+    passed = [
+        estimate.micro_batches_per_step(spec, load, need.micro_batch_tokens, need.processes) for need in found
+    ]
     yield "passes a step", [str(one) for one in passed]
     steps = estimate.total_steps(spec, load)
     label = "time, at least" if steps else f"{SAMPLE:,} rows, at least"
@@ -279,7 +291,9 @@ def _conclusions(
     )
 
 
-def _time(spec: Experiment, known: ParameterCounts, load: Workload, need: MemoryEstimate, passed: int, steps: int) -> str:
+def _time(
+    spec: Experiment, known: ParameterCounts, load: Workload, need: MemoryEstimate, passed: int, steps: int
+) -> str:
     if not need.fits:
         return "–"
     flops = steps * estimate.step_flops(spec, known, load, passed) + estimate.reference_flops(
@@ -338,7 +352,9 @@ def _here(spec: Experiment, devices: list[Device]) -> list[Device]:
     return [
         device
         for device in own
-        if (need := estimate.estimate_memory(spec, spec.parallel, device, 1)) and need.fits and len(devices) > 1
+        if (need := estimate.estimate_memory(spec, spec.parallel, device, 1))
+        and need.fits
+        and len(devices) > 1
     ]
 
 
@@ -356,4 +372,6 @@ def command(spec: Experiment, need: MemoryEstimate) -> str:
         words = [f"method={spec.method.name}", f"model={spec.model.name}", f"data={spec.data.name}"]
     count = need.processes // spec.parallel.nodes
     several = [f"parallel.processes={count}"] if need.processes > 1 else []
-    return shlex.join(redact_data([*typed_command().split(), *words, f"parallel={need.parallel.name}", *several]))
+    return shlex.join(
+        redact_data([*typed_command().split(), *words, f"parallel={need.parallel.name}", *several])
+    )

@@ -22,14 +22,14 @@ CONFIG_PATH_FLAGS = ("--config-path", "-cp")
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run_experiment(config: DictConfig) -> float | None:
-    """One run, or a cell of a sweep. A cell that fails leaves its directory as a record and lets the others go on. Returns its objective."""
+    """One run, or a cell of a sweep; returns its objective. A cell that fails leaves a record of it."""
     hydra_config = HydraConfig.get()
     run = RunDirectory(relative_to_cwd(Path(hydra_config.runtime.output_dir)))
     with nullcontext() if hydra_config.mode is RunMode.MULTIRUN else errors_as_sentences(discard=run):
         spec = parse(config)
-        from ..actions.train import execute  # not needed to answer a mistake
+        from ..actions import run_action  # not needed to answer a mistake
 
-        return execute(spec, run)
+        return run_action(spec, run)
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def absolute_config_path(arguments: list[str]) -> list[str]:
-    """The arguments with the folder of --config-path made absolute: Hydra would look beside this module, not in the working directory."""
+    """The arguments with an absolute --config-path: Hydra takes a relative one from this module's folder."""
     absolute = list(arguments)
     for index, argument in enumerate(arguments):
         flag, equals, folder = argument.partition("=")

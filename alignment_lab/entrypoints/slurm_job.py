@@ -1,7 +1,8 @@
-"""The door of a Slurm job.  python -m alignment_lab.entrypoints.slurm_job SWEEP SUBMISSION
+"""One task of a Slurm job array.  python -m alignment_lab.entrypoints.slurm_job SWEEP SUBMISSION
 
-Does what the submission's file says for this number of the array: a cell, a step of one, or what cells share. A signal makes the run commit
-a checkpoint and leave; then the job is queued again, unless somebody cancelled it. So it is after a failure that may go away by itself.
+Runs what the submission's task file has for this index: a cell, one step of a cell, or what cells share. A
+signal makes the run commit a checkpoint and stop; then the job is requeued, unless somebody cancelled it. A
+failure that may be transient requeues it too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ..actions import train
+from ..actions import run_action
+from ..actions.train import read_spec
 from ..checkpoints.manifest import step_of
 from ..estimate.oom import OOM_PHRASES
 from ..runtime.disk import disk_is_full
@@ -32,184 +34,193 @@ from ..sweep import manifest
 from ..sweep.launchers import slurm_queue
 from ..sweep.shared_work import SharedPass
 from .prewarm import prewarm
+from .process_exit import exit_now
+
+TaskFile = dict[str, Any]  # kind, tasks, max_attempts: see sweep.launchers.submit
 
 
 def main() -> None:
-    """One task of a job: on each of a cell's machines there is one, and the first one answers to Slurm."""
-    sweep, mark = Path(sys.argv[1]), sys.argv[2]
-    order = read_json(sweep / manifest.ORDERS / f"{mark}.json")
-    task = order["tasks"][int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))]
-    print(
-        f"job {os.environ.get('SLURM_JOB_ID')} on {os.uname().nodename}, start {int(os.environ.get('SLURM_RESTART_COUNT', 0)) + 1}",
-        flush=True,
-    )
-    doings: dict[str, Callable[[Path, Any], None]] = {"cells": cell, "canary": canary, "share": shared}
-    subject = RunDirectory(sweep / (task if order["kind"] == "cells" else f".{order['kind']}"))
+    """Run this process's task.
+
+    Each node of a cell has one such process; the one on the first node answers to Slurm.
+    """
+    sweep, submission_id = Path(sys.argv[1]), sys.argv[2]
+    task_file: TaskFile = read_json(sweep / manifest.SUBMITIT_DIR / f"{submission_id}.json")
+    kind, task = task_file["kind"], task_file["tasks"][int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))]
+    start = int(os.environ.get("SLURM_RESTART_COUNT", 0)) + 1
+    print(f"job {os.environ.get('SLURM_JOB_ID')} on {os.uname().nodename}, start {start}", flush=True)
+    run = RunDirectory(sweep / (task if kind == "cells" else f".{kind}"))
     code = 1
     try:
-        with StopRequest().listen():  # before the run listens, there is nothing to lose
-            doings[order["kind"]](sweep, task)
+        with StopRequest().listen():  # a signal before the run listens itself stops the process at once
+            TASKS[kind](sweep, task)
         code = 0
     except Interrupted as reason:
         print(reason, file=sys.stderr, flush=True)
         code = reason.code
-        if _finished(subject):
+        if run.state().get("state") == "finished":
             code = 0
-        elif first():
-            interrupted(reason, Attempts(subject, mark), order)
+        elif is_first_node():
+            handle_interruption(reason, RetryCounter(run, submission_id), task_file)
     except BaseException as error:
-        code = failed(error, Attempts(subject, mark), order)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # at once: threads of libraries that nobody joined would keep it
+        code = handle_failure(error, RetryCounter(run, submission_id), task_file)
+    exit_now(code)
 
 
-def first() -> bool:
-    """Whether this task is on the first of the cell's machines."""
+def is_first_node() -> bool:
+    """Whether this process is on the first node of its cell."""
     return os.environ.get("SLURM_PROCID", "0") == "0"
 
 
-def number() -> str:
-    """This job alone: the last one of an array bears the array's number in SLURM_JOB_ID, and by that all of them would be queued again."""
+def job_id() -> str:
+    """The number of this task alone, such as 7_3.
+
+    SLURM_JOB_ID of an array's last task is the number of the array: requeueing that would requeue all of its
+    tasks.
+    """
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
-def cell(sweep: Path, name: str) -> None:
-    """Run a cell, as it was frozen."""
-    found = RunDirectory(sweep / name)
-    train.execute(train.read_spec(found), found)
+def run_cell(sweep: Path, name: str) -> None:
+    """Run a cell by the spec.yaml of its folder."""
+    run = RunDirectory(sweep / name)
+    run_action(read_spec(run), run)
 
 
-def canary(sweep: Path, name: str) -> None:
-    """One step of a cell, in a folder that does not stay."""
-    spec = train.read_spec(RunDirectory(sweep / name))
-    short = replace(spec.training, max_steps=1, eval_steps=None)
-    folder = RunDirectory(sweep / ".canary")
-    _remembered(sweep / ".canary.json", lambda: train.execute(replace(spec, training=short), folder))
-    shutil.rmtree(folder.path, ignore_errors=True)
+def run_canary(sweep: Path, name: str) -> None:
+    """Run one step of a cell in a folder that is deleted afterwards."""
+    spec = read_spec(RunDirectory(sweep / name))
+    one_step = replace(spec, training=replace(spec.training, max_steps=1, eval_steps=None))
+    run = RunDirectory(sweep / ".canary")
+    _record_outcome(sweep / ".canary.json", lambda: run_action(one_step, run))
+    shutil.rmtree(run.path, ignore_errors=True)
 
 
-def shared(sweep: Path, passes: list[dict[str, Any]]) -> None:
-    """Make what cells share, one thing after the other."""
-    console = Console(quiet=not first())
-
-    def make() -> None:
-        for one in [SharedPass(**facts) for facts in passes]:
-            spec = train.read_spec(RunDirectory(sweep / one.cell))
-            console.print(f"for {one.cell} and what is like it:", highlight=False, soft_wrap=True)
-            folder = RunDirectory(sweep / ".share" / one.digest)
-            stop = StopRequest()
-            with stop.listen():
-                prewarm(spec, folder, console, stop, tokens_only=one.tokens_only)
-
+def run_prewarm(sweep: Path, passes: list[dict[str, Any]]) -> None:
+    """Compute what cells share, one pass after the other."""
+    folder = sweep / ".prewarm"
     try:
-        _remembered(sweep / ".share.json", make)
+        _record_outcome(sweep / ".prewarm.json", lambda: _run_passes(sweep, folder, passes))
     finally:
-        shutil.rmtree(sweep / ".share", ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remembered(file: Path, do: Callable[[], object]) -> None:
-    """Leave what became of it for `sweep status`."""
+def _run_passes(sweep: Path, folder: Path, passes: list[dict[str, Any]]) -> None:
+    console = Console(quiet=not is_first_node())
+    for shared_pass in [SharedPass(**fields) for fields in passes]:
+        spec = read_spec(RunDirectory(sweep / shared_pass.cell))
+        console.print(f"for {shared_pass.cell} and cells like it:", highlight=False, soft_wrap=True)
+        stop = StopRequest()
+        with stop.listen():
+            run = RunDirectory(folder / shared_pass.digest)
+            prewarm(spec, run, console, stop, tokens_only=shared_pass.tokens_only)
+
+
+TASKS: dict[str, Callable[[Path, Any], None]] = {  # by manifest.SubmissionKind
+    "cells": run_cell,
+    "canary": run_canary,
+    "prewarm": run_prewarm,
+}
+
+
+def _record_outcome(file: Path, task: Callable[[], object]) -> None:
+    """Run a task and write its state and error to `file`, which `sweep status` reads."""
     try:
-        do()
+        task()
     except BaseException as error:
-        write_json(
-            file,
-            {
-                "state": "interrupted" if isinstance(error, Interrupted) else "failed",
-                "error": describe_error(error),
-            },
-        )
+        state = "interrupted" if isinstance(error, Interrupted) else "failed"
+        write_json(file, {"state": state, "error": describe_error(error)})
         raise
     write_json(file, {"state": "finished"})
 
 
-def _finished(subject: RunDirectory) -> bool:
-    return subject.state().get("state") == "finished"
+class RetryCounter:
+    """How often this job has failed, and how often its time was up before a new step, within one submission.
 
+    The counts lie in the run directory: a job that is requeued is a new process.
+    """
 
-class Attempts:
-    """How often this job has failed, and been out of time without a step: of this submission alone."""
+    def __init__(self, run: RunDirectory, submission_id: str) -> None:
+        self.run, self.file = run, run.path / ".job.json"
+        self.counts: dict[str, Any] = {"submission": submission_id, "failures": 0, "idle": 0, "step": 0}
+        stored = read_json(self.file) or {}
+        if stored.get("submission") == submission_id:
+            self.counts = stored
 
-    def __init__(self, subject: RunDirectory, mark: str) -> None:
-        self.subject, self.file = subject, subject.path / ".job.json"
-        known = read_json(self.file) or {}
-        self.facts: dict[str, Any] = (
-            known
-            if known.get("submission") == mark
-            else {"submission": mark, "failures": 0, "idle": 0, "step": 0}
-        )
-
-    def count(self, what: str) -> int:
-        """One more; how many that makes."""
-        self.facts[what] += 1
+    def increment(self, name: str) -> int:
+        """Add one to a count, store it and return it."""
+        self.counts[name] += 1
         self.write()
-        return int(self.facts[what])
+        return int(self.counts[name])
 
-    def idle(self) -> int:
-        """How many times in a row its time was up without a step more; a new step sets it back."""
-        step = max([step_of(path) for path in self.subject.checkpoints.glob("checkpoint-*")], default=0)
-        if step > self.facts["step"]:
-            self.facts |= {"step": step, "idle": 0}
+    def count_idle_timeout(self) -> int:
+        """How many times in a row the time was up without a new checkpoint, which resets the count."""
+        step = max([step_of(path) for path in self.run.checkpoints.glob("checkpoint-*")], default=0)
+        if step > self.counts["step"]:
+            self.counts |= {"step": step, "idle": 0}
             self.write()
             return 0
-        return self.count("idle")
+        return self.increment("idle")
 
     def write(self) -> None:
-        """Keep it for the next start."""
-        self.subject.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.file, self.facts)
+        """Store the counts."""
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.file, self.counts)
 
 
-def interrupted(reason: Interrupted, attempts: Attempts, order: dict[str, Any]) -> None:
-    """Queue this job again after a signal, unless somebody ends it."""
-    if reason.signal is Signals.SIGINT or not slurm_queue.should_requeue(number()):
-        print("not queued again by itself: cancelled, or queued again already", file=sys.stderr, flush=True)
+def handle_interruption(reason: Interrupted, retries: RetryCounter, task_file: TaskFile) -> None:
+    """Requeue this job after a signal, unless it was cancelled or has no time for a single step."""
+    if reason.signal is Signals.SIGINT or not slurm_queue.should_requeue(job_id()):
+        print("not requeued: cancelled, or requeued already", file=sys.stderr, flush=True)
         return
-    if (
-        reason.signal is Signals.SIGUSR2
-        and order["kind"] == "cells"
-        and attempts.idle() >= order["max_attempts"]
-    ):
-        said = f"{order['max_attempts']} times its time was up before a step was taken and saved: raise hydra.launcher.timeout_min."
-        attempts.subject.fail(said)
-        print(f"error: {said}", file=sys.stderr, flush=True)
+    max_attempts = task_file["max_attempts"]
+    timed_out = reason.signal is Signals.SIGUSR2 and task_file["kind"] == "cells"
+    if timed_out and retries.count_idle_timeout() >= max_attempts:
+        message = (
+            f"{max_attempts} times its time was up before a step was taken and saved: "
+            "raise hydra.launcher.timeout_min."
+        )
+        retries.run.fail(message)
+        print(f"error: {message}", file=sys.stderr, flush=True)
         return
     requeue()
 
 
 def requeue() -> None:
-    """Ask Slurm to start this job again; it ends this attempt."""
-    done = subprocess.run(["scontrol", "requeue", number()], capture_output=True, text=True, timeout=120)
-    print(
-        "queued again" if done.returncode == 0 else f"not queued again: {done.stderr.strip()}",
-        file=sys.stderr,
-        flush=True,
-    )
+    """Ask Slurm to start this job again; Slurm ends this attempt."""
+    command = ["scontrol", "requeue", job_id()]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    outcome = "requeued" if process.returncode == 0 else f"not requeued: {process.stderr.strip()}"
+    print(outcome, file=sys.stderr, flush=True)
 
 
-def failed(error: BaseException, attempts: Attempts, order: dict[str, Any]) -> int:
-    """Say why, leave it in run.json, and queue the job again where it may go away by itself. Gives the exit code."""
+def handle_failure(error: BaseException, retries: RetryCounter, task_file: TaskFile) -> int:
+    """Print and record the error, and requeue the job where it may be transient; returns the exit code."""
     if not isinstance(error, UserError | RunError):
         traceback.print_exc()
-    print(
-        redact(f"{getattr(error, 'details', '')}error: {describe_error(error)}"), file=sys.stderr, flush=True
-    )
+    details = getattr(error, "details", "")
+    print(redact(f"{details}error: {describe_error(error)}"), file=sys.stderr, flush=True)
+    if is_first_node():
+        recorded = retries.run.state().get("state") in ("failed", "interrupted")
+        if task_file["kind"] == "cells" and not recorded:  # it failed before the run began
+            retries.run.fail(describe_error(error))
+        if is_transient(error) and retries.increment("failures") < task_file["max_attempts"]:
+            requeue()
+    return _exit_code(error)
+
+
+def _exit_code(error: BaseException) -> int:
     code = 2 if isinstance(error, UserError) else getattr(error, "code", 1)
-    code = code if isinstance(code, int) and code else 1
-    if not first():
-        return code
-    if order["kind"] == "cells" and attempts.subject.state().get("state") not in ("failed", "interrupted"):
-        attempts.subject.fail(describe_error(error))  # it failed before the run could say so
-    if may_pass(error) and attempts.count("failures") < order["max_attempts"]:
-        requeue()
-    return code
+    return code if isinstance(code, int) and code else 1
 
 
-def may_pass(error: BaseException) -> bool:
-    """Whether another attempt may go well: a process or a device was lost, a file system did not answer. No mistake, nor want of memory."""
-    if isinstance(error, UserError) or any(word in str(error) for word in OOM_PHRASES):
+def is_transient(error: BaseException) -> bool:
+    """Whether another attempt may succeed: a process or a device was lost, or a file system did not answer.
+
+    Not for a mistake of the user, a bug, a full disk or want of memory.
+    """
+    if isinstance(error, UserError) or any(phrase in str(error) for phrase in OOM_PHRASES):
         return False
     if isinstance(error, HungError | WorkerError):
         return True

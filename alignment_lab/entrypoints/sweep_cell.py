@@ -1,25 +1,26 @@
-"""The door of a sweep's cell that is a process of this machine.  python -m alignment_lab.entrypoints.sweep_cell RUN, whose spec.yaml says the rest."""
+"""One cell of a sweep in a process of this machine.  python -m alignment_lab.entrypoints.sweep_cell RUN
+
+RUN/spec.yaml holds the experiment.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
-from ..actions import train
+from ..actions import run_action
+from ..actions.train import read_spec
 from ..config.compose import errors_as_sentences
 from ..runtime.run_directory import RunDirectory
+from .process_exit import exit_now
 
 
 def main() -> None:
-    """Run it; mistakes and failures end it with a sentence, and the exit code that train.py has."""
-    found = RunDirectory(Path(sys.argv[1]))
+    """Run the cell; a mistake or a failure ends it with a sentence and the exit code of train.py."""
+    run = RunDirectory(Path(sys.argv[1]))
     with errors_as_sentences():
-        train.execute(train.read_spec(found), found)
-    sys.stdout.flush()
-    os._exit(
-        0
-    )  # all is written: threads of libraries that nobody joined would end it with an abort now and then
+        run_action(read_spec(run), run)
+    exit_now(0)
 
 
 if __name__ == "__main__":

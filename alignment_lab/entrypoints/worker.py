@@ -1,4 +1,7 @@
-"""The door of a launched process.  python -m alignment_lab.entrypoints.worker RUN, with the ranks that a launcher leaves in the environment."""
+"""One of a run's processes, started by a launcher.  python -m alignment_lab.entrypoints.worker RUN
+
+The launcher leaves the ranks in the environment.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,14 @@ from ..distributed import collectives
 from ..runtime.errors import Interrupted, UserError
 from ..runtime.files import read_json, write_json
 from ..runtime.run_directory import RunDirectory
+from .process_exit import exit_now
 
 
 def main(work: Callable[[RunDirectory], None] | None = None) -> None:
-    """Do this process's part of the run. A failure is left where the launcher looks for it, and nothing is printed twice."""
+    """Do this process's part of the run, or `work`.
+
+    A failure is written to the file that the launcher reads.
+    """
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     from ..actions import train
@@ -23,24 +30,18 @@ def main(work: Callable[[RunDirectory], None] | None = None) -> None:
     handler = get_error_handler()
     handler.initialize()
     try:
-        (work or train.work)(RunDirectory(Path(sys.argv[1])))
-    except Interrupted:  # in order: run.json says so
-        sys.stdout.flush()
-        os._exit(0)
+        (work or train.run_worker)(RunDirectory(Path(sys.argv[1])))
+    except Interrupted:  # stopped in order: run.json says so
+        exit_now(0)
     except BaseException as error:
-        handler.record_exception(
-            UserError(str(error)) if isinstance(error, UserError) else error
-        )  # an heir by the name that is looked for
-        with suppress(OSError, KeyError):  # a process that does not end would hold the others
-            left = Path(os.environ["TORCHELASTIC_ERROR_FILE"])
-            write_json(left, read_json(left))  # without secrets
-        sys.stdout.flush()
-        os._exit(1)  # at once: a group of processes that lost a member waits for it in vain
+        # the launcher recognizes a mistake by the name of the class: a subclass becomes UserError itself
+        handler.record_exception(UserError(str(error)) if isinstance(error, UserError) else error)
+        with suppress(OSError, KeyError):  # a process that does not exit would block the others
+            error_file = Path(os.environ["TORCHELASTIC_ERROR_FILE"])
+            write_json(error_file, read_json(error_file))  # redacted
+        exit_now(1)  # a process group that lost a member waits for it forever
     collectives.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(
-        0
-    )  # all is written: threads of libraries that nobody joined would end it with an abort now and then
+    exit_now(0)
 
 
 if __name__ == "__main__":

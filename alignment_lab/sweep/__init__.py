@@ -1,1 +1,4 @@
-"""python -m alignment_lab.sweep: what becomes of a sweep on a cluster. Reads run directories and asks Slurm; imports no torch."""
+"""A sweep and its cells: composing, checking, launching, following and searching.
+
+Refuses to know how a cell trains; imports no torch.
+"""

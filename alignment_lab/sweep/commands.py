@@ -1,4 +1,4 @@
-"""What is done to a sweep: a log read, cells ended, cells submitted again. Each says in a sentence what came of it."""
+"""Actions on a sweep: read a log, cancel cells, submit cells again. Each returns text for the user."""
 
 from __future__ import annotations
 
@@ -10,71 +10,94 @@ from .cell_status import cell_statuses
 from .launchers import pool, sbatch, slurm_queue, submit
 from .manifest import Cell, Sweep
 
-DUE = ("failed", "interrupted", "missing")
+RETRIED_STATES = ("failed", "interrupted", "missing")
 
 
-def log(sweep: Sweep, cell: Cell) -> str:
-    """What the cell, or its newest job that wrote anything, left."""
-    files = (
-        [pool.cell_log(cell.run(sweep.path))]
-        if sweep.here
-        else [sbatch.job_log(sweep, job) for job in reversed(cell.jobs)]
-    )
-    for file in files:
-        if file.exists():
-            return file.read_text(errors="replace")
+def read_log(sweep: Sweep, cell: Cell) -> str:
+    """The output of the cell's process, or of its newest job that wrote any."""
+    if sweep.is_local:
+        logs = [pool.cell_log(cell.run_directory(sweep.path))]
+    else:
+        logs = [sbatch.job_log(sweep, job_id) for job_id in reversed(cell.jobs)]
+    for log in logs:
+        if log.exists():
+            return log.read_text(errors="replace")
     raise UserError(
-        f"{cell.name}: nothing of it has been written yet; `python -m alignment_lab.sweep status {sweep.path}` says why."
+        f"{cell.name}: it has written nothing yet; "
+        f"`python -m alignment_lab.sweep status {sweep.path}` says why."
     )
 
 
 def cancel(sweep: Sweep, cells: Sequence[Cell]) -> str:
-    """End what waits or runs of these cells, of all where none is named, and what only they wait for."""
-    _on_slurm(sweep)
-    found = cell_statuses(sweep)
-    going = [
+    """Cancel the cells that wait or run; without `cells`, all of them, and the jobs that they depend on."""
+    _require_slurm(sweep)
+    statuses = cell_statuses(sweep)
+    active = [
         cell
         for cell in cells or sweep.cells
-        if found[cell.name].alive and found[cell.name].state != "finished"
+        if statuses[cell.name].is_active and statuses[cell.name].state != "finished"
     ]
-    jobs = [cell.jobs[-1] for cell in going]
+    job_ids = [cell.jobs[-1] for cell in active]
     if not cells:
-        others = {f"{one.job}_0": one.job for one in sweep.submissions if one.kind != "cells" and one.job}
-        jobs += [others[job] for job, one in slurm_queue.job_states(others).items() if one.alive]
-    slurm_queue.cancel(jobs)
-    return f"{len(going)} of {len(cells or sweep.cells)} cells were waiting or running, and are cancelled; `retry` goes on with them"
+        job_ids += _active_auxiliary_jobs(sweep)
+    slurm_queue.cancel(job_ids)
+    return (
+        f"{len(active)} of {len(cells or sweep.cells)} cells were pending or running, and are cancelled; "
+        "`retry` resumes them"
+    )
+
+
+def _active_auxiliary_jobs(sweep: Sweep) -> list[str]:
+    """The prewarm and canary jobs that wait or run."""
+    job_ids = {
+        f"{submission.job_id}_0": submission.job_id  # the only task of its array
+        for submission in sweep.submissions
+        if submission.kind != "cells" and submission.job_id
+    }
+    return [job_ids[task] for task, job in slurm_queue.query_jobs(job_ids).items() if job.is_active]
 
 
 def retry(sweep: Sweep, cells: Sequence[Cell]) -> str:
-    """Submit what failed, was cut off or never began, with the newest code that was frozen and what the sweep asked of Slurm."""
-    _on_slurm(sweep)
+    """Submit cells that failed, were interrupted or never started, with the sweep's newest code."""
+    _require_slurm(sweep)
     with manifest.sweep_lock(sweep.path) as lock:
-        submit.find_lost(sweep)
-        found = cell_statuses(sweep)
+        submit.recover_job_ids(sweep)
+        statuses = cell_statuses(sweep)
         due = [
             cell
             for cell in cells or sweep.cells
-            if found[cell.name].state in DUE and not found[cell.name].alive
+            if statuses[cell.name].state in RETRIED_STATES and not statuses[cell.name].is_active
         ]
         if not due:
-            return "nothing to submit: no cell has failed, was cut off or is missing"
-        gone = [cell.name for cell in due if not cell.run(sweep.path).spec_file.exists()]
-        if gone:
-            raise UserError(f"{', '.join(gone)}: spec.yaml is gone; give the sweep's own command again.")
-        code = next((one.code for one in reversed(sweep.submissions)), None)
-        if code is None or not snapshot.snapshot_folder(sweep.path, code).is_dir():
-            code = snapshot.snapshot_code(sweep.path)
+            return "nothing to submit: no cell has failed, was interrupted or is missing"
+        _require_specs(sweep, due)
+        code_digest = _newest_snapshot(sweep)
         for cell in due:
-            run = cell.run(sweep.path)
+            run = cell.run_directory(sweep.path)
             run.mark_queued(run_id=cell.id, spec=run.spec_file.read_text())
-        work = shared_work.shared_passes([(cell.name, *cell.share) for cell in due])  # type: ignore[misc]
-        made = submit.submit(sweep, due, work, code, lock)
+        passes = shared_work.shared_passes([(cell.name, *cell.shared_keys) for cell in due])  # type: ignore[misc]
+        submissions = submit.submit_cells(sweep, due, passes, code_digest, lock)
         sweep.write()
-    return f"{len(due)} cells submitted: jobs {', '.join(str(one.job) for one in made)}"
+    return f"{len(due)} cells submitted: jobs {', '.join(str(each.job_id) for each in submissions)}"
 
 
-def _on_slurm(sweep: Sweep) -> None:
-    if sweep.here:
+def _require_specs(sweep: Sweep, cells: Sequence[Cell]) -> None:
+    missing = [cell.name for cell in cells if not cell.run_directory(sweep.path).spec_file.exists()]
+    if missing:
+        raise UserError(f"{', '.join(missing)}: spec.yaml is missing; give the sweep's own command again.")
+
+
+def _newest_snapshot(sweep: Sweep) -> str:
+    """The digest of the code that was submitted last; of the present code where that copy is gone."""
+    digest = next((submission.code_digest for submission in reversed(sweep.submissions)), None)
+    if digest is None or not snapshot.snapshot_folder(sweep.path, digest).is_dir():
+        return snapshot.snapshot_code(sweep.path)
+    return digest
+
+
+def _require_slurm(sweep: Sweep) -> None:
+    if sweep.is_local:
         raise UserError(
-            f"{sweep.path}: its cells are processes of a command: Ctrl-C ends them, and the same command goes on with them."
+            f"{sweep.path}: its cells are local processes of a command: Ctrl-C interrupts them, "
+            "and the same command resumes them."
         )

@@ -1,111 +1,129 @@
-"""Many cells composed quickly, and all that is wrong with them in one list.
+"""Many cells composed quickly, and the problems of all of them in one list.
 
-Which options of groups are taken decides what is read from conf/; everything else is a value that is put in afterwards. So what is read is
-read once for each choice of options, and the values are put into copies, by Hydra's own function and in Hydra's own order. A cell that this
-cannot make is composed by Hydra alone, and so are its errors.
+The options chosen from groups decide which files of conf/ are read; every other override is a value put in
+afterwards. So the files are read once for each choice of options, and the values are put into copies, by
+Hydra's own function and in Hydra's own order. A cell for which that fails is composed by Hydra alone, so that
+Hydra raises the error.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from hydra import compose
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config import Experiment, build_experiment, parse, to_schema
 from ..config.hydra_errors import describe_hydra_error, is_group_error, is_part_of_null
 from ..runtime.errors import UserError
+from ..runtime.library_internals import apply_overrides
 
-Check = Callable[[Experiment], list[str]]
-SHOWN = 20  # things that are wrong, of a list
+Check = Callable[[Experiment], list[str]]  # an experiment -> its problems
+MAX_LISTED = 20  # problems in one error
+COMPOSE_ERRORS = (
+    UserError,
+    HydraException,
+    OmegaConfBaseException,
+    ValueError,
+    AssertionError,
+    AttributeError,
+)
+
+
+def no_check(spec: Experiment) -> list[str]:
+    """Finds no problem."""
+    return []
 
 
 class Composer:
-    """Experiments from overrides, as `compose.experiment` makes them. Needs an initialized Hydra."""
+    """Experiments from overrides, as `compose.compose_experiment` makes them. Needs an initialized Hydra."""
 
     def __init__(self, config_name: str) -> None:
         self.config_name = config_name
         loader = GlobalHydra.instance().config_loader()
-        self._groups: Any = loader.repository
+        self._repository = loader.repository
         self._parser = OverridesParser.create(loader)
-        self._read: dict[tuple[str, ...], Any] = {}
+        self._configs: dict[tuple[str, ...], DictConfig] = {}  # by the overrides that choose options
 
     def __call__(self, overrides: Sequence[str]) -> Experiment:
         """One experiment, checked; raises as Hydra and `parse` do."""
         parsed = self._parser.parse_overrides(list(overrides))
-        chosen = tuple(word for word, one in zip(overrides, parsed, strict=True) if self._chooses(one))
+        options = tuple(
+            text for text, override in zip(overrides, parsed, strict=True) if self._is_structural(override)
+        )
+        values = [override for override in parsed if not self._is_structural(override)]
         try:
-            if chosen not in self._read:
-                self._read[chosen] = to_schema(compose(self.config_name, list(chosen)))
-            config = copy.deepcopy(self._read[chosen])
-            ConfigLoaderImpl._apply_overrides_to_config(
-                [one for one in parsed if not self._chooses(one)], config
-            )
+            if options not in self._configs:
+                self._configs[options] = to_schema(compose(self.config_name, list(options)))
+            config = copy.deepcopy(self._configs[options])
+            apply_overrides(values, config)
             return build_experiment(config)
-        except Exception:  # said by Hydra itself, as for one cell
+        except Exception:  # Hydra raises the error itself, as for a single cell
             return parse(compose(self.config_name, list(overrides)))
 
-    def _chooses(self, override: Override) -> bool:
-        """Whether it is about a group, or adds or removes something."""
-        named = override.key_or_group == "method.name"  # no setting of any schema
+    def _is_structural(self, override: Override) -> bool:
+        """Whether the override chooses an option of a group, or adds or removes a key."""
         return (
-            named
+            override.key_or_group in ("method.name", "plugin", "plugin_sha256")  # decide on the schema
             or override.package is not None
             or override.type is not OverrideType.CHANGE
-            or self._groups.group_exists(override.key_or_group)
+            or self._repository.group_exists(override.key_or_group)
         )
 
 
 def compose_grid(
-    grid: Sequence[Sequence[str]], config_name: str, check: Check = lambda _: []
+    grid: Sequence[Sequence[str]], config_name: str, check: Check = no_check
 ) -> list[Experiment]:
-    """The experiment of every cell. Raises where any cell is wrong: the error itself where there is one thing, else UserError with all."""
+    """The experiment of every cell of a grid of overrides.
+
+    Raises where any cell has a problem: the error itself where there is only one, else UserError with all of
+    them.
+    """
     compose_cell = Composer(config_name)
-    found: list[Experiment] = []
-    wrong: dict[str, list[Exception | None]] = {}
+    specs: list[Experiment] = []
+    errors: dict[str, list[Exception | None]] = {}  # by sentence, one entry for each cell that has it
     for overrides in grid:
         try:
-            found.append(compose_cell(overrides))
-        except (
-            UserError,
-            HydraException,
-            OmegaConfBaseException,
-            ValueError,
-            AssertionError,
-            AttributeError,
-        ) as error:
-            known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
-            if not known and not is_group_error(error) and not is_part_of_null(error):
+            spec = compose_cell(overrides)
+        except COMPOSE_ERRORS as error:
+            if not _is_users_mistake(error):
                 raise
-            wrong.setdefault(describe_hydra_error(error), []).append(error)
+            errors.setdefault(describe_hydra_error(error), []).append(error)
         else:
-            for sentence in check(found[-1]):
-                wrong.setdefault(sentence, []).append(None)
+            specs.append(spec)
+            for sentence in check(spec):
+                errors.setdefault(sentence, []).append(None)
     raise_problems(
-        {sentence: len(errors) for sentence, errors in wrong.items()},
+        {sentence: len(cells) for sentence, cells in errors.items()},
         len(grid),
-        next((e[0] for e in wrong.values()), None),
+        next((cells[0] for cells in errors.values()), None),
     )
-    return found
+    return specs
 
 
-def raise_problems(wrong: dict[str, int], of: int, only: Exception | None = None) -> None:
-    """Raise what is wrong, each thing with the number of cells that have it."""
-    if len(wrong) == 1:
-        raise only or UserError(next(iter(wrong)))
-    if wrong:
+def _is_users_mistake(error: Exception) -> bool:
+    described = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    return described or is_group_error(error) or is_part_of_null(error)
+
+
+def raise_problems(counts: Mapping[str, int], cells: int, only: Exception | None = None) -> None:
+    """Raise UserError with all problems, each with the number of cells (of `cells`) that have it.
+
+    A single problem is raised as `only`, where that is given.
+    """
+    if len(counts) == 1:
+        raise only or UserError(next(iter(counts)))
+    if counts:
         lines = [
-            f"  {sentence}{f' ({count} cells of {of})' if count > 1 else ''}"
-            for sentence, count in list(wrong.items())[:SHOWN]
+            f"  {sentence}{f' ({count} cells of {cells})' if count > 1 else ''}"
+            for sentence, count in list(counts.items())[:MAX_LISTED]
         ]
-        more = [f"  and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
-        raise UserError(
-            "\n".join([f"{len(wrong)} things are wrong, and nothing was started:", *lines, *more])
-        )
+        if len(counts) > MAX_LISTED:
+            lines.append(f"  and {len(counts) - MAX_LISTED} more")
+        raise UserError("\n".join([f"{len(counts)} things are wrong, and nothing was started:", *lines]))

@@ -1,4 +1,4 @@
-"""The base of the lab's own launchers and sweepers, which Hydra instantiates though they are not in the package hydra_plugins."""
+"""The base of the lab's launchers and sweepers, which are not in the package hydra_plugins."""
 
 from __future__ import annotations
 

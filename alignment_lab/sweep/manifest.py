@@ -1,6 +1,8 @@
-"""sweep.json: the cells of a sweep on a cluster, and what was submitted for them. Knows files and refuses to ask Slurm.
+"""sweep.json: the cells of a sweep, and what was submitted for them.
 
-A submission is written down before it is made: who is killed in between finds it again by the name of its jobs.
+Reads and writes files; refuses to ask Slurm.
+
+A submission is recorded before sbatch is called: after a kill in between, its job is found again by its name.
 """
 
 from __future__ import annotations
@@ -10,14 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from ..runtime.errors import UserError
 from ..runtime.files import exclusive_lock, read_json, utc_now, write_json
 from ..runtime.run_directory import RunDirectory
 
 LOCK = "lock"
-ORDERS = ".submitit"  # scripts, logs, and what each job is to do: for the user alone
+SUBMITIT_DIR = ".submitit"  # scripts, logs and task files of the jobs; readable by the user alone
+
+SubmissionKind = Literal["prewarm", "canary", "cells"]
 
 
 @dataclass
@@ -28,106 +32,114 @@ class Cell:
     overrides: list[str]
     id: str
     nodes: int = 1
-    share: list[str] = field(default_factory=list)  # see shared.keys
-    jobs: list[str] = field(default_factory=list)  # by submission, the newest last
-    attempts: int = 0  # when this was written; run.json knows better
+    shared_keys: list[str] = field(default_factory=list)  # see shared_work.shared_keys
+    jobs: list[str] = field(default_factory=list)  # one for each submission, the newest last
+    attempts: int = 0  # as of the last write; run.json is current
 
-    def run(self, sweep: Path) -> RunDirectory:
-        """Its directory."""
+    def run_directory(self, sweep: Path) -> RunDirectory:
+        """Its run directory."""
         return RunDirectory(sweep / self.name)
 
 
 @dataclass
 class Submission:
-    """One call of sbatch, an array of these cells; `job` is null until Slurm has said its number."""
+    """One call of sbatch: an array with one task for each cell.
 
-    mark: str
-    kind: str  # cells, share or canary
+    `job_id` is None until Slurm has returned it.
+    """
+
+    id: str
+    kind: SubmissionKind
     cells: list[str]
-    code: str
+    code_digest: str
     nodes: int = 1
-    job: str | None = None
-    when: str = field(default_factory=utc_now)
+    job_id: str | None = None
+    created_at: str = field(default_factory=utc_now)
 
 
 @dataclass
 class Sweep:
-    """All that is known of a sweep."""
+    """The contents of sweep.json."""
 
     path: Path
     command: list[str] = field(default_factory=list)
     cwd: str = ""
     cache: str = ""
-    launcher: dict[str, Any] = field(default_factory=dict)
-    here: bool = False  # its cells are processes of this machine, no jobs
+    launcher_settings: dict[str, Any] = field(default_factory=dict)  # plain values of hydra.launcher
+    is_local: bool = False  # cells are processes of this machine, not Slurm jobs
     cells: list[Cell] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
 
     @property
-    def orders(self) -> Path:
-        """Where scripts and logs lie."""
-        return self.path / ORDERS
+    def submitit_dir(self) -> Path:
+        """The folder of scripts, logs and task files."""
+        return self.path / SUBMITIT_DIR
 
     @property
     def lock(self) -> Path:
-        """Held by the command that submits its cells, or runs them."""
-        return self.orders / LOCK
+        """Held by the command that submits the cells or runs them."""
+        return self.submitit_dir / LOCK
 
     def cell(self, name: str) -> Cell:
-        """The cell of that name, or id, or number."""
-        by_id = [one for one in self.cells if name in (one.name, one.id)]
-        if by_id:
-            return by_id[0]
+        """The cell with this name, id or number. Raises UserError where there is none."""
+        matches = [cell for cell in self.cells if name in (cell.name, cell.id)]
+        if matches:
+            return matches[0]
         if name.isdigit() and int(name) < len(self.cells):
             return self.cells[int(name)]
         raise UserError(
-            f"{name}: no such cell of {self.path}; give a name, an id or a number of `python -m alignment_lab.sweep status`."
+            f"{name}: no such cell of {self.path}; give a name, an id or a number from "
+            "`python -m alignment_lab.sweep status`."
         )
 
-    def told(self, submission: Submission, job: str) -> None:
-        """Slurm has said the number of its jobs."""
-        submission.job = job
+    def record_job_id(self, submission: Submission, job_id: str) -> None:
+        """Record the number that Slurm gave the array; each cell gets the number of its own task."""
+        submission.job_id = job_id
         if submission.kind == "cells":
             cells = {cell.name: cell for cell in self.cells}
-            for place, name in enumerate(submission.cells):
-                cells[name].jobs.append(f"{job}_{place}")
+            for index, name in enumerate(submission.cells):
+                cells[name].jobs.append(f"{job_id}_{index}")
         self.write()
 
     def write(self) -> None:
         """Write sweep.json."""
-        for cell in self.cells:
-            cell.attempts = (
-                cell.run(self.path).state().get("attempts", 0) if len(self.cells) < 100 else cell.attempts
-            )
-        plain = {key: value for key, value in asdict(self).items() if key != "path"}
+        if len(self.cells) < 100:  # reading run.json of a thousand cells takes too long
+            for cell in self.cells:
+                cell.attempts = cell.run_directory(self.path).state().get("attempts", 0)
+        fields = {key: value for key, value in asdict(self).items() if key != "path"}
         write_json(
             self.path / "sweep.json",
-            {"name": self.path.name, "directory": str(self.path.absolute()), **plain},
+            {"name": self.path.name, "directory": str(self.path.absolute()), **fields},
         )
 
 
 def read_sweep(path: Path) -> Sweep:
     """The sweep in a directory; an empty one where there is no sweep.json."""
-    plain = read_json(path / "sweep.json") or {}
+    content = read_json(path / "sweep.json") or {}
     return Sweep(
         path,
-        command=plain.get("command", []),
-        cwd=plain.get("cwd", ""),
-        cache=plain.get("cache", ""),
-        launcher=plain.get("launcher", {}),
-        here=plain.get("here", False),
-        cells=[Cell(**one) for one in plain.get("cells", [])],
-        submissions=[Submission(**one) for one in plain.get("submissions", [])],
+        command=content.get("command", []),
+        cwd=content.get("cwd", ""),
+        cache=content.get("cache", ""),
+        launcher_settings=content.get("launcher_settings", {}),
+        is_local=content.get("is_local", False),
+        cells=[Cell(**cell) for cell in content.get("cells", [])],
+        submissions=[Submission(**submission) for submission in content.get("submissions", [])],
     )
 
 
 @contextmanager
 def sweep_lock(path: Path) -> Iterator[IO[str]]:
-    """Nobody else submits to this sweep meanwhile. An sbatch that is on its way holds it too, though we be killed."""
-    (path / ORDERS).mkdir(parents=True, exist_ok=True)
-    os.chmod(path / ORDERS, 0o700)
-    with exclusive_lock(
-        path / ORDERS / LOCK, lambda: f"{path}: another command has this sweep now; wait for it."
-    ) as lock:
+    """Hold the sweep's lock: no other command submits to it meanwhile.
+
+    Raises UserError where another one holds it.
+
+    A running sbatch inherits the lock and keeps it even when this process is killed.
+    """
+    folder = path / SUBMITIT_DIR
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chmod(folder, 0o700)
+    busy = f"{path}: another command is using this sweep; wait for it to end."
+    with exclusive_lock(folder / LOCK, lambda: busy) as lock:
         os.set_inheritable(lock.fileno(), True)
         yield lock

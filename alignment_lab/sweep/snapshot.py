@@ -1,6 +1,6 @@
 """The code of a sweep, copied when it is submitted: editing a file while cells wait changes no cell.
 
-SWEEP/.code/DIGEST holds the lab's own files and, under plugins/, the module that `plugin` names.
+SWEEP/.code/DIGEST holds the lab's own files and, under plugins/, the modules that `plugin` names.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
-from ..config.plugins import PLUGIN_COPIES, Plugin
+from ..config.plugins import PLUGIN_COPIES, loaded_plugins
 from ..runtime import provenance
 from ..runtime.files import write_json
 from ..runtime.paths import CODE, CODE_ROOT
 
 
 def code_files() -> list[str]:
-    """The lab's own files, relative to its root: what git tracks or would not ignore; without git, all but byte code."""
+    """The lab's files, relative to its root: what git does not ignore; without git, all but byte code."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CODE]
     try:
         listing = subprocess.run(command, cwd=CODE_ROOT, capture_output=True, text=True, check=True).stdout
@@ -32,10 +31,13 @@ def code_files() -> list[str]:
     return sorted(name for name in set(names) if (CODE_ROOT / name).is_file())
 
 
-def snapshot_code(sweep: Path, plugins: Sequence[Plugin] = ()) -> str:
-    """Copy the code to SWEEP/.code/DIGEST, once. Returns the digest, of the lab's code and of the plugins."""
+def snapshot_code(sweep: Path) -> str:
+    """Copy the code, and the plugins that this process has loaded, to SWEEP/.code/DIGEST, once.
+
+    Returns the digest.
+    """
     sources = {name: (CODE_ROOT / name).read_bytes() for name in code_files()}
-    sources |= {f"{PLUGIN_COPIES}/{plugin.sha256}.py": plugin.source for plugin in plugins}
+    sources |= {f"{PLUGIN_COPIES}/{plugin.sha256}.py": plugin.source for plugin in loaded_plugins()}
     hashed = hashlib.sha256()
     for name, content in sources.items():
         hashed.update(f"{name}\0".encode() + hashlib.sha256(content).digest())

@@ -26,10 +26,8 @@ sys.path.insert(0, str(ROOT))
 
 from hydra import initialize_config_dir
 
-from alignment_lab.actions.train import (
-    execute,
-    prepare_libraries,
-)
+from alignment_lab.actions import run_action
+from alignment_lab.actions.train import prepare_libraries
 from alignment_lab.checkpoints import manifest
 from alignment_lab.config import (
     Experiment,
@@ -81,7 +79,7 @@ def warm() -> None:
     prepare_libraries()
 
     import alignment_lab.methods
-    import alignment_lab.report.render.page
+    import alignment_lab.report.render.run_page
     import alignment_lab.training  # noqa: F401
 
 
@@ -114,7 +112,7 @@ def _child(spec: Experiment, folder: Path, before: Prepare, tells: int) -> None:
         os.environ["FAULTS_PIPE"] = str(tells)
         before()
         with compose.errors_as_sentences():
-            execute(spec, RunDirectory(folder))
+            run_action(spec, RunDirectory(folder))
         code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)

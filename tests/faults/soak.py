@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from harness import Row, attempt, said
 
-from alignment_lab.actions.train import execute
+from alignment_lab.actions import run_action
 from alignment_lab.config import Experiment
 from alignment_lab.runtime.errors import Interrupted
 from alignment_lab.runtime.run_directory import RunDirectory
@@ -42,7 +42,7 @@ def _cycle(spec: Experiment, folder: Path, cycles: int, facts: Path) -> None:
     with facts.open("w") as file:
         for number in range(cycles):
             try:
-                execute(spec, RunDirectory(folder))
+                run_action(spec, RunDirectory(folder))
                 raise AssertionError("it was to be interrupted")
             except Interrupted as asked:
                 if f"checkpoint-{number + 1}" not in str(asked):

@@ -1,4 +1,4 @@
-"""The cluster does what the lab's sweeps ask of Slurm; other tests that submit jobs may rely on it."""
+"""The cluster provides what the lab's sweeps use of Slurm; other tests that submit jobs may rely on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alignment_lab.distributed.rendezvous import first_host
 
 pytestmark = pytest.mark.slurm
 
-# Says that it is ready and, in seconds, when USR2 came, and goes on.
+# Writes `ready`, then the seconds at which USR2 came into `heard`, and continues.
 LISTENER = """
 import signal, time
 begin = time.monotonic()
@@ -37,52 +37,52 @@ def listener(here: Path) -> str:
 
 def test_an_exit_code_is_a_state(cluster, here):
     good, bad = cluster.submit("exit 0"), cluster.submit("exit 3")
-    assert cluster.ended(good) == {good: "COMPLETED 0:0"}
-    assert cluster.ended(bad) == {bad: "FAILED 3:0"}
+    assert cluster.wait(good) == {good: "COMPLETED 0:0"}
+    assert cluster.wait(bad) == {bad: "FAILED 3:0"}
 
 
 def test_a_job_runs_after_an_array(cluster, here):
-    """afterok runs once every job of an array has ended well, and never where one has not; afterany runs all the same."""
+    """afterok runs when every task of an array has succeeded, else never; afterany runs in any case."""
     array = cluster.submit("sleep 1; touch done.$SLURM_ARRAY_TASK_ID", "--array=0-3%2")
     after = cluster.submit("ls done.* | wc -l", f"--dependency=afterok:{array}", "--output=after.out")
-    assert cluster.ended(array) == {f"{array}_{number}": "COMPLETED 0:0" for number in range(4)}
-    assert cluster.ended(after) == {after: "COMPLETED 0:0"} and (here / "after.out").read_text() == "4\n"
+    assert cluster.wait(array) == {f"{array}_{number}": "COMPLETED 0:0" for number in range(4)}
+    assert cluster.wait(after) == {after: "COMPLETED 0:0"} and (here / "after.out").read_text() == "4\n"
 
     array = cluster.submit("exit $SLURM_ARRAY_TASK_ID", "--array=0-1")
     never = cluster.submit("true", f"--dependency=afterok:{array}", "--kill-on-invalid-dep=yes")
     still = cluster.submit("true", f"--dependency=afterany:{array}")
-    assert cluster.ended(array) == {f"{array}_0": "COMPLETED 0:0", f"{array}_1": "FAILED 1:0"}
-    assert cluster.ended(still) == {still: "COMPLETED 0:0"}
-    assert cluster.ended(never) == {never: "CANCELLED 0:0"}
+    assert cluster.wait(array) == {f"{array}_0": "COMPLETED 0:0", f"{array}_1": "FAILED 1:0"}
+    assert cluster.wait(still) == {still: "COMPLETED 0:0"}
+    assert cluster.wait(never) == {never: "CANCELLED 0:0"}
 
 
 def test_jobs_run_at_once(cluster, here):
     """Four jobs that each wait for the other three end, on two cores too."""
     meet = "touch here.$SLURM_ARRAY_TASK_ID; until [ $(ls here.* | wc -l) = 4 ]; do sleep 0.2; done"
     array = cluster.submit(meet, "--array=0-3", "--cpus-per-task=2", "--time=5")
-    assert set(cluster.ended(array).values()) == {"COMPLETED 0:0"}
+    assert set(cluster.wait(array).values()) == {"COMPLETED 0:0"}
 
 
-def test_a_step_is_warned_before_its_time_is_up(cluster, here, listener):
-    """The limit is a minute, the warning half a minute ahead; as Slurm looks every half minute, it may come that much earlier."""
+def test_a_step_is_warned_before_its_time_limit(cluster, here, listener):
+    """The warning is due half a minute before the limit; Slurm checks every half minute."""
     job = cluster.submit(listener, "--time=1", "--signal=USR2@30")
-    seconds = float(cluster.written(here / "heard", job))
+    seconds = float(cluster.wait_for_line(here / "heard", job))
     assert cluster.run("squeue", "-ho", "%T", "-j", job) == "RUNNING\n" and seconds < 60
     cluster.run("scancel", job)
 
 
 def test_a_step_is_sent_a_signal(cluster, here, listener):
     job = cluster.submit(listener, "--time=5")
-    cluster.written(here / "ready", job)
+    cluster.wait_for_line(here / "ready", job)
     cluster.run("scancel", "--signal=USR2", job)
-    cluster.written(here / "heard", job)
+    cluster.wait_for_line(here / "heard", job)
     cluster.run("scancel", job)
-    assert cluster.ended(job)[job].startswith("CANCELLED")
+    assert cluster.wait(job)[job].startswith("CANCELLED")
 
 
 @pytest.mark.parametrize("who", ["another", "itself"])
-def test_a_job_is_queued_again(cluster, here, who):
-    """The same number, a second run that knows of the first. A job may ask it for itself, as submitit's do."""
+def test_a_job_is_requeued(cluster, here, who):
+    """The same number, and a restart count. A job may requeue itself, as the lab's do."""
     again = {
         "another": "echo waits > ready; sleep 300",
         "itself": "scontrol requeue $SLURM_JOB_ID; sleep 300",
@@ -92,9 +92,9 @@ def test_a_job_is_queued_again(cluster, here, who):
     )
     job = cluster.submit(script, "--requeue", "--open-mode=append")
     if who == "another":
-        cluster.written(here / "ready", job)
+        cluster.wait_for_line(here / "ready", job)
         cluster.run("scontrol", "requeue", job)
-    assert cluster.ended(job) == {job: "COMPLETED 0:0"}
+    assert cluster.wait(job) == {job: "COMPLETED 0:0"}
     assert [line for line in (here / "job.out").read_text().splitlines() if line.startswith("run")] == [
         "run 0",
         "run 1",
@@ -109,28 +109,26 @@ def test_the_first_host_of_a_list_is_slurms(cluster, hosts):
 
 
 @pytest.mark.parametrize(
-    ("asked", "granted"),
+    ("options", "granted"),
     [("--gres=gpu:1", {"0", "1"}), ("--gpus-per-node=2", {"0,1"}), ("--ntasks=1", {"none"})],
 )
-def test_accelerators_are_granted(cluster, here, asked, granted):
-    """Slurm names them in CUDA_VISIBLE_DEVICES, and says nothing where none was asked for. There are none: they are /dev/null."""
+def test_accelerators_are_granted(cluster, here, options, granted):
+    """Slurm sets CUDA_VISIBLE_DEVICES, and nothing where none was requested. The devices are /dev/null."""
     job = cluster.submit(
-        "echo ${CUDA_VISIBLE_DEVICES-none}; srun bash -c 'echo ${CUDA_VISIBLE_DEVICES-none}'", asked
+        "echo ${CUDA_VISIBLE_DEVICES-none}; srun bash -c 'echo ${CUDA_VISIBLE_DEVICES-none}'", options
     )
-    assert cluster.ended(job) == {job: "COMPLETED 0:0"}
+    assert cluster.wait(job) == {job: "COMPLETED 0:0"}
     batch, step = (here / "job.out").read_text().split()
     assert batch == step and step in granted
 
 
-def test_submitit_brings_a_result(cluster, here):
-    """By sbatch, srun and a pickle; a job that leaves none is known to have failed, which only accounting tells."""
+def test_submitit_returns_a_result(cluster, here):
+    """By sbatch, srun and a pickle; a job without a result has failed, which only accounting knows."""
     executor = submitit.AutoExecutor("logs", cluster="slurm")
     executor.update_parameters(timeout_min=5, gpus_per_node=1, name="lab")
-    six, array = (
-        executor.submit(lambda x: (2 * x, os.environ["SLURM_JOB_ID"]), 3),
-        executor.map_array(lambda x: x * x, [2, 3]),
-    )
-    assert six.result() == (6, six.job_id)
+    single = executor.submit(lambda x: (2 * x, os.environ["SLURM_JOB_ID"]), 3)
+    array = executor.map_array(lambda x: x * x, [2, 3])
+    assert single.result() == (6, single.job_id)
     assert [job.result() for job in array] == [4, 9]
     dead = executor.submit(os._exit, 3)
     with pytest.raises(submitit.core.utils.UncompletedJobError, match="FAILED"):

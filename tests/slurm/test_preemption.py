@@ -1,4 +1,4 @@
-"""A node that Slurm takes from cells, for a job of a higher partition: they go on when it is free, and end as if nothing had been."""
+"""Preemption: cells lose their node to a job of a higher partition, resume and end with the same weights."""
 
 from __future__ import annotations
 
@@ -12,38 +12,40 @@ pytestmark = pytest.mark.slurm
 CELL = ["method=dpo", "beta=0.1", "training.max_steps=40", "training.save_steps=5"]
 
 
-def cell(here: Path, partition: str, environment: dict[str, str]) -> Sweep:
-    """The cell with one of the two accelerators of a node, in a folder of its own."""
+def launch_cell(here: Path, partition: str, environment: dict[str, str]) -> Sweep:
+    """The cell on one of a node's two accelerators, in a folder of its own."""
     (here / partition).mkdir()
-    made = Sweep(
+    sweep = Sweep(
         here / partition, *CELL, f"hydra.launcher.partition={partition}", "hydra.launcher.gpus_per_node=1"
     )
-    made.environment = environment
-    given = made.give()
-    assert given.returncode == 0, given.stderr
-    return made
+    sweep.environment = environment
+    launched = sweep.launch()
+    assert launched.returncode == 0, launched.stderr
+    return sweep
 
 
-def test_a_preempted_cell_ends_as_one_that_was_left_alone(cluster, here):
-    """Given a while, a cell saves and queues itself again; preempted at once, Slurm queues it. Neither is queued twice."""
+def test_a_preempted_cell_ends_as_an_uninterrupted_one(cluster, here):
+    """With a grace time a cell saves and requeues itself; preempted at once, Slurm requeues it.
+
+    Neither is requeued twice.
+    """
     alone = Sweep(here, *CELL)  # with the same cache
-    sweeps = [cell(here, partition, alone.environment) for partition in ("spare", "atonce")]
-    (name,) = {cell.name for sweep in sweeps for cell in sweep.known.cells}
+    sweeps = [launch_cell(here, partition, alone.environment) for partition in ("spare", "atonce")]
+    (name,) = {cell.name for sweep in sweeps for cell in sweep.manifest.cells}
     for sweep in sweeps:
-        sweep.until(lambda sweep=sweep: sweep.stepping(name, 3))
+        sweep.wait_until(lambda sweep=sweep: sweep.has_taken(name, 3))
     urgent = cluster.submit("squeue -ho '%P %T' > others", "--partition=urgent", "--gres=gpu:2")
-    given = alone.here()
-    assert given.returncode == 0, given.stderr
-    assert cluster.ended(urgent) == {urgent: "COMPLETED 0:0"}
-    assert {"spare PENDING", "atonce PENDING", "urgent RUNNING"} <= set(
-        (here / "others").read_text().splitlines()
-    )
-    for sweep, itself, state in zip(sweeps, (True, False), ("REQUEUED", "PREEMPTED"), strict=True):
-        (found,) = sweep.ended().values()
-        assert found.state == "finished" and sweep.run(name).state()["attempts"] == 2
-        said = sweep.log(name)
-        assert said.splitlines().count("queued again") == itself and said.count("resuming from") == 1
-        (job,) = sweep.known.cell(name).jobs
+    local = alone.run_locally()
+    assert local.returncode == 0, local.stderr
+    assert cluster.wait(urgent) == {urgent: "COMPLETED 0:0"}
+    partitions = set((here / "others").read_text().splitlines())
+    assert {"spare PENDING", "atonce PENDING", "urgent RUNNING"} <= partitions
+    for sweep, requeues_itself, state in zip(sweeps, (True, False), ("REQUEUED", "PREEMPTED"), strict=True):
+        (status,) = sweep.wait().values()
+        assert status.state == "finished" and sweep.run(name).state()["attempts"] == 2
+        log = sweep.log(name)
+        assert log.splitlines().count("requeued") == requeues_itself and log.count("resuming from") == 1
+        (job,) = sweep.manifest.cell(name).jobs
         assert cluster.run("sacct", "-nXPD", "-o", "State", "-j", job).split() == [state, "COMPLETED"]
         assert [row["step"] for row in sweep.run(name).metrics() if "loss" in row] == list(range(1, 41))
         assert sweep.weights(name) == alone.weights(name)

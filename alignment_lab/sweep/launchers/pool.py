@@ -1,6 +1,7 @@
-"""hydra/launcher=pool: a sweep on this machine, several cells at once, each a process with accelerators of its own.
+"""hydra/launcher=pool: a sweep on this machine, several cells at once, each with its own accelerators.
 
-Settings: conf/hydra/launcher/pool.yaml. A cell that dies, or fills its device, takes no other one with it.
+Settings: conf/hydra/launcher/pool.yaml. A cell that dies, or runs out of device memory, takes no other one
+with it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,143 +30,147 @@ from ..launcher import SweepLauncher
 from ..manifest import Cell, Sweep
 from ..snapshot import snapshot_code, snapshot_folder
 
-POLL_SECONDS = 0.5  # seconds between two looks
-LEAVE_TIMEOUT = 120.0  # seconds that cells of a command which was killed have to leave
-WITH_PARENT = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
+POLL_SECONDS = 0.5
+ORPHAN_TIMEOUT = 120.0  # seconds that cells of a killed command get to exit
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+LIBC = ctypes.CDLL(None)  # loaded before any fork
 
 
 def cell_log(run: RunDirectory) -> Path:
-    """What a cell wrote."""
+    """The file with the output of a cell's process."""
     return run.path / "output.log"
 
 
-def devices_per_cell(spec: Experiment, asked: int | None, visible: int) -> int:
-    """Accelerators of a cell: what is asked for, else one for each of its processes."""
+def devices_per_cell(spec: Experiment, requested: int | None, visible: int) -> int:
+    """Accelerators of a cell: as many as requested, else one for each of its processes; 0 on a CPU."""
     if spec.parallel.device is DeviceType.cpu or visible == 0:
         return 0
-    if asked is not None or spec.parallel.sharding is Sharding.none:
-        return asked or 1
+    if requested is not None or spec.parallel.sharding is Sharding.none:
+        return requested or 1
     return spec.parallel.processes or visible
 
 
-def split_devices(devices: Sequence[str], each: int, jobs: int | None) -> list[list[str]]:
-    """The accelerators of every cell that may run at once: shares(["0", "1", "2"], 1, None) -> [["0"], ["1"], ["2"]].
+def split_devices(devices: Sequence[str], per_cell: int, max_cells: int | None) -> list[list[str]]:
+    """The accelerators of each concurrent cell: (["0", "1", "2"], 1, None) -> [["0"], ["1"], ["2"]].
 
-    Of cells without accelerators one runs at a time, unless `jobs` says more. Raises UserError where not even one cell gets its share.
+    Cells without accelerators run one at a time, unless `max_cells` says more. Raises UserError where there
+    are too few accelerators for one cell.
     """
-    if each == 0:
-        return [[]] * (jobs or 1)
-    if each > len(devices):
+    if per_cell == 0:
+        return [[]] * (max_cells or 1)
+    if per_cell > len(devices):
         raise UserError(
-            f"hydra.launcher.gpus={each}: this machine shows {len(devices)}; ask for as many, or leave it null."
+            f"hydra.launcher.gpus={per_cell}: this machine shows {len(devices)}; "
+            "set at most that many, or leave it null."
         )
-    found = [list(devices[start : start + each]) for start in range(0, len(devices) - each + 1, each)]
-    return found[:jobs]
+    starts = range(0, len(devices) - per_cell + 1, per_cell)
+    return [list(devices[start : start + per_cell]) for start in starts][:max_cells]
 
 
 class PoolLauncher(SweepLauncher):
-    """Cells as processes."""
+    """Runs cells as local processes."""
 
-    KINDS = {
+    STATE_LABELS = {
         "finished": "finished, left alone",
-        "interrupted": "cut off, going on from the newest checkpoint",
-        "failed": "failed, tried again",
-        "missing": "new, or never begun",
+        "interrupted": "interrupted, resuming from the newest checkpoint",
+        "failed": "failed, retrying",
+        "missing": "not started yet",
     }
 
     @staticmethod
-    def wrong(spec: Experiment, settings: Any) -> list[str]:
-        """What keeps a cell from running here."""
+    def problems(spec: Experiment, settings: Any) -> list[str]:
+        """What keeps a cell from running on this machine, a sentence each."""
         if spec.parallel.nodes > 1:
             return [
-                f"parallel.nodes={spec.parallel.nodes}: hydra/launcher=pool is of this machine alone; use hydra/launcher=slurm."
+                f"parallel.nodes={spec.parallel.nodes}: hydra/launcher=pool runs cells on this machine "
+                "alone; use hydra/launcher=slurm."
             ]
         count = devices_per_cell(spec, settings.gpus, hardware.count_accelerators())
         return problems.local_problems(spec, accelerators=count, at_once=1 if count else settings.n_jobs or 1)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run what has to be; gives what became of each."""
-        specs = [self.spec(overrides) for overrides in job_overrides]
+        """Run the cells that are due; returns the result of every cell."""
+        specs = [self.compose_cell(overrides) for overrides in job_overrides]
         devices = hardware.visible_device_ids()
-        each = max(devices_per_cell(spec, self.params["gpus"], len(devices)) for spec in specs)
-        places = split_devices(devices, each, self.params["n_jobs"])
+        per_cell = max(devices_per_cell(spec, self.params["gpus"], len(devices)) for spec in specs)
+        slots = split_devices(devices, per_cell, self.params["n_jobs"])
         with manifest.sweep_lock(self.path):
             sweep = manifest.read_sweep(self.path)
-            sweep.here = True
-            self.described(sweep, dict(self.params))
-            cells = self.cells(sweep, specs, job_overrides)
-            _left(sweep)
-            due = self.due(sweep, specs, cells, local_statuses(sweep, waiting=False))
+            sweep.is_local = True
+            self.record_command(sweep, dict(self.params))
+            cells = self.register_cells(sweep, specs, job_overrides)
+            _wait_for_orphans(sweep)
+            due = self.queue_due_cells(sweep, specs, cells, local_statuses(sweep, launcher_running=False))
             sweep.write()
             if due:
-                self._tell_places(len(due), places)
-                self._run(sweep, due, places)
-            return self.returned(job_overrides, specs, cells, local_statuses(sweep, waiting=False))
+                self._print_slots(len(due), slots)
+                self._run(sweep, due, slots)
+            statuses = local_statuses(sweep, launcher_running=False)
+            return self.job_returns(job_overrides, specs, cells, statuses)
 
-    def _tell_places(self, due: int, places: list[list[str]]) -> None:
-        at_once = min(due, len(places))
-        with_what = (
-            f" with accelerators {', '.join('+'.join(one) for one in places[:at_once])}" if places[0] else ""
-        )
-        self.say(
-            f"  {at_once} at once{with_what}; what they write: {cell_log(RunDirectory(self.path / 'CELL'))}"
+    def _print_slots(self, due: int, slots: list[list[str]]) -> None:
+        at_once = min(due, len(slots))
+        devices = ", ".join("+".join(slot) for slot in slots[:at_once])
+        log = cell_log(RunDirectory(self.path / "CELL"))
+        self.print_line(
+            f"  {at_once} at once{f' on accelerators {devices}' if slots[0] else ''}; output: {log}"
         )
 
-    def _run(self, sweep: Sweep, due: list[Cell], places: list[list[str]]) -> None:
+    def _run(self, sweep: Sweep, due: list[Cell], slots: list[list[str]]) -> None:
         stop = StopRequest()
-        pool = Pool(sweep, due, places, stop, self.say)
+        pool = CellPool(sweep, due, slots, stop, self.print_line)
         with stop.listen(), stop.forward_to_children():
-            status_table.follow(sweep, self.console, POLL_SECONDS, pool.look)
+            status_table.follow(sweep, self.console, POLL_SECONDS, pool.poll)
         if stop.signal:
             raise Interrupted(
                 stop.signal,
-                f"interrupted by {stop.signal.name}; the same command goes on with the cells that have not finished",
+                f"interrupted by {stop.signal.name}; the same command resumes the cells that did not finish",
             )
 
 
-class Pool:
-    """Starts cells where there is a place; one look does all that is due."""
+class CellPool:
+    """Processes of cells: one for each slot, which is a set of accelerators.
+
+    `poll` does everything that is due.
+    """
 
     def __init__(
-        self, sweep: Sweep, cells: Sequence[Cell], places: list[list[str]], stop: StopRequest, say: Any
+        self,
+        sweep: Sweep,
+        cells: Sequence[Cell],
+        slots: Sequence[list[str]],
+        stop: StopRequest,
+        print_line: Callable[[str], object],
     ) -> None:
-        self.sweep, self.waiting, self.stop, self.say = sweep, list(cells), stop, say
-        self.free, self.code = (
-            list(places),
-            str(snapshot_folder(sweep.path.absolute(), snapshot_code(sweep.path))),
-        )
-        self.threads = str(max(1, (os.cpu_count() or 1) // len(places)))
-        self.going: dict[str, tuple[Cell, subprocess.Popen[bytes], list[str]]] = {}
-        self.number = len(self.waiting)
+        self.sweep, self.stop, self.print_line = sweep, stop, print_line
+        self.waiting, self.total = list(cells), len(cells)
+        self.free_slots = list(slots)
+        self.running: dict[str, tuple[Cell, subprocess.Popen[bytes], list[str]]] = {}  # by name
+        self.code_path = str(snapshot_folder(sweep.path.absolute(), snapshot_code(sweep.path)))
+        self.threads = str(max(1, (os.cpu_count() or 1) // len(slots)))
 
-    def look(self) -> dict[str, CellStatus]:
-        """See who has ended, start who can; gives where all cells stand. After a signal nothing more starts."""
-        for name, (cell, process, devices) in list(self.going.items()):
+    def poll(self) -> dict[str, CellStatus]:
+        """Reap processes that ended and start waiting cells; returns all statuses.
+
+        After a signal nothing is started.
+        """
+        for name, (cell, process, slot) in list(self.running.items()):
             if process.poll() is not None:
-                del self.going[name]
-                self.free.append(devices)
-                self._tell(cell, process.returncode)
-        while self.waiting and self.free and not self.stop.signal:
-            cell, devices = self.waiting.pop(0), self.free.pop(0)
-            self.going[cell.name] = (cell, self._start(cell, devices), devices)
-        found = local_statuses(self.sweep, waiting=False)
-        going = {
-            name: CellStatus("running", here=True) for name in self.going
-        }  # also one that has not come to its lock yet
-        waiting = {cell.name: CellStatus("queued", here=not self.stop.signal) for cell in self.waiting}
-        return {**found, **going, **waiting}
-
-    def _start(self, cell: Cell, devices: list[str]) -> subprocess.Popen[bytes]:
-        run = cell.run(self.sweep.path)
-        theirs = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
-        path = os.pathsep.join(filter(None, [self.code, os.environ.get("PYTHONPATH")]))
-        environment = {
-            "OMP_NUM_THREADS": self.threads,
-            **os.environ,
-            **theirs,
-            "PYTHONPATH": path,
-            "PYTHONSAFEPATH": "1",
+                del self.running[name]
+                self.free_slots.append(slot)
+                self._record_end(cell, process.returncode)
+        while self.waiting and self.free_slots and not self.stop.signal:
+            cell, slot = self.waiting.pop(0), self.free_slots.pop(0)
+            self.running[cell.name] = (cell, self._start(cell, slot), slot)
+        on_disk = local_statuses(self.sweep, launcher_running=False)
+        running = {name: CellStatus("running", process_active=True) for name in self.running}
+        queued = {
+            cell.name: CellStatus("queued", process_active=not self.stop.signal) for cell in self.waiting
         }
+        return {**on_disk, **running, **queued}  # a process may not have taken its lock yet
+
+    def _start(self, cell: Cell, slot: list[str]) -> subprocess.Popen[bytes]:
+        run = cell.run_directory(self.sweep.path)
         command = [
             sys.executable,
             "-u",
@@ -173,6 +178,13 @@ class Pool:
             "alignment_lab.entrypoints.sweep_cell",
             str(run.path.absolute()),
         ]
+        environment = {
+            "OMP_NUM_THREADS": self.threads,
+            **os.environ,
+            **({"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {}),
+            "PYTHONPATH": os.pathsep.join(filter(None, [self.code_path, os.environ.get("PYTHONPATH")])),
+            "PYTHONSAFEPATH": "1",
+        }
         with cell_log(run).open("ab") as file:
             return subprocess.Popen(
                 command,
@@ -180,34 +192,42 @@ class Pool:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_leaves_with_us,
+                preexec_fn=_terminate_with_parent,
             )
 
-    def _tell(self, cell: Cell, code: int) -> None:
-        """A line, and the truth in run.json where the process could not leave it."""
-        ended = self.number - len(self.waiting) - len(self.going)
-        run = cell.run(self.sweep.path)
-        if run.state().get("state") in ("running", "queued") and code:
-            why = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            run.fail(f"{why}; the end of {cell_log(run)} may say more", resumable=code < 0)
+    def _record_end(self, cell: Cell, exit_code: int) -> None:
+        """Print one line; record in run.json that the process died, where it could not do so itself."""
+        run = cell.run_directory(self.sweep.path)
+        if run.state().get("state") in ("running", "queued") and exit_code:
+            killed = exit_code < 0
+            cause = f"ended by {signal.Signals(-exit_code).name}" if killed else f"exit code {exit_code}"
+            run.fail(f"{cause}; the end of {cell_log(run)} may say more", resumable=killed)
         state = run.state()
-        said = f": {state['error']}" if state.get("error") else ""
-        self.say(f"{ended}/{self.number} {cell.name}: {state.get('state')}{said}")
+        ended = self.total - len(self.waiting) - len(self.running)
+        error = f": {state['error']}" if state.get("error") else ""
+        self.print_line(f"{ended}/{self.total} {cell.name}: {state.get('state')}{error}")
 
 
-def _leaves_with_us() -> None:
-    """In the child: when this command is killed, it is asked to leave, and commits a checkpoint. Linux alone knows how."""
+def _terminate_with_parent() -> None:
+    """In the child: when this command is killed, the kernel sends SIGTERM, and the cell commits a checkpoint.
+
+    Linux only.
+    """
     if sys.platform == "linux":
-        LIBC.prctl(WITH_PARENT, signal.SIGTERM)
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-LIBC = ctypes.CDLL(None)  # before any fork
+def _wait_for_orphans(sweep: Sweep) -> None:
+    """Wait for the cells of an earlier command that was killed: they are exiting.
 
-
-def _left(sweep: Sweep) -> None:
-    """Wait for cells of an earlier command, which was killed: they are on their way out. Raises UserError where they are not."""
-    end = time.monotonic() + LEAVE_TIMEOUT
-    while going := [name for name, one in local_statuses(sweep, waiting=False).items() if one.alive]:
-        if time.monotonic() > end:
-            raise UserError(f"{sweep.path}: {', '.join(going)}: runs there now; wait for it, or end it.")
+    Raises UserError where they do not.
+    """
+    deadline = time.monotonic() + ORPHAN_TIMEOUT
+    while running := [
+        name for name, status in local_statuses(sweep, launcher_running=False).items() if status.is_active
+    ]:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{sweep.path}: {', '.join(running)}: still running; wait for it to end, or end it."
+            )
         time.sleep(POLL_SECONDS)

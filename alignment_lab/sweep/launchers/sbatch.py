@@ -1,7 +1,8 @@
-"""A sweep's jobs as submitit writes their scripts: what sbatch and srun are told, and nothing of what runs.
+"""A sweep's jobs as scripts of submitit: the options of sbatch and srun. Refuses to know what a job runs.
 
-No function is pickled: a job is `python -m alignment_lab.entrypoints.slurm_job SWEEP SUBMISSION`, which reads what to do from files that lie there before
-sbatch is called. So none of submitit's signal handlers is between Slurm and the run, and there is no code in files.
+No function is pickled: a job is `python -m alignment_lab.entrypoints.slurm_job SWEEP SUBMISSION`, which reads
+its task from a file that is written before sbatch is called. So none of submitit's signal handlers stands
+between Slurm and the run, and no file holds code.
 """
 
 from __future__ import annotations
@@ -16,108 +17,118 @@ from typing import IO, Any
 
 from ...runtime.errors import UserError
 from ...runtime.files import cache_directory
+from ...runtime.library_internals import submission_script, submitted_job_id
 from ..manifest import Submission, Sweep
 from ..snapshot import snapshot_folder
 
-PASSED_ON = (
+FORWARDED_VARIABLES = (  # of the environment, for every job; no secrets
     "HF_HOME",
     "HF_HUB_CACHE",
     "HF_DATASETS_CACHE",
     "HF_HUB_OFFLINE",
     "HF_ENDPOINT",
     "WANDB_MODE",
-)  # no secrets
-LIMIT = 1000  # jobs of an array: Slurm's MaxArraySize as it comes
+)
+MAX_ARRAY_SIZE = 1000  # tasks of an array: Slurm's default MaxArraySize
+SUBMITIT_OPTIONS = (  # settings of hydra.launcher that submitit has by the same name
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "cpus_per_task",
+    "gpus_per_node",
+    "signal_delay_s",
+    "array_parallelism",
+)
 
 
-def submit(sweep: Sweep, submission: Submission, lock: IO[str], *, after: str | None = None) -> str:
-    """Call sbatch; gives the number of the array. `after`: the array that must have ended well before. Raises UserError with its reason."""
-    script = sweep.orders / f"{submission.mark}.sh"
-    script.write_text(script_text(sweep, submission, after))
+def submit_array(sweep: Sweep, submission: Submission, lock: IO[str], *, afterok: str | None = None) -> str:
+    """Call sbatch and return the array's number. With `afterok`, it starts when that job has ended well.
+
+    The child inherits `lock`, so that the sweep stays locked until sbatch has ended. Raises UserError with
+    sbatch's reason.
+    """
+    script = sweep.submitit_dir / f"{submission.id}.sh"
+    script.write_text(script_text(sweep, submission, afterok))
+    command = ["sbatch", str(script)]
     try:
-        done = subprocess.run(
-            ["sbatch", str(script)], capture_output=True, text=True, pass_fds=[lock.fileno()]
-        )
+        process = subprocess.run(command, capture_output=True, text=True, pass_fds=[lock.fileno()])
     except FileNotFoundError:
         raise UserError(
-            "hydra/launcher=slurm: no sbatch here: a sweep on a cluster is started where Slurm is."
+            "hydra/launcher=slurm: sbatch: command not found: start a sweep on a cluster from a machine "
+            "that has Slurm."
         ) from None
-    if done.returncode:
-        said = " ".join(done.stderr.replace("sbatch: error:", "").split())
-        raise UserError(f"sbatch: {said}; nothing of this was submitted. Its script: {script}")
-    from submitit.slurm.slurm import SlurmExecutor
-
-    number = SlurmExecutor._get_job_id_from_submission_command(done.stdout)
+    if process.returncode:
+        reason = " ".join(process.stderr.replace("sbatch: error:", "").split())
+        raise UserError(f"sbatch: {reason}; this array was not submitted. Its script: {script}")
     script.chmod(0o600)
-    return number
+    return submitted_job_id(process.stdout)
 
 
-def script_text(sweep: Sweep, submission: Submission, after: str | None) -> str:
+def script_text(sweep: Sweep, submission: Submission, afterok: str | None) -> str:
     """The script of an array: submitit's, with the lab's command."""
     from submitit.slurm.slurm import SlurmExecutor
 
-    settings = sweep.launcher
-    more = {"requeue": True, **settings["additional_parameters"]}
-    if after:
-        others = [str(more["dependency"])] if "dependency" in more else []
-        more |= {"dependency": ",".join([f"afterok:{after}", *others]), "kill-on-invalid-dep": "yes"}
-    names = (
-        "partition",
-        "account",
-        "qos",
-        "constraint",
-        "cpus_per_task",
-        "gpus_per_node",
-        "signal_delay_s",
-        "array_parallelism",
-    )
-    asked = {name: settings[name] for name in names if settings[name] is not None}
+    settings = sweep.launcher_settings
+    options = {name: settings[name] for name in SUBMITIT_OPTIONS if settings[name] is not None}
     if settings["mem_gb"]:
-        asked["mem"] = f"{int(settings['mem_gb'] * 1024)}MB"
-    srun = ["--open-mode=append", *settings["srun_args"]]
+        options["mem"] = f"{int(settings['mem_gb'] * 1024)}MB"
+    srun_args = ["--open-mode=append", *settings["srun_args"]]
     if settings["container"]:
-        srun.append(f"--container-image={settings['container']}")
+        srun_args.append(f"--container-image={settings['container']}")
     try:
-        executor = SlurmExecutor(sweep.orders.absolute())
+        executor = SlurmExecutor(sweep.submitit_dir.absolute())
         executor.update_parameters(
-            **asked,
+            **options,
             job_name=job_name(sweep, submission),
             time=settings["timeout_min"],
             nodes=submission.nodes,
             ntasks_per_node=1,
             stderr_to_stdout=True,
-            srun_args=srun,
-            setup=[*settings["setup"], *_environment(sweep, submission)],
-            additional_parameters=more,
+            srun_args=srun_args,
+            setup=[*settings["setup"], *_setup_lines(sweep, submission)],
+            additional_parameters=_additional_parameters(settings, afterok),
         )
     except RuntimeError as error:
         raise UserError(f"hydra/launcher=slurm: {error}") from None
     executor.parameters["map_count"] = len(submission.cells)
+    return submission_script(executor, _job_command(sweep, submission), submission.id)
+
+
+def _additional_parameters(settings: dict[str, Any], afterok: str | None) -> dict[str, Any]:
+    """The user's, with our dependency before the one that they may hold."""
+    parameters = {"requeue": True, **settings["additional_parameters"]}
+    if afterok:
+        users = [str(parameters["dependency"])] if "dependency" in parameters else []
+        parameters["dependency"] = ",".join([f"afterok:{afterok}", *users])
+        parameters["kill-on-invalid-dep"] = "yes"
+    return parameters
+
+
+def _job_command(sweep: Sweep, submission: Submission) -> str:
+    settings = sweep.launcher_settings
     python = settings["python"] or ("python3" if settings["container"] else shlex.quote(sys.executable))
-    return executor._make_submission_file_text(
-        f"{python} -u -m alignment_lab.entrypoints.slurm_job {shlex.quote(str(sweep.path.absolute()))} {submission.mark}",
-        submission.mark,
-    )
+    path = shlex.quote(str(sweep.path.absolute()))
+    return f"{python} -u -m alignment_lab.entrypoints.slurm_job {path} {submission.id}"
 
 
 def job_name(sweep: Sweep, submission: Submission) -> str:
-    """The jobs' name: by it a submission is found again whose number nobody wrote down."""
-    return f"{sweep.launcher['name']}-{submission.mark}"
+    """The jobs' name, unique: by it a submission is found again whose number was not recorded."""
+    return f"{sweep.launcher_settings['name']}-{submission.id}"
 
 
-def _environment(sweep: Sweep, submission: Submission) -> list[str]:
-    """Lines that say where the code and the cache are, whatever a node's own environment has."""
-    code = str(snapshot_folder(sweep.path.absolute(), submission.code))
-    wanted: dict[str, Any] = {
-        "PYTHONPATH": code,
+def _setup_lines(sweep: Sweep, submission: Submission) -> list[str]:
+    """Lines of bash that set the paths of code and cache, whatever a node's own environment holds."""
+    variables = {
+        "PYTHONPATH": str(snapshot_folder(sweep.path.absolute(), submission.code_digest)),
         "PYTHONSAFEPATH": "1",
         "ALIGNMENT_LAB_CACHE": str(cache_directory().absolute()),
+        **{name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ},
     }
-    wanted |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    lines = [f"export {name}={shlex.quote(str(value))}" for name, value in wanted.items()]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     lines[0] += '"${PYTHONPATH:+:$PYTHONPATH}"'
     lines.append(f"cd {shlex.quote(sweep.cwd)}")
-    if cpus := sweep.launcher["cpus_per_task"]:
+    if cpus := sweep.launcher_settings["cpus_per_task"]:
         lines += [
             f"export SRUN_CPUS_PER_TASK={cpus}",
             f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{cpus}}}"',
@@ -125,11 +136,11 @@ def _environment(sweep: Sweep, submission: Submission) -> list[str]:
     return lines
 
 
-def chunks(names: Sequence[str]) -> list[list[str]]:
-    """As many cells as an array takes."""
-    return [list(names[start : start + LIMIT]) for start in range(0, len(names), LIMIT)]
+def split_into_arrays(names: Sequence[str]) -> list[list[str]]:
+    """The cells of each array: at most MAX_ARRAY_SIZE."""
+    return [list(names[start : start + MAX_ARRAY_SIZE]) for start in range(0, len(names), MAX_ARRAY_SIZE)]
 
 
-def job_log(sweep: Sweep, job: str, task: int = 0) -> Path:
-    """What a job wrote; `job` as 7_2."""
-    return sweep.orders / f"{job}_{task}_log.out"
+def job_log(sweep: Sweep, job_id: str, task: int = 0) -> Path:
+    """The log of a job such as 7_2; `task` is srun's task, one on each node."""
+    return sweep.submitit_dir / f"{job_id}_{task}_log.out"

@@ -1,4 +1,4 @@
-"""hydra/launcher=slurm: what `--multirun` hands over is frozen, submitted and left to Slurm; the command returns.
+"""hydra/launcher=slurm: the cells of `--multirun` are fixed and submitted to Slurm; the command returns.
 
 Settings: conf/hydra/launcher/slurm.yaml.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 from hydra.core.utils import JobReturn
 
@@ -22,89 +22,99 @@ from ..manifest import Cell, Sweep
 from ..snapshot import snapshot_code
 from . import submit
 
-POLL = 5.0  # seconds between two looks at cells that are waited for
-KIND = {"share": "what cells share ({} passes)", "canary": "a canary", "cells": "cells"}
+POLL_SECONDS = 5.0  # between two looks at cells that are waited for
 
 
 class SlurmLauncher(SweepLauncher):
-    """Cells as jobs of an array."""
+    """Runs cells as tasks of a Slurm job array."""
 
-    KINDS = {
+    STATE_LABELS = {
         "finished": "finished, left alone",
         "running": "running, left alone",
-        "queued": "waiting in the queue, left alone",
-        "interrupted": "cut off, to go on from the newest checkpoint",
-        "failed": "failed, to be tried again",
-        "missing": "new, or never begun",
+        "queued": "pending, left alone",
+        "interrupted": "interrupted, to be resumed from the newest checkpoint",
+        "failed": "failed, to be retried",
+        "missing": "not started yet",
     }
 
     @staticmethod
-    def wrong(spec: Experiment, settings: Any) -> list[str]:
-        """What keeps a cell from running on any machine, and from what it is asked of Slurm."""
-        found = problems.problems_anywhere(spec)
+    def problems(spec: Experiment, settings: Any) -> list[str]:
+        """What keeps a cell from running on any machine, or contradicts the settings of hydra.launcher."""
+        sentences = problems.machine_independent_problems(spec)
         nodes = settings.nodes
         if nodes is not None and nodes != spec.parallel.nodes:
-            said = f"hydra.launcher.nodes={nodes}: the cell has parallel.nodes={spec.parallel.nodes}"
-            found.append(f"{said}; leave hydra.launcher.nodes null.")
-        gpus, count = settings.gpus_per_node, spec.parallel.processes
-        if gpus is not None and count and spec.parallel.device is not DeviceType.cpu and gpus < count:
-            found.append(
-                f"parallel.processes={count}: hydra.launcher.gpus_per_node={gpus}; ask for as many, or leave either null."
+            sentences.append(
+                f"hydra.launcher.nodes={nodes}: the cell has parallel.nodes={spec.parallel.nodes}; "
+                "leave hydra.launcher.nodes null."
             )
-        return found
+        gpus, processes = settings.gpus_per_node, spec.parallel.processes
+        if gpus is not None and processes and spec.parallel.device is not DeviceType.cpu and gpus < processes:
+            sentences.append(
+                f"parallel.processes={processes}: hydra.launcher.gpus_per_node={gpus}; "
+                "set both to the same number, or leave either null."
+            )
+        return sentences
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submit what has to be; what is returned says that the cells were taken, or with `wait` what became of them."""
+        """Submit the cells that are due.
+
+        The results say that cells were submitted, or with `wait` how they ended.
+        """
         sweeper = str(self.config.hydra.sweeper.get("_target_", ""))
         if not self.params["wait"] and not sweeper.endswith("BasicSweeper"):
             raise UserError(
-                "hydra/sweeper: it learns from each cell before it chooses the next: give hydra.launcher.wait=true with it."
+                "hydra/sweeper: it needs the result of each cell before it chooses the next: "
+                "give hydra.launcher.wait=true with it."
             )
         began = time.monotonic()
-        specs = [self.spec(overrides) for overrides in job_overrides]
+        specs = [self.compose_cell(overrides) for overrides in job_overrides]
         with manifest.sweep_lock(self.path) as lock:
             sweep = manifest.read_sweep(self.path)
-            self.described(sweep, self._settings(specs))
-            submit.find_lost(sweep)
-            cells = self.cells(sweep, specs, job_overrides)
-            due = self.due(sweep, specs, cells, cell_statuses(sweep))
+            self.record_command(sweep, self._resolved_settings(specs))
+            submit.recover_job_ids(sweep)
+            cells = self.register_cells(sweep, specs, job_overrides)
+            due = self.queue_due_cells(sweep, specs, cells, cell_statuses(sweep))
             if due:
                 self._submit(sweep, due, lock)
             sweep.write()
-        self.say(
-            f"{time.monotonic() - began:.1f} s. Next: python -m alignment_lab.sweep status {relative_to_cwd(self.path.absolute())}"
+        path = relative_to_cwd(self.path.absolute())
+        self.print_line(
+            f"{time.monotonic() - began:.1f} s. Next: python -m alignment_lab.sweep status {path}"
         )
-        ended = status_table.wait(sweep, self.console, POLL) if self.params["wait"] else {}
-        return self.returned(job_overrides, specs, cells, ended)
+        wait = self.params["wait"]
+        statuses = status_table.wait(sweep, self.console, POLL_SECONDS) if wait else {}
+        return self.job_returns(job_overrides, specs, cells, statuses)
 
-    def _settings(self, specs: Sequence[Experiment]) -> dict[str, Any]:
-        """The launcher's settings with what null stands for."""
-        given = dict(self.params)
-        dials = specs[0].parallel
-        if (
-            given["gpus_per_node"] is None
-            and dials.sharding is not Sharding.none
-            and dials.device is not DeviceType.cpu
-        ):
-            given["gpus_per_node"] = dials.processes
-        return given
+    def _resolved_settings(self, specs: Sequence[Experiment]) -> dict[str, Any]:
+        """The settings, with gpus_per_node by parallel.processes where it is null."""
+        settings, parallel = dict(self.params), specs[0].parallel
+        sharded = parallel.sharding is not Sharding.none and parallel.device is not DeviceType.cpu
+        if settings["gpus_per_node"] is None and sharded:
+            settings["gpus_per_node"] = parallel.processes
+        return settings
 
-    def _submit(self, sweep: Sweep, due: list[Cell], lock: Any) -> None:
-        code = snapshot_code(sweep.path)
-        before = {one.code for one in sweep.submissions} - {code}
-        work = shared_work.shared_passes([(cell.name, *cell.share) for cell in due])  # type: ignore[misc]
-        made = submit.submit(sweep, due, work, code, lock, canary=self.params["canary"])
-        said = [f"{KIND[one.kind].format(len(work))}: job {one.job}" for one in made]
-        limit = min(len(due), self.params["array_parallelism"])
-        self.say(f"  submitted: {', then '.join(said)}; {limit} at once, {_resources(sweep)}")
-        if before:
-            self.say("  these run the code as it is now, which is another than earlier cells had")
+    def _submit(self, sweep: Sweep, due: list[Cell], lock: IO[str]) -> None:
+        code_digest = snapshot_code(sweep.path)
+        earlier_code = {submission.code_digest for submission in sweep.submissions} - {code_digest}
+        passes = shared_work.shared_passes([(cell.name, *cell.shared_keys) for cell in due])  # type: ignore[misc]
+        submissions = submit.submit_cells(sweep, due, passes, code_digest, lock, canary=self.params["canary"])
+        labels = {
+            "prewarm": f"what cells share ({len(passes)} passes)",
+            "canary": "a canary",
+            "cells": "cells",
+        }
+        jobs = [f"{labels[submission.kind]}: job {submission.job_id}" for submission in submissions]
+        at_once = min(len(due), self.params["array_parallelism"])
+        self.print_line(f"  submitted: {', then '.join(jobs)}; {at_once} at once, {_resources(sweep)}")
+        if earlier_code:
+            self.print_line("  these run the present code, which differs from that of earlier cells")
 
 
 def _resources(sweep: Sweep) -> str:
-    """What each cell asks for."""
-    settings = sweep.launcher
+    """What each cell requests, for people."""
+    settings = sweep.launcher_settings
     gpus = settings["gpus_per_node"]
-    asked = [f"{gpus} accelerator{'s' if gpus != 1 else ''} a node" if gpus else "no accelerator"]
-    asked += [f"{settings['cpus_per_task']} processors"] if settings["cpus_per_task"] else []
-    return ", ".join([*asked, f"{settings['timeout_min']} min at a time"])
+    resources = [f"{gpus} accelerator{'s' if gpus != 1 else ''} a node" if gpus else "no accelerator"]
+    if settings["cpus_per_task"]:
+        resources.append(f"{settings['cpus_per_task']} processors")
+    return ", ".join([*resources, f"time limit {settings['timeout_min']} min"])

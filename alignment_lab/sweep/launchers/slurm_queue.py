@@ -1,126 +1,145 @@
-"""What Slurm says of jobs: whether they wait, run or have ended, and how."""
+"""Slurm's answers about jobs: whether they wait, run or have ended, and how; and cancelling them."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...runtime.errors import UserError
 
-ALIVE = {
-    *(
-        "PENDING",
-        "CONFIGURING",
-        "RUNNING",
-        "COMPLETING",
-        "REQUEUED",
-        "RESIZING",
-        "SUSPENDED",
-        "REQUEUE_HOLD",
-        "REQUEUE_FED",
-    ),
+WAITING_STATES = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING"}
+ACTIVE_STATES = WAITING_STATES | {
+    *("RUNNING", "COMPLETING", "RESIZING", "SUSPENDED", "REQUEUE_FED"),
     *("SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT"),
 }
-JOBS_PER_COMMAND = 200  # job numbers of one command
-UNKNOWN = "Invalid job id"  # what squeue says of jobs that have left its memory
+JOBS_PER_COMMAND = 200  # job numbers in one command line
+UNKNOWN_JOB = "Invalid job id"  # squeue's message about jobs that it has forgotten
 
 
 @dataclass(frozen=True)
-class Job:
-    """One job, or one of an array's."""
+class SlurmJob:
+    """One job, or one task of an array."""
 
-    state: str  # Slurm's word
+    state: str  # Slurm's own name, such as PENDING
     reason: str = ""  # why it waits, or how it ended
     node: str = ""
 
     @property
-    def alive(self) -> bool:
+    def is_active(self) -> bool:
         """Whether it waits or runs."""
-        return self.state in ALIVE
+        return self.state in ACTIVE_STATES
 
 
-def job_states(jobs: Iterable[str]) -> dict[str, Job]:
-    """By number, such as 7_2: from the queue, else from accounting. Raises UserError where Slurm does not answer."""
-    wanted = dict.fromkeys(jobs)
-    numbers = list(dict.fromkeys(job.partition("_")[0] for job in wanted))
-    found: dict[str, Job] = {}
-    for start in range(0, len(numbers), JOBS_PER_COMMAND):
-        part = ",".join(numbers[start : start + JOBS_PER_COMMAND])
-        for line in _squeue("-h", "-r", "-t", "all", "-j", part, "-o", "%i|%T|%r|%N").splitlines():
-            job, state, reason, node = line.split("|")
-            found[job] = Job(state, reason, node)
-    rest = list(dict.fromkeys(job.partition("_")[0] for job in wanted if job not in found))
-    for start in range(0, len(rest), JOBS_PER_COMMAND):
-        for job, one in _accounted(rest[start : start + JOBS_PER_COMMAND]).items():
-            found.setdefault(job, one)
-    return {job: found[job] for job in wanted if job in found}
+def given_reason(job: SlurmJob) -> str:
+    """Slurm's reason, empty where it gives none."""
+    return "" if job.reason == "None" else job.reason
 
 
-def find_job(name: str, since: str) -> str | None:
-    """The number of the job, or the array, that was submitted by this name; None where there is none."""
-    said = _squeue("-h", "-t", "all", f"--name={name}", "-o", "%F").split()
-    said = said or _run("sacct", "-nXP", f"--name={name}", "-S", since[:10], "-o", "JobID").stdout.split()
-    return said[0].partition("_")[0] if said else None
+def query_jobs(job_ids: Iterable[str]) -> dict[str, SlurmJob]:
+    """Jobs by number, such as 7_2: from the queue, else from accounting.
 
-
-def should_requeue(job: str) -> bool:
-    """Whether Slurm means a job that got a signal to run again: it warned of a limit, preempts it, or the time was up.
-
-    A job that somebody cancels is COMPLETING by then, as is one that is queued again already; one that preemption gives a while is RUNNING.
+    Raises UserError where Slurm does not answer.
     """
-    facts = dict(
-        re.findall(r"\b(JobState|RunTime|TimeLimit)=(\S+)", _run("scontrol", "show", "job", "-o", job).stdout)
-    )
+    requested = list(dict.fromkeys(job_ids))
+    jobs: dict[str, SlurmJob] = {}
+    for array_ids in _batches(_array_ids(requested)):
+        lines = _squeue("-h", "-r", "-t", "all", "-j", ",".join(array_ids), "-o", "%i|%T|%r|%N").splitlines()
+        for line in lines:
+            job_id, state, reason, node = line.split("|")
+            jobs[job_id] = SlurmJob(state, reason, node)
+    for array_ids in _batches(_array_ids([job_id for job_id in requested if job_id not in jobs])):
+        for job_id, job in _query_accounting(array_ids).items():
+            jobs.setdefault(job_id, job)
+    return {job_id: jobs[job_id] for job_id in requested if job_id in jobs}
+
+
+def _array_ids(job_ids: Iterable[str]) -> list[str]:
+    """7_2, 7_3, 8_0 -> 7, 8."""
+    return list(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
+
+
+def _batches(job_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(job_ids), JOBS_PER_COMMAND):
+        yield job_ids[start : start + JOBS_PER_COMMAND]
+
+
+def find_job_id(name: str, since: str) -> str | None:
+    """The number of the job, or the array, that was submitted with this name; None where there is none."""
+    job_ids = _squeue("-h", "-t", "all", f"--name={name}", "-o", "%F").split()
+    if not job_ids:
+        command = ("sacct", "-nXP", f"--name={name}", "-S", since[:10], "-o", "JobID")
+        job_ids = _run_command(*command).stdout.split()
+    return job_ids[0].partition("_")[0] if job_ids else None
+
+
+def should_requeue(job_id: str) -> bool:
+    """Whether Slurm wants a job that got a signal to run again: its time is (almost) up, or it is preempted.
+
+    A job that somebody cancels is COMPLETING by then, and so is one that is requeued already; a job that is
+    preempted with a grace time is RUNNING.
+    """
+    output = _run_command("scontrol", "show", "job", "-o", job_id).stdout
+    facts = dict(re.findall(r"\b(JobState|RunTime|TimeLimit)=(\S+)", output))
     if facts.get("JobState") in ("RUNNING", "SUSPENDED"):
         return True
-    ran, limit = _seconds(facts.get("RunTime", "")), _seconds(facts.get("TimeLimit", ""))
+    run_time = _parse_duration(facts.get("RunTime", ""))
+    time_limit = _parse_duration(facts.get("TimeLimit", ""))
     return (
         facts.get("JobState") in ("COMPLETING", "TIMEOUT")
-        and ran is not None
-        and limit is not None
-        and ran >= limit
+        and run_time is not None
+        and time_limit is not None
+        and run_time >= time_limit
     )
 
 
-def _seconds(text: str) -> int | None:
-    """Of 1-02:03:04; None of UNLIMITED."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if not found:
+def _parse_duration(text: str) -> int | None:
+    """Seconds of 1-02:03:04; None of UNLIMITED."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if not match:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(group or 0) for group in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
+def cancel(job_ids: Iterable[str]) -> None:
+    """Cancel jobs that wait or run; raises UserError where Slurm refuses."""
+    for batch in _batches(list(job_ids)):
+        process = _run_command("scancel", *batch)
+        if process.returncode:
+            raise UserError(f"scancel: {_first_line(process.stderr)}")
+
+
 def _squeue(*options: str) -> str:
-    done = _run("squeue", *options)
-    if done.returncode and UNKNOWN not in done.stderr:
+    process = _run_command("squeue", *options)
+    if process.returncode and UNKNOWN_JOB not in process.stderr:
         raise UserError(
-            f"squeue: {_first(done.stderr)}: what runs is not known, and nothing was done; try again when Slurm answers."
+            f"squeue: {_first_line(process.stderr)}: the state of the jobs is unknown, and nothing was done; "
+            "try again when Slurm answers."
         )
-    return done.stdout
+    return process.stdout
 
 
-def _accounted(numbers: list[str]) -> dict[str, Job]:
-    """What accounting remembers; nothing where there is none."""
+def _query_accounting(array_ids: Iterable[str]) -> dict[str, SlurmJob]:
+    """What accounting remembers; empty where there is no accounting."""
     from submitit.slurm.slurm import SlurmInfoWatcher
 
-    words = [word for number in numbers for word in ("-j", number)]
-    done = _run("sacct", "-X", "--parsable2", "-o", "JobID,State,ExitCode,NodeList", *words)
-    found = {}
-    for job, facts in SlurmInfoWatcher().read_info(done.stdout).items():
-        state, _, rest = facts["State"].partition(" ")
-        found[job] = Job(state, rest or f"exit code {facts['ExitCode']}", facts["NodeList"])
-    return found
+    options = [option for array_id in array_ids for option in ("-j", array_id)]
+    process = _run_command("sacct", "-X", "--parsable2", "-o", "JobID,State,ExitCode,NodeList", *options)
+    jobs = {}
+    for job_id, facts in SlurmInfoWatcher().read_info(process.stdout).items():
+        state, _, detail = facts["State"].partition(" ")  # CANCELLED by 0
+        jobs[job_id] = SlurmJob(state, detail or f"exit code {facts['ExitCode']}", facts["NodeList"])
+    return jobs
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
+def _run_command(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
     except FileNotFoundError:
         raise UserError(
-            f"{command[0]}: no such command here: a sweep on a cluster is started where Slurm is."
+            f"{command[0]}: command not found: start a sweep on a cluster from a machine that has Slurm."
         ) from None
     except subprocess.TimeoutExpired:
         raise UserError(
@@ -128,14 +147,5 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
         ) from None
 
 
-def _first(text: str) -> str:
+def _first_line(text: str) -> str:
     return (text.strip().splitlines() or ["failed"])[0]
-
-
-def cancel(jobs: Iterable[str]) -> None:
-    """End jobs that wait or run; raises UserError where Slurm refuses."""
-    wanted = list(jobs)
-    for start in range(0, len(wanted), JOBS_PER_COMMAND):
-        done = _run("scancel", *wanted[start : start + JOBS_PER_COMMAND])
-        if done.returncode:
-            raise UserError(f"scancel: {_first(done.stderr)}")

@@ -1,4 +1,4 @@
-"""What of a sweep is to be submitted, and its submission: only what is missing, was cut off or has failed, and nothing twice."""
+"""Submits cells behind the jobs that they depend on, and recovers lost job numbers; nothing runs twice."""
 
 from __future__ import annotations
 
@@ -9,74 +9,76 @@ from typing import IO
 
 from ...runtime.errors import UserError
 from ...runtime.files import write_json
-from ..manifest import Cell, Submission, Sweep
+from ..manifest import Cell, Submission, SubmissionKind, Sweep
 from ..shared_work import SharedPass
 from . import sbatch, slurm_queue
 
 
-def find_lost(sweep: Sweep) -> None:
-    """Look up what a command submitted that was killed before it could write the number down. Under the sweep's lock."""
-    for one in [one for one in sweep.submissions if one.job is None]:
-        if number := slurm_queue.find_job(sbatch.job_name(sweep, one), one.when):
-            sweep.told(one, number)
+def recover_job_ids(sweep: Sweep) -> None:
+    """Look up the jobs of a command that was killed before it could record their numbers.
+
+    Needs the sweep's lock.
+    """
+    for submission in [submission for submission in sweep.submissions if submission.job_id is None]:
+        job_id = slurm_queue.find_job_id(sbatch.job_name(sweep, submission), submission.created_at)
+        if job_id:
+            sweep.record_job_id(submission, job_id)
         else:
-            sweep.submissions.remove(one)
+            sweep.submissions.remove(submission)
             sweep.write()
 
 
-def submit(
+def submit_cells(
     sweep: Sweep,
     cells: Sequence[Cell],
-    work: Sequence[SharedPass],
-    code: str,
+    passes: Sequence[SharedPass],
+    code_digest: str,
     lock: IO[str],
     *,
     canary: bool = False,
 ) -> list[Submission]:
-    """Submit these cells behind what they share, and behind a canary if asked. Under the sweep's lock."""
-    made = []
-    after: str | None = None
-    if work:
-        first = next(cell for cell in cells if cell.name == work[0].cell)
-        made.append(
-            _submit(
-                sweep, "share", [[asdict(one) for one in work]], ["shared"], code, first.nodes, lock, None
-            )
-        )
-        after = made[-1].job
+    """Submit these cells behind the shared passes, and behind a canary if wanted. Needs the sweep's lock."""
+    submissions: list[Submission] = []
+    afterok: str | None = None
+
+    def submit(kind: SubmissionKind, tasks: Sequence[object], names: list[str], nodes: int) -> str | None:
+        submission = Submission(uuid.uuid4().hex[:6], kind, names, code_digest, nodes)
+        _submit(sweep, submission, tasks, lock, afterok)
+        submissions.append(submission)
+        return submission.job_id
+
+    if passes:
+        first = next(cell for cell in cells if cell.name == passes[0].cell)
+        tasks = [[asdict(shared_pass) for shared_pass in passes]]  # one task makes all of them
+        afterok = submit("prewarm", tasks, ["prewarm"], first.nodes)
     if canary:
-        made.append(_submit(sweep, "canary", [cells[0].name], ["canary"], code, cells[0].nodes, lock, after))
-        after = made[-1].job
+        afterok = submit("canary", [cells[0].name], ["canary"], cells[0].nodes)
     for nodes in sorted({cell.nodes for cell in cells}):
-        for names in sbatch.chunks([cell.name for cell in cells if cell.nodes == nodes]):
-            made.append(_submit(sweep, "cells", names, names, code, nodes, lock, after))
-    return made
+        for names in sbatch.split_into_arrays([cell.name for cell in cells if cell.nodes == nodes]):
+            submit("cells", names, names, nodes)
+    return submissions
 
 
 def _submit(
-    sweep: Sweep,
-    kind: str,
-    tasks: Sequence[object],
-    names: list[str],
-    code: str,
-    nodes: int,
-    lock: IO[str],
-    after: str | None,
-) -> Submission:
-    one = Submission(uuid.uuid4().hex[:6], kind, names, code, nodes)
+    sweep: Sweep, submission: Submission, tasks: Sequence[object], lock: IO[str], afterok: str | None
+) -> None:
+    """Write the file that the job reads, record the submission, call sbatch, record the job's number."""
     write_json(
-        sweep.orders / f"{one.mark}.json",
-        {"kind": kind, "tasks": list(tasks), "max_attempts": sweep.launcher["max_attempts"]},
+        sweep.submitit_dir / f"{submission.id}.json",
+        {
+            "kind": submission.kind,
+            "tasks": list(tasks),
+            "max_attempts": sweep.launcher_settings["max_attempts"],
+        },
     )
-    sweep.submissions.append(one)
+    sweep.submissions.append(submission)
     sweep.write()
     try:
-        number = sbatch.submit(sweep, one, lock, after=after)
+        job_id = sbatch.submit_array(sweep, submission, lock, afterok=afterok)
     except UserError:
-        sweep.submissions.remove(one)
+        sweep.submissions.remove(submission)
         sweep.write()
-        if after:
-            slurm_queue.cancel([after])
+        if afterok:
+            slurm_queue.cancel([afterok])
         raise
-    sweep.told(one, number)
-    return one
+    sweep.record_job_id(submission, job_id)

@@ -1,0 +1,187 @@
+"""One process of a run: load, measure, train, measure, save. Every process goes through all of it; the main one writes."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from .. import data
+from ..config import Experiment
+from ..distributed import collectives, ranks
+from ..estimate.oom import explain_failure
+from ..evaluation.answers import sample_rows, score_answers
+from ..evaluation.intervals import Measured, before_after
+from ..runtime import provenance
+from ..runtime.errors import RunError
+from ..runtime.files import publish_directory, write_json
+from ..runtime.phase_timer import PhaseTimer, peak_memory_gb
+from ..runtime.run_directory import RunDirectory
+from ..runtime.signals import StopRequest
+from ..runtime.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from ..training import Callback, TrainContext, Trainer
+
+
+def train(
+    spec: Experiment,
+    run: RunDirectory,
+    splits: data.Splits,
+    model_folder: Path,
+    console: Console,
+    stop: StopRequest,
+) -> None:
+    """Train one experiment. torch is imported here. Raises RunError where memory or the disk did not suffice."""
+    try:
+        _train(spec, run, splits, model_folder, console, stop)
+    except (OSError, RuntimeError, MemoryError) as error:
+        if explanation := explain_failure(error, spec, run.path):
+            raise RunError(explanation) from None
+        raise
+
+
+def _train(
+    spec: Experiment,
+    run: RunDirectory,
+    splits: data.Splits,
+    model_folder: Path,
+    console: Console,
+    stop: StopRequest,
+) -> None:
+    timer = PhaseTimer()
+    with timer("load"):
+        from ..checkpoints.manager import CheckpointManager
+        from ..training import Hooks
+        from ..training.nonfinite import NonfiniteGuard
+        from ..training.saving import save_model
+        from . import assembly
+
+        tokens = assembly.tokenize(spec, splits, model_folder, console)
+        before: list[Measured] = []
+        watchdog = Watchdog(
+            spec.training.watchdog_minutes, run.path / f"stacks-{ranks.rank()}.txt", partial(_on_hang, run)
+        )
+
+        def on_start(trainer: Trainer) -> None:
+            watchdog.heartbeat()  # from here on something is to move; the reference may have been waited for, and long
+            _write_provenance(run, trainer.context, tokens, splits)
+            before.append(measure(trainer, timer, initial=True))
+
+        def notice(text: str) -> None:
+            console.print(text, highlight=False, soft_wrap=True)
+
+        trainer = assembly.build_trainer(
+            spec,
+            tokens,
+            console,
+            hooks=Hooks(
+                heartbeat=watchdog.heartbeat,
+                reference_timer=timer("reference"),
+                on_start=on_start,
+                on_nonfinite=NonfiniteGuard(run, spec.training, notice),
+            ),
+            callbacks=partial(_callbacks, spec, run, console),
+            checkpoints=CheckpointManager(run, spec.run_id, spec.training.save_total_limit, notice),
+            stop=stop,
+        )
+    with watchdog.watch():
+        with timer("train"):
+            trainer.train()
+        after = measure(trainer, timer)
+        trainer.check_stop()
+        with timer("save"):
+            save_model(trainer, model_folder, run.partial / "model")
+    if ranks.is_main_process():
+        publish_directory(run.partial / "model", run.model)
+        run.write_samples(sample_rows(trainer.context.generation_rows, before[0].answers, after.answers))
+        metrics = before_after(before[0].scores, after.scores)
+        write_json(run.report_file, report(trainer, splits, timer, metrics))
+    collectives.barrier()
+
+
+def _callbacks(
+    spec: Experiment, run: RunDirectory, console: Console, context: TrainContext
+) -> list[Callback]:
+    """What the main process tells: metrics.jsonl first, then the trackers that read it, then the terminal."""
+    from ..training.callbacks import MetricsLog, ProgressCallback, TrackerCallback
+
+    if not ranks.is_main_process():
+        return []
+    return [MetricsLog(run, context), TrackerCallback(spec, run, console), ProgressCallback(console)]
+
+
+def _write_provenance(run: RunDirectory, context: TrainContext, tokens: Any, splits: data.Splits) -> None:
+    """provenance.json, with digests of the content that the run starts from."""
+    if not ranks.is_main_process():
+        return
+    content = {
+        "model": context.weights_digest,
+        "data": splits.digest,
+        "tokenizer": tokens.tokenizer_digest,
+    }
+    on_cpu = context.device.type == "cpu"
+    accelerators = 0 if on_cpu else ranks.world_size() // context.spec.parallel.nodes  # of this machine
+    write_json(run.provenance_file, {**provenance.collect(accelerators), "content": content})
+
+
+def _on_hang(run: RunDirectory, message: str) -> None:
+    """What is left to do for a process that will not return."""
+    if ranks.is_main_process():
+        run.fail(message, resumable=True)
+        print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def measure(trainer: Trainer, timer: PhaseTimer, *, initial: bool = False) -> Measured:
+    """Scores and greedy answers of the model as it is now, on the held-out rows."""
+    from ..engine.generation import generate_answers
+
+    context = trainer.context
+    with timer("evaluate"):
+        scores = trainer.heldout.scores(initial=initial)
+    rows = context.generation_rows
+    with timer("generate"):
+        answers = generate_answers(
+            trainer.model,
+            context.tokenizer,
+            [data.prompt_messages(row) for row in rows],
+            context.spec.eval,
+            context.device,
+            context.dtype,
+            trainer.heldout.watch("answers before" if initial else "answers after"),
+        )
+    return Measured({**scores, **score_answers(answers, rows)}, answers)
+
+
+def report(
+    trainer: Trainer, splits: data.Splits, timer: PhaseTimer, metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """report.json: what the run came to. Tokens are those of the rows, however the engine lays them out."""
+    context, spec, steps = trainer.context, trainer.context.spec, trainer.state.step
+    tokens = round(steps * context.tokens_per_step)
+    rows = {
+        "train": len(context.train_rows),
+        "available": context.available,
+        "eval": len(data.group_pairs(context.scored_rows)),  # pairs are as many whether they were split or not
+        "dropped": dict(splits.dropped),
+        "truncated": splits.truncated,
+    }
+    seconds = timer.report()
+    return {
+        "id": spec.run_id,
+        "name": spec.name,
+        "method": spec.method.name,
+        "model": spec.model.name,
+        "data": spec.data.name,
+        "dtype": str(context.dtype).removeprefix("torch."),
+        "rows": rows,
+        "steps": steps,
+        "tokens": tokens,
+        "seconds": seconds,
+        "tokens_per_second": round(tokens / seconds["train"], 1),
+        "peak_memory_gb": round(peak_memory_gb(), 2),
+        "metrics": metrics,
+    }
