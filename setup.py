@@ -12,7 +12,7 @@ CONF = Path("conf")
 
 
 class BuildWithConf(build_py):
-    """Copies conf/ into the package. An editable install keeps using the checkout's own: see alignment_lab/runtime/paths.py."""
+    """Copies conf/ into the package; an editable install uses the checkout's own, see runtime/paths.py."""
 
     def run(self) -> None:
         """Build the package, then add the option files."""

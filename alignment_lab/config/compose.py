@@ -1,4 +1,4 @@
-"""The lab as a Hydra application: where the options lie, how a sweep's cells are named, and how a mistake ends the command.
+"""The lab as a Hydra application: where options are, what cells are called, how a mistake ends the command.
 
 Imports neither torch nor transformers, so that a mistake is answered within a second.
 """
@@ -44,7 +44,7 @@ UNTYPED_ERRORS = (
 
 
 class ConfSearchPath(SearchPathPlugin):
-    """Lets a run's own spec.yaml (`--config-path RUN --config-name spec`) find the options in conf/ as well."""
+    """Lets a run's own spec.yaml (`--config-path RUN --config-name spec`) find the options in conf/ too."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append conf/, behind whatever the command line named."""
@@ -74,7 +74,7 @@ def register_with_hydra() -> None:
 
 
 def folder_name(overrides: str) -> str:
-    """A sweep cell's overrides as a folder name: no separators, short, and distinct where they are distinct."""
+    """A cell's overrides as a folder name: no separators, short, and distinct where they are distinct."""
     overrides = redact(overrides) or "defaults"
     name = re.sub(r"[^\w.,=+-]+", "_", overrides, flags=re.ASCII)
     if name == overrides and len(name) <= FOLDER_NAME_LIMIT:
@@ -94,9 +94,10 @@ def compose_experiment(overrides: list[str], config_name: str = "config") -> Exp
 
 @contextmanager
 def errors_as_sentences(discard: RunDirectory | None = None) -> Iterator[None]:
-    """Turn a user's mistake into one sentence and exit code 2, and remove the run directory `discard` if nothing came of it.
+    """Turn a user's mistake into one sentence and exit code 2, and remove `discard` if nothing came of it.
 
-    HYDRA_FULL_ERROR=1 gives the traceback instead. A run that failed ends with 1, one that a signal ended with 128 + its number.
+    HYDRA_FULL_ERROR=1 gives the traceback instead. A run that failed ends with 1, one that a signal ended
+    with 128 plus its number.
     """
     try:
         yield
@@ -127,13 +128,14 @@ def _exit(message: str, code: int) -> None:
 
 
 def _describe_system_error(error: Exception) -> str | None:
-    """A sentence for a full disk and for a job of submitit that left no result; None for any other error, which keeps its traceback."""
+    """A sentence for a full disk or a job of submitit without a result; None for any other error."""
     if isinstance(error, OSError) and disk_is_full(error):
-        return f"the disk is full: {error.filename or 'nothing can be written'}; make room, and give the command again"
+        file = error.filename or "nothing can be written"
+        return f"the disk is full: {file}; make room, and give the command again"
     submitit = sys.modules.get("submitit.core.utils")  # imported only where it is used
     if submitit is not None and isinstance(error, submitit.UncompletedJobError):
         return (
-            "hydra/launcher=submitit_local hydra.launcher.timeout_min: a cell was cut off; its run.json says why, "
-            "and the same command with this hydra.sweep.dir goes on."
+            "hydra/launcher=submitit_local hydra.launcher.timeout_min: a cell was cut off; its run.json says "
+            "why, and the same command with this hydra.sweep.dir goes on."
         )
     return None

@@ -135,6 +135,14 @@ def _last_part(key: str) -> str:
     return key.rpartition(".")[2]
 
 
+def _no_method_schema(file: str, cause: str) -> str:
+    """A user's option of the group `method` that refers to no schema."""
+    return (
+        f"{file.replace('/', '=')}: its file has settings of a method and no schema for them; let it begin "
+        "as conf/method/dpo.yaml does, or for a plugin with defaults: [/schema/method/plugin@method, _self_]."
+    )
+
+
 def _wrong_value(override: str, cause: str) -> str:
     """OmegaConf says what it cannot do with the value; the sentence says which type it needs."""
     if "support deletion" in cause:
@@ -182,6 +190,7 @@ def _typed_setting(key: str) -> str:
 
 # Phrases of Hydra and OmegaConf; a test provokes each of them.
 _DESCRIPTIONS = (
+    (r"In '(method/[^']+)': ConfigKeyError[^']+Key '[^']+' not in 'Method'", _no_method_schema),
     (r"Could not (?:override|append|delete)[^']*'([^']+)'", _no_such_key),
     (r"Key '[^']+' not in '\w+'\s+full_key: (\S+)", _no_such_key),
     (r"Error merging override (.*)", _wrong_value),

@@ -1,8 +1,9 @@
-"""A user's own methods on preference pairs: a Python module that the key `plugin` names, and its dict METHODS.
+"""A user's own methods on preference pairs: a Python module that the key `plugin` names, with a dict METHODS.
 
-This is the one module of the lab that loads code by a name in a string. Knows no torch; a module that imports torch at its top makes every
-command that names it wait for torch. The source is part of the experiment: its sha256 is a setting, `plugin_sha256`, and a sweep copies it
-beside the lab's code. Modules that the plugin itself imports are not.
+The one module of the lab that loads code by a name in a string. It knows no torch; a plugin that imports
+torch at its top makes every command that names it wait for torch. The source is part of the experiment: its
+sha256 is the setting `plugin_sha256`, and a sweep copies it beside the lab's code. Modules that the plugin
+imports are not.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,8 +21,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ..runtime.errors import UserError
 from ..runtime.paths import CODE_ROOT
@@ -29,16 +32,17 @@ from .methods import METHOD_SCHEMAS, Method, Pairwise
 if TYPE_CHECKING:
     from .experiment import Experiment
 
-PLUGIN_COPIES = "plugins"  # beside the code of a sweep's snapshot: plugins/SHA256.py
+PLUGIN_COPIES = "plugins"  # a folder beside the code of a sweep's snapshot: plugins/SHA256.py
 
 
 @dataclass(frozen=True)
 class MethodPlugin:
     """A method on preference pairs.
 
-    `schema` is a dataclass derived from config.Referenced, or from config.Pairwise for a method without a reference; its `name` is the
-    method's name. `loss(policy, reference, *, SETTINGS)` takes losses.PairLogprobs ([B] nats) and returns losses.PairLoss; its keyword-only
-    parameters are fields of the schema. Without a reference it is `loss(policy, *, SETTINGS)`.
+    `schema`: a dataclass derived from config.Referenced, or from config.Pairwise for a method without a
+    reference; its default `name` is the method's name. `loss(policy, reference, *, SETTINGS)` takes
+    losses.PairLogprobs ([B] nats) and returns losses.PairLoss; its keyword-only parameters are fields of the
+    schema. Without a reference it is `loss(policy, *, SETTINGS)`.
     """
 
     schema: type[Pairwise]
@@ -49,15 +53,15 @@ class MethodPlugin:
 class Plugin:
     """A loaded module."""
 
-    reference: str  # what spec.yaml has: an absolute path, or the name of a module
+    reference: str  # as spec.yaml has it: an absolute path, or the name of a module
     source: bytes
     sha256: str
     methods: dict[str, MethodPlugin]
 
 
 @dataclass
-class PluginMethod(Method, dict[str, Any]):  # type: ignore[misc]
-    """Any settings: the type of a plugin's method while Hydra composes it, before the module is loaded. See `schema/method/plugin`."""
+class PluginMethod(Method):
+    """Any settings: the type of a plugin's method while Hydra composes it, before the module is loaded."""
 
 
 _loaded: dict[tuple[str, str], Plugin] = {}  # by reference and sha256
@@ -66,48 +70,51 @@ _loaded: dict[tuple[str, str], Plugin] = {}  # by reference and sha256
 def load_plugin(reference: str, sha256: str | None = None) -> Plugin:
     """The module at a path (`tilted.py`) or of a name (`my_package.tilted`).
 
-    Raises UserError where it cannot be loaded, declares no valid METHODS, or where its source is not that of `sha256`.
+    Raises UserError where it cannot be loaded, has no valid METHODS, or where its sha256 is another one.
     """
     file, package = _find(reference)
-    copy = CODE_ROOT / PLUGIN_COPIES / f"{sha256}.py"
-    if sha256 and copy.is_file():
-        source = copy.read_bytes()
-    elif file.is_file():
-        source = file.read_bytes()
-    else:
-        raise UserError(f"plugin={reference}: there is no such file; give the path of a Python file.")
+    source = _read(reference, file, sha256)
     digest = hashlib.sha256(source).hexdigest()
     if sha256 and digest != sha256:
         raise UserError(
-            f"plugin={reference}: its source has changed: sha256 {digest[:12]} instead of {sha256[:12]}; "
-            "restore it, or begin another experiment with plugin_sha256=null."
+            f"plugin={reference}: its source has changed: its sha256 is {digest[:12]}, and plugin_sha256="
+            f"{sha256[:12]}...; restore it, or start another experiment with plugin_sha256=null."
         )
-    stored = reference if package is not None else str(file)
-    if (stored, digest) not in _loaded:
-        module = _execute(reference, file, source, f"{package or 'alignment_lab_plugin'}.{file.stem}_{digest[:12]}")
-        _loaded[stored, digest] = Plugin(stored, source, digest, _methods(reference, module))
-    return _loaded[stored, digest]
+    key = (str(file) if package is None else reference, digest)
+    if key not in _loaded:
+        name = f"{package or 'alignment_lab_plugin'}.{file.stem}_{digest[:12]}"
+        _loaded[key] = Plugin(
+            key[0], source, digest, _methods(reference, _execute(reference, file, source, name))
+        )
+    return _loaded[key]
 
 
-def loaded_schemas() -> dict[str, type[Pairwise]]:
-    """The schemas of every plugin that this process has loaded, by method name; for messages that name the nearest key."""
-    return {name: method.schema for plugin in _loaded.values() for name, method in plugin.methods.items()}
+def loaded_plugins() -> list[Plugin]:
+    """Every plugin that this process has loaded."""
+    return list(_loaded.values())
 
 
-def plugin_of(spec: Experiment) -> Plugin | None:
-    """The plugin that defines the method of this experiment; None where the method is the lab's own."""
-    return load_plugin(spec.plugin, spec.plugin_sha256) if spec.plugin else None
+def merge_method_settings(typed: DictConfig, settings: dict[str, Any]) -> None:
+    """Put composed settings into the schema of a plugin's method; errors are those of the lab's methods."""
+    for key, value in settings.items():
+        try:
+            OmegaConf.update(typed, f"method.{key}", value, merge=True)
+        except (ConfigKeyError, ConfigAttributeError):
+            raise  # names the key
+        except OmegaConfBaseException as error:
+            text = value if isinstance(value, str) else json.dumps(value)
+            raise ConfigCompositionException(f"Error merging override method.{key}={text}") from error
 
 
 def plugin_loss(spec: Experiment) -> Callable[..., Any] | None:
-    """The loss of a plugin's method, with the signature that the user gave it; None where the method is the lab's own.
+    """The loss of a plugin's method, with the signature its author gave it; None for a method of the lab.
 
-    What it returns is checked: UserError where it is no PairLoss with one number for each pair.
+    Its result is checked: UserError where it is no PairLoss with one number for each pair.
     """
-    plugin = plugin_of(spec)
-    if plugin is None:
+    if spec.plugin is None:
         return None
-    loss, name = plugin.methods[spec.method.name].loss, spec.method.name
+    name, plugin = spec.method.name, load_plugin(spec.plugin, spec.plugin_sha256)
+    loss = plugin.methods[name].loss
 
     @wraps(loss)
     def checked_loss(policy: Any, *reference: Any, **settings: Any) -> Any:
@@ -115,8 +122,8 @@ def plugin_loss(spec: Experiment) -> Callable[..., Any] | None:
         parts = [getattr(result, part, None) for part in ("losses", "chosen_rewards", "rejected_rewards")]
         if any(getattr(part, "shape", None) != policy.chosen.shape for part in parts):
             raise UserError(
-                f"plugin={plugin.reference}: the loss of {name} must return "
-                "PairLoss(losses, chosen_rewards, rejected_rewards) with one number for each pair in each of them."
+                f"plugin={plugin.reference}: the loss of {name} must return PairLoss(losses, chosen_rewards, "
+                "rejected_rewards), each with one number for each pair."
             )
         return result
 
@@ -124,50 +131,68 @@ def plugin_loss(spec: Experiment) -> Callable[..., Any] | None:
 
 
 def _find(reference: str) -> tuple[Path, str | None]:
-    """The module's file, and the package it belongs to: None for a path, "" for a top-level module."""
+    """The module's file, and its package: None for a path, "" for a module in no package."""
     if reference.endswith(".py") or "/" in reference:
         return Path(reference).expanduser().absolute(), None
     try:
         spec = importlib.util.find_spec(reference)
-    except Exception as error:  # importing its parent package may raise anything
-        raise UserError(f"plugin={reference}: it cannot be imported: {type(error).__name__}: {error}.") from error
+    except Exception as error:  # finding a module imports its package, which may raise anything
+        raise UserError(
+            f"plugin={reference}: cannot be imported: {type(error).__name__}: {error}."
+        ) from error
     if spec is None:
         raise UserError(
-            f"plugin={reference}: no module of that name can be imported; give the path of its file, as in plugin=tilted.py."
+            f"plugin={reference}: no module of that name can be imported; "
+            "give the path of its file, as in plugin=tilted.py."
         )
     if spec.submodule_search_locations is not None or not spec.origin or not spec.origin.endswith(".py"):
         raise UserError(f"plugin={reference}: is no Python file; name the module in it that has METHODS.")
     return Path(spec.origin), reference.rpartition(".")[0]
 
 
+def _read(reference: str, file: Path, sha256: str | None) -> bytes:
+    """The source: a sweep's own copy where this process runs in its snapshot, else the file as it is now."""
+    copy = CODE_ROOT / PLUGIN_COPIES / f"{sha256}.py"
+    try:
+        return (copy if sha256 and copy.is_file() else file).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"plugin={reference}: cannot be read ({error.strerror}); give the path of a Python file."
+        ) from error
+
+
 def _execute(reference: str, file: Path, source: bytes, name: str) -> ModuleType:
-    """Run the source as a module of its own, so that two versions of a file do not meet in sys.modules."""
+    """Run the source as a module of a name of its own: two versions of a file never meet in sys.modules."""
     spec = importlib.util.spec_from_loader(name, loader=None, origin=str(file))
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(file)
-    sys.modules[name] = module  # dataclasses and typing look their module up
+    sys.modules[name] = module  # where dataclasses look their module up
     try:
         exec(compile(source, str(file), "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[name]
-        raise UserError(f"plugin={reference}: {_line(error, file)}{type(error).__name__}: {error}.") from error
+        raise UserError(
+            f"plugin={reference}: {_line(error, file)}{type(error).__name__}: {error}."
+        ) from error
     return module
 
 
 def _line(error: Exception, file: Path) -> str:
-    """`line 3: `, the last line of the file that took part in the error."""
+    """`line 3: `, the last line of the file in the error's traceback."""
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: "
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
     return f"line {lines[-1]}: " if lines else ""
 
 
 def _methods(reference: str, module: ModuleType) -> dict[str, MethodPlugin]:
     methods = getattr(module, "METHODS", None)
-    if not isinstance(methods, dict) or not methods or not all(isinstance(name, str) for name in methods):
+    if not isinstance(methods, dict) or not methods:
         raise UserError(
-            f"plugin={reference}: it has no METHODS; write METHODS = {{NAME: MethodPlugin(schema=..., loss=...)}}."
+            f"plugin={reference}: has no dict METHODS; "
+            "write METHODS = {NAME: MethodPlugin(schema=..., loss=...)}."
         )
     for name, method in methods.items():
         if problem := _problem(name, method):
@@ -175,35 +200,38 @@ def _methods(reference: str, module: ModuleType) -> dict[str, MethodPlugin]:
     return dict(methods)
 
 
-def _problem(name: str, method: object) -> str | None:
+def _problem(name: object, method: object) -> str | None:
     """What is wrong with one entry of METHODS."""
-    if name in METHOD_SCHEMAS or name == "plugin":
-        return "the lab has a method of that name; choose another"
+    if name in METHOD_SCHEMAS:
+        return "the lab has a method of that name; choose another one"
     if not isinstance(method, MethodPlugin):
-        return f"give MethodPlugin(schema=..., loss=...), and not {type(method).__name__}"
+        return f"give a MethodPlugin(schema=..., loss=...), not a {type(method).__name__}"
     schema = method.schema
     if not (isinstance(schema, type) and is_dataclass(schema) and issubclass(schema, Pairwise)):
         return "its schema must be a dataclass derived from alignment_lab.config.Referenced or Pairwise"
     try:
-        default_name = OmegaConf.to_object(OmegaConf.structured(schema)).name  # type: ignore[union-attr]
+        default = OmegaConf.to_object(OmegaConf.structured(schema))
     except (UserError, OmegaConfBaseException, TypeError) as error:
-        return f"its schema {schema.__name__} has no valid defaults: {' '.join(str(error).split()).rstrip('.')}"
-    if default_name != name:
-        return f'{schema.__name__}.name is "{default_name}"; write name: str = "{name}"'
+        reason = " ".join(str(error).split()).rstrip(".")
+        return f"the defaults of {schema.__name__} are no valid settings: {reason}"
+    if default.name != name:  # type: ignore[union-attr]
+        return f'{schema.__name__}.name is "{default.name}"; give it the default "{name}"'  # type: ignore[union-attr]
     return _signature_problem(schema, method.loss)
 
 
 def _signature_problem(schema: type[Pairwise], loss: Callable[..., Any]) -> str | None:
+    """What is wrong with the parameters of a loss."""
     positional = ["policy", "reference"] if schema.needs_reference else ["policy"]
     expected = f"its loss must take ({', '.join(positional)}, *, SETTINGS)"
     if not callable(loss):
-        return expected
-    parameters = inspect.signature(loss).parameters.values()
-    kinds = [parameter.kind for parameter in parameters]
-    if any(kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD) for kind in kinds):
-        return f"{expected}, without *args and **kwargs"
-    settings = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    if len(kinds) - len(settings) != len(positional):
-        return f"{expected}, and takes {inspect.signature(loss)}"
-    unknown = [name for name in settings if name not in {field.name for field in fields(schema)}]
+        return f"{expected}, and is a {type(loss).__name__}"
+    signature = inspect.signature(loss)
+    by_name = {name for name, one in signature.parameters.items() if one.kind is one.KEYWORD_ONLY}
+    variadic = [
+        one for one in signature.parameters.values() if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if variadic or len(signature.parameters) - len(by_name) != len(positional):
+        bare = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
+        return f"{expected}, and takes {inspect.Signature(bare)}"
+    unknown = sorted(by_name - {field.name for field in fields(schema)})
     return f"its loss takes {unknown[0]}, which is no field of {schema.__name__}" if unknown else None

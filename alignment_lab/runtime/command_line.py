@@ -12,7 +12,7 @@ SCRIPT = "train.py"
 
 
 def typed_command() -> str:
-    """`python train.py` or `alignment-lab`; in a process that was started by another one, the one that this code can serve."""
+    """`python train.py` or `alignment-lab`; in a child process, the one that runs this code."""
     name = Path(sys.argv[0]).name.removesuffix(".exe")
     if name == CONSOLE_COMMAND:
         return CONSOLE_COMMAND

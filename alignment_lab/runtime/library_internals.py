@@ -1,7 +1,8 @@
 """Every private name of a library that the lab relies on, each behind a function that says what it is for.
 
-tests/test_library_internals.py fails where a library no longer has one of them, or where it does something else; another test
-holds that no other module touches a private attribute. Libraries are imported inside the functions: none is paid for before it is used.
+tests/test_library_internals.py fails where a library no longer has one of them, or where it does something
+else; another test holds that no other module touches a private attribute. Libraries are imported inside the
+functions: none is paid for before it is used.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def save_multirun_config_with(omegaconf: type) -> None:
 
 
 def allow_plugin(target: str) -> None:
-    """Let Hydra instantiate the launcher or sweeper of this dotted name; else it takes only those of the package hydra_plugins."""
+    """Let Hydra instantiate the class of this dotted name, which is not in the package hydra_plugins."""
     from hydra.core.plugins import Plugins
 
     is_allowed = Plugins.is_in_toplevel_plugins_module
@@ -52,7 +53,7 @@ def split_sweep(overrides: Sequence[Override]) -> list[list[str]]:
 
 
 def skip_batch_validation() -> None:
-    """The basic sweeper would compose every cell once more before the first one starts: minutes, of a large grid."""
+    """Keep the basic sweeper from composing every cell once more: minutes, for a large grid."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     BasicSweeper.validate_batch_is_legal = lambda self, batch: None
@@ -134,7 +135,7 @@ def pop_wrapped_forward(model: Any) -> Any:
 
 
 def relink_optimizer_states(optimizer: Any) -> None:
-    """Let stages 1 and 2 find the optimizer state of every weight again; DeepSpeed links the first parameter group only."""
+    """Link the optimizer state of every weight to it (stages 1 and 2); DeepSpeed links the first group."""
     optimizer._hp_optimizer_states_linked = False
     optimizer._lazy_init_hp_params_optimizer_state()
 
@@ -145,3 +146,10 @@ def relink_optimizer_states(optimizer: Any) -> None:
 def workspace_as_json(workspace: Any) -> str:
     """What would be sent to wandb."""
     return str(workspace._to_model().model_dump_json(indent=2))
+
+
+def reset_accelerate() -> None:
+    """Forget accelerate's state, which is global: the next run may have another precision or sharding."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)

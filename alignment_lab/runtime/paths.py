@@ -1,4 +1,4 @@
-"""Where the lab's own files lie: in a clone, in an installed package, or in the copy of the code that a sweep keeps."""
+"""Where the lab's own files are: in a clone, an installed package, or the code copy of a sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ CODE = (
 def pythonpath() -> str:
     """PYTHONPATH for a child process that must import this code.
 
-    An installed package is found without: its site-packages, put first, would hide modules of the standard library.
+    An installed package is found without: its site-packages, put first, would hide modules of the standard
+    library.
     """
     own = [] if INSTALLED else [str(CODE_ROOT)]
     return os.pathsep.join([*own, *filter(None, [os.environ.get("PYTHONPATH")])])

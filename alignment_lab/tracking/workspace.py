@@ -10,6 +10,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
+from ..runtime.library_internals import workspace_as_json
 from .follower import STEP
 
 NAME = "Methods compared"
@@ -107,7 +108,7 @@ def main() -> int:
         )
         return 2
     if words.dry_run:
-        print(workspace(entity, project)._to_model().model_dump_json(indent=2))
+        print(workspace_as_json(workspace(entity, project)))
         return 0
     import wandb
 
