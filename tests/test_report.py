@@ -1,4 +1,7 @@
-"""The report: what differs, what may not be compared, what the terminal and the page say, and how mistakes are met."""
+"""The report.
+
+What differs, what may not be compared, what the terminal and the page say, and how mistakes are met.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ def make_run(
     return run
 
 
-def said(call: Any, width: int = 80) -> str:
+def rendered(call: Any, width: int = 80) -> str:
     """What `call(console)` prints where nobody watches."""
     console = Console(width=width, force_terminal=False, record=True, file=io.StringIO())
     call(console)
@@ -145,7 +148,10 @@ def test_only_settings_that_differ_are_named() -> None:
 
 
 def test_what_follows_from_a_choice_is_not_named_beside_it() -> None:
-    """sft has no beta and no smoothing: the method says that already. Two betas of one method are two settings."""
+    """sft has no beta and no smoothing: the method says that already.
+
+    Two betas of one method are two settings.
+    """
     assert varied_keys([spec("sft", None), spec("dpo", 0.1)]) == ["method.name"]
     assert varied_keys([spec("sft", None), spec("dpo", 0.1), spec("dpo", 0.2)]) == [
         "method.name",
@@ -164,15 +170,15 @@ def test_a_setting_that_moves_with_the_method_is_news() -> None:
 def test_cells_are_labelled_and_sorted_by_value(tmp_path: Path) -> None:
     for folder, beta in zip("abc", (0.5, 0.01, 0.1), strict=True):
         make_run(tmp_path / folder, spec(beta=beta))
-    cells = load_records(find_runs(tmp_path))
-    assert [cell.label for cell in cells] == ["beta=0.01", "beta=0.1", "beta=0.5"]
-    assert cells[0].varied == {"method.beta": 0.01}
+    records = load_records(find_runs(tmp_path))
+    assert [record.label for record in records] == ["beta=0.01", "beta=0.1", "beta=0.5"]
+    assert records[0].varied == {"method.beta": 0.01}
 
 
 def test_equal_cells_are_told_apart_by_their_directory(tmp_path: Path) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b")
-    assert [cell.label for cell in load_records(find_runs(tmp_path))] == ["a", "b"]
+    assert [record.label for record in load_records(find_runs(tmp_path))] == ["a", "b"]
 
 
 # What may not be compared
@@ -192,14 +198,16 @@ def test_other_data_is_a_warning_everywhere(
 ) -> None:
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", second, content=content, **report)
-    cells = load_records(find_runs(tmp_path))
-    assert len(comparability.warnings(cells)) == 1 and word in comparability.warnings(cells)[0]
-    found = compare(cells)
-    assert word in " ".join(said(lambda console: terminal.show(render_comparison(found), console)).split())
-    html = write_comparison_page(tmp_path, found).read_text()
+    records = load_records(find_runs(tmp_path))
+    assert len(comparability.warnings(records)) == 1 and word in comparability.warnings(records)[0]
+    comparison = compare(records)
+    assert word in " ".join(
+        rendered(lambda console: terminal.show(render_comparison(comparison), console)).split()
+    )
+    html = write_comparison_page(tmp_path, comparison).read_text()
     assert word in html and html.index("Not comparable.") < html.index('id="table"')
-    assert word in files.to_markdown(found, "x").partition("| configuration")[0]
-    assert files.to_json(found)["warnings"] == comparability.warnings(cells)
+    assert word in files.to_markdown(comparison, "x").partition("| configuration")[0]
+    assert files.to_json(comparison)["warnings"] == comparability.warnings(records)
 
 
 def test_equal_data_is_no_warning(sweep: Path) -> None:
@@ -263,28 +271,28 @@ def test_thinning_keeps_the_mean() -> None:
 
 def test_a_run_is_shown_with_intervals_and_its_first_samples(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    shown = said(lambda console: terminal.show_run(run, console))
+    shown = rendered(lambda console: terminal.show_run(run, console))
     assert "0.75 [0.65, 0.85]" in shown and "0.61 [0.50, 0.72]" in shown
     assert "first 3 of 5" in shown and "Question 2" in shown and "Question 3" not in shown
     assert "[bold]x[/bold]" in shown, "a generation is never taken for markup"
     assert "\x1b" not in shown and "…" in shown
     assert f"python -m alignment_lab.report {run.path}" in shown
     write_run_page(run)
-    assert f"Page: {run.page_file}" in said(lambda console: terminal.show_run(run, console))
+    assert f"Page: {run.page_file}" in rendered(lambda console: terminal.show_run(run, console))
 
 
 def test_a_run_without_anything_is_shown(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.start_attempt(run_id="0" * 12, spec=yaml.safe_dump(spec()))
-    assert "running" in said(lambda console: terminal.show_run(run, console))
+    assert "running" in rendered(lambda console: terminal.show_run(run, console))
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 200])
 def test_no_column_is_mangled(sweep: Path, width: int) -> None:
     """Every value stands unbroken on one line, and no line is wider than the terminal."""
-    cells = load_records(find_runs(sweep))
-    shown = said(
-        lambda console: terminal.show(render_comparison(compare(cells), console.width), console), width
+    records = load_records(find_runs(sweep))
+    shown = rendered(
+        lambda console: terminal.show(render_comparison(compare(records), console.width), console), width
     )
     assert all(len(line) <= width for line in shown.splitlines())
     for value in ("[0.50, 0.72]", "[0.65, 0.85]", "[0.330, 0.450]", "6.9 min", "425.3", "3.14", "failed"):
@@ -336,8 +344,11 @@ def test_the_page_of_a_run_is_whole_and_loads_nothing(tmp_path: Path) -> None:
     assert "runtime" not in re.findall(r"<figcaption>(.*?)</figcaption>", html)
 
 
-def test_drawings_take_their_colours_from_the_page(tmp_path: Path) -> None:
-    """One drawing serves light and dark: no colour of its own is left in it, and no id that another chart has too."""
+def test_drawings_take_their_colors_from_the_page(tmp_path: Path) -> None:
+    """One drawing serves light and dark.
+
+    No color of its own is left in it, and no id that another chart has too.
+    """
     html = write_run_page(make_run(tmp_path / "run")).read_text()
     drawings = "".join(re.findall(r"<svg.*?</svg>", html, re.S))
     assert "var(--series-0)" in drawings and not re.search(r"#0102\d\d", drawings)
@@ -359,26 +370,26 @@ def test_the_page_of_a_run_that_logged_nothing(tmp_path: Path) -> None:
     assert "No step was logged." in html and "No samples were generated." in html
 
 
-def carried(html: str) -> dict[str, Any]:
-    """The data that a comparison's page carries."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
-    assert found
-    return json.loads(found.group(1))  # type: ignore[no-any-return]
+def page_data(html: str) -> dict[str, Any]:
+    """The data of a comparison's page."""
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
+    assert match
+    return json.loads(match.group(1))  # type: ignore[no-any-return]
 
 
 def test_the_comparison_shows_every_cell(sweep: Path) -> None:
-    """The failed cell with its error and no number, the others with theirs, the first prompts answered by each."""
+    """The failed run with its error and no number, the others with theirs, and the answers of each."""
     html = write_comparison_page(sweep, compare(load_records(find_runs(sweep)))).read_text()
     assert "OutOfMemoryError" in html and "ipo" in html and "Left out of every mean: 1 run" in html
-    data = carried(html)
-    assert [one["label"] for one in data["configurations"]] == [
+    data = page_data(html)
+    assert [each["label"] for each in data["configurations"]] == [
         "dpo, beta=0.01",
         "dpo, beta=0.1",
         "ipo, beta=0.1",
         "sft",
     ]
-    assert [bool(one["metrics"]) for one in data["configurations"]] == [True, True, False, True]
-    assert [len(one["answers"]) for one in data["prompts"]] == [3] * 5
+    assert [bool(each["metrics"]) for each in data["configurations"]] == [True, True, False, True]
+    assert [len(prompt["answers"]) for prompt in data["prompts"]] == [3] * 5
     assert data["prompts"][0]["prompt"] == "Question 0 & more?" and data["headline"] == "answers/correct"
 
 
@@ -397,7 +408,9 @@ def test_what_a_model_wrote_cannot_break_out_of_the_page(tmp_path: Path) -> None
     make_run(tmp_path / "b")
     html = write_comparison_page(tmp_path, compare(load_records(find_runs(tmp_path)))).read_text()
     assert "<script>alert(1)" not in html and html.count("</script>") == 2
-    assert carried(html)["prompts"][0]["answers"][0][1] == "<script>alert(1)</script> [bold]x[/bold] [31mred"
+    assert (
+        page_data(html)["prompts"][0]["answers"][0][1] == "<script>alert(1)</script> [bold]x[/bold] [31mred"
+    )
 
 
 # The door
@@ -454,7 +467,8 @@ def test_the_door_opens_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from alignment_lab.report.__main__ import main\n"
         "assert main(['/nowhere']) == 2; assert not {'torch', 'matplotlib'} & set(sys.modules)\n"
-        f"assert main([{str(run.path)!r}]) == 0; assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+        f"assert main([{str(run.path)!r}]) == 0; assert 'torch' not in sys.modules\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

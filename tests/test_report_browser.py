@@ -1,4 +1,7 @@
-"""The comparison's page in headless Chromium: opened, sorted, filtered, pointed at, samples compared; from a file, without a network."""
+"""The comparison's page in headless Chromium: opened, sorted, filtered, pointed at, samples compared.
+
+From a file, without a network.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +55,11 @@ def make(path: Path, method: str, beta: float, seed: int, value: float) -> None:
         spec(method, beta, seed=seed),
         metrics=metrics | {"eval_logps/chosen": logps, "eval_logps/rejected": logps},
     )
-    said = {
+    answers = {
         prompt: "all alike" if prompt == "Who?" else f"<i>{method}</i> {beta} {seed}" for prompt in PROMPTS
     }
     marks = {"expected": "Yes.", "before": "same", "before_correct": False, "after_correct": seed != 2}
-    run.write_samples({"prompt": prompt, "after": answer, **marks} for prompt, answer in said.items())
+    run.write_samples({"prompt": prompt, "after": answer, **marks} for prompt, answer in answers.items())
     run.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in logged(30)))
 
 
@@ -81,7 +84,8 @@ def names(page: Page) -> list[str]:
 
 def column(page: Page, name: str) -> list[str]:
     at = page.js(
-        f"[...document.querySelectorAll('#table thead th')].findIndex((one) => one.dataset.column === {json.dumps(name)}) + 1"
+        "[...document.querySelectorAll('#table thead th')]"
+        f".findIndex((heading) => heading.dataset.column === {json.dumps(name)}) + 1"
     )
     return page.texts(f"#table tbody tr > :nth-child({at}) .value")
 
@@ -100,7 +104,7 @@ def test_any_column_sorts_both_ways_and_what_is_missing_stands_last(page: Page) 
     values = [0.6, 0.55, 0.49, 0.283]
     button = "th[data-column='metric:answers/correct'] button"
     page.click(button)
-    assert [float(said) for said in column(page, "metric:answers/correct")[:4]] == pytest.approx(
+    assert [float(text) for text in column(page, "metric:answers/correct")[:4]] == pytest.approx(
         values, abs=0.005
     )
     assert (
@@ -111,7 +115,7 @@ def test_any_column_sorts_both_ways_and_what_is_missing_stands_last(page: Page) 
     assert page.js("document.activeElement.closest('th')?.dataset.column") == "metric:answers/correct", (
         "the keyboard stays where it was"
     )
-    assert [float(said) for said in column(page, "metric:answers/correct")[:4]] == pytest.approx(
+    assert [float(text) for text in column(page, "metric:answers/correct")[:4]] == pytest.approx(
         values[::-1], abs=0.005
     )
     assert column(page, "metric:answers/correct")[4] == "–"
@@ -189,7 +193,8 @@ def test_answers_to_one_prompt_stand_side_by_side(page: Page) -> None:
 def test_what_a_pointer_is_over_is_said(page: Page) -> None:
     page.js("document.querySelector('#marks').scrollIntoView({block: 'center'})")
     spot = page.js(
-        "(({x, y, width}) => ({x: x + width / 2, y: y + 4}))(document.querySelector('#marks circle[r=\"5\"]').getBoundingClientRect())"
+        "(({x, y, width}) => ({x: x + width / 2, y: y + 4}))"
+        "(document.querySelector('#marks circle[r=\"5\"]').getBoundingClientRect())"
     )
     page.call("Input.dispatchMouseEvent", type="mouseMoved", **spot)
     page.settled()
@@ -206,10 +211,12 @@ def test_text_can_be_read_in_both_schemes(page: Page, folder: Path, scheme: str)
     page.open(folder / "report.html", scheme=scheme)
     luminance = """(() => {
       const part = (value) => (value /= 255) <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-      const parts = (colour) => colour.match(/\\d+/g).slice(0, 3).map((value) => part(Number(value)));
-      const of = (colour) => (([red, green, blue]) => 0.2126 * red + 0.7152 * green + 0.0722 * blue)(parts(colour));
+      const parts = (color) => color.match(/\\d+/g).slice(0, 3).map((value) => part(Number(value)));
+      const weighted = ([red, green, blue]) => 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+      const of = (color) => weighted(parts(color));
       const paper = of(getComputedStyle(document.body).backgroundColor);
-      return ["h1", ".lead", "#count", ".note"].map((one) => of(getComputedStyle(document.querySelector(one)).color))
+      const elements = ["h1", ".lead", "#count", ".note"].map((selector) => document.querySelector(selector));
+      return elements.map((element) => of(getComputedStyle(element).color))
         .map((ink) => (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05));
     })()"""
     assert min(page.js(luminance)) >= 4.5

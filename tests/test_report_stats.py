@@ -11,7 +11,10 @@ from alignment_lab.report.study import stats
 
 @pytest.mark.parametrize("t", [0.01, 0.5, 1.0, 3.0, 12.0])
 def test_students_tails_where_they_have_a_formula(t: float) -> None:
-    """One degree of freedom is Cauchy's: 1 - 2/pi atan t. Two: 1 - t / sqrt(2 + t^2). Four: by integration of (1 + t^2/4)^(-5/2)."""
+    """One degree of freedom is Cauchy's: 1 - 2/pi atan t. Two: 1 - t / sqrt(2 + t^2). Four.
+
+    By integration of (1 + t^2/4)^(-5/2).
+    """
     assert stats.two_sided_p(t, 1) == pytest.approx(1 - 2 / math.pi * math.atan(t), rel=1e-12)
     assert stats.two_sided_p(t, 2) == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-12, abs=1e-15)
     sine = t / math.sqrt(4 + t * t)
@@ -19,42 +22,57 @@ def test_students_tails_where_they_have_a_formula(t: float) -> None:
 
 
 def test_quantiles() -> None:
-    """One: tan(0.95 pi/2) = 12.7062. Two: q sqrt(2) / sqrt(1 - q^2) with q = 0.95, 4.30265. Many: the normal's 1.95996."""
+    """One: tan(0.95 pi/2) = 12.7062. Two: q sqrt(2) / sqrt(1 - q^2) with q = 0.95, 4.30265. Many.
+
+    The normal's 1.95996.
+    """
     assert stats.t_quantile(1) == pytest.approx(math.tan(0.475 * math.pi), rel=1e-9)
     assert stats.t_quantile(2) == pytest.approx(0.95 * math.sqrt(2) / math.sqrt(1 - 0.95**2), rel=1e-9)
     assert stats.t_quantile(1e7) == pytest.approx(1.959964, abs=1e-5)
 
 
 def test_the_mean_of_three() -> None:
-    """1, 2, 3: sd 1, standard error 1/sqrt(3), t(2) = 4.30265: 2 +- 2.48414. Against 0: t = 3.4641, p = 1 - 3.4641/sqrt(14) = 0.07418."""
-    found = stats.mean([1.0, 2.0, 3.0])
-    assert found.ci95 == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
-    assert (found.value, found.n) == (2.0, 3) and found.p == pytest.approx(0.07418, abs=1e-5)
+    """1, 2, 3: sd 1, standard error 1/sqrt(3), t(2) = 4.30265: 2 +- 2.48414. Against 0.
+
+    T = 3.4641, p = 1 - 3.4641/sqrt(14) = 0.07418.
+    """
+    estimate = stats.mean([1.0, 2.0, 3.0])
+    assert estimate.ci95 == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
+    assert (estimate.value, estimate.n) == (2.0, 3) and estimate.p == pytest.approx(0.07418, abs=1e-5)
 
 
 def test_pairs_lose_what_they_share() -> None:
     """3-2, 5-3, 7-4 are 1, 2, 3. Unpaired, the same numbers vary so much that nothing is seen."""
-    found = stats.paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
-    assert found == stats.mean([1.0, 2.0, 3.0])
-    assert found.p < stats.welch_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0]).p  # type: ignore[operator]
+    estimate = stats.paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
+    assert estimate == stats.mean([1.0, 2.0, 3.0])
+    assert estimate.p < stats.welch_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0]).p  # type: ignore[operator]
 
 
 def test_samples_that_are_not_paired() -> None:
-    """0, 2 and 4, 6: variances 2, error sqrt(2/2 + 2/2), (1+1)^2/(1+1) = 2 degrees: -4 +- 4.30265 sqrt(2); p = 1 - sqrt(8/10)."""
-    found = stats.welch_difference([0.0, 2.0], [4.0, 6.0])
-    assert found.value == -4.0 and found.n == 2
-    assert found.ci95 == pytest.approx((-4 - 6.08487, -4 + 6.08487), abs=1e-4)
-    assert found.p == pytest.approx(1 - math.sqrt(0.8), rel=1e-9)
+    """0, 2 and 4, 6: variances 2, error sqrt(2/2 + 2/2), (1+1)^2/(1+1) = 2 degrees: -4 +- 4.30265 sqrt(2).
+
+    P = 1 - sqrt(8/10).
+    """
+    estimate = stats.welch_difference([0.0, 2.0], [4.0, 6.0])
+    assert estimate.value == -4.0 and estimate.n == 2
+    assert estimate.ci95 == pytest.approx((-4 - 6.08487, -4 + 6.08487), abs=1e-4)
+    assert estimate.p == pytest.approx(1 - math.sqrt(0.8), rel=1e-9)
 
 
 def test_the_degrees_of_freedom_lie_between_the_smaller_sample_and_both() -> None:
-    """One sample without spread adds none: Welch's degrees are the other one's, and the test is that of one sample."""
-    found = stats.welch_difference([1.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0])
-    assert found.ci95 == pytest.approx(stats.mean([1.0, 2.0, 3.0]).ci95)
+    """One sample without spread adds none.
+
+    Welch's degrees are the other one's, and the test is that of one sample.
+    """
+    estimate = stats.welch_difference([1.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0])
+    assert estimate.ci95 == pytest.approx(stats.mean([1.0, 2.0, 3.0]).ci95)
 
 
 def test_what_cannot_be_told_is_none() -> None:
-    """One value has no interval; equal values have no spread to judge by, however many; equal sides differ by nothing."""
+    """One value has no interval; equal values have no spread to judge by, however many.
+
+    Equal sides differ by nothing.
+    """
     assert stats.mean([0.7]) == stats.Estimate(0.7, None, None, 1)
     assert stats.welch_difference([0.7], [0.5, 0.6]).p is None
     assert stats.paired_difference([0.7, 0.8], [0.5, 0.6]) == stats.Estimate(
@@ -65,7 +83,10 @@ def test_what_cannot_be_told_is_none() -> None:
 
 
 def test_the_exact_sign_test() -> None:
-    """Five pluses, one minus, zeros aside: 2 (C(6,0) + C(6,1)) / 2^6 = 14/64. Nothing but zeros: 1. Six of six: 2/64."""
+    """Five pluses, one minus, zeros aside: 2 (C(6,0) + C(6,1)) / 2^6 = 14/64. Nothing but zeros: 1.
+
+    Six of six: 2/64.
+    """
     assert stats.sign_test([1, 1, 1, 1, 1, -1, 0, 0]) == 14 / 64
     assert stats.sign_test([0, 0]) == 1.0
     assert stats.sign_test([-1] * 6) == 2 / 64
@@ -79,7 +100,10 @@ def test_holm() -> None:
 
 
 def test_holm_of_a_part_is_never_below_holm_of_all() -> None:
-    """0.001 and 0.02 of five: 5 x 0.001 and 4 x 0.02. With all five at hand 0.02 is third, and multiplied by 3."""
+    """0.001 and 0.02 of five: 5 x 0.001 and 4 x 0.02.
+
+    With all five at hand 0.02 is third, and multiplied by 3.
+    """
     everything = [0.001, 0.02, 0.004, 0.5, 0.9]
     part = stats.holm(everything[:2], family_size=5)
     assert part == pytest.approx([0.005, 0.08])
@@ -87,14 +111,17 @@ def test_holm_of_a_part_is_never_below_holm_of_all() -> None:
 
 
 def test_a_paired_test_is_wrong_as_often_as_it_says() -> None:
-    """Where nothing differs, p-values are spread evenly: of 2000 studies of three seeds 5 % +- 1.5 % call a difference."""
+    """Where nothing differs, p-values are spread evenly.
+
+    Of 2000 studies of three seeds 5 % +- 1.5 % call a difference.
+    """
     import random
 
     chance = random.Random(0)
-    found = [
+    p_values = [
         stats.paired_difference(
             [chance.gauss(0, 1) for _ in range(3)], [chance.gauss(0, 1) for _ in range(3)]
         ).p
         for _ in range(2000)
     ]
-    assert 0.035 < sum(p < 0.05 for p in found if p is not None) / 2000 < 0.065
+    assert 0.035 < sum(p < 0.05 for p in p_values if p is not None) / 2000 < 0.065

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from test_floors import PACKAGE, imported
-from test_report import METRICS, estimate, make_run, said, spec
+from test_report import METRICS, estimate, make_run, rendered, spec
 
 from alignment_lab.config import objective_of
 from alignment_lab.config.metrics import ANSWERS, EVAL, Direction, Metric
@@ -35,45 +35,51 @@ STUDY = PACKAGE / "report" / "study"
 
 def seeded(folder: Path, values: dict[Any, list[float]], metric: str = CORRECT, **more: Any) -> None:
     """A run for each beta and each of its values: seeds count from 1."""
-    for beta, found in values.items():
-        for seed, value in enumerate(found, 1):
-            made = {metric: {"before": estimate(0.1), "after": estimate(value)}, **more}
-            make_run(folder / f"b{beta}s{seed}", spec(beta=beta, seed=seed), metrics=made)
+    for beta, seed_values in values.items():
+        for seed, value in enumerate(seed_values, 1):
+            metrics = {metric: {"before": estimate(0.1), "after": estimate(value)}, **more}
+            make_run(folder / f"b{beta}s{seed}", spec(beta=beta, seed=seed), metrics=metrics)
 
 
-def of(folder: Path, **options: Any) -> Comparison:
+def compare_runs(folder: Path, **options: Any) -> Comparison:
     return compare(load_records(find_runs(folder)), **options)
 
 
-def sentences(found: Comparison) -> str:
-    return " ".join(words.findings(found))
+def sentences(comparison: Comparison) -> str:
+    return " ".join(words.findings(comparison))
 
 
 def test_seeds_are_put_together(tmp_path: Path) -> None:
-    """0.6 and 0.8: mean 0.7, sd 0.1414, error 0.1, t(1) = 12.706: 0.7 +- 1.27, within what a share can be [0, 1]."""
+    """0.6 and 0.8: mean 0.7, sd 0.1414, error 0.1, t(1) = 12.706.
+
+    0.7 +- 1.27, within what a share can be [0, 1].
+    """
     seeded(tmp_path, {0.1: [0.6, 0.8]})
-    (one,) = of(tmp_path).configurations
-    assert one.label == "every seed" and one.seeds == [1, 2]
-    mean = one.mean(CORRECT)
+    (configuration,) = compare_runs(tmp_path).configurations
+    assert configuration.label == "every seed" and configuration.seeds == [1, 2]
+    mean = configuration.mean(CORRECT)
     assert (
         mean
         and mean.value == pytest.approx(0.7)
         and mean.ci95 == pytest.approx((0.7 - 1.27062, 0.7 + 1.27062), abs=1e-4)
     )
-    shown = one.measured(CORRECT)
+    shown = configuration.measured(CORRECT)
     assert shown and tuple(shown["ci95"]) == (0.0, 1.0) and shown["unit"] == "seeds"
 
 
 def test_pairing_by_seed_sees_what_the_spread_of_seeds_hides(tmp_path: Path) -> None:
-    """Seeds move both by tenths; the difference is 0.10, 0.11, 0.12 for each of them: mean 0.11, error 0.00577, t = 19.05, p = 0.0027."""
+    """Seeds move both by tenths; the difference is 0.10, 0.11, 0.12 for each of them.
+
+    Mean 0.11, error 0.00577, t = 19.05, p = 0.0027.
+    """
     seeded(tmp_path, {0.1: [0.5, 0.6, 0.7], 0.01: [0.4, 0.49, 0.58]})
-    found = of(tmp_path)
-    assert found.reference and found.reference.label == "beta=0.1" and found.reference_is_best
-    (verdict,) = found.verdicts[CORRECT].values()
+    comparison = compare_runs(tmp_path)
+    assert comparison.reference and comparison.reference.label == "beta=0.1" and comparison.reference_is_best
+    (verdict,) = comparison.verdicts[CORRECT].values()
     assert verdict.basis == "paired by seed" and verdict.outcome == "lower"
     assert (
         verdict.p == pytest.approx(1 - 19.0526 / (2 + 19.0526**2) ** 0.5, rel=1e-3)
-        and found.family_size(CORRECT) == 1
+        and comparison.family_size(CORRECT) == 1
     )
 
 
@@ -82,30 +88,33 @@ def test_seeds_that_are_not_shared_are_not_paired(tmp_path: Path) -> None:
     for seed, value in ((7, 0.4), (8, 0.49)):
         metrics = {CORRECT: {"before": None, "after": estimate(value)}}
         make_run(tmp_path / f"s{seed}", spec(beta=0.01, seed=seed), metrics=metrics)
-    (verdict,) = of(tmp_path).verdicts[CORRECT].values()
+    (verdict,) = compare_runs(tmp_path).verdicts[CORRECT].values()
     assert verdict.basis == "seeds not paired" and verdict.outcome == "noise"
 
 
 def test_one_seed_cannot_tell_and_says_so(tmp_path: Path) -> None:
     seeded(tmp_path, {0.1: [0.9], 0.01: [0.1]})
-    found = of(tmp_path)
-    assert [one.outcome for one in found.verdicts[CORRECT].values()] == ["one seed"]
-    assert "One seed cannot show" in sentences(found) and "Holm" not in sentences(found)
-    shown = said(lambda console: terminal.show(render_comparison(found, 120), console), 120)
+    comparison = compare_runs(tmp_path)
+    assert [verdict.outcome for verdict in comparison.verdicts[CORRECT].values()] == ["one seed"]
+    assert "One seed cannot show" in sentences(comparison) and "Holm" not in sentences(comparison)
+    shown = rendered(lambda console: terminal.show(render_comparison(comparison, 120), console), 120)
     assert "one seed: cannot tell" in shown
 
 
 def test_equal_differences_of_all_seeds_are_no_proof(tmp_path: Path) -> None:
-    """Every seed gives the same numbers, as where seeds change nothing: there is no spread to judge a difference by."""
+    """Every seed gives the same numbers, as where seeds change nothing.
+
+    There is no spread to judge a difference by.
+    """
     seeded(tmp_path, {0.1: [0.5, 0.5], 0.01: [0.25, 0.25]})
-    (verdict,) = of(tmp_path).verdicts[CORRECT].values()
+    (verdict,) = compare_runs(tmp_path).verdicts[CORRECT].values()
     assert verdict.outcome == "no spread" and verdict.p is None
 
 
 def test_the_best_is_corrected_for_all_pairs_and_a_baseline_for_its_own(tmp_path: Path) -> None:
     """Four configurations are six pairs; against a chosen one there are three comparisons."""
     seeded(tmp_path, {beta: [beta, beta * 1.02, beta * 1.1] for beta in (0.1, 0.2, 0.3, 0.4)})
-    best, chosen = of(tmp_path), of(tmp_path, baseline="beta=0.1")
+    best, chosen = compare_runs(tmp_path), compare_runs(tmp_path, baseline="beta=0.1")
     assert (best.family_size(CORRECT), chosen.family_size(CORRECT)) == (6, 3)
     assert "all 6 pairs" in sentences(best) and "3 comparisons with the baseline" in sentences(chosen)
     assert (
@@ -117,20 +126,27 @@ def test_the_best_is_corrected_for_all_pairs_and_a_baseline_for_its_own(tmp_path
 
 
 def test_a_correction_can_take_significance_away(tmp_path: Path) -> None:
-    """Differences 0.02, 0.03, 0.04: t = 5.196, p = 0.035. Alone significant; as one of three pairs, 0.104, it is not."""
+    """Differences 0.02, 0.03, 0.04: t = 5.196, p = 0.035. Alone significant.
+
+    As one of three pairs, 0.104, it is not.
+    """
     values = {0.3: [0.5, 0.5, 0.5], 0.2: [0.48, 0.47, 0.46]}
     seeded(tmp_path / "two", values)
     seeded(tmp_path / "three", {**values, 0.1: [0.5, 0.2, 0.4]})
-    assert of(tmp_path / "two").verdicts[CORRECT]["beta=0.2"].outcome == "lower"
-    corrected = of(tmp_path / "three").verdicts[CORRECT]["beta=0.2"]
+    assert compare_runs(tmp_path / "two").verdicts[CORRECT]["beta=0.2"].outcome == "lower"
+    corrected = compare_runs(tmp_path / "three").verdicts[CORRECT]["beta=0.2"]
     assert corrected.outcome == "noise" and corrected.p == pytest.approx(3 * 0.0351, abs=1e-3)
 
 
 def test_a_baseline_may_be_named_by_words_or_by_a_cell(tmp_path: Path) -> None:
     seeded(tmp_path, {0.1: [0.5], 0.01: [0.4]})
     for name in ("beta=0.01", "0.01", "b0.01s1"):
-        found = of(tmp_path, baseline=name)
-        assert found.reference and found.reference.label == "beta=0.01" and not found.reference_is_best
+        comparison = compare_runs(tmp_path, baseline=name)
+        assert (
+            comparison.reference
+            and comparison.reference.label == "beta=0.01"
+            and not comparison.reference_is_best
+        )
 
 
 @pytest.mark.parametrize(
@@ -147,8 +163,8 @@ def test_a_name_of_nothing_is_one_sentence(
 
 def test_losses_of_unlike_objectives_are_not_compared(tmp_path: Path) -> None:
     seeded(tmp_path, {0.1: [0.5, 0.6], 0.01: [0.4, 0.3]}, eval_loss=METRICS["eval_loss"])
-    found = of(tmp_path)
-    assert {one.outcome for one in found.verdicts["eval_loss"].values()} == {"own scale"}
+    comparison = compare_runs(tmp_path)
+    assert {verdict.outcome for verdict in comparison.verdicts["eval_loss"].values()} == {"own scale"}
 
 
 def test_a_lower_loss_is_the_best_one(tmp_path: Path) -> None:
@@ -156,11 +172,11 @@ def test_a_lower_loss_is_the_best_one(tmp_path: Path) -> None:
         for seed, value in enumerate(values):
             metrics = {"eval_loss": {"before": None, "after": estimate(value)}}
             make_run(tmp_path / f"{rate}-{seed}", spec(learning_rate=rate, seed=seed), metrics=metrics)
-    found = of(tmp_path)
+    comparison = compare_runs(tmp_path)
     assert (
-        found.reference
-        and found.reference.label == "learning_rate=1e-05"
-        and "has the lowest eval_loss" in sentences(found)
+        comparison.reference
+        and comparison.reference.label == "learning_rate=1e-05"
+        and "has the lowest eval_loss" in sentences(comparison)
     )
 
 
@@ -169,11 +185,11 @@ def best_of_two(folder: Path, metric: str, lower: float = 0.2, higher: float = 0
     for rate, value in ((1e-5, lower), (1e-6, higher)):
         metrics = {metric: {"before": None, "after": estimate(value)}}
         make_run(folder / str(rate), spec(learning_rate=rate), metrics=metrics)
-    found = of(folder, metric=metric)
-    mean = found.reference and found.reference.mean(metric)
-    assert found.reference_is_best and mean
+    comparison = compare_runs(folder, metric=metric)
+    mean = comparison.reference and comparison.reference.mean(metric)
+    assert comparison.reference_is_best and mean
     extreme = "lowest" if mean.value == lower else "highest"
-    assert f"has the {extreme} {metric}" in sentences(found)
+    assert f"has the {extreme} {metric}" in sentences(comparison)
     return mean.value
 
 
@@ -223,37 +239,39 @@ def answered(
 
 
 def test_rows_of_one_seed_are_paired(tmp_path: Path) -> None:
-    """Ten prompts, eight of which only one model gets right, none only the other: 2/2^8 = 0.0078. Of other seeds that says nothing."""
+    """Ten prompts, eight of which only one model gets right, none only the other: 2/2^8 = 0.0078.
+
+    Of other seeds that says nothing.
+    """
     answered(tmp_path, 0.1, [True] * 9 + [False])
     answered(tmp_path, 0.01, [False] * 8 + [True, False])
-    found = of(tmp_path)
-    (verdict,) = found.verdicts[CORRECT].values()
+    comparison = compare_runs(tmp_path)
+    (verdict,) = comparison.verdicts[CORRECT].values()
     assert verdict.outcome == "one seed" and verdict.row_outcome == "lower" and verdict.row_p == 2 / 2**8
     assert (
         verdict.row_difference
         and verdict.row_difference.value == pytest.approx(-0.8)
         and verdict.row_difference.n == 10
     )
-    assert "same 10 held-out prompts" in sentences(
-        found
-    ) and "nothing of models from other seeds" in sentences(found)
+    assert "same 10 held-out prompts" in sentences(comparison)
+    assert "nothing of models from other seeds" in sentences(comparison)
 
 
 def test_scores_that_are_not_those_of_the_run_are_not_used(tmp_path: Path) -> None:
     """Samples that average to another value than the run reported are not its scores."""
     answered(tmp_path, 0.1, [True, True, False], claimed=0.9)
     answered(tmp_path, 0.01, [True, False, False])
-    assert [one.row_difference for one in of(tmp_path).verdicts[CORRECT].values()] == [None]
+    assert [verdict.row_difference for verdict in compare_runs(tmp_path).verdicts[CORRECT].values()] == [None]
 
 
 def test_the_scores_of_rows_are_what_the_run_measured() -> None:
-    """The words, sentences and marks that `eval.answers` counts, on answers where a careless count goes wrong."""
+    """The words, sentences and marks that `score_answers` counts, where a careless count goes wrong."""
     from alignment_lab.evaluation.answers import score_answers
 
     texts = ["", "One. Two!", "It is 3.5 m", "  a\nb ", "Why?  Because.", "Mr. X"]
-    found = score_answers(texts, [{} for _ in texts])
+    scores = score_answers(texts, [{} for _ in texts])
     for name in ("answers/words", "answers/one_sentence"):
-        assert [float(row_scores.ROW_SCORES[name]({"after": answer})) for answer in texts] == found[
+        assert [float(row_scores.ROW_SCORES[name]({"after": answer})) for answer in texts] == scores[
             name
         ].values
 
@@ -273,9 +291,9 @@ def test_free_settings_are_no_difference(tmp_path: Path) -> None:
     other = {**plain, **{group: plain.get(group, {}) | values for group, values in free.items()}}
     make_run(tmp_path / "a", plain)
     make_run(tmp_path / "b", other | {"training": other["training"] | {"seed": 2}})
-    found = of(tmp_path)
-    assert varied_keys([plain, other]) == [] and found.warnings == []
-    assert [(one.label, one.seeds) for one in found.configurations] == [("every seed", [2, 42])]
+    comparison = compare_runs(tmp_path)
+    assert varied_keys([plain, other]) == [] and comparison.warnings == []
+    assert [(each.label, each.seeds) for each in comparison.configurations] == [("every seed", [2, 42])]
 
 
 @pytest.mark.parametrize("key", ["training.logging_steps", "eval.objective"])
@@ -284,7 +302,7 @@ def test_a_free_setting_alone_is_no_other_evaluation(tmp_path: Path, key: str) -
     for value in (1, 2):
         plain = spec(seed=value)
         make_run(tmp_path / str(value), plain | {group: plain.get(group, {}) | {name: value}})
-    assert of(tmp_path).warnings == [] and len(of(tmp_path).configurations) == 1
+    assert compare_runs(tmp_path).warnings == [] and len(compare_runs(tmp_path).configurations) == 1
 
 
 def test_what_did_not_finish_is_in_no_mean_and_named_with_its_reason(tmp_path: Path) -> None:
@@ -294,17 +312,17 @@ def test_what_did_not_finish_is_in_no_mean_and_named_with_its_reason(tmp_path: P
     make_run(tmp_path / "stopped", spec(beta=0.1, seed=5), state="running").fail(
         "interrupted by SIGTERM", resumable=True
     )
-    found = of(tmp_path)
-    assert found.configurations[0].seeds == [1, 2] and len(found.configurations[0].records) == 5
-    reasons = {cell.status: why for cell, why in words.left_out(found.records)}
+    comparison = compare_runs(tmp_path)
+    assert comparison.configurations[0].seeds == [1, 2] and len(comparison.configurations[0].records) == 5
+    reasons = {record.status: reason for record, reason in words.left_out(comparison.records)}
     assert reasons == {
-        "failed": found.records[2].error,
+        "failed": comparison.records[2].error,
         "running": "has not ended",
         "interrupted": "interrupted by SIGTERM",
     }
     for shown in (
-        said(lambda console: terminal.show(render_comparison(found), console)),
-        files.to_markdown(found, "x"),
+        rendered(lambda console: terminal.show(render_comparison(comparison), console)),
+        files.to_markdown(comparison, "x"),
     ):
         assert "OutOfMemoryError" in shown and "interrupted by SIGTERM" in shown and "has not ended" in shown
 
@@ -312,8 +330,8 @@ def test_what_did_not_finish_is_in_no_mean_and_named_with_its_reason(tmp_path: P
 def test_other_rows_under_the_same_settings_are_another_configuration(tmp_path: Path) -> None:
     for seed, content in ((1, "aaaaaaaaaa"), (2, "bbbbbbbbbb")):
         make_run(tmp_path / str(seed), spec(seed=seed), content=content)
-    found = of(tmp_path)
-    assert [one.label for one in found.configurations] == ["rows=aaaaaaaa", "rows=bbbbbbbb"]
+    comparison = compare_runs(tmp_path)
+    assert [each.label for each in comparison.configurations] == ["rows=aaaaaaaa", "rows=bbbbbbbb"]
 
 
 def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path) -> None:
@@ -321,8 +339,8 @@ def test_a_seed_that_was_run_twice_counts_once(tmp_path: Path) -> None:
     seeded(tmp_path / "again", {0.1: [0.7]})
     state = tmp_path / "again" / "b0.1s1" / "run.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"ended": "2999-01-01T00:00:00+00:00"}))
-    (one,) = of(tmp_path).configurations
-    assert one.values(CORRECT) == {1: 0.7, 2: 0.6} and one.repeats == 1
+    (configuration,) = compare_runs(tmp_path).configurations
+    assert configuration.values(CORRECT) == {1: 0.7, 2: 0.6} and configuration.repeats == 1
 
 
 @pytest.mark.parametrize("change", ["prompts", "eval"])
@@ -353,7 +371,10 @@ def test_what_a_study_is_knows_nothing_of_how_it_is_drawn(file: Path) -> None:
 
 
 def test_drift_and_margin_in_nats(tmp_path: Path) -> None:
-    """Chosen -100 to -98, rejected -120 to -130: drift (2 - 10) / 2 = -4, margin 2 + 10 = 12. On the way, (1 - 4) / 2 and 1 + 4."""
+    """Chosen -100 to -98, rejected -120 to -130: drift (2 - 10) / 2 = -4, margin 2 + 10 = 12.
+
+    On the way, (1 - 4) / 2 and 1 + 4.
+    """
 
     def moved(before: float, after: float) -> dict[str, Any]:
         return {"before": estimate(before), "after": estimate(after)}
@@ -385,8 +406,8 @@ def test_every_file_says_the_same(tmp_path: Path) -> None:
     seeded(tmp_path, {0.1: [0.5, 0.6, 0.7], 0.01: [0.4, 0.49, 0.58]})
     assert main([str(tmp_path)]) == 0
     written = json.loads((tmp_path / "report.json").read_text())
-    one = next(one for one in written["configurations"] if one["configuration"] == "beta=0.01")
-    assert one["differences"][CORRECT]["verdict"] == "lower" and one["metrics"][CORRECT]["seeds"] == 3
+    row = next(each for each in written["configurations"] if each["configuration"] == "beta=0.01")
+    assert row["differences"][CORRECT]["verdict"] == "lower" and row["metrics"][CORRECT]["seeds"] == 3
     assert (
         "| beta=0.01 | 1, 2, 3 |" in (tmp_path / "report.md").read_text()
         and "lower p=0.003" in (tmp_path / "report.md").read_text()
@@ -400,9 +421,9 @@ def test_every_file_says_the_same(tmp_path: Path) -> None:
 def test_a_cell_of_the_table_is_no_formula_and_no_markdown(tmp_path: Path) -> None:
     make_run(tmp_path / "a", spec(data="=HYPERLINK(1)|<b>"))
     make_run(tmp_path / "b")
-    found = of(tmp_path)
-    assert "'=HYPERLINK(1)|<b>" in files.to_csv(found)
-    assert r"=HYPERLINK(1)\|&lt;b>" in files.to_markdown(found, "x")
+    comparison = compare_runs(tmp_path)
+    assert "'=HYPERLINK(1)|<b>" in files.to_csv(comparison)
+    assert r"=HYPERLINK(1)\|&lt;b>" in files.to_markdown(comparison, "x")
 
 
 def test_several_paths_are_one_comparison(
@@ -427,15 +448,18 @@ def test_a_page_stays_small_however_much_was_logged(tmp_path: Path) -> None:
             "".join(json.dumps({"step": s, "loss": 1 / (s + 1), "kl": 0.1}) + "\n" for s in range(5000))
         )
         run.write_samples([{"prompt": f"q{p}", "before": "b" * 9000, "after": "a" * 9000} for p in range(60)])
-    found = of(tmp_path)
-    assert len(page_data(found, [None] * 10)["prompts"]) == page_samples.MAX_PROMPTS
-    assert write_comparison_page(tmp_path, found).stat().st_size < 4_000_000
+    comparison = compare_runs(tmp_path)
+    assert len(page_data(comparison, [None] * 10)["prompts"]) == page_samples.MAX_PROMPTS
+    assert write_comparison_page(tmp_path, comparison).stat().st_size < 4_000_000
 
 
 def test_a_hundred_runs_take_less_than_three_seconds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the processor, so that other work on this machine does not count. Measured: 0.9 s, of 200 logged steps each."""
+    """Of the processor, so that other work on this machine does not count. Measured.
+
+    0.9 s, of 200 logged steps each.
+    """
     for place in range(100):
         run = make_run(tmp_path / str(place), spec(beta=0.1 + place // 5, seed=place % 5))
         run.metrics_file.write_text(

@@ -1,1 +1,1 @@
-"""What is measured on held-out rows, and how sure we are of it."""
+"""What is measured on held-out rows, with confidence intervals."""

@@ -1,60 +1,56 @@
-"""What a person would check in generated answers: are they short, and do they hold the right fact where the data names it?"""
+"""Scores of generated answers: their length, and whether they hold the right fact where the data names it."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from ..data import prompt_of
+from ..config.metrics import metric
+from ..data import prompt_messages
 from ..data.embedded.build import mentions
+from ..runtime.text_counts import count_sentences, count_words
 from .intervals import Scores
 
-
-def is_correct(text: str, accepted: list[str] | None) -> bool | None:
-    """Whether any accepted string stands in the text as whole words, whatever its case; None where the data names none."""
-    return mentions(text, accepted) if accepted else None
+if TYPE_CHECKING:
+    from ..data.rows import Row
 
 
-def word_count(text: str) -> int:
-    """How many words."""
-    return len(text.split())
+def is_correct(answer: str, accepted: list[str] | None) -> bool | None:
+    """Whether the answer contains an accepted string as whole words, in upper or lower case.
+
+    None where the data accepts nothing in particular.
+    """
+    return mentions(answer, accepted) if accepted else None
 
 
-def sentence_count(text: str) -> int:
-    """How many sentences, told by their ends: a stop in 3.5 or a.m. ends none."""
-    return len(re.findall(r"[.!?]+(?=\s|$)", text)) or int(bool(text.strip()))
-
-
-def score_answers(answers: list[str], rows: list[dict[str, Any]]) -> dict[str, Scores]:
-    """One value per answer: words, whether it is one sentence, and whether it is correct where that is known."""
-    marks = [is_correct(text, row.get("answer")) for text, row in zip(answers, rows, strict=True)]
-    if not answers:
-        return {}
-    scores = {
-        "answers/words": Scores([float(word_count(text)) for text in answers]),
-        "answers/one_sentence": Scores([float(sentence_count(text) == 1) for text in answers], share=True),
+def score_answers(answers: Sequence[str], rows: Sequence[Row]) -> dict[str, Scores]:
+    """One value per answer: its words, whether it is one sentence, and whether it is correct where known."""
+    correct = [is_correct(answer, row.get("answer")) for answer, row in zip(answers, rows, strict=True)]
+    values = {
+        "answers/words": [float(count_words(answer)) for answer in answers],
+        "answers/one_sentence": [float(count_sentences(answer) == 1) for answer in answers],
+        "answers/correct": [float(known) for known in correct if known is not None],
     }
-    known = [float(mark) for mark in marks if mark is not None]
-    return {**scores, "answers/correct": Scores(known, share=True)} if known else scores
+    return {name: Scores(scores, share=metric(name).is_share) for name, scores in values.items() if scores}
 
 
-def sample_rows(rows: list[dict[str, Any]], before: list[str], after: list[str]) -> list[dict[str, Any]]:
-    """samples.jsonl: each held-out prompt with the data's own answer and the model's, before and after."""
+def sample_rows(rows: Sequence[Row], before: Sequence[str], after: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of samples.jsonl: a held-out prompt, the data's answer, and the model's before and after."""
     return [
         {
-            "prompt": prompt_of(row),
-            "expected": _expected(row),
-            "before": first,
-            "after": second,
-            "before_correct": is_correct(first, row.get("answer")),
-            "after_correct": is_correct(second, row.get("answer")),
+            "prompt": prompt_messages(row),
+            "expected": _expected_answer(row),
+            "before": answer_before,
+            "after": answer_after,
+            "before_correct": is_correct(answer_before, row.get("answer")),
+            "after_correct": is_correct(answer_after, row.get("answer")),
         }
-        for row, first, second in zip(rows, before, after, strict=False)
+        for row, answer_before, answer_after in zip(rows, before, after, strict=False)
     ]
 
 
-def _expected(row: dict[str, Any]) -> str:
-    """The data's own answer; none where it is labelled a bad one."""
+def _expected_answer(row: Row) -> str:
+    """The data's own answer; an empty string where the data labels it a bad one."""
     if "completion" in row:
-        return row["completion"][-1]["content"] if row["label"] else ""
-    return (row["chosen"] if "chosen" in row else row["messages"])[-1]["content"]
+        return str(row["completion"][-1]["content"]) if row["label"] else ""
+    return str((row["chosen"] if "chosen" in row else row["messages"])[-1]["content"])

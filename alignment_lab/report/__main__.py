@@ -1,7 +1,7 @@
 """python -m alignment_lab.report PATH [PATH...]: a run's page, or the comparison of all runs in the paths.
 
-PATH is a run directory, or a directory that holds runs. A comparison is printed, and written as report.html, .md,
-.csv and .json.
+PATH is a run directory, or a directory that holds runs. A comparison is printed, and written as report.html,
+.md, .csv and .json.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _runs_in(path: Path) -> list[RunDirectory]:
     runs = find_runs(path)
     if not runs:
         raise UserError(
-            f"{path} holds no run (no run.json in it or below); give the output directory that train.py printed."
+            f"{path} holds no run (no run.json in it or below); give the directory that train.py printed."
         )
     return runs
 

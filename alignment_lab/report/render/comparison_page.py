@@ -17,11 +17,12 @@ from .template import write_page
 BROWSER = Path(__file__).parent / "browser"
 SCRIPTS = ("state.js", "chart.js", "charts.js", "table.js", "samples.js", "page.js")  # in order of use
 DRIFT_CAPTION = (
-    "Across: the mean of log π(answer) − log π_ref(answer) over held-out chosen and rejected answers alike, in nats "
-    "per answer; 0 is the reference, left of it both kinds of answers became less likely. Up: that difference for "
-    "chosen less that for rejected answers, the reward margin without beta. The reference is the model before "
-    "training. This is not the KL divergence from the reference, which needs answers sampled from the trained model "
-    "and is not recorded; it is the drift on answers of the data."
+    "Across: the mean of log π(answer) − log π_ref(answer) over held-out chosen and rejected answers "
+    "alike, in nats per answer; 0 is the reference, left of it both kinds of answers became less "
+    "likely. Up: that difference for chosen less that for rejected answers, the reward margin without "
+    "beta. The reference is the model before training. This is not the KL divergence from the "
+    "reference, which needs answers sampled from the trained model and is not recorded; it is the drift "
+    "on answers of the data."
 )
 
 

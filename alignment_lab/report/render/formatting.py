@@ -45,7 +45,10 @@ def _interval_decimals(measured: ReportedValue) -> int | None:
 
 
 def _round(value: float, decimals: int | None) -> str:
-    """`value` with `decimals` decimals, five at most; tiny ones in scientific notation, so that they do not read as zero."""
+    """`value` with `decimals` decimals, five at most.
+
+    Tiny ones in scientific notation, so that they do not read as zero.
+    """
     if decimals is None:
         return format_number(value)
     if decimals > 4 and 0 < abs(value) < 0.01:

@@ -1,4 +1,4 @@
-"""The answers of several runs to the same prompts, for the comparison's page: clipped, and of bounded size."""
+"""The answers of several runs to the same prompts, for the comparison's page, clipped to a budget."""
 
 from __future__ import annotations
 

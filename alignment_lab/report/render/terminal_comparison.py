@@ -1,4 +1,4 @@
-"""A comparison in the terminal: warnings, a table, findings, what was left out, and how to read the numbers."""
+"""A comparison in the terminal: warnings, a table, findings, what was left out, how to read the numbers."""
 
 from __future__ import annotations
 
@@ -122,7 +122,10 @@ def _row_heads(
     settings: Callable[[T], Settings],
     label: Callable[[T], str],
 ) -> list[Column[T]]:
-    """What tells the rows apart: a column for each varied key, or their labels where that takes half the width."""
+    """What tells the rows apart.
+
+    A column for each varied key, or their labels where that takes half the width.
+    """
     names = short_names(keys)
 
     def setting_column(key: str) -> Column[T]:

@@ -1,4 +1,7 @@
-"""A comparison in sentences: what was found, what may be noise, what cannot be judged, and what was corrected for."""
+"""A comparison in sentences.
+
+What was found, what may be noise, what cannot be judged, and what was corrected for.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from ..study.runs import RunRecord
 from ..study.stats import Estimate
 from .formatting import ABSENT, format_measured
 
-ONE_SEED_ADVICE = "One seed cannot show whether a difference comes from the setting or from chance: sweep training.seed=1,2,3."
+ONE_SEED_ADVICE = (
+    "One seed cannot show whether a difference comes from the setting or from chance: "
+    "sweep training.seed=1,2,3."
+)
 OUTCOMES = {  # in a table
     "higher": "higher",
     "lower": "lower",

@@ -123,8 +123,9 @@ def _seed_notes(records: Sequence[RunRecord]) -> Iterator[str]:
         )
     else:
         yield (
-            f"There are {len(seeds)} seeds. Brackets of a mean over seeds hold its 95% interval (Student's t), "
-            "wide where seeds are few; those of a single run hold that of one number over its n held-out rows."
+            f"There are {len(seeds)} seeds. Brackets of a mean over seeds hold its 95% interval "
+            "(Student's t), wide where seeds are few; those of a single run hold that of one number over its "
+            "n held-out rows."
         )
 
 

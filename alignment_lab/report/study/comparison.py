@@ -82,7 +82,10 @@ class Comparison:
         return self.verdicts.get(self.headline or "", {})
 
     def family_size(self, metric: str) -> int:
-        """For how many comparisons a p-value of this metric is corrected: of all pairs if the best was picked."""
+        """For how many comparisons a p-value of this metric is corrected.
+
+        Of all pairs if the best was picked.
+        """
         return _family_size(self.verdicts.get(metric, {}).values(), all_pairs=self.reference_is_best)
 
 
@@ -99,7 +102,7 @@ def compare(
     metrics = headline.reported_metrics(records)
     if metric is not None and metric not in metrics:
         raise UserError(
-            f"--metric {metric}: no run measured it; give one of: {', '.join(metrics) or 'none was measured'}."
+            f"--metric {metric}: no run measured it; give one of: {', '.join(metrics) or 'none measured'}."
         )
     metric = metric or headline.headline_metric(records)
     if baseline is not None:

@@ -24,7 +24,7 @@ When = Literal["before", "after"]  # training
 
 @dataclass(frozen=True)
 class Configuration:
-    """One row of the comparison: its settings, every run that has them, and the finished ones by their seed."""
+    """One row of the comparison: its settings, every run that has them, and the finished ones by seed."""
 
     label: str
     settings: dict[str, object]
@@ -57,7 +57,10 @@ class Configuration:
         return self._means[metric, when]
 
     def measured(self, metric: str) -> MetricValue | None:
-        """The value to show: the mean over seeds, or of a single run its own value with the interval over rows."""
+        """The value to show.
+
+        The mean over seeds, or of a single run its own value with the interval over rows.
+        """
         mean = self.mean(metric)
         if mean is None:
             return None

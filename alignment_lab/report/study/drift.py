@@ -1,7 +1,7 @@
-"""How far a run moved from its reference on held-out answers, in nats, from the log-probabilities that it recorded.
+"""How far a run moved from its reference on held-out answers, in nats, from recorded log-probabilities.
 
-The reference is the model before training. Margins are not multiplied by beta: unlike rewards they are on one scale
-for every method and beta.
+The reference is the model before training. Margins are not multiplied by beta: unlike rewards they are on one
+scale for every method and beta.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Logps = tuple[float, float]  # of chosen and of rejected answers
 def drift_path(record: RunRecord) -> list[tuple[float, float]]:
     """(drift, margin) in nats at every logged evaluation and at the end.
 
-    Drift is the mean change of both log-probabilities, margin the change of chosen less that of rejected answers.
-    Empty where log-probabilities were not measured. Repeated points are left out.
+    Drift is the mean change of both log-probabilities, margin the change of chosen less that of rejected
+    answers. Empty where log-probabilities were not measured. Repeated points are left out.
     """
     start = _logps({name: value_of(record.before(name)) for name in (CHOSEN, REJECTED)})
     end = _logps({name: value_of(record.after(name)) for name in (CHOSEN, REJECTED)})

@@ -36,8 +36,8 @@ def headline_metric(records: Sequence[RunRecord]) -> str | None:
 def is_comparable(metric: str, records: Sequence[RunRecord]) -> bool:
     """Whether a difference in this metric means anything.
 
-    Losses, rewards and margins need the same method with the same options; they and log-probabilities need the same
-    tokenizer.
+    Losses, rewards and margins need the same method with the same options; they and log-probabilities need
+    the same tokenizer.
     """
     scale = metric_row(metric).scale
     if scale is Scale.method and method_varies(records):

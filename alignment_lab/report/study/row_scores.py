@@ -25,8 +25,8 @@ def prompt_key(row: Row) -> str:
 def row_scores(record: RunRecord, metric: str) -> dict[str, float]:
     """A metric after training by held-out prompt.
 
-    Empty unless the mean of the scores is the value that the run reported, and no prompt occurs twice: only then are
-    they the scores behind that value.
+    Empty unless the mean of the scores is the value that the run reported, and no prompt occurs twice: only
+    then are they the scores behind that value.
     """
     score, reported = ROW_SCORES.get(metric), value_of(record.after(metric))
     rows = [row for row in record.samples if isinstance(row.get("after"), str)]

@@ -1,7 +1,7 @@
 """The settings of several runs: which of them differ, how they are named and how their values are written.
 
-A setting is a leaf of spec.yaml by its dotted key. Free settings (`config.is_free`) make no other experiment and
-are no difference.
+A setting is a leaf of spec.yaml by its dotted key. Free settings (`config.is_free`) make no other experiment
+and are no difference.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def compared_settings(spec: Spec) -> dict[str, object]:
 def varied_keys(specs: Iterable[Spec]) -> list[str]:
     """The dotted keys whose values differ among `specs`, without those that follow from another key.
 
-    `method.name` decides the rest of `method` as long as its options were left alone, so an option is listed beside
-    it only where it varies within one method. Across groups nothing is dropped: a learning rate that changes with
-    the method is a difference of its own.
+    `method.name` decides the rest of `method` as long as its options were left alone, so an option is listed
+    beside it only where it varies within one method. Across groups nothing is dropped: a learning rate that
+    changes with the method is a difference of its own.
     """
     runs = [compared_settings(spec) for spec in specs if spec]
     keys = dict.fromkeys(key for settings in runs for key in settings)
@@ -65,7 +65,7 @@ def canonical(value: object) -> str:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """`method` for `method.name`, `seed` for `training.seed`: the last part of each key where that is unique."""
+    """`method` for `method.name`, `seed` for `training.seed`: the last part of a key where it is unique."""
     if DATA_CONTENT in keys:
         return {**short_names([key for key in keys if key != DATA_CONTENT]), DATA_CONTENT: "rows"}
     short = {key: key.removesuffix(".name") if key.endswith(".name") else key.split(".")[-1] for key in keys}

@@ -1,7 +1,7 @@
 """Student's t, paired and unpaired differences, an exact sign test, and Holm's correction, without SciPy.
 
-Knows nothing of runs, seeds and metrics. What is undefined is None: the interval of one value, a p-value where
-nothing varies.
+Knows nothing of runs, seeds and metrics. What is undefined is None: the interval of one value, a p-value
+where nothing varies.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def holm(p_values: Sequence[float], family_size: int | None = None) -> list[floa
     """Holm (1979): adjusted p-values, so that at most 5% of families have any false alarm.
 
     The smallest is multiplied by the size of the family, the next by one less, and so on, never falling.
-    `family_size` is given where `p_values` are only some of the family: the multipliers are then at least what they
-    would be with all of it.
+    `family_size` is given where `p_values` are only some of the family: the multipliers are then at least
+    what they would be with all of it.
     """
     size = max(family_size or 0, len(p_values))
     adjusted, floor = [0.0] * len(p_values), 0.0
