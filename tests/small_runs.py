@@ -15,18 +15,19 @@ import yaml
 from rich.console import Console
 from torch import Tensor
 
-from alignment_lab import data, training
+from alignment_lab import data
 from alignment_lab.actions import assembly
-from alignment_lab.config import METHOD_SCHEMAS as SCHEMAS
-from alignment_lab.config import Divergence
+from alignment_lab.config import METHOD_SCHEMAS, Divergence
+from alignment_lab.data import Row
 from alignment_lab.data.tokenization import TOKEN_COLUMNS
 from alignment_lab.engine.layout import Engine
-from alignment_lab.methods import METHODS, TrainContext
+from alignment_lab.methods import METHODS, method_spec
 from alignment_lab.models.loading import load_model
 from alignment_lab.models.locate import locate_model
-from alignment_lab.runtime.run_directory import RunDirectory
+from alignment_lab.training import TrainContext, Trainer
+from alignment_lab.training.backend import create_accelerator
+from alignment_lab.training.batch import collate
 
-Row = dict[str, Any]
 CPU = torch.device("cpu")
 SINGLE = torch.float32  # by another name: tests may patch torch's
 ROWS, MAX_LENGTH = 6, 96
@@ -58,7 +59,7 @@ def renumbered(rows: list[Row]) -> list[Row]:
 
 @dataclass
 class Workshop:
-    """Makes settings and trainers. Rows are read and tokenized once for each format of data."""
+    """Makes contexts and trainers. Rows are read and tokenized once for each format of data."""
 
     composed: Callable[..., Any]
     tokenizer: Any
@@ -89,7 +90,7 @@ class Workshop:
             name: getattr(Divergence, value) if name == "divergence" else yaml.safe_load(value)
             for name, value in knobs.items()
         }
-        return replace(self.bases[tuple(others)], method=SCHEMAS[method](**values))
+        return replace(self.bases[tuple(others)], method=METHOD_SCHEMAS[method](**values))
 
     def rows(self, spec: Any) -> list[Row]:
         """The first rows, those to train on and as many that are held out."""
@@ -105,38 +106,39 @@ class Workshop:
             )
         return copy.deepcopy(self.known[spec.method.format])
 
-    def setting(
+    def context(
         self, method: str, *more: str, rows: list[Row] | None = None, policy: Any = None
     ) -> TrainContext:
-        """One experiment, loaded as a run loads it, on `rows` (half of them held out) and `policy` where they are given."""
+        """One experiment, loaded as a run loads it, on `rows` (half of them held out) and `policy` where given."""
         spec = self.spec(method, *more)
         rows = rows or self.rows(spec)
         half = len(rows) // 2
         policy = policy or self.policy(spec)
         console = Console(file=io.StringIO(), width=1000)
-        arguments = training.arguments(spec, RunDirectory(self.folder / method), CPU, SINGLE)
-        tokens = assembly.Tokens(
-            data.Splits([], [], ""), self.folder, self.tokenizer, rows[:half], rows[half:], half
-        )
-        return assembly.build_context(spec, policy, arguments, CPU, SINGLE, tokens, console)
+        accelerator = create_accelerator(spec, CPU, SINGLE)
+        splits = data.Splits([], [], "")
+        tokens = assembly.TokenizedData(splits, self.folder, self.tokenizer, rows[:half], rows[half:], half)
+        return assembly.build_context(spec, policy, accelerator, CPU, SINGLE, tokens, console)
 
     def policy(self, spec: Any) -> Any:
         """Random weights in the widest type there is, and large enough for every mistake to show."""
-        made = load_model(spec.model, locate_model(spec.model), score_head=not spec.method.generates).to(torch.float64)
-        shifted(made, WEIGHTS)
-        return made
+        model = load_model(spec.model, locate_model(spec.model), score_head=not spec.method.generates)
+        model = model.to(torch.float64)
+        shifted(model, WEIGHTS)
+        return model
 
 
-def trainer(made: TrainContext, engine: Engine | None = None) -> Any:
-    """The method's trainer with its reference asked, with another layout if one is given."""
-    found = METHODS[made.spec.method.name].trainer(replace(made, engine=engine) if engine else made)
-    found.begin()
-    return found
+def trainer(context: TrainContext, engine: Engine | None = None) -> Trainer:
+    """The method's trainer, prepared, its reference computed, with another layout if one is given."""
+    context = replace(context, engine=engine) if engine else context
+    made = Trainer(context, method_spec(context.spec.method).objective(context))
+    made.prepare()
+    return made
 
 
-def said(made: TrainContext) -> str:
+def printed(context: TrainContext) -> str:
     """What was printed."""
-    return made.console.file.getvalue()
+    return context.console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def shifted(policy: Any, by: float = MOVE, seed: int = 3) -> None:
@@ -149,15 +151,19 @@ def shifted(policy: Any, by: float = MOVE, seed: int = 3) -> None:
 
 
 def step(
-    made: Any, rows: Sequence[Row] | None = None, at: int = 1
+    trainer: Trainer, rows: Sequence[Row] | None = None
 ) -> tuple[float, dict[str, Tensor], dict[str, float]]:
-    """Loss, gradients and means of the metrics of one training step on `rows`, all of the trainer's own by default."""
-    made.model.zero_grad()
-    made.state.global_step = at
-    loss = made.training_step(made.model, made.collate(list(rows or made.rows)))
-    totals = {name: torch.stack(parts).sum(0).tolist() for name, parts in made._sums.items()}
-    made._sums.clear()
+    """Loss, gradients and means of the metrics of one training step on `rows`, all of the trainer's by default.
+
+    The weights are not updated, and it is not the first step: the policy may differ from its reference.
+    """
+    trainer.model.zero_grad()
+    trainer.model.train()
+    loss = trainer.backward(collate(trainer.objective, list(rows or trainer.train_rows)))
+    _, means = trainer.metrics.pop()
     gradients = {
-        name: weight.grad.clone() for name, weight in made.model.named_parameters() if weight.grad is not None
+        name: weight.grad.clone()
+        for name, weight in trainer.model.named_parameters()
+        if weight.grad is not None
     }
-    return loss.item(), gradients, {name: total / count for name, (total, count) in totals.items() if count}
+    return loss.item(), gradients, means

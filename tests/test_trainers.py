@@ -3,12 +3,13 @@
 import pytest
 import torch
 from small_models import far
-from small_runs import Workshop, said, shifted, step, trainer
+from small_runs import Workshop, printed, shifted, step, trainer
 
 from alignment_lab.engine.layout import Engine
 from alignment_lab.engine.logprobs import score_sequences
 from alignment_lab.engine.packing import ScoredSequence, build_trees
 from alignment_lab.methods import METHODS
+from alignment_lab.training.batch import collate
 
 EXACT = 1e-9  # of float64, relative: what is asked for. What is found is 1e-14
 WHOLE = Engine(True, 10**6)
@@ -45,22 +46,22 @@ def test_a_step_is_the_same_in_every_layout(variant, workshop):
     must be those of the batch and not of a pack. Metrics and held-out scores are held to the same.
     """
     method, *options = variant.split()
-    setting = workshop.setting(method, *options)
-    made = trainer(setting, WHOLE)
-    others = [trainer(setting, engine) for engine in OTHERS.values()]
-    assert [row for other in others for row in other.rows] == made.rows * len(
+    context = workshop.context(method, *options)
+    made = trainer(context, WHOLE)
+    others = [trainer(context, engine) for engine in OTHERS.values()]
+    assert [row for other in others for row in other.train_rows] == made.train_rows * len(
         others
     )  # the reference too, asked once and then read
-    shifted(setting.model)
-    batch = made.collate(made.rows)["batch"]
-    assert len(batch.packs) == 1
+    shifted(context.model)
+    batch = collate(made.objective, made.train_rows)
+    assert len(batch.passes) == 1
     assert (
-        len(others[0].collate(made.rows)["batch"].packs)
-        == len(build_trees([one for row in made.rows for one in made.sequences(row)]))
+        len(collate(others[0].objective, made.train_rows).passes)
+        == len(build_trees([one for row in made.train_rows for one in made.objective.score_inputs(row)]))
         > 5
     )
     loss, gradients, metrics = step(made)
-    heldout = made.heldout_scores()
+    heldout = made.heldout.scores()
     assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-3
     for other in others:
         other_loss, other_gradients, other_metrics = step(other)
@@ -70,11 +71,11 @@ def test_a_step_is_the_same_in_every_layout(variant, workshop):
         largest = max(float(gradient.abs().max()) for gradient in gradients.values())
         for name, gradient in gradients.items():
             assert float((other_gradients[name] - gradient).abs().max()) <= EXACT * largest, name
-        scores = other.heldout_scores()
+        scores = other.heldout.scores()
         assert scores.keys() == heldout.keys()
         for name, found in scores.items():
             assert found.mean == pytest.approx(heldout[name].mean, rel=EXACT, abs=1e-12), name
-            if not setting.spec.method.couples_rows:  # else no value belongs to a row
+            if not context.spec.method.couples_rows:  # else no value belongs to a row
                 assert sorted(found.values) == pytest.approx(
                     sorted(heldout[name].values), rel=EXACT, abs=1e-12
                 ), name
@@ -84,14 +85,14 @@ def test_a_step_is_the_same_in_every_layout(variant, workshop):
 @pytest.mark.parametrize("method", ["sft", "cpt", "reward", "kto", "bco", "aot", "orpo"])
 def test_the_order_of_rows_in_a_batch_changes_nothing(method, workshop):
     """Backwards, with the halves of a pair in their order."""
-    setting = workshop.setting(method)
-    made = trainer(setting)
-    shifted(setting.model)
-    units, _ = made.units()
-    one, other = ([made.rows[row] for unit in order for row in unit] for order in (units, units[::-1]))
+    context = workshop.context(method)
+    made = trainer(context)
+    shifted(context.model)
+    units, _ = made.objective.groups(made.train_rows)
+    one, other = ([made.train_rows[row] for unit in order for row in unit] for order in (units, units[::-1]))
     (loss, gradients, _), (again, others, _) = (
         step(made, one),
-        step(trainer(setting), other),
+        step(trainer(context), other),
     )  # BCO remembers steps: each trainer has its own
     assert again == pytest.approx(loss, rel=EXACT)
     assert all(far(others[name], gradient) < EXACT for name, gradient in gradients.items())
@@ -102,10 +103,13 @@ def test_the_coupled_method_is_coupled(workshop):
     """AOT on rows one by one is DPO; on the batch it is another loss. So the test above proves something about it."""
     losses = {}
     for method in ("aot", "dpo"):
-        setting = workshop.setting(method)
-        made = trainer(setting)
-        shifted(setting.model, 0.05)
-        losses[method] = [step(made)[0], sum(step(made, [row])[0] for row in made.rows) / len(made.rows)]
+        context = workshop.context(method)
+        made = trainer(context)
+        shifted(context.model, 0.05)
+        losses[method] = [
+            step(made)[0],
+            sum(step(made, [row])[0] for row in made.train_rows) / len(made.train_rows),
+        ]
     assert losses["aot"][1] == pytest.approx(losses["dpo"][0], rel=1e-9)
     assert losses["dpo"][0] == pytest.approx(losses["dpo"][1], rel=1e-9)
     assert abs(losses["aot"][0] - losses["dpo"][0]) > 1e-3
@@ -116,20 +120,20 @@ def test_ktos_reference_point_is_the_global_batchs(workshop):
     """It is above 0 here, the same for every pack, and that of `aside`'s sequences by hand. A reference of noisier weights sees to that."""
     noisy = workshop.policy(workshop.spec("kto"))
     shifted(noisy, 0.05)
-    setting = workshop.setting("kto", policy=noisy)
-    made = trainer(setting, Engine(True, 1))
-    shifted(setting.model, -0.05)
-    batch = made.collate(made.rows)["batch"]
-    facts = made._informed(batch)
-    asked = [ScoredSequence(row["prompt_ids"], row["KL_completion_ids"]) for row in made.rows]
+    context = workshop.context("kto", policy=noisy)
+    made = trainer(context, Engine(True, 1))
+    shifted(context.model, -0.05)
+    batch = collate(made.objective, made.train_rows)
+    stats = made.objective.aux_stats(batch)
+    asked = [ScoredSequence(row["prompt_ids"], row["KL_completion_ids"]) for row in made.train_rows]
     logps = [
-        float(tokens.sum()) for tokens in score_sequences(setting.model, asked, WHOLE, torch.float64, iter)
+        float(tokens.sum()) for tokens in score_sequences(context.model, asked, WHOLE, torch.float64, iter)
     ]
-    by_hand = sum(found - row["ref_KL_logps"] for found, row in zip(logps, made.rows, strict=True)) / len(
-        asked
-    )
+    by_hand = sum(
+        found - row["ref_KL_logps"] for found, row in zip(logps, made.train_rows, strict=True)
+    ) / len(asked)
     assert by_hand > 0.1
-    assert facts["kl"].item() == pytest.approx(by_hand, rel=1e-6)
+    assert stats["kl"].item() == pytest.approx(by_hand, rel=1e-6)
     assert step(made)[2]["kl"] == pytest.approx(by_hand, rel=1e-6)
 
 
@@ -151,9 +155,9 @@ def test_before_training_held_out_rows_need_no_second_look(variant, workshop):
             }
             for n, row in enumerate(rows)
         ]
-    setting = workshop.setting(method, *options, rows=rows)
-    made = trainer(setting)
-    told, found = made.heldout_scores(initial=True), made.heldout_scores()
+    context = workshop.context(method, *options, rows=rows)
+    made = trainer(context)
+    told, found = made.heldout.scores(initial=True), made.heldout.scores()
     assert found.keys() - told.keys() <= {"eval_kl"}  # it is 0 before training
     assert not told.keys() - found.keys()
     for name in told.keys() - {"eval_rewards/accuracies"}:  # ties, which a rounding breaks
@@ -167,11 +171,11 @@ def test_before_training_held_out_rows_need_no_second_look(variant, workshop):
 @pytest.mark.usefixtures("in_float64")
 def test_a_document_in_a_block_is_alone(workshop):
     """Continued pre-training: the loss and gradients of blocks are those of their documents by themselves, each token once."""
-    setting = workshop.setting("cpt")
-    made = trainer(setting)
-    assert any(len(row["seq_lengths"]) > 1 for row in made.rows)
+    context = workshop.context("cpt")
+    made = trainer(context)
+    assert any(len(row["seq_lengths"]) > 1 for row in made.train_rows)
     alone = []
-    for row in made.rows:
+    for row in made.train_rows:
         start = 0
         for length in row["seq_lengths"]:
             alone.append({"input_ids": row["input_ids"][start : start + length], "seq_lengths": [length]})
@@ -182,7 +186,7 @@ def test_a_document_in_a_block_is_alone(workshop):
     assert all(far(others[name], gradient) < EXACT for name, gradient in gradients.items())
     ids = [torch.tensor([row["input_ids"]]) for row in alone]
     by_hand = sum(
-        -setting.model(input_ids=one).logits[0, :-1].log_softmax(-1).gather(-1, one[0, 1:, None]).sum()
+        -context.model(input_ids=one).logits[0, :-1].log_softmax(-1).gather(-1, one[0, 1:, None]).sum()
         for one in ids
     )
     assert loss == pytest.approx(by_hand.item() / sum(one.shape[1] - 1 for one in ids), rel=EXACT)
@@ -191,19 +195,19 @@ def test_a_document_in_a_block_is_alone(workshop):
 @pytest.mark.parametrize("engine", [WHOLE, Engine(False, 10**6)], ids=["packed", "padded"])
 def test_a_step_counts_its_tokens(engine, workshop):
     """6 N T: N parameters without the embedding, T tokens of the forward passes."""
-    setting = workshop.setting("dpo")
-    made = trainer(setting, engine)
-    inputs = made.collate(made.rows)
-    parameters = sum(p.numel() for name, p in setting.model.named_parameters() if "embed_tokens" not in name)
-    tokens = sum(pack.input_ids.numel() for pack in inputs["batch"].packs)
-    assert made.floating_point_ops(inputs) == 6 * parameters * tokens
+    context = workshop.context("dpo")
+    made = trainer(context, engine)
+    batch = collate(made.objective, made.train_rows)
+    parameters = sum(p.numel() for name, p in context.model.named_parameters() if "embed_tokens" not in name)
+    tokens = sum(one.input_ids.numel() for one in batch.passes)
+    assert made.floating_point_ops(batch) == 6 * parameters * tokens
 
 
 def test_a_run_says_how_rows_are_laid_out(workshop):
-    assert "engine: packed, prompts shared; 77 tokens a pass; float32, no gradient checkpointing" in said(
-        workshop.setting("dpo", "training.micro_tokens=77")
+    assert "engine: packed, prompts shared; 77 tokens a pass; float32, no gradient checkpointing" in printed(
+        workshop.context("dpo", "training.micro_tokens=77")
     )
-    found = said(workshop.setting("dpo", "model.attention=sdpa", "training.gradient_checkpointing=true"))
+    found = printed(workshop.context("dpo", "model.attention=sdpa", "training.gradient_checkpointing=true"))
     assert "engine: padded: model.attention=sdpa; " in found and found.endswith(
         "float32, gradient checkpointing\n"
     )
@@ -211,15 +215,13 @@ def test_a_run_says_how_rows_are_laid_out(workshop):
 
 def test_the_loader_gives_global_batches(workshop):
     """One item is one step's rows, in the seed's order: with workers too, as collating chooses nothing."""
-    setting = workshop.setting("dpo", "training.global_batch=4")
-    made = trainer(setting, Engine(True, 100))
-    found = [
-        [pack.input_ids.tolist() for pack in item["batch"].packs] for item in made.get_train_dataloader()
-    ]
-    assert len(found) == 2
-    rows = [[made.rows[place] for place in places] for places in made.batches()]
+    context = workshop.context("dpo", "training.global_batch=4")
+    made = trainer(context, Engine(True, 100))
+    epoch = [[one.input_ids.tolist() for one in batch.passes] for batch in made.dataloader()]
+    assert len(epoch) == 2
+    rows = [[made.train_rows[index] for index in indices] for indices in made.sampler]
     assert [len(some) for some in rows] == [4, 2]
-    loader = made.get_train_dataloader()
-    loader.set_epoch(1)
-    assert [[pack.input_ids.tolist() for pack in item["batch"].packs] for item in loader] != found
-    assert found == [[pack.input_ids.tolist() for pack in made.collate(some)["batch"].packs] for some in rows]
+    by_hand = [collate(made.objective, some) for some in rows]
+    assert epoch == [[one.input_ids.tolist() for one in batch.passes] for batch in by_hand]
+    made.sampler.set_epoch(1)
+    assert [[one.input_ids.tolist() for one in batch.passes] for batch in made.dataloader()] != epoch

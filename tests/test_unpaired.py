@@ -5,12 +5,13 @@ from collections import Counter
 
 import pytest
 import torch
-from small_runs import Workshop, said, shifted, step, trainer
-from transformers import TrainerCallback
+from small_runs import Workshop, printed, shifted, step, trainer
 
 from alignment_lab.actions import run_action
-from alignment_lab.methods.unpaired import mismatched
+from alignment_lab.methods.unpaired import with_mismatched_answers
 from alignment_lab.runtime.run_directory import RunDirectory
+from alignment_lab.training import Callback
+from alignment_lab.training.batch import collate
 
 
 def row(prompt, completion, label=True):
@@ -37,7 +38,7 @@ def workshop(composed, tokenizer, tmp_path_factory):
 def test_a_mismatched_answer_is_another_prompts(seed):
     """It was given to a prompt that is not the row's own, all of one prompt's to one other; what was there stays as it was."""
     rows = drawn(seed)
-    found = mismatched(rows, 1000)
+    found = with_mismatched_answers(rows, 1000)
     given = {}
     for one in rows:
         given.setdefault(tuple(one["prompt_ids"]), []).append(one["completion_ids"])
@@ -57,7 +58,7 @@ def test_the_order_of_rows_matches_nothing_anew(seed):
     def told(rows):
         return Counter(
             (tuple(one["prompt_ids"]), tuple(one["completion_ids"]), tuple(one["KL_completion_ids"]))
-            for one in mismatched(rows, 1000)
+            for one in with_mismatched_answers(rows, 1000)
         )
 
     assert told(rows) == told(shuffled)
@@ -65,19 +66,19 @@ def test_the_order_of_rows_matches_nothing_anew(seed):
 
 def test_a_mismatched_answer_is_cut_where_its_prompt_leaves_no_room():
     """7 tokens in all: behind a prompt of 5 there are two, behind one of 2 all three of the other's."""
-    found = mismatched([row([1] * 5, [2, 3, 4]), row([5] * 2, [6, 7, 8])], 7)
+    found = with_mismatched_answers([row([1] * 5, [2, 3, 4]), row([5] * 2, [6, 7, 8])], 7)
     assert [one["KL_completion_ids"] for one in found] == [[6, 7], [2, 3, 4]]
 
 
 def test_one_prompt_has_no_other():
     rows = [row([1], [2]), row([1], [3], False)]
-    assert mismatched(rows, 100) == rows
+    assert with_mismatched_answers(rows, 100) == rows
 
 
 def test_without_another_prompt_ktos_reference_point_is_0(workshop):
     """The loss of an answer as the reference has it is 1/2, whatever its label."""
     one = [row([1, 2], [3, 4]), row([1, 2], [5], False)]
-    made = trainer(workshop.setting("kto", rows=[*one, *one]))
+    made = trainer(workshop.context("kto", rows=[*one, *one]))
     loss, _, metrics = step(made)
     assert loss == pytest.approx(0.5, abs=1e-5)
     assert "kl" not in metrics
@@ -98,30 +99,30 @@ def unbalanced(workshop, good: int, bad: int):
 
 def test_the_labels_and_their_weights_are_told(workshop):
     """Eq. 8 of KTO's paper: of 12 good and 4 bad, 12 w_d / 4 w_u must come to 4/3 at most, so w_u = 9/4. One's own weights go first."""
-    setting = workshop.setting("kto", rows=unbalanced(workshop, 12, 4))
-    made = trainer(setting)
-    assert "labels: 12 desirable, weight 1; 4 undesirable, weight 2.25" in said(setting)
-    assert made.weights == (1.0, 2.25)
-    setting = workshop.setting("kto", "method.undesirable_weight=3", rows=unbalanced(workshop, 12, 4))
-    assert trainer(setting).weights == (1.0, 3.0)
+    context = workshop.context("kto", rows=unbalanced(workshop, 12, 4))
+    made = trainer(context)
+    assert "labels: 12 desirable, weight 1; 4 undesirable, weight 2.25" in printed(context)
+    assert made.objective.weights == (1.0, 2.25)
+    context = workshop.context("kto", "method.undesirable_weight=3", rows=unbalanced(workshop, 12, 4))
+    assert trainer(context).objective.weights == (1.0, 3.0)
 
 
 @pytest.mark.parametrize("method", ["kto", "bco"])
 def test_every_batch_has_its_share_of_both_labels(method, workshop):
     """12 good rows and 4 bad ones in batches of four: three and one each, in every epoch."""
-    made = trainer(workshop.setting(method, "training.global_batch=4", rows=unbalanced(workshop, 12, 4)))
-    order = made.batches()
+    made = trainer(workshop.context(method, "training.global_batch=4", rows=unbalanced(workshop, 12, 4)))
+    order = made.sampler
     for epoch in range(3):
         order.set_epoch(epoch)
-        assert [sum(made.rows[place]["label"] for place in batch) for batch in order] == [3] * 4
+        assert [sum(made.train_rows[place]["label"] for place in batch) for batch in order] == [3] * 4
 
 
 @pytest.mark.parametrize("method", ["kto", "bco"])
 def test_halves_of_a_pair_share_a_batch_and_a_prompt(method, workshop):
-    setting = workshop.setting(method, "training.global_batch=4")
-    made = trainer(setting)
-    for batch in made.batches():
-        rows = [made.rows[place] for place in batch]
+    context = workshop.context(method, "training.global_batch=4")
+    made = trainer(context)
+    for batch in made.sampler:
+        rows = [made.train_rows[place] for place in batch]
         assert [one["label"] for one in rows] == [True, False] * (len(rows) // 2)
         assert all(
             good["prompt_ids"] == bad["prompt_ids"] for good, bad in zip(rows[::2], rows[1::2], strict=True)
@@ -134,35 +135,34 @@ def test_halves_of_a_pair_share_a_batch_and_a_prompt(method, workshop):
 @pytest.mark.parametrize("method", ["kto", "bco"])
 def test_pairs_have_margins_and_single_answers_have_none(method, workshop):
     """The margin of a pair is the difference of its halves' rewards, and one above 0 is an accuracy."""
-    setting = workshop.setting(method)
-    made = trainer(setting)
-    shifted(setting.model)
-    found = made.heldout_scores()
+    context = workshop.context(method)
+    made = trainer(context)
+    shifted(context.model)
+    found = made.heldout.scores()
     good, bad = (torch.tensor(found[f"eval_rewards/{name}"].values) for name in ("chosen", "rejected"))
     assert found["eval_rewards/margins"].values == pytest.approx((good - bad).tolist())
     assert found["eval_rewards/accuracies"].values == (good > bad).float().tolist()
     assert found["eval_rewards/accuracies"].share
-    alone = trainer(workshop.setting(method, rows=unbalanced(workshop, 5, 3))).heldout_scores()
+    alone = trainer(workshop.context(method, rows=unbalanced(workshop, 5, 3))).heldout.scores()
     assert "eval_rewards/margins" not in alone
     assert len(alone["eval_rewards/chosen"].values) == 5
 
 
 def test_the_logged_margin_is_a_difference_of_means(workshop):
     """Answers are not paired: the margin of a step is the mean reward of its good ones less that of its bad ones."""
-    setting = workshop.setting("kto")
-    made = trainer(setting)
-    shifted(setting.model)
+    context = workshop.context("kto")
+    made = trainer(context)
+    shifted(context.model)
     logged = []
-    made.add_callback(
-        type(
-            "Keep",
-            (TrainerCallback,),
-            {"on_log": lambda self, args, state, control, logs=None, **_: logged.append(logs)},
-        )()
-    )
-    made.state.global_step = 1
-    made.training_step(made.model, made.collate(made.rows))
-    made.log({"loss": 0.5})
+
+    class Keep(Callback):
+        def on_log(self, state, metrics):
+            logged.append(metrics)
+
+    made.callbacks.append(Keep())
+    made.state.step = 1
+    made.train_step(collate(made.objective, made.train_rows))
+    made.log_step()
     (found,) = logged
     assert found["rewards/chosen"] != found["rewards/rejected"]
     assert found["rewards/margins"] == pytest.approx(found["rewards/chosen"] - found["rewards/rejected"])
@@ -174,18 +174,18 @@ def test_the_logged_margin_is_a_difference_of_means(workshop):
 @pytest.mark.usefixtures("in_float64")
 def test_the_shift_is_the_mean_reward_of_all_steps_before(workshop):
     """0 in the first step, then the mean over the rows of both labels, whatever the packs; evaluation adds nothing."""
-    setting = workshop.setting("bco", "training.micro_tokens=1")
-    made = trainer(setting)
+    context = workshop.context("bco", "training.micro_tokens=1")
+    made = trainer(context)
     rewards = []
     for number in range(3):
-        shifted(setting.model, seed=number)
+        shifted(context.model, seed=number)
         expected = sum(rewards) / len(rewards) if rewards else 0.0
         _, _, metrics = step(made)
         assert metrics["shift"] == pytest.approx(expected, rel=1e-9, abs=1e-12)
-        half = len(made.rows) // 2
+        half = len(made.train_rows) // 2
         rewards += [metrics["rewards/chosen"]] * half + [metrics["rewards/rejected"]] * half
-        made.heldout_scores()
-    assert made.count == 3 * len(made.rows)
+        made.heldout.scores()
+    assert made.objective.count == 3 * len(made.train_rows)
 
 
 # ---- rows that never were pairs

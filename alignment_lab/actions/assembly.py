@@ -1,4 +1,5 @@
-"""An experiment's parts, loaded and put together: what a run trains, and what is computed for a sweep's cells before they start.
+"""An experiment's parts, loaded and put together: what a run trains, and what is computed for a sweep's cells
+before they start.
 
 Every process goes through all of it. Refuses to know what is measured, saved or reported.
 """
@@ -91,7 +92,9 @@ def build_trainer(
 ) -> Trainer:
     """The trainer of this experiment; `callbacks` are made from what was loaded."""
     device, dtype = device_and_dtype(spec)
-    accelerator = create_accelerator(spec, device, dtype)  # before the model: it shards what is loaded under ZeRO-3
+    accelerator = create_accelerator(
+        spec, device, dtype
+    )  # before the model: it shards what is loaded under ZeRO-3
     policy = load(spec, tokens.model_folder, device, dtype)
     if hasattr(policy, "peft_config"):
         console.print(_describe_adapter(spec, policy), highlight=False, soft_wrap=True)
@@ -116,7 +119,9 @@ def build_context(
     tokens: TokenizedData,
     console: Console,
 ) -> TrainContext:
-    """What the trainer and the method's objective are built from; the layout is known once the model can be called."""
+    """What the trainer and the method's objective are built from; the layout is known once the model can be
+    called.
+    """
     passes = estimate.choose_micro_batch(
         spec,
         policy.config.get_text_config(),

@@ -1,15 +1,15 @@
-"""action=train: one run, from top to bottom. What needs no torch comes first: mistakes are reported before it is imported."""
+"""action=train: one run, from top to bottom.
+
+What needs no torch comes first: mistakes are reported before it is imported.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -27,22 +27,17 @@ from ..config import (
 from ..distributed import collectives, ranks
 from ..distributed.launch import is_run_leader, launch_workers, local_process_count
 from ..estimate import problems
-from ..estimate.oom import explain_failure
-from ..evaluation.answers import sample_rows, score_answers
-from ..evaluation.intervals import Measured, before_after
-from ..models.locate import locate_model, describe_remote_code
+from ..models.locate import describe_remote_code, locate_model
 from ..report.render.terminal import show_run
-from ..runtime import hardware, provenance
-from ..runtime.errors import HungError, Interrupted, RunError, UserError, describe_error
-from ..runtime.files import publish_directory, write_json
-from ..runtime.phase_timer import PhaseTimer, peak_memory_gb
+from ..runtime import hardware
+from ..runtime.errors import HungError, Interrupted, UserError, describe_error
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
-from ..runtime.watchdog import Watchdog
 from ..tracking import conclude_tracking, end_tracking
+from .training_process import train
 
 if TYPE_CHECKING:
-    from ..methods import TrainContext
+    pass
 
 Row = dict[str, Any]
 NOISY_LOGGERS = (  # their warnings do not concern the user
@@ -180,126 +175,3 @@ def _require_same_experiment(spec: Experiment, run: RunDirectory) -> None:
         f"{run.path}: {difference}: this is another experiment; give it a directory of its own: "
         "hydra.run.dir=DIRECTORY."
     )
-
-
-def train(
-    spec: Experiment, run: RunDirectory, rows: data.Splits, where: Path, console: Console, stop: StopRequest
-) -> None:
-    """Load, measure, train, measure, save; torch is imported here. Every process goes through all of it, and the first one writes."""
-    try:
-        _train(spec, run, rows, where, console, stop)
-    except (OSError, RuntimeError, MemoryError) as error:
-        if said := explain_failure(error, spec, run.path):
-            raise RunError(said) from None
-        raise
-
-
-def _train(
-    spec: Experiment, run: RunDirectory, rows: data.Splits, where: Path, console: Console, stop: StopRequest
-) -> None:
-    meter = PhaseTimer()
-    with meter("load"):
-        from .. import training
-        from . import assembly
-
-        tokens = assembly.tokenized(spec, rows, where, console)
-        trainer = assembly.build_trainer(spec, run, tokens, console)
-    before: list[Measured] = []
-
-    def opening() -> None:
-        watchdog.heartbeat()  # from here on something is to move; the reference may have been waited for, and long
-        content = {"model": trainer.setting.weights, "data": rows.digest, "tokenizer": tokens.digest}
-        if ranks.is_main_process():
-            write_json(
-                run.provenance_file, {**provenance.collect(_devices(trainer.setting)), "content": content}
-            )
-        before.append(measured(trainer, meter, initial=True))
-
-    watchdog = Watchdog(
-        spec.training.watchdog_minutes, run.path / f"stacks-{ranks.rank()}.txt", partial(_hung, run)
-    )
-    trainer.opening = opening
-    trainer.asking = meter("reference")
-    trainer.beat = watchdog.heartbeat
-    with watchdog.watch():
-        with meter("train"):
-            training.fit(trainer, spec, run, console, stop)
-        after = measured(trainer, meter)
-        trainer.heed()
-        with meter("save"):
-            training.save(trainer, tokens.tokenizer, where, run.partial / "model")
-    if ranks.is_main_process():
-        setting = trainer.setting
-        publish_directory(run.partial / "model", run.model)
-        run.write_samples(sample_rows(setting.asked, before[0].answers, after.answers))
-        write_json(
-            run.report_file,
-            report(
-                setting, rows, trainer.state.global_step, meter, before_after(before[0].scores, after.scores)
-            ),
-        )
-    collectives.barrier()
-
-
-def _devices(setting: TrainContext) -> int:
-    """How many accelerators of this machine the run uses."""
-    return 0 if setting.device.type == "cpu" else ranks.world_size() // setting.spec.parallel.nodes
-
-
-def _hung(run: RunDirectory, said: str) -> None:
-    """What is left to do for a process that will not return."""
-    if ranks.is_main_process():
-        run.fail(said, resumable=True)
-        print(f"error: {said}", file=sys.stderr, flush=True)
-
-
-def measured(trainer: Any, meter: PhaseTimer, *, initial: bool = False) -> Measured:
-    """Scores and greedy answers of the model as it is now, on the held-out rows."""
-    from ..engine.generation import generate_answers
-
-    setting = trainer.setting
-    with meter("evaluate"):
-        scores = trainer.heldout_scores(initial=initial)
-    asked = setting.asked
-    with meter("generate"):
-        progress = trainer.watched("answers before" if initial else "answers after")
-        prompts = [data.prompt_messages(row) for row in asked]
-        answers = generate_answers(
-            trainer.model,
-            setting.tokenizer,
-            prompts,
-            setting.spec.eval,
-            setting.device,
-            setting.dtype,
-            progress,
-        )
-    return Measured({**scores, **score_answers(answers, asked)}, answers)
-
-
-def report(setting: TrainContext, rows: data.Splits, steps: int, meter: PhaseTimer, metrics: Row) -> Row:
-    """report.json: what the run came to. Tokens are those of the rows, however the engine lays them out."""
-    spec = setting.spec
-    tokens = round(steps * setting.tokens_per_step)
-    counts = {
-        "train": len(setting.train),
-        "available": setting.available,
-        "eval": len(data.group_pairs(setting.scored)),  # pairs are as many whether they were parted or not
-        "dropped": dict(rows.dropped),
-        "truncated": rows.truncated,
-    }
-    seconds = meter.report()
-    return {
-        "id": spec.run_id,
-        "name": spec.name,
-        "method": spec.method.name,
-        "model": spec.model.name,
-        "data": spec.data.name,
-        "dtype": str(setting.dtype).removeprefix("torch."),
-        "rows": counts,
-        "steps": steps,
-        "tokens": tokens,
-        "seconds": seconds,
-        "tokens_per_second": round(tokens / seconds["train"], 1),
-        "peak_memory_gb": round(peak_memory_gb(), 2),
-        "metrics": metrics,
-    }

@@ -1,4 +1,6 @@
-"""One process of a run: load, measure, train, measure, save. Every process goes through all of it; the main one writes."""
+"""One process of a run: load, measure, train, measure, save. Every process goes through all of it; the main
+one writes.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def train(
     console: Console,
     stop: StopRequest,
 ) -> None:
-    """Train one experiment. torch is imported here. Raises RunError where memory or the disk did not suffice."""
+    """Train one experiment. torch is imported here. Raises RunError where memory or the disk did not
+    suffice.
+    """
     try:
         _train(spec, run, splits, model_folder, console, stop)
     except (OSError, RuntimeError, MemoryError) as error:
@@ -67,7 +71,7 @@ def _train(
         )
 
         def on_start(trainer: Trainer) -> None:
-            watchdog.heartbeat()  # from here on something is to move; the reference may have been waited for, and long
+            watchdog.heartbeat()  # the watchdog starts here: the reference may have been waited for, and long
             _write_provenance(run, trainer.context, tokens, splits)
             before.append(measure(trainer, timer, initial=True))
 
@@ -165,7 +169,9 @@ def report(
     rows = {
         "train": len(context.train_rows),
         "available": context.available,
-        "eval": len(data.group_pairs(context.scored_rows)),  # pairs are as many whether they were split or not
+        "eval": len(
+            data.group_pairs(context.scored_rows)
+        ),  # pairs are as many whether they were split or not
         "dropped": dict(splits.dropped),
         "truncated": splits.truncated,
     }

@@ -1,4 +1,6 @@
-"""Keeps a run's checkpoints: room before a save, a name after it, and no more of them than the user wants."""
+"""A run's checkpoints: room before a save, a name when all of it is there, and no more of them than the user
+wants.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,8 @@ from ..runtime.errors import RunError
 from ..runtime.run_directory import RunDirectory
 from . import manifest
 
+BYTES_PER_WEIGHT = 12  # float32, with Adam's two moments
+
 
 @dataclass
 class CheckpointManager:
@@ -22,43 +26,58 @@ class CheckpointManager:
     run: RunDirectory
     run_id: str
     limit: int
-    notice: Callable[[str], None]
-    last_saved_step: int | None = None  # the step of the newest
-    size: int = field(default=0, repr=False)  # bytes of one, as soon as there is one
+    notice: Callable[[str], None]  # prints a line
+    last_saved_step: int | None = None
+    size: int = field(default=0, repr=False)  # bytes of a checkpoint, as soon as there is one
 
     def find_latest(self) -> Path | None:
-        """The one to go on from, the same for every process; what had to be passed over is said."""
-        found: Path | None = None
+        """The checkpoint to continue from, the same for every process; each one that is passed over is named.
+
+        Metrics that were logged after it are dropped: the steps are taken again.
+        """
+        checkpoint: Path | None = None
         if ranks.is_main_process():
-            found, passed = manifest.newest_valid(self.run.checkpoints, self.run_id)
-            for sentence in passed:
+            checkpoint, skipped = manifest.newest_valid(self.run.checkpoints, self.run_id)
+            for sentence in skipped:
                 self.notice(sentence)
-            if found is None and passed:
+            if checkpoint is None and skipped:
                 self.notice("no checkpoint is whole: starting from the first step")
-        found = collectives.broadcast(found)
-        self.last_saved_step = manifest.step_of(found) if found else None
-        return found
+            if checkpoint is not None:
+                self.notice(f"resuming from {checkpoint}")
+            self.run.truncate_metrics(manifest.step_of(checkpoint) if checkpoint else 0)
+        checkpoint = collectives.broadcast(checkpoint)
+        self.last_saved_step = manifest.step_of(checkpoint) if checkpoint else None
+        return checkpoint
 
     @contextmanager
-    def saving(self, step: int, trained: int) -> Iterator[None]:
-        """Around a save of `trained` weights, each with the two numbers that Adam remembers. Raises RunError where there is no room."""
-        needed = self.size or 12 * trained
-        wrong = self._no_room(needed, step) if ranks.is_main_process() and free_bytes(self.run.path) < needed else None
-        if told := collectives.broadcast(wrong):
-            raise RunError(told)
+    def saving(self, step: int, trained: int) -> Iterator[Path]:
+        """The folder to write a checkpoint of `trained` weights into. Every process together.
+
+        Raises RunError where the disk has no room, before the first byte or in between; nothing of it is left
+        then.
+        """
+        folder = self.run.partial / f"checkpoint-{step}"
+        needed = self.size or BYTES_PER_WEIGHT * trained
+        problem = None
+        if ranks.is_main_process() and free_bytes(self.run.path) < needed:
+            problem = self._no_room(needed, step)
+        if problem := collectives.broadcast(problem):
+            raise RunError(problem)
         try:
-            yield
+            yield folder
         except Exception as error:
             if not disk_is_full(error):
                 raise
             raise RunError(self._no_room(needed, step)) from None
         finally:
             if ranks.is_main_process():
-                shutil.rmtree(self.run.partial / f"checkpoint-{step}", ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
         self.last_saved_step = step
 
     def commit(self, step: int) -> None:
-        """Give what all processes wrote its name, then drop the oldest. The first process alone, when all are done."""
+        """Declare complete what all processes wrote, then delete the oldest. By the main process, when all
+        are done.
+        """
         name = f"checkpoint-{step}"
         final = self.run.checkpoints / name
         manifest.commit(
@@ -67,8 +86,16 @@ class CheckpointManager:
         self.size = sum(file.stat().st_size for file in final.rglob("*") if file.is_file())
         manifest.rotate(self.run.checkpoints, self.limit, self.run_id)
 
+    def continue_hint(self, step: int) -> str:
+        """The end of a sentence: how to continue from a step's checkpoint."""
+        command = f"the same command with hydra.run.dir={self.run.path}"
+        return f" at step {step}; {command} goes on from checkpoint-{step}"
+
     def _no_room(self, needed: int, step: int) -> str:
-        kept = f"checkpoint-{self.last_saved_step} stays good" if self.last_saved_step else "there is no checkpoint yet"
-        return disk_full_message(
-            self.run.path, f"step {step} wants a checkpoint of about {needed / 1e6:,.0f} MB ({kept}), and "
+        kept = (
+            f"checkpoint-{self.last_saved_step} stays good"
+            if self.last_saved_step
+            else "there is no checkpoint yet"
         )
+        what = f"step {step} wants a checkpoint of about {needed / 1e6:,.0f} MB ({kept}), and "
+        return disk_full_message(self.run.path, what)

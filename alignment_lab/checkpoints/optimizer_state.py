@@ -1,6 +1,8 @@
-"""What an optimizer remembers of each weight, whole, by the weight's name: however it is cut, any number of processes can go on from it.
+"""What an optimizer remembers of each weight, whole, by the weight's name: however it is cut, any number of
+processes can go on from it.
 
-Written in safetensors, a few GB a file, tensor by tensor: no process ever holds all of it besides what it trains with.
+Written in safetensors, a few GB a file, tensor by tensor: no process ever holds all of it besides what it
+trains with.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ..distributed import ranks
 from ..runtime.errors import RunError
 
 FILE_BYTES = 4 * 2**30  # bytes of a file
-MASTER = "master"  # the float32 weight of a 16-bit one; an optimizer's own words are exp_avg, exp_avg_sq, step, ...
+MASTER = "master"  # the float32 copy of a 16-bit weight, beside the optimizer's own exp_avg, exp_avg_sq, step, ...
 StateDict = dict[str, Any]  # of one weight: tensors of its shape or of another, and plain numbers
 
 
@@ -33,7 +35,9 @@ class OptimizerState(Protocol):
 
 
 def save_optimizer(states: OptimizerState, model: Any, folder: Path) -> StateDict:
-    """Write the tensors into `folder`; returns the plain numbers by entry. Raises RunError where one is not finite."""
+    """Write the tensors into `folder`; returns the plain numbers by entry. Raises RunError where one is not
+    finite.
+    """
     numbers: StateDict = {}
     part: dict[str, Tensor] = {}
     files = size = 0
@@ -55,7 +59,9 @@ def save_optimizer(states: OptimizerState, model: Any, folder: Path) -> StateDic
 def load_optimizer(
     states: OptimizerState, model: Any, folder: Path, weights: dict[str, Tensor], numbers: StateDict
 ) -> None:
-    """Give every weight of `model` what `save` wrote of it; `weights` are the whole ones. Raises RunError where some belong to none."""
+    """Give every weight of `model` what `save` wrote of it; `weights` are the whole ones. Raises RunError
+    where some belong to none.
+    """
     found: dict[str, StateDict] = {}
     for entry, value in [*_read(folder), *numbers.items()]:
         name, _, key = entry.rpartition("/")
@@ -65,7 +71,8 @@ def load_optimizer(
         states.put(weight, {MASTER: weights[name], **kept})
     if found:
         raise RunError(
-            f"{folder}: the optimizer's state is of weights that this model has not, {next(iter(found))} for one."
+            f"{folder}: the optimizer's state is of weights that this model has not, "
+            f"{next(iter(found))} for one."
         )
 
 
@@ -73,7 +80,8 @@ def require_finite(what: str, tensor: Tensor) -> None:
     """Raise RunError where a number is none: a checkpoint must be worth going on from."""
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
         raise RunError(
-            f"{what} is not finite: nothing was saved; lower training.learning_rate, and go on from the checkpoint before."
+            f"{what} is not finite: nothing was saved; "
+            "lower training.learning_rate, and go on from the checkpoint before."
         )
 
 
@@ -137,7 +145,9 @@ def _cut_as(weight: Any, value: Tensor) -> Any:
 
 
 class DeepSpeedOptimizerState:
-    """DeepSpeed's optimizer of any stage: a torch one over flat tensors, of which each process has its part."""
+    """DeepSpeed's optimizer of any stage: a torch one over flat tensors, of which each process has its
+    part.
+    """
 
     def __init__(self, optimizer: Any) -> None:
         self.zero, self.inner = optimizer, optimizer.optimizer
@@ -201,7 +211,9 @@ class DeepSpeedOptimizerState:
         self._link()
 
     def _link(self) -> None:
-        """Stages 1 and 2 look up a weight's part by way of the weight; DeepSpeed links those of the first group of weights only."""
+        """Stages 1 and 2 look up a weight's part by way of the weight; DeepSpeed links those of the first
+        group of weights only.
+        """
         if not self.cut and all(self.inner.state.get(flat) for flat in self.flats):
             self.zero._hp_optimizer_states_linked = False
             self.zero._lazy_init_hp_params_optimizer_state()

@@ -1,8 +1,4 @@
-"""The DeepSpeed configuration of a run, derived from its `parallel` settings.
-
-Every number that TrainingArguments has stays "auto", so that none is stated twice. Imports no DeepSpeed to
-build it.
-"""
+"""DeepSpeed's settings of an experiment, derived from it so that no number is stated twice."""
 
 from __future__ import annotations
 
@@ -11,35 +7,27 @@ from typing import Any
 from ..config import Parallel, Sharding
 
 STAGES = {Sharding.zero1: 1, Sharding.zero2: 2, Sharding.zero3: 3}
-AUTO_KEYS = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-)
 
 
-def deepspeed_config(parallel: Parallel) -> dict[str, Any] | None:
-    """The value of `TrainingArguments(deepspeed=...)`, or None; transformers replaces "auto" itself."""
+def deepspeed_config(
+    parallel: Parallel, *, rows_per_process: int, max_grad_norm: float, bf16: bool
+) -> dict[str, Any] | None:
+    """DeepSpeed's config; None where the sharding is not ZeRO. accelerate fills in "auto" from the model's hidden size."""
     if parallel.sharding not in STAGES:
         return None
     stage = STAGES[parallel.sharding]
-    zero: dict[str, Any] = {
-        "stage": stage,
-        "overlap_comm": True,
-        "contiguous_gradients": True,
-        "reduce_bucket_size": "auto",
-    }
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
+    zero["reduce_bucket_size"] = "auto"
     if stage == 3:
         zero |= {"stage3_prefetch_bucket_size": "auto", "stage3_param_persistence_threshold": "auto"}
-        # `full_state.iter_full_state` gathers, tensor by tensor
-        zero |= {"stage3_gather_16bit_weights_on_model_save": False}
+        zero["stage3_gather_16bit_weights_on_model_save"] = False  # full_state gathers, tensor by tensor
     if parallel.offload:
-        offload = {"device": "cpu", "pin_memory": True}
-        zero |= {f"offload_{part}": dict(offload) for part in ("optimizer", "param")}
+        zero |= {f"offload_{what}": {"device": "cpu", "pin_memory": True} for what in ("optimizer", "param")}
     return {
-        **dict.fromkeys(AUTO_KEYS, "auto"),
-        "bf16": {"enabled": "auto", "check_grad_overflow": True},  # no step with a non-finite gradient
+        "train_micro_batch_size_per_gpu": rows_per_process,  # passes of a step are ours to count
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": bf16, "check_grad_overflow": True},  # no step with a gradient that is not finite
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -48,12 +36,12 @@ def deepspeed_config(parallel: Parallel) -> dict[str, Any] | None:
 
 
 def compile_deepspeed() -> None:
-    """Compile now, where possible, what DeepSpeed would compile at the first run of several CPU processes."""
+    """Build now what DeepSpeed would compile at the first run of several processes on a CPU, where that is possible."""
     import contextlib
     import os
 
     os.environ["DS_ACCELERATOR"] = "cpu"
-    with contextlib.suppress(Exception):  # without a compiler DeepSpeed reports it itself when it runs
+    with contextlib.suppress(Exception):  # no compiler: DeepSpeed says so itself when it is asked to run
         from deepspeed.accelerator import get_accelerator
 
         get_accelerator().create_op_builder("ShareMemCommBuilder").load(verbose=False)

@@ -10,7 +10,6 @@ several processes.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,24 +53,24 @@ def prewarm(
 def _compute(
     spec: Experiment, folder: RunDirectory, console: Console, stop: StopRequest, *, tokens_only: bool = False
 ) -> None:
-    from .. import training
     from ..actions import assembly
+    from ..training import Hooks, Trainer
 
-    spec = replace(spec, tracking=replace(spec.tracking, tensorboard=False, wandb=False, trackio=False))
-    tokens = assembly.tokenized(spec, data.load_rows(spec), locate_model(spec.model), console)
+    tokens = assembly.tokenize(spec, data.load_rows(spec), locate_model(spec.model), console)
     if tokens_only:
         return
-    trainer = assembly.build_trainer(spec, folder, tokens, console, _load_policy)
 
-    def opening() -> None:
+    def on_start(trainer: Trainer) -> None:
         raise ReferenceReady
 
-    trainer.opening = opening
+    trainer = assembly.build_trainer(
+        spec, tokens, console, load=_load_policy, hooks=Hooks(on_start=on_start), stop=stop
+    )
     with suppress(ReferenceReady):
         if ranks.world_size() == 1:
-            trainer.begin()
+            trainer.start()
         else:  # a sharded model can compute only once it is wrapped
-            training.fit(trainer, spec, folder, console, stop)
+            trainer.prepare()
 
 
 def _load_policy(spec: Experiment, path: Path, device: Any, dtype: Any) -> Any:

@@ -1,39 +1,55 @@
-"""The one table of methods: how each turns rows into tokens, and tokens into a Trainer. A method is a module per data shape."""
+"""The one table of methods: how each turns rows into tokens, and tokens into a loss. A module per shape of
+data.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ..data import tokenization
-from ..training.context import TrainContext
-from . import preference, reward, supervised, unpaired
+from ..config import METHOD_SCHEMAS, Format, Method, Pairwise
+from ..data import Row, tokenization
+from ..training import Objective, TrainContext
+from .preference import PreferenceObjective
+from .reward import RewardObjective
+from .supervised import SupervisedObjective
+from .unpaired import BCOObjective, KTOObjective
 
-__all__ = ["METHODS", "MethodSpec", "TrainContext"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-Row = dict[str, Any]
+__all__ = ["METHODS", "MethodSpec", "method_spec"]
+
+Tokenize = Callable[["PreTrainedTokenizerBase", Sequence[Row], int], tuple[list[Row], Counter[str]]]
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """What run.py asks of a method."""
+    """What a run needs of a method besides its settings."""
 
-    tokenize: Callable[
-        [Any, list[Row], int], tuple[list[Row], Counter[str]]
-    ]  # tokenizer, rows, max_length
-    trainer: Callable[[TrainContext], Any]  # see preference.trainer
+    tokenize: (
+        Tokenize  # (tokenizer, rows, max_length) -> tokenized rows, counts of what was dropped or truncated
+    )
+    objective: Callable[[TrainContext], Objective]
 
 
+PAIRWISE = MethodSpec(tokenization.tokenize_pairs, PreferenceObjective)
 METHODS: dict[str, MethodSpec] = {
-    "sft": MethodSpec(tokenization.tokenize_conversations, supervised.trainer),
-    "cpt": MethodSpec(tokenization.tokenize_texts, supervised.trainer),
-    "reward": MethodSpec(tokenization.tokenize_pairs, reward.trainer),
-    "kto": MethodSpec(tokenization.tokenize_unpaired, unpaired.trainer),
-    "bco": MethodSpec(tokenization.tokenize_unpaired, unpaired.trainer),
-    **{
-        name: MethodSpec(tokenization.tokenize_pairs, preference.trainer)
-        for name in preference.PAIRWISE_LOSSES
-    },
+    "sft": MethodSpec(tokenization.tokenize_conversations, SupervisedObjective),
+    "cpt": MethodSpec(tokenization.tokenize_texts, SupervisedObjective),
+    "reward": MethodSpec(tokenization.tokenize_pairs, RewardObjective),
+    "kto": MethodSpec(tokenization.tokenize_unpaired, KTOObjective),
+    "bco": MethodSpec(tokenization.tokenize_unpaired, BCOObjective),
+    **{name: PAIRWISE for name, schema in METHOD_SCHEMAS.items() if issubclass(schema, Pairwise)},
 }
+
+
+def method_spec(method: Method) -> MethodSpec:
+    """The row of a method; every method on pairs that is no reward model, a user's own included, has the
+    pairwise one.
+    """
+    if method.format is Format.preference and isinstance(method, Pairwise):
+        return PAIRWISE
+    return METHODS[method.name]

@@ -1,202 +1,184 @@
-"""Every pairwise method: one trainer, one batch layout, one table of losses."""
+"""Every pairwise method: one objective, one batch layout, the losses of losses.PAIRWISE."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import losses
-from ..config import LDDPO, ORPO, Method, Pairwise
+from ..config import Divergent, Pairwise
+from ..data import Row
 from ..engine.logprobs import TokenLogprobs
 from ..engine.packing import ScoredSequence
-from ..losses import PairLogprobs, PairLoss
-from ..training import GlobalBatch, LabTrainer
-from ..training.context import TrainContext
+from ..losses import (
+    PAIRWISE,
+    PairLogprobs,
+    PairLoss,
+    length_damped_sum,
+    pair_accuracy,
+    under_divergence,
+    wpo_weights,
+)
+from ..training import Objective, TrainContext
+from ..training.batch import GlobalBatch
 from .referenced import check_first_step, reference_logps
 
-Row = dict[str, Any]
 ANSWERS = ("chosen", "rejected")
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
-PAIRWISE_LOSSES: dict[str, Callable[..., PairLoss]] = {
-    "dpo": losses.dpo,
-    "robust_dpo": losses.robust_dpo,
-    "ipo": losses.ipo,
-    "hinge": losses.hinge,
-    "exo": losses.exo,
-    "nca": losses.nca,
-    "sppo": losses.sppo,
-    "aot": losses.aot,
-    "apo_zero": losses.apo_zero,
-    "apo_down": losses.apo_down,
-    "bco_pair": losses.bco_pair,
-    "discopop": losses.discopop,
-    "dpo_norm": losses.dpo_norm,
-    "ld_dpo": losses.ld_dpo,
-    "mpo": losses.mpo,
-    "orpo": losses.orpo,
-    "simpo": losses.simpo,
-    "cpo": losses.cpo,
-}
 
 
-def bound(method: Method) -> Callable[..., PairLoss]:
-    """The objective with the method's settings: its keyword-only parameters are fields of the spec."""
-    function = PAIRWISE_LOSSES[method.name]
-    knobs = [
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    ]
-    return partial(function, **{name: getattr(method, name) for name in knobs})
+def bind_loss(method: Pairwise) -> Callable[..., PairLoss]:
+    """The loss with the method's settings: each keyword-only parameter is a field of the schema."""
+    if method.parts:
+        return partial(
+            PAIRWISE[method.name], parts=[(weight, bind_loss(part)) for weight, part in method.parts]
+        )
+    function = PAIRWISE[method.name]
+    parameters = inspect.signature(function).parameters.values()
+    keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    loss = partial(function, **{name: getattr(method, name) for name in keywords})
+    return partial(_divergent_loss, loss, method) if isinstance(method, Divergent) else loss
 
 
-def trainer(setting: TrainContext) -> PreferenceTrainer:
-    """The trainer of every pairwise method."""
-    return PreferenceTrainer(setting, setting.train, setting.scored)
+def _divergent_loss(
+    loss: Callable[..., PairLoss], method: Divergent, policy: PairLogprobs, reference: PairLogprobs
+) -> PairLoss:
+    """The divergence is applied once, before the loss."""
+    return loss(*under_divergence(policy, reference, method.divergence, method.divergence_alpha))
 
 
-def with_reference(setting: TrainContext, rows: list[Row]) -> list[Row]:
-    """The rows with COLUMNS, in nats, summed as the method sums."""
-    found = reference_logps(setting, [pair for row in rows for pair in sequences(row)])
-    alpha = setting.spec.method.alpha if isinstance(setting.spec.method, LDDPO) else None
-    attached = []
-    for row, chosen, rejected in zip(rows, found[::2], found[1::2], strict=True):
-        public = min(len(chosen), len(rejected))
-        sums = [
-            float(tokens.sum() if alpha is None else tokens[:public].sum() + alpha * tokens[public:].sum())
-            for tokens in (chosen, rejected)
-        ]
-        attached.append({**row, **dict(zip(REFERENCE_COLUMNS, sums, strict=True))})
-    return attached
-
-
-def sequences(row: Row, prompt_loss: bool = False) -> list[ScoredSequence]:
-    """Chosen and rejected answer of a row; with `prompt_loss`, the chosen one's prompt is scored too."""
+def pair_sequences(row: Row, *, scores_prompt: bool = False) -> list[ScoredSequence]:
+    """Chosen and rejected answer of a row; with `scores_prompt`, the chosen one's prompt is scored too."""
     chosen, rejected = (ScoredSequence(row["prompt_ids"], row[f"{answer}_ids"]) for answer in ANSWERS)
-    return [replace(chosen, labels=chosen.prompt + chosen.answer) if prompt_loss else chosen, rejected]
+    if scores_prompt:
+        chosen = replace(chosen, labels=chosen.prompt + chosen.answer)
+    return [chosen, rejected]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a policy says of B pairs, as the objectives take it: [B] each."""
+class PairOutputs:
+    """The policy's log-probabilities of B pairs, as the losses take them: [B] each."""
 
     logps: PairLogprobs
     nll: Tensor  # of the chosen sequence's scored tokens, summed
     weights: Tensor | None  # WPO's
 
 
-class PreferenceTrainer(LabTrainer):
+class PreferenceObjective(Objective):
     """Pairs, with the reference's log-probabilities as columns where the method has a reference."""
 
-    def __init__(self, setting: TrainContext, train: list[Row], heldout: list[Row]) -> None:
-        method = setting.spec.method
+    def __init__(self, context: TrainContext) -> None:
+        super().__init__(context)
+        method = context.spec.method
         assert isinstance(method, Pairwise)
-        self.method, self.objective = method, bound(method)
-        self.prompt_loss = isinstance(method, ORPO) and method.prompt_loss and method.sft_weight > 0
-        self.wants = {"log_sum_squares": method.wpo}
-        super().__init__(setting, train, heldout)
+        self.method, self.loss = method, bind_loss(method)
+        self.logprob_options = {"log_sum_squares": method.wpo}
 
-    def completed(self, rows: list[Row]) -> list[Row]:
-        """With the reference's sums, where the method has a reference."""
-        return with_reference(self.setting, rows) if self.method.needs_reference else rows
+    def with_reference_logps(self, rows: list[Row]) -> list[Row]:
+        """With REFERENCE_COLUMNS in nats, summed as the method sums, where the method has a reference."""
+        if not self.method.needs_reference:
+            return rows
+        logps = reference_logps(self.context, [answer for row in rows for answer in pair_sequences(row)])
+        completed = []
+        for row, chosen, rejected in zip(rows, logps[::2], logps[1::2], strict=True):
+            sums = [
+                self._reference_sum(tokens, min(len(chosen), len(rejected))) for tokens in (chosen, rejected)
+            ]
+            completed.append({**row, **dict(zip(REFERENCE_COLUMNS, sums, strict=True))})
+        return completed
 
-    def sequences(self, row: Row) -> list[ScoredSequence]:
+    def _reference_sum(self, logps: Tensor, shared_length: int) -> float:
+        """One answer's token log-probabilities, summed as `_sums` does."""
+        damping = self.method.length_damping
+        if damping is None:
+            return float(logps.sum())
+        return float(logps[:shared_length].sum() + damping * logps[shared_length:].sum())
+
+    def score_inputs(self, row: Row) -> list[ScoredSequence]:
         """Chosen, then rejected."""
-        return sequences(row, self.prompt_loss)
+        return pair_sequences(row, scores_prompt=self.method.scores_prompt)
 
-    def columns(self, rows: list[Row]) -> dict[str, Tensor]:
-        """The reference's sums, and how many tokens the NLL is over."""
-        found = {"nll_tokens": torch.tensor([len(self.sequences(row)[0].scored()) for row in rows])}
+    def batch_columns(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """The reference's sums, and the number of tokens that the NLL is over."""
+        columns = {"nll_tokens": torch.tensor([len(self.score_inputs(row)[0].scored()) for row in rows])}
         if self.method.needs_reference:
-            found |= {name: torch.tensor([row[name] for row in rows]) for name in REFERENCE_COLUMNS}
-        return found
+            columns |= {name: torch.tensor([row[name] for row in rows]) for name in REFERENCE_COLUMNS}
+        return columns
 
-    def values(self, seen: TokenLogprobs, batch: GlobalBatch) -> dict[str, Tensor]:
+    def loss_and_metrics(self, outputs: TokenLogprobs, batch: GlobalBatch) -> dict[str, Tensor]:
         """TRL's metrics."""
-        places = seen.sequence_ids[::2] // 2  # which rows of the batch: a pair is never parted
-        said = self._said(seen)
-        return self._values(said, self._reference(batch, places, said.logps), batch)
+        policy = self._pair_outputs(outputs)
+        rows = outputs.sequence_ids[::2] // 2  # of the batch: a pair is never separated
+        return self._loss_and_metrics(policy, self._reference(batch, rows, policy.logps), batch)
 
-    def _values(self, said: Said, reference: PairLogprobs | None, batch: GlobalBatch) -> dict[str, Tensor]:
-        found = self.objective(said.logps, reference) if reference else self.objective(said.logps)
-        loss = found.losses if said.weights is None else found.losses * said.weights
+    def _loss_and_metrics(
+        self, policy: PairOutputs, reference: PairLogprobs | None, batch: GlobalBatch
+    ) -> dict[str, Tensor]:
+        pair_loss = self.loss(policy.logps, reference) if reference else self.loss(policy.logps)
+        loss = pair_loss.losses if policy.weights is None else pair_loss.losses * policy.weights
         metrics = {}
         if self.method.sft_weight:
-            nll = said.nll * (
-                batch.rows / batch.columns["nll_tokens"].sum()
-            )  # its mean over rows is the mean over tokens
+            nll = policy.nll * (
+                batch.num_rows / batch.columns["nll_tokens"].sum()
+            )  # its mean over rows is that over tokens
             loss = loss + self.method.sft_weight * nll
             metrics["nll_loss"] = nll.detach()
-        margins = found.chosen_rewards - found.rejected_rewards
+        margins = pair_loss.chosen_rewards - pair_loss.rejected_rewards
         return {
             "loss": loss,
-            "rewards/chosen": found.chosen_rewards,
-            "rewards/rejected": found.rejected_rewards,
-            "rewards/accuracies": losses.accuracy(margins),
+            "rewards/chosen": pair_loss.chosen_rewards,
+            "rewards/rejected": pair_loss.rejected_rewards,
+            "rewards/accuracies": pair_accuracy(margins),
             "rewards/margins": margins,
-            "logps/chosen": said.logps.chosen.detach(),
-            "logps/rejected": said.logps.rejected.detach(),
+            "logps/chosen": policy.logps.chosen.detach(),
+            "logps/rejected": policy.logps.rejected.detach(),
             **metrics,
         }
 
-    def _said(self, seen: TokenLogprobs) -> Said:
-        answer = seen.offsets >= 0  # [S]
-        lengths = seen.sum_by_sequence(answer.to(seen.logps.dtype))  # [2B]
-        sums = (
-            self._summed(seen, lengths)
-            if isinstance(self.method, LDDPO)
-            else seen.sum_by_sequence(torch.where(answer, seen.logps, 0.0))
-        )
+    def _pair_outputs(self, outputs: TokenLogprobs) -> PairOutputs:
+        in_answer = outputs.offsets >= 0  # [S]
+        lengths = outputs.sum_by_sequence(in_answer.to(outputs.logps.dtype))  # [2B]
+        sums = self._sums(outputs, in_answer, lengths)
         weights = None
-        if seen.log_sum_squares is not None and self.method.wpo:
-            means = seen.sum_by_sequence(torch.where(answer, seen.logps - seen.log_sum_squares, 0.0)) / lengths.clamp(min=1)
-            weights = losses.wpo_weights(means[::2], means[1::2])
-        return Said(
-            PairLogprobs(sums[::2], sums[1::2], lengths[::2], lengths[1::2]),
-            -seen.sum_by_sequence(seen.logps)[::2],
-            weights,
-        )
+        if outputs.log_sum_squares is not None and self.method.wpo:
+            aligned = torch.where(in_answer, outputs.logps - outputs.log_sum_squares, 0.0)
+            means = outputs.sum_by_sequence(aligned) / lengths.clamp(min=1)
+            weights = wpo_weights(means[::2], means[1::2])
+        logps = PairLogprobs(sums[::2], sums[1::2], lengths[::2], lengths[1::2])
+        return PairOutputs(logps, -outputs.sum_by_sequence(outputs.logps)[::2], weights)
 
-    def _summed(self, seen: TokenLogprobs, lengths: Tensor) -> Tensor:
-        """LD-DPO's sums: [2B]."""
-        assert isinstance(self.method, LDDPO)
-        public = torch.minimum(lengths[::2], lengths[1::2]).repeat_interleave(2)
-        return losses.length_damped_sum(
-            seen.logps, seen.segment_ids, seen.offsets, public, len(lengths), alpha=self.method.alpha
-        )
+    def _sums(self, outputs: TokenLogprobs, in_answer: Tensor, lengths: Tensor) -> Tensor:
+        """Each answer's log-probability: [2B] nats."""
+        damping = self.method.length_damping
+        if damping is None:
+            return outputs.sum_by_sequence(torch.where(in_answer, outputs.logps, 0.0))
+        shared = torch.minimum(lengths[::2], lengths[1::2]).repeat_interleave(2)
+        owners = outputs.segment_ids
+        return length_damped_sum(outputs.logps, owners, outputs.offsets, shared, len(lengths), alpha=damping)
 
-    def _reference(self, batch: GlobalBatch, places: Tensor, policy: PairLogprobs) -> PairLogprobs | None:
+    def _reference(self, batch: GlobalBatch, rows: Tensor, policy: PairLogprobs) -> PairLogprobs | None:
         if not self.method.needs_reference:
             return None
-        reference = replace(
-            policy,
-            **{
-                answer: batch.columns[name][places]
-                for answer, name in zip(ANSWERS, REFERENCE_COLUMNS, strict=True)
-            },
-        )
-        if self.model.training and self.state.global_step == 0:
-            for answer in ANSWERS:
-                lengths = getattr(policy, f"{answer}_lengths")
-                check_first_step(self.setting, getattr(policy, answer), getattr(reference, answer), lengths)
+        chosen, rejected = (batch.columns[name][rows] for name in REFERENCE_COLUMNS)
+        reference = replace(policy, chosen=chosen, rejected=rejected)
+        if batch.is_first_step:
+            check_first_step(self.context, policy.chosen, chosen, policy.chosen_lengths)
+            check_first_step(self.context, policy.rejected, rejected, policy.rejected_lengths)
         return reference
 
-    def heldout_values(self, initial: bool) -> dict[str, Tensor]:
-        """The initial policy is the reference: it need not be asked again."""
-        unlike = (
-            isinstance(self.method, LDDPO) and self.method.sft_weight
-        )  # its sums are not those of the NLL
-        if not initial or not self.method.needs_reference or self.method.wpo or unlike:
-            return super().heldout_values(initial)
-        columns = self.columns(self.heldout)
-        lengths = (torch.tensor([len(row[f"{answer}_ids"]) for row in self.heldout]) for answer in ANSWERS)
+    def initial_heldout_values(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
+        """The initial policy is the reference: it need not be asked again, where the reference's sums say
+        all.
+        """
+        other_sums = self.method.length_damping is not None and self.method.sft_weight  # not those of the NLL
+        if not self.method.needs_reference or self.method.wpo or other_sums:
+            return None
+        columns = self.batch_columns(rows)
+        lengths = (torch.tensor([len(row[f"{answer}_ids"]) for row in rows]) for answer in ANSWERS)
         reference = PairLogprobs(*(columns[name] for name in REFERENCE_COLUMNS), *lengths)
-        return self._values(
-            Said(reference, -reference.chosen, None), reference, GlobalBatch([], len(self.heldout), columns)
-        )
+        policy = PairOutputs(reference, -reference.chosen, None)
+        return self._loss_and_metrics(policy, reference, GlobalBatch([], len(rows), columns))

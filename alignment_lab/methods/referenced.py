@@ -1,9 +1,8 @@
-"""What methods with a reference share: its log-probabilities as columns of the rows, and the proof that they fit."""
+"""What methods with a reference share: its log-probabilities, and the proof that they fit the policy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,36 +10,36 @@ from torch import Tensor
 from ..engine.packing import ScoredSequence
 from ..engine.reference import fetch_reference_logps, reference_folder
 from ..engine.reference_cache import check_agreement
-from ..training.context import TrainContext
+from ..training import TrainContext
 
-Row = dict[str, Any]
-APART = {
+TOLERANCE = {
     torch.float32: 1e-3,
     torch.bfloat16: 0.1,
-}  # nats per token between two computations of the same log-probability
+}  # nats per token between two computations of a log-probability
 
 
-def reference_logps(setting: TrainContext, sequences: Sequence[ScoredSequence]) -> list[Tensor]:
-    """log p of every answer token under the reference, [tokens] nats per sequence; says how much of it was there already."""
-    where = reference_folder(setting.weights, setting.dtype)
-    found, asked = fetch_reference_logps(
-        setting.model, sequences, setting.engine, setting.dtype, where, setting.console
-    )
-    said = f"reference: {len(sequences) - asked} of {len(sequences)} answers from {where}"
-    setting.console.print(said, highlight=False, soft_wrap=True)
-    return found
-
-
-def check_first_step(setting: TrainContext, policy: Tensor, reference: Tensor, lengths: Tensor) -> None:
-    """UserError where the untrained policy is not its reference: [N] sums, [N] tokens. The first step's own forward proves the store.
-
-    A policy that is no number says nothing of the store: the step will not be taken.
+def reference_logps(context: TrainContext, sequences: Sequence[ScoredSequence]) -> list[Tensor]:
+    """log p of every answer token under the reference, [tokens] nats per sequence; prints how many the cache
+    had.
     """
-    sound = torch.isfinite(policy.detach())
-    stored, live = (
-        list((sums.detach() / lengths.clamp(min=1))[sound, None].cpu().numpy())
+    folder = reference_folder(context.weights_digest, context.dtype)
+    logps, computed = fetch_reference_logps(
+        context.model, sequences, context.engine, context.dtype, folder, context.console
+    )
+    context.notice(f"reference: {len(sequences) - computed} of {len(sequences)} answers from {folder}")
+    return logps
+
+
+def check_first_step(context: TrainContext, policy: Tensor, reference: Tensor, lengths: Tensor) -> None:
+    """Raise UserError where the untrained policy is not its reference: [N] sums in nats, [N] tokens.
+
+    The first step's own forward pass proves the cache. A policy that is NaN says nothing of it: no step will
+    be taken.
+    """
+    finite = torch.isfinite(policy.detach())
+    cached, live = (
+        list((sums.detach() / lengths.clamp(min=1))[finite, None].cpu().numpy())
         for sums in (reference, policy)
     )
-    check_agreement(
-        stored, live, tolerance=APART[setting.dtype], folder=reference_folder(setting.weights, setting.dtype)
-    )
+    folder = reference_folder(context.weights_digest, context.dtype)
+    check_agreement(cached, live, tolerance=TOLERANCE[context.dtype], folder=folder)

@@ -17,13 +17,12 @@ from .wandb_run import has_key
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from transformers import TrainerCallback
 
 Opener = Callable[[Experiment, RunDirectory, "Console"], Tracker]
 EXTRAS = {"trackio": "trackio"}  # what a plain installation lacks, and the extra that has it
 _followers: list[Follower] = []  # of the run in this process: one at most
 
-__all__ = ["conclude_tracking", "end_tracking", "has_key", "tracker_callbacks", "tracker_problems"]
+__all__ = ["conclude_tracking", "end_tracking", "has_key", "open_follower", "tracker_problems"]
 
 
 def _tensorboard(spec: Experiment, run: RunDirectory, console: Console) -> Tracker:
@@ -71,30 +70,15 @@ def tracker_problems(spec: Experiment) -> Iterator[str]:
             yield "tracking.wandb=true: WANDB_MODE=online, and there is no login here; call `wandb login`, or leave WANDB_MODE unset."
 
 
-def tracker_callbacks(spec: Experiment, run: RunDirectory, console: Console) -> list[TrainerCallback]:
-    """The callback that tells them, where there are any: after every step that metrics.jsonl was given."""
+def open_follower(spec: Experiment, run: RunDirectory, console: Console) -> Follower | None:
+    """What passes metrics.jsonl on to the trackers of this experiment; None where it wants none."""
     names = requested_trackers(spec)
     if not names:
-        return []
-    from transformers import TrainerCallback
-
+        return None
     end_tracking(run, failed=True)  # of a run before, in a sweep, whose page could not be written
     follower = Follower(run, [TRACKERS[name](spec, run, console) for name in names])
     _followers.append(follower)
-
-    class Tell(TrainerCallback):
-        """What is in metrics.jsonl when training begins is of attempts before; not all of it may have been told."""
-
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            follower.begin()
-
-        def on_log(self, *_: Any, **__: Any) -> None:
-            follower.tell()
-
-        def on_train_end(self, *_: Any, **__: Any) -> None:
-            follower.tell()
-
-    return [Tell()]
+    return follower
 
 
 def conclude_tracking(spec: Experiment, run: RunDirectory, console: Console) -> None:

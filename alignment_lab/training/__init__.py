@@ -1,14 +1,10 @@
-"""From an experiment to transformers' Trainer: its arguments, the order of rows, one optimizer step, what is logged, and the fit itself."""
+"""The training loop: batches, one optimizer step, checkpoints, callbacks. Refuses to know any method's
+loss.
+"""
 
-import contextlib
-import io
+from .callbacks import Callback, Hooks
+from .context import TrainContext
+from .loop import Trainer
+from .objective import Objective
 
-with contextlib.redirect_stdout(io.StringIO()):  # it prints WANDB_MODE, whether anybody uses wandb or not
-    import transformers.integrations.integration_utils  # noqa: F401
-
-from .arguments import arguments
-from .fit import fit, save
-from .sampler import GlobalBatchSampler
-from .trainer import GlobalBatch, LabTrainer
-
-__all__ = ["GlobalBatch", "GlobalBatchSampler", "LabTrainer", "arguments", "fit", "save"]
+__all__ = ["Callback", "Hooks", "Objective", "TrainContext", "Trainer"]

@@ -1,142 +1,132 @@
-"""What happens at each step besides the step: metrics on disk, checkpoints committed, evaluation asked for, a bar moved."""
+"""Who is told what as training goes on: a typed list of callbacks, and hooks that are given at
+construction.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-from ..distributed import collectives
 from ..runtime.files import utc_now
 from ..runtime.progress import ProgressBar
-from ..runtime.run_directory import RunDirectory
-from ..runtime.signals import StopRequest
+from ..tracking import open_follower
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..config import Experiment
+    from ..data import Row
+    from ..runtime.run_directory import RunDirectory
     from .context import TrainContext
+    from .loop import Trainer
+    from .state import TrainState
 
 
-class MetricsLog(TrainerCallback):
-    """Appends every logged step to metrics.jsonl; run.json says where this attempt began, for whoever wants to know its speed."""
+def _nothing(*_: object) -> None:
+    """The default of a hook."""
 
-    def __init__(self, run: RunDirectory, setting: TrainContext) -> None:
-        self.run, self.tokens_per_step = run, round(setting.tokens_per_step, 1)
-        self.steps_per_epoch = setting.available / setting.spec.training.global_batch
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+@dataclass(frozen=True)
+class Hooks:
+    """What a run does at the loop's turning points. By default nothing."""
+
+    # something moved: a pass, a file that was written
+    heartbeat: Callable[[], None] = _nothing
+    # around the reference's log-probabilities
+    reference_timer: AbstractContextManager[None] = field(default_factory=nullcontext)
+    # once, before a checkpoint is loaded and the first step is taken
+    on_start: Callable[[Trainer], None] = _nothing
+    # a step was not taken: its number, its gradient's norm, its rows
+    on_nonfinite: Callable[[int, float, list[Row]], None] = _nothing
+
+
+class Callback:
+    """Told of each event of the loop, in the order of the list. Every method may be left out."""
+
+    def on_train_begin(self, state: TrainState) -> None:
         """The first step is next."""
-        self.run.update_state(
-            training={
-                "from_step": state.global_step,
-                "since": utc_now(),
-                "tokens_per_step": self.tokens_per_step,
-            }
+
+    def on_step_end(self, state: TrainState) -> None:
+        """A step was taken, and is not logged yet."""
+
+    def on_log(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        """Metrics of the steps since the last log, or of held-out rows."""
+
+    def on_train_end(self, state: TrainState) -> None:
+        """The last step was taken."""
+
+
+class MetricsLog(Callback):
+    """Appends every logged step to metrics.jsonl; run.json says where this attempt began, so that its speed
+    is known.
+    """
+
+    def __init__(self, run: RunDirectory, context: TrainContext) -> None:
+        self.run, self.tokens_per_step = run, round(context.tokens_per_step, 1)
+        self.steps_per_epoch = context.available / context.spec.training.global_batch
+
+    def on_train_begin(self, state: TrainState) -> None:
+        """Note the step that this attempt starts from."""
+        start = {"from_step": state.step, "since": utc_now(), "tokens_per_step": self.tokens_per_step}
+        self.run.update_state(training=start)
+
+    def on_log(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        """Write one line, with the epoch counted over all rows of the data."""
+        self.run.log_metrics(
+            {"step": state.step, **metrics, "epoch": round(state.step / self.steps_per_epoch, 4)}
         )
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: Any,
-    ) -> None:
-        """One line a step, its epoch counted over all rows of the data; the Trainer's closing summary goes into report.json instead."""
-        if logs and "train_runtime" not in logs:
-            self.run.log_metrics(
-                {
-                    "step": state.global_step,
-                    **logs,
-                    "epoch": round(state.global_step / self.steps_per_epoch, 4),
-                }
-            )
+
+class TrackerCallback(Callback):
+    """Passes metrics.jsonl on to tensorboard, wandb or trackio, after every line that it was given.
+
+    What it holds when training begins is of attempts before; not all of it may have been passed on.
+    """
+
+    def __init__(self, spec: Experiment, run: RunDirectory, console: Console) -> None:
+        self.follower = open_follower(spec, run, console)
+
+    def on_train_begin(self, state: TrainState) -> None:
+        """Pass on what attempts before logged."""
+        if self.follower:
+            self.follower.begin()
+
+    def on_log(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        """Pass on the new line."""
+        if self.follower:
+            self.follower.tell()
+
+    def on_train_end(self, state: TrainState) -> None:
+        """Pass on what is left."""
+        if self.follower:
+            self.follower.tell()
 
 
-class LogLastStep(TrainerCallback):
-    """What the steps since the last log came to is not lost, whatever training.logging_steps is."""
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """All processes together: they gather what they log."""
-        control.should_log |= state.global_step >= state.max_steps
-
-
-class LeaveWhenAsked(TrainerCallback):
-    """A signal came: the step in progress was the last, it is logged, and a checkpoint is committed."""
-
-    def __init__(self, stop: StopRequest) -> None:
-        self.stop, self.left = stop, False
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """From here on there is something to lose."""
-        self.stop.deferred = True
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """All processes leave at the same step."""
-        if collectives.any_process(self.stop.signal is not None):
-            self.left = control.should_save = control.should_training_stop = True
-
-
-class EvaluateEvery(TrainerCallback):
-    """Asks for an evaluation every `steps` optimizer steps."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Not at the last step: the run measures itself after training anyway."""
-        if state.global_step % self.steps == 0 and state.global_step < state.max_steps:
-            control.should_evaluate = True
-
-
-class ShowSteps(TrainerCallback):
+class ProgressCallback(Callback):
     """A bar of optimizer steps with the latest loss."""
+
+    SHOWN = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
 
     def __init__(self, console: Console) -> None:
         self.console, self.note = console, ""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, state: TrainState) -> None:
         """Open the bar."""
         self.bar = ProgressBar("training", state.max_steps, self.console)
-        self.bar.done = state.global_step
+        self.bar.done = state.step
         self.bar.__enter__()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Move the bar; a step's log comes after its end, so the note is that of the step before."""
+    def on_step_end(self, state: TrainState) -> None:
+        """Advance the bar; the note is that of the last logged step."""
         self.bar.advance(self.note)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: Any,
-    ) -> None:
-        """Keep what the next move shows."""
-        shown = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
-        self.note = (
-            "  ".join(f"{label} {logs[name]:.3f}" for name, label in shown.items() if logs and name in logs)
-            or self.note
-        )
+    def on_log(self, state: TrainState, metrics: Mapping[str, float]) -> None:
+        """Keep what the next step shows."""
+        parts = [f"{label} {metrics[name]:.3f}" for name, label in self.SHOWN.items() if name in metrics]
+        self.note = "  ".join(parts) or self.note
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, state: TrainState) -> None:
         """Close the bar."""
         self.bar.__exit__()

@@ -1,11 +1,11 @@
-"""What every method's trainer is built from."""
+"""One experiment, loaded: what the loop and every method's objective are built from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ..data import take_groups, max_sequence_length, count_tokens, generation_rows
+from ..data import Row, count_tokens, generation_rows, max_sequence_length, take_groups
 from ..engine.choice import choose_engine
 from ..engine.layout import Engine
 from ..engine.reference import weights_digest
@@ -13,64 +13,70 @@ from ..models.packed_attention import kernel_name
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
     from rich.console import Console
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from ..config import Experiment
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainContext:
-    """One experiment, loaded: tokenized rows, model on its device, how it is computed, and transformers' arguments."""
+    """Tokenized rows, the model on its device, and how it is computed."""
 
     spec: Experiment
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    train: list[dict[str, Any]]
-    heldout: list[dict[str, Any]]
+    train_rows: list[Row]
+    heldout_rows: list[Row]
     available: int  # training rows of the data; a run of few steps tokenizes only those that it can see
-    arguments: TrainingArguments
+    accelerator: Accelerator
     device: torch.device
     dtype: torch.dtype
-    budget: int  # tokens per forward pass
+    max_tokens: int  # of a forward pass
+    gradient_checkpointing: bool
     console: Console
-    engine: Engine = field(
-        default_factory=lambda: Engine(packed=False, max_tokens=0)
-    )  # how rows are laid out: known when the model can be called
-    weights: str = ""  # what the untouched weights are, by content: reference.digest
+    engine: Engine = field(default_factory=lambda: Engine(packed=False, max_tokens=0))
+    weights_digest: str = ""  # of the initial weights, by content
 
-    def complete(self) -> TrainContext:
-        """The same with engine and weights, told from a model that can be called: a sharded one only when it is wrapped.
+    def choose_layout(self) -> None:
+        """Set `engine` and `weights_digest`, once the model can be called: a sharded one only when it is
+        wrapped.
 
-        Says how rows are laid out, with the reason where they are padded. Every process together.
+        Prints how rows are laid out, with the reason where they are padded. Every process together.
         """
-        if self.weights:
-            return self
-        engine, reason = choose_engine(
-            self.model, max(map(max_sequence_length, [*self.train, *self.heldout])), self.budget, self.device
-        )
-        by = f" by {name}" if (name := kernel_name(self.device)) else ""
-        layout = f"packed, prompts shared{by}" if engine.packed else f"padded: {reason}"
-        kept = (
-            "gradient checkpointing"
-            if self.arguments.activation_checkpointing
-            else "no gradient checkpointing"
-        )
-        said = f"engine: {layout}; {engine.max_tokens} tokens a pass; {self.dtype}, {kept}".replace("torch.", "")
-        self.console.print(said, highlight=False, soft_wrap=True)
-        return replace(self, engine=engine, weights=weights_digest(self.model))
+        if self.weights_digest:
+            return
+        longest = max(map(max_sequence_length, [*self.train_rows, *self.heldout_rows]))
+        self.engine, reason = choose_engine(self.model, longest, self.max_tokens, self.device)
+        kernel = kernel_name(self.device)
+        packed = "packed, prompts shared" + (f" by {kernel}" if kernel else "")
+        layout = packed if self.engine.packed else f"padded: {reason}"
+        memory = "gradient checkpointing" if self.gradient_checkpointing else "no gradient checkpointing"
+        dtype = str(self.dtype).removeprefix("torch.")
+        self.notice(f"engine: {layout}; {self.engine.max_tokens} tokens a pass; {dtype}, {memory}")
+        self.weights_digest = weights_digest(self.model)
+
+    def notice(self, text: str) -> None:
+        """Print one line; the main process's console alone is not quiet."""
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     @property
     def tokens_per_step(self) -> float:
         """Tokens of the rows of a global batch, on average, however the engine lays them out."""
-        return self.spec.training.global_batch * sum(map(count_tokens, self.train)) / len(self.train)
+        tokens = sum(map(count_tokens, self.train_rows))
+        return self.spec.training.global_batch * tokens / len(self.train_rows)
 
     @property
-    def scored(self) -> list[dict[str, Any]]:
-        """The first held-out rows: those whose loss is taken."""
-        return take_groups(self.heldout, self.spec.eval.rows)
+    def scored_rows(self) -> list[Row]:
+        """The first held-out rows: those whose loss is computed."""
+        return take_groups(self.heldout_rows, self.spec.eval.rows)
 
     @property
-    def asked(self) -> list[dict[str, Any]]:
-        """The first held-out rows whose prompts are answered; none of a model that cannot."""
-        return generation_rows(self.heldout, self.spec.eval.generations) if self.spec.method.generates else []
+    def generation_rows(self) -> list[Row]:
+        """The first held-out rows whose prompts are answered; none for a model that cannot generate."""
+        return (
+            generation_rows(self.heldout_rows, self.spec.eval.generations)
+            if self.spec.method.generates
+            else []
+        )

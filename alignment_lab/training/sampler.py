@@ -1,4 +1,4 @@
-"""In which order rows are seen: by seed and epoch alone, whatever the workers."""
+"""The order in which rows are seen: it depends on seed and epoch alone, whatever the workers."""
 
 from __future__ import annotations
 
@@ -9,45 +9,44 @@ from torch.utils.data import Sampler
 
 
 class GlobalBatchSampler(Sampler[list[int]]):
-    """The rows of each optimizer step: a seeded permutation per epoch of units, rows that stay together.
+    """The rows of each optimizer step: a seeded permutation per epoch of groups, rows that stay together.
 
-    Units of several kinds (desirable and undesirable answers, say) are spread over the epoch in proportion, so that every batch holds
-    about the same share of each; inside of a kind the order is random.
+    Groups of several kinds (desirable and undesirable answers, say) are spread over the epoch in proportion,
+    so that every batch holds about the same share of each; within a kind the order is random.
     """
 
     def __init__(
-        self, units: Sequence[Sequence[int]], kinds: Sequence[Hashable], global_batch: int, seed: int
+        self, groups: Sequence[Sequence[int]], kinds: Sequence[Hashable], global_batch: int, seed: int
     ) -> None:
-        self.units, self.kinds, self.global_batch, self.seed, self.epoch = units, kinds, global_batch, seed, 0
-        self.rows = sum(map(len, units))
+        self.groups, self.kinds, self.global_batch, self.seed = groups, kinds, global_batch, seed
+        self.epoch = self.first_batch = 0
+        self.num_rows = sum(map(len, groups))
 
     def __len__(self) -> int:
-        return -(-self.rows // self.global_batch)
+        """Global batches of an epoch."""
+        return -(-self.num_rows // self.global_batch)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each epoch, on resuming too."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """The next iteration gives this epoch, from `first_batch` on."""
+        self.epoch, self.first_batch = epoch, first_batch
 
     def order(self) -> list[int]:
         """All rows, in this epoch's order."""
-        shuffled = torch.randperm(
-            len(self.units), generator=torch.Generator().manual_seed(self.seed + self.epoch)
-        ).tolist()
-        ranks: dict[Hashable, int] = {}
-        places = []
-        for unit in shuffled:
-            rank = ranks[self.kinds[unit]] = ranks.get(self.kinds[unit], -1) + 1
-            places.append(rank)
-        spread = [
-            (rank + 0.5) / (ranks[self.kinds[unit]] + 1) for rank, unit in zip(places, shuffled, strict=True)
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        shuffled = torch.randperm(len(self.groups), generator=generator).tolist()
+        counts: dict[Hashable, int] = {}  # of groups of each kind so far
+        ranks = []  # of each group among those of its kind
+        for group in shuffled:
+            kind = self.kinds[group]
+            ranks.append(counts.get(kind, 0))
+            counts[kind] = counts.get(kind, 0) + 1
+        positions = [
+            (rank + 0.5) / counts[self.kinds[group]] for rank, group in zip(ranks, shuffled, strict=True)
         ]
-        return [
-            row
-            for _, unit in sorted(zip(spread, shuffled, strict=True), key=lambda pair: pair[0])
-            for row in self.units[unit]
-        ]
+        by_position = sorted(zip(positions, shuffled, strict=True), key=lambda pair: pair[0])
+        return [row for _, group in by_position for row in self.groups[group]]
 
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order()
-        for start in range(0, len(order), self.global_batch):
+        for start in range(self.first_batch * self.global_batch, len(order), self.global_batch):
             yield order[start : start + self.global_batch]

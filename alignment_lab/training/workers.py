@@ -10,29 +10,34 @@ import torch
 
 
 class PickledWhole:
-    """A thing of many small tensors that leaves a process as one string of bytes.
+    """An object of many small tensors that leaves a process as one string of bytes.
 
-    torch would open a shared file for each of the tensors, and with a few hundred passes a step that is more than a process may open.
+    torch would open a shared file for each tensor; a few hundred passes a step exceed the limit of open
+    files.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
         content = io.BytesIO()
         torch.save(vars(self), content)
-        return _unpacked, (type(self), content.getvalue())
+        return _unpickle, (type(self), content.getvalue())
 
 
-def _unpacked(kind: Any, content: bytes) -> Any:
+def _unpickle(kind: Any, content: bytes) -> Any:
     return kind(**torch.load(io.BytesIO(content), weights_only=False))
 
 
 def worker_options(count: int) -> dict[str, Any]:
-    """A DataLoader's settings. Forked, workers have the rows as they are when an epoch starts, and no rows are sent to them."""
-    return (
-        {"num_workers": count, "multiprocessing_context": "fork", "worker_init_fn": _begin} if count else {}
-    )
+    """Keywords of a DataLoader. Forked workers have the rows as they are when an epoch starts; none are sent
+    to them.
+    """
+    if not count:
+        return {}
+    return {"num_workers": count, "multiprocessing_context": "fork", "worker_init_fn": _reset_signals}
 
 
-def _begin(_: int) -> None:
-    """Ctrl-C is for the process that trains: it ends its workers. Whatever else that one does with signals is not for them."""
+def _reset_signals(_: int) -> None:
+    """Ctrl-C is for the process that trains: it ends its workers. The handlers of that process are not for
+    them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

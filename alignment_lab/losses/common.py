@@ -1,4 +1,4 @@
-"""What objectives are given and what they give back, and the arithmetic that several of them share."""
+"""What losses are given and what they give back, and the arithmetic that several of them share."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MAX_EXPONENT = 40.0  # exp(40) is 2e17; float32 can hold its square, which IPO and the gradient's norm take
+
 
 @dataclass(frozen=True)
 class PairLogprobs:
-    """log p(completion | prompt) of both answers of each row under one model, and the tokens that it was summed over."""
+    """log p(completion | prompt) of both answers of each row under one model, and the tokens that it was
+    summed over.
+    """
 
     chosen: Tensor  # [B] nats, summed over completion tokens
     rejected: Tensor  # [B] nats
@@ -21,7 +25,7 @@ class PairLogprobs:
 
 @dataclass(frozen=True)
 class PairLoss:
-    """One loss per pair, and what the objective takes for the reward of each answer, detached: [B] each."""
+    """One loss per pair, and what the loss takes for the reward of each answer, detached: [B] each."""
 
     losses: Tensor
     chosen_rewards: Tensor
@@ -30,15 +34,23 @@ class PairLoss:
 
 @dataclass(frozen=True)
 class SingleLoss:
-    """One loss per labelled answer, and what the objective takes for its reward, detached: [B] each."""
+    """One loss per labeled answer, and what the loss takes for its reward, detached: [B] each."""
 
     losses: Tensor
     rewards: Tensor
 
 
 def to_float32(values: Tensor) -> Tensor:
-    """In float32, or float64 where it is that already: differences of sums over hundreds of tokens are lost in bfloat16."""
+    """In float32, or float64 where it is that already: bfloat16 loses differences of sums over hundreds of
+    tokens.
+    """
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def log_ratios(policy: PairLogprobs, reference: PairLogprobs) -> tuple[Tensor, Tensor]:
+    """log pi(y|x) / pi_ref(y|x) of the chosen and the rejected answers: [B] nats each."""
+    chosen = to_float32(policy.chosen) - to_float32(reference.chosen)
+    return chosen, to_float32(policy.rejected) - to_float32(reference.rejected)
 
 
 def per_token(sums: Tensor, lengths: Tensor) -> Tensor:
@@ -46,13 +58,17 @@ def per_token(sums: Tensor, lengths: Tensor) -> Tensor:
     return to_float32(sums) / lengths.clamp(min=1)
 
 
-def accuracy(margins: Tensor) -> Tensor:
-    """Whether the chosen answer is the better one: [B] -> [B]. A tie counts as half: at the start every margin is 0."""
+def pair_accuracy(margins: Tensor) -> Tensor:
+    """1 where the chosen answer has the higher reward: [B] -> [B]. A tie counts 0.5: before training every
+    margin is 0.
+    """
     return (margins > 0).float() + 0.5 * (margins == 0).float()
 
 
 def smoothed_logistic(margin: Tensor, label_smoothing: float) -> Tensor:
-    """Cross-entropy of a pair's label, of which a share `label_smoothing` is believed to be flipped: [B] -> [B]."""
+    """Cross-entropy of a pair's label, of which a share `label_smoothing` is assumed to be flipped: [B] ->
+    [B].
+    """
     return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
 
 

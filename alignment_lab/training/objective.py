@@ -1,0 +1,116 @@
+"""What a method adds to the loop: which sequences of a row are scored, and what their log-probabilities
+cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..config.metrics import metric
+from ..engine.logprobs import TokenLogprobs, token_logprobs
+from ..evaluation.intervals import Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..data import Row
+    from ..engine.layout import ForwardBatch
+    from ..engine.packing import ScoredSequence
+    from .batch import GlobalBatch
+    from .context import TrainContext
+
+
+class Objective:
+    """The base of every method. Subclasses give at least `score_inputs` and `loss_and_metrics`."""
+
+    logprob_options: Mapping[str, bool] = {}  # keywords of `token_logprobs`
+
+    def __init__(self, context: TrainContext) -> None:
+        self.context = context
+
+    def score_inputs(self, row: Row) -> list[ScoredSequence]:
+        """The sequences of a row that are scored."""
+        raise NotImplementedError
+
+    def loss_and_metrics(self, outputs: TokenLogprobs, batch: GlobalBatch) -> dict[str, Tensor]:
+        """`loss` and every metric that `spec.method.metrics` names, one value per row among those in
+        `outputs`.
+
+        The loss of a step is the mean of `loss` over all rows of the batch.
+        """
+        raise NotImplementedError
+
+    def batch_columns(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """What else the loss needs of each row: [rows, ...] by name."""
+        return {}
+
+    def aux_sequences(self, rows: Sequence[Row]) -> list[ScoredSequence]:
+        """Sequences that are scored without a gradient, to inform the loss of the whole batch."""
+        return []
+
+    def aux_stats(self, batch: GlobalBatch) -> dict[str, Tensor]:
+        """Scalars for the loss of a batch, by name, computed before its first pass and without a gradient."""
+        return {}
+
+    def prepare_rows(self, rows: list[Row]) -> list[Row]:
+        """The rows with what the objective adds to them, from these rows alone."""
+        return rows
+
+    def with_reference_logps(self, rows: list[Row]) -> list[Row]:
+        """The rows with what only the initial policy can say. Called once, before the first step."""
+        return rows
+
+    def groups(self, rows: Sequence[Row]) -> tuple[list[list[int]], list[Hashable]]:
+        """Indices of rows that stay together in an epoch's order, and each group's kind: see
+        GlobalBatchSampler.
+        """
+        return [[index] for index in range(len(rows))], [0] * len(rows)
+
+    def forward(self, model: torch.nn.Module, batch: ForwardBatch) -> TokenLogprobs:
+        """One forward pass."""
+        return token_logprobs(model, batch, **self.logprob_options)  # type: ignore[arg-type]
+
+    def observe(self, metrics: Mapping[str, Tensor]) -> None:
+        """Take note of a training pass's metrics, for steps to come."""
+
+    def derive(self, logged: dict[str, float]) -> None:
+        """Add to a step's logged means what follows from them."""
+
+    # Held-out rows.
+
+    def heldout_values(
+        self, outputs: TokenLogprobs, batch: GlobalBatch, rows: Sequence[Row]
+    ) -> dict[str, Tensor]:
+        """The metrics of held-out rows, one value per row."""
+        return self.loss_and_metrics(outputs, batch)
+
+    def initial_heldout_values(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
+        """The same of the initial policy, where the reference's log-probabilities tell them; None: score the
+        rows.
+        """
+        return None
+
+    def heldout_scores(
+        self, outputs: TokenLogprobs, batch: GlobalBatch, rows: Sequence[Row]
+    ) -> dict[str, Scores]:
+        """The metrics of held-out rows with what their intervals need."""
+        return as_scores(self.heldout_values(outputs, batch, rows))
+
+    # What a checkpoint keeps.
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the objective remembers between steps, as JSON. Every process together; the main process's is
+        kept.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore it, on every process."""
+
+
+def as_scores(values: Mapping[str, Tensor]) -> dict[str, Scores]:
+    """One score per held-out row."""
+    return {name: Scores(rows.tolist(), share=metric(name).is_share) for name, rows in values.items()}
