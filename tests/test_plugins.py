@@ -286,7 +286,7 @@ def test_the_loss_is_the_users_function(composed_here):
     from alignment_lab.losses.pairwise import dpo
 
     spec = composed_here()
-    loss = plugins.plugin_loss(spec)
+    loss = plugins.plugin_loss(spec.method)
     assert loss is not None
     assert list(inspect.signature(loss).parameters) == ["policy", "reference", "beta", "tilt"]
     generator = torch.Generator().manual_seed(0)
@@ -305,7 +305,7 @@ def test_the_loss_is_the_users_function(composed_here):
 
 
 def test_the_lab_s_own_methods_have_no_plugin(composed):
-    assert plugins.plugin_loss(composed(["method=dpo"])) is None
+    assert plugins.plugin_loss(composed(["method=dpo"]).method) is None
 
 
 @pytest.mark.parametrize("wrong", ["losses.mean()", "losses[:1]"])
@@ -316,7 +316,7 @@ def test_a_loss_that_is_no_number_for_each_pair_is_refused(composed_here, folder
 
     write_plugin(folder, PLUGIN.replace("PairLoss(losses,", f"PairLoss({wrong},"))
     pairs = PairLogprobs(torch.zeros(3), torch.zeros(3), torch.ones(3), torch.ones(3))
-    loss = plugins.plugin_loss(composed_here())
+    loss = plugins.plugin_loss(composed_here().method)
     assert loss is not None
     with pytest.raises(UserError, match="the loss of tilted must return PairLoss"):
         loss(pairs, pairs, beta=0.1, tilt=0.0)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
@@ -28,9 +28,6 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from ..runtime.errors import UserError
 from ..runtime.paths import CODE_ROOT
 from .methods import METHOD_SCHEMAS, Method, Pairwise
-
-if TYPE_CHECKING:
-    from .experiment import Experiment
 
 PLUGIN_COPIES = "plugins"  # a folder beside the code of a sweep's snapshot: plugins/SHA256.py
 
@@ -106,24 +103,26 @@ def merge_method_settings(typed: DictConfig, settings: dict[str, Any]) -> None:
             raise ConfigCompositionException(f"Error merging override method.{key}={text}") from error
 
 
-def plugin_loss(spec: Experiment) -> Callable[..., Any] | None:
+def plugin_loss(method: Method) -> Callable[..., Any] | None:
     """The loss of a plugin's method, with the signature its author gave it; None for a method of the lab.
 
     Its result is checked: UserError where it is no PairLoss with one number for each pair.
     """
-    if spec.plugin is None:
+    by_schema = {
+        entry.schema: (entry, plugin) for plugin in loaded_plugins() for entry in plugin.methods.values()
+    }
+    if type(method) not in by_schema:
         return None
-    name, plugin = spec.method.name, load_plugin(spec.plugin, spec.plugin_sha256)
-    loss = plugin.methods[name].loss
+    entry, plugin = by_schema[type(method)]  # type: ignore[index]
 
-    @wraps(loss)
+    @wraps(entry.loss)
     def checked_loss(policy: Any, *reference: Any, **settings: Any) -> Any:
-        result = loss(policy, *reference, **settings)
+        result = entry.loss(policy, *reference, **settings)
         parts = [getattr(result, part, None) for part in ("losses", "chosen_rewards", "rejected_rewards")]
         if any(getattr(part, "shape", None) != policy.chosen.shape for part in parts):
             raise UserError(
-                f"plugin={plugin.reference}: the loss of {name} must return PairLoss(losses, chosen_rewards, "
-                "rejected_rewards), each with one number for each pair."
+                f"plugin={plugin.reference}: the loss of {method.name} must return PairLoss(losses, "
+                "chosen_rewards, rejected_rewards), each with one number for each pair."
             )
         return result
 

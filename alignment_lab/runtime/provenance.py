@@ -42,7 +42,7 @@ def _is_snapshot() -> bool:
 def git_state() -> dict[str, Any] | None:
     """Commit and uncommitted diff of the lab's code; None where it is not a git checkout."""
     try:
-        # Code installed into a repository of the user's, as .venv/ in it often is, is not what its commit has.
+        # Code in a user's repository, installed into its .venv/, is not what the commit of it has.
         _run("git", "ls-files", "--error-unmatch", "alignment_lab/__init__.py")
         commit = _run("git", "rev-parse", "HEAD").strip()
         return {
