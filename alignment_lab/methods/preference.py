@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import Divergent, Pairwise
+from ..config.plugins import plugin_loss
 from ..data import Row
 from ..engine.logprobs import TokenLogprobs
 from ..engine.packing import ScoredSequence
@@ -37,7 +38,7 @@ def bind_loss(method: Pairwise) -> Callable[..., PairLoss]:
         return partial(
             PAIRWISE[method.name], parts=[(weight, bind_loss(part)) for weight, part in method.parts]
         )
-    function = PAIRWISE[method.name]
+    function = plugin_loss(method) or PAIRWISE[method.name]
     parameters = inspect.signature(function).parameters.values()
     keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     loss = partial(function, **{name: getattr(method, name) for name in keywords})
