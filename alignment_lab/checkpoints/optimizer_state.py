@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..distributed import ranks
 from ..runtime.errors import RunError
+from ..runtime.library_internals import relink_optimizer_states
 
 FILE_BYTES = 4 * 2**30  # bytes of a file
 MASTER = "master"  # the float32 copy of a 16-bit weight, beside the optimizer's own exp_avg, exp_avg_sq, step, ...
@@ -215,8 +216,7 @@ class DeepSpeedOptimizerState:
         group of weights only.
         """
         if not self.cut and all(self.inner.state.get(flat) for flat in self.flats):
-            self.zero._hp_optimizer_states_linked = False
-            self.zero._lazy_init_hp_params_optimizer_state()
+            relink_optimizer_states(self.zero)
 
 
 def _piece(weight: Any, value: Tensor) -> Tensor:
