@@ -1,4 +1,4 @@
-"""Whole runs: every file of the run directory, the first loss, and what changes no weight: memory, workers, being cut off."""
+"""Whole runs: every file of the run directory, the first loss, and what does not change a weight."""
 
 import json
 import math
@@ -45,14 +45,14 @@ def weights(run: RunDirectory) -> str:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, composed):
-    """One short run of each method, made when first asked for."""
-    made: dict[str, RunDirectory] = {}
+    """`finished("dpo")`: a short run of a method, once for all tests."""
+    runs: dict[str, RunDirectory] = {}
 
     def make(method: str) -> RunDirectory:
-        if method not in made:
-            made[method] = RunDirectory(tmp_path_factory.mktemp(method) / "run")
-            run_action(composed([*TINY, f"method={method}", SAVED]), made[method])
-        return made[method]
+        if method not in runs:
+            runs[method] = RunDirectory(tmp_path_factory.mktemp(method) / "run")
+            run_action(composed([*TINY, f"method={method}", SAVED]), runs[method])
+        return runs[method]
 
     return make
 
@@ -81,18 +81,17 @@ def test_a_run_leaves_every_file(finished, method):
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_provenance_names_code_packages_machine_and_content(finished, method):
-    found = read_json(finished(method).provenance_file)
-    assert (
-        found["packages"]["torch"] == torch.__version__.partition("+")[0] or "+" in found["packages"]["torch"]
-    )
-    assert all(len(digest) == 64 for digest in found["content"].values())
-    assert found["content"].keys() == {"model", "data", "tokenizer"}
-    assert found["hardware"]["cores"] > 0
+    provenance = read_json(finished(method).provenance_file)
+    version = provenance["packages"]["torch"]
+    assert version == torch.__version__.partition("+")[0] or "+" in version
+    assert all(len(digest) == 64 for digest in provenance["content"].values())
+    assert provenance["content"].keys() == {"model", "data", "tokenizer"}
+    assert provenance["hardware"]["cores"] > 0
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_the_saved_model_loads_in_plain_transformers(finished, method):
-    """Weights moved from where they started, nothing is missing, and generation stops where the template does."""
+    """The weights have changed, nothing is missing, and generation stops at the template's end of turn."""
     run = finished(method)
     loaded, info = AutoModelForCausalLM.from_pretrained(run.model, output_loading_info=True)
     tokenizer = AutoTokenizer.from_pretrained(run.model)
@@ -123,11 +122,11 @@ def test_the_first_dpo_loss_is_log_2(finished):
     "memory", ["training.micro_tokens=1", "training.gradient_checkpointing=true", "model.attention=sdpa"]
 )
 def test_what_saves_memory_changes_no_weight(memory, composed, finished, tmp_path):
-    """A row at a time, activations computed twice, or padding: the same gradient, up to float32's order of summing."""
+    """A row at a time, recomputed activations, or padding: the same gradient up to float32 sums."""
     run = RunDirectory(tmp_path / "run")
     run_action(composed([*TINY, "method=dpo", "eval=none", memory]), run)
     first, second = (
-        AutoModelForCausalLM.from_pretrained(one.model).state_dict() for one in (run, finished("dpo"))
+        AutoModelForCausalLM.from_pretrained(each.model).state_dict() for each in (run, finished("dpo"))
     )
     assert all((first[name] - second[name]).abs().max() < 2e-5 for name in first)  # a step is up to 1e-3 long
     assert [row["loss"] for row in run.metrics()] == pytest.approx(
@@ -136,8 +135,8 @@ def test_what_saves_memory_changes_no_weight(memory, composed, finished, tmp_pat
 
 
 @pytest.mark.parametrize("method", ["dpo", "bco"])
-def test_measuring_on_the_way_changes_no_weight(method, composed, finished, tmp_path):
-    """Held-out rows are looked at and forgotten: they move no weight and no shift, and their numbers stand in the log."""
+def test_evaluation_during_training_changes_no_weight(method, composed, finished, tmp_path):
+    """Held-out rows change no weight and no shift of BCO, and their metrics are logged."""
     run = RunDirectory(tmp_path / "run")
     run_action(composed([*TINY, f"method={method}", SAVED, "training.eval_steps=1"]), run)
     assert weights(run) == weights(finished(method))
@@ -154,10 +153,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(composed, tmp
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto", "bco", "reward"])
-def test_a_cut_off_run_continues_to_the_same_weights(composed, finished, tmp_path, method):
-    """A copy of a finished run with its end taken away, and the same experiment again: step 3 is redone from checkpoint 2.
+def test_an_interrupted_run_ends_with_the_same_weights(composed, finished, tmp_path, method):
+    """A copy of a finished run without its end is run again: step 3 is repeated from checkpoint 2.
 
-    Of BCO the shift is in the checkpoint too: starting over from 0, the third loss would be another.
+    The checkpoint holds BCO's shift too: if it began at 0 again, the third loss would differ.
     """
     whole = finished(method)
     run = RunDirectory(tmp_path / "again")
@@ -173,7 +172,7 @@ def test_a_cut_off_run_continues_to_the_same_weights(composed, finished, tmp_pat
     ]
 
 
-PLACES = {  # the checkpoint that is left, and what else the run does; those with more are slow
+RESUMED = {  # the checkpoint that is left, and overrides; cases with overrides are slow
     "in the middle of an epoch": (7, []),
     "at an epoch's end": (5, []),
     "with several passes a step": (7, ["training.micro_tokens=40"]),
@@ -185,16 +184,16 @@ PLACES = {  # the checkpoint that is left, and what else the run does; those wit
 
 
 @pytest.mark.parametrize(
-    "place",
-    [pytest.param(name, marks=[pytest.mark.slow] if more else []) for name, (_, more) in PLACES.items()],
+    "case",
+    [pytest.param(name, marks=[pytest.mark.slow] if more else []) for name, (_, more) in RESUMED.items()],
 )
-def test_a_run_that_was_cut_off_goes_on_from_any_place(place, composed, tmp_path, write_rows):
-    """18 pairs are 5 steps an epoch, in an order of its own: all that is logged and the last weights are those of the whole run."""
-    step, more = PLACES[place]
+def test_a_run_is_resumed_from_any_step(case, composed, tmp_path, write_rows):
+    """18 pairs are 5 steps an epoch, each shuffled anew: log and weights are those of the whole run."""
+    step, more = RESUMED[case]
     rows = write_rows(
         [{"prompt": f"What is {n}?", "chosen": f"A number, {n}.", "rejected": "No."} for n in range(20)]
     )
-    words = [
+    overrides = [
         *TINY,
         "data=local",
         f"data.path={rows}",
@@ -202,7 +201,7 @@ def test_a_run_that_was_cut_off_goes_on_from_any_place(place, composed, tmp_path
         "training.num_train_epochs=2",
         "eval=none",
     ]
-    spec = composed([*words, f"training.save_steps={step}", *more])
+    spec = composed([*overrides, f"training.save_steps={step}", *more])
     whole, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "run")
     run_action(spec, whole)
     assert whole.metrics()[-1]["step"] == 10
@@ -218,7 +217,7 @@ def test_a_run_that_was_cut_off_goes_on_from_any_place(place, composed, tmp_path
     )
 
 
-def test_a_finished_run_is_left_as_it_is(composed, finished, capsys):
+def test_a_finished_run_is_left_unchanged(composed, finished, capsys):
     run = finished("dpo")
     before = run.state()
     run_action(composed([*TINY, SAVED]), run)
@@ -240,7 +239,7 @@ def test_a_directory_of_another_experiment_is_refused(composed, finished):
     assert run.state()["state"] == "finished"
 
 
-def test_a_failed_run_says_why(composed, tmp_path):
+def test_a_failed_run_records_the_reason(composed, tmp_path):
     """No row of the embedded data fits into 8 tokens."""
     run = RunDirectory(tmp_path / "run")
     with pytest.raises(UserError, match=r"data\.max_length=8"):
@@ -260,10 +259,10 @@ def test_dropped_and_truncated_rows_are_counted(composed, tmp_path):
         composed([*TINY, "data=local", f"data.path={path}", "data.max_length=60", "training.max_steps=-1"]),
         run,
     )
-    found = run.report()["rows"]
-    assert found["dropped"] == {"`chosen` equals `rejected`": 1}
-    assert found["truncated"] > 0
-    assert found["train"] == 35  # a tenth of 39 prompts is held out
+    counts = run.report()["rows"]
+    assert counts["dropped"] == {"`chosen` equals `rejected`": 1}
+    assert counts["truncated"] > 0
+    assert counts["train"] == 35  # a tenth of 39 prompts is held out
 
 
 def test_tokens_are_counted_once_a_row(composed, finished, tokenizer):

@@ -1,4 +1,4 @@
-"""Every method, run whole: three steps on tiny random weights leave what a run leaves. More is asked of sft and dpo in test_run.py."""
+"""A whole run of every method: three steps on tiny random weights. test_run.py has more for sft and dpo."""
 
 import json
 import math
@@ -22,7 +22,7 @@ SHORTEST = [
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("sft", "dpo")])
 def test_every_method_runs(method, composed, tmp_path):
-    """Three steps leave every file, a loss that is a number, and a model that loads by its own class; texts are the user's."""
+    """Three steps leave every file, finite losses, and a model that loads by its own class."""
     rows = tmp_path / "texts.jsonl"
     rows.write_text(
         "".join(json.dumps({"text": f"A text of {n} and more words."}) + "\n" for n in range(300))
@@ -38,8 +38,8 @@ def test_every_method_runs(method, composed, tmp_path):
     assert report["rows"]["train"] <= report["rows"]["available"]  # of texts too, whose rows are blocks
     assert report["rows"]["eval"] == (
         1 if method == "cpt" else 2
-    )  # two short texts are one block, the halves of a pair one of the sample
-    assert all(math.isfinite(found["after"]["value"]) for found in report["metrics"].values())
+    )  # two short texts are one block; the two halves of a pair count as one row
+    assert all(math.isfinite(metric["after"]["value"]) for metric in report["metrics"].values())
     kind = AutoModelForSequenceClassification if method == "reward" else AutoModelForCausalLM
     _, info = kind.from_pretrained(run.model, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
@@ -47,8 +47,8 @@ def test_every_method_runs(method, composed, tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["ddp", "zero2", "zero3", "fsdp"])
-def test_one_process_has_nobody_to_cut_with(preset, composed, tmp_path):
-    """A preset for many on a machine with one device is a run of one process."""
+def test_a_sharding_preset_runs_in_one_process(preset, composed, tmp_path):
+    """On a machine with one device there is nothing to shard."""
     run = RunDirectory(tmp_path / "run")
     run_action(composed([*TINY, *SHORTEST, f"parallel={preset}"]), run)
     assert run.state()["state"] == "finished"

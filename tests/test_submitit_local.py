@@ -1,4 +1,4 @@
-"""hydra-submitit-launcher's own local launcher with the lab's train.py: a process for each cell, from a pickle."""
+"""The local launcher of hydra-submitit-launcher with train.py: a process for each cell, from a pickle."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ SWEEP = [
 SWEEP += ["training.global_batch=4", "eval.rows=4", "eval.generations=0"]
 
 
-def test_cells_are_what_they_are_everywhere(door, tmp_path):
-    """One is finished, the other has its reason, in folders of the lab's names. What submitit pickles has secrets: nobody else reads it."""
+def test_cells_have_the_usual_folders_and_states(door, tmp_path):
+    """One cell finishes, the other records why it failed.
+
+    submitit's pickles hold secrets: only the user can read them.
+    """
     ended = door(
         *SWEEP,
         "training.learning_rate=1e-4,1e30",
@@ -47,16 +50,19 @@ def test_cells_are_what_they_are_everywhere(door, tmp_path):
         and (good.model / "model.safetensors").exists()
     )
     assert bad.state()["state"] == "failed" and "norm is nan" in bad.state()["error"]
-    knowing = {
+    folders_with_secret = {
         path.relative_to(swept).parts[0]
         for path in swept.rglob("*")
         if path.is_file() and b"f92cf0a1b" in path.read_bytes()
     }
-    assert knowing == {".submitit"} and (swept / ".submitit").stat().st_mode & 0o777 == 0o700
+    assert folders_with_secret == {".submitit"} and (swept / ".submitit").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_cell_whose_time_is_up_leaves_in_order_and_goes_on(tmp_path):
-    """submitit warns by SIGUSR2, and would throw the run away; the lab saves first. The command ends in a sentence."""
+def test_a_cell_at_its_time_limit_is_interrupted_and_resumed(tmp_path):
+    """submitit warns by SIGUSR2 and would discard the run; the lab saves first.
+
+    The command ends with a sentence.
+    """
     command = [sys.executable, str(ROOT / "train.py"), *SWEEP, "training.max_steps=60"]
     first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     run = RunDirectory(tmp_path / "swept/defaults")
@@ -64,12 +70,12 @@ def test_a_cell_whose_time_is_up_leaves_in_order_and_goes_on(tmp_path):
         assert first.poll() is None
         time.sleep(0.1)
     os.kill(run.state()["pid"], signal.SIGUSR2)
-    _, said = first.communicate(timeout=120)
+    _, errors = first.communicate(timeout=120)
     assert (
         first.returncode == 1
-        and said.startswith("error: hydra/launcher=submitit_local")
-        and said.count("\n") == 1
-    ), said
+        and errors.startswith("error: hydra/launcher=submitit_local")
+        and errors.count("\n") == 1
+    ), errors
     assert run.state()["state"] == "interrupted" and run.state()["error"].startswith(
         "interrupted by SIGUSR2 at step"
     )
