@@ -1,4 +1,4 @@
-"""`action=plan`: what it says, in what time, and that what it advises is true."""
+"""`action=plan`: what it prints, how fast, and that the command it advises works."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from alignment_lab import data, estimate
-from alignment_lab.actions import plan
+from alignment_lab.actions import plan, workload
 from alignment_lab.data import Splits, tokenization
 from alignment_lab.estimate import DEVICES
 from alignment_lab.runtime.errors import UserError
@@ -16,7 +16,7 @@ from alignment_lab.runtime.errors import UserError
 
 @pytest.fixture
 def printed(composed, capsys):
-    """`printed("model=mistral-7b")`: the lines of the plan, eighty columns wide; rows are read unless told otherwise."""
+    """`printed("model=mistral-7b")`: the lines of the plan in eighty columns, with its rows read or not."""
 
     def show(overrides: str = "", *, read: bool = True) -> list[str]:
         spec = composed([*overrides.split(), "action=plan"])
@@ -27,7 +27,7 @@ def printed(composed, capsys):
 
 
 def cells(lines: list[str], label: str) -> list[str]:
-    """What follows a row's label, in the first table that has one."""
+    """The words after a label, in the first line that starts with it."""
     line = next(line for line in lines if line.strip().startswith(label))
     return line.strip().removeprefix(label).split()
 
@@ -43,7 +43,7 @@ def pair(prompt: str, chosen: str, rejected: str):
     }
 
 
-# ---- what is said
+# ---- what is printed
 
 
 def test_every_kind_of_device_has_its_column(printed):
@@ -58,15 +58,15 @@ def test_every_kind_of_device_has_its_column(printed):
     assert cells(eight, "fits") == ["yes"] * 5
 
 
-def test_items_that_are_nought_are_left_out_and_all_add_up(printed):
+def test_items_that_are_0_are_left_out_and_all_add_up(printed):
     lines = printed("model=mistral-7b parallel=qlora")
     assert not any(line.strip().startswith(("gradients", "optimizer")) for line in lines)
     start, end = (
         next(number for number, line in enumerate(lines) if line.strip().startswith(word))
-        for word in ("weights", "together")
+        for word in ("weights", "total")
     )
     items = [float(line.split()[-6]) for line in lines[start:end] if line.strip()]
-    assert sum(items) == pytest.approx(float(cells(lines, "together")[0]), abs=0.06 * len(items))
+    assert sum(items) == pytest.approx(float(cells(lines, "total")[0]), abs=0.06 * len(items))
 
 
 def test_rows_tokens_and_steps(printed):
@@ -77,7 +77,7 @@ def test_rows_tokens_and_steps(printed):
     assert any("64 an epoch" in line for line in lines)
 
 
-def test_without_the_data_half_of_the_limit_is_assumed_and_said(printed):
+def test_without_the_data_half_of_the_limit_is_assumed(printed):
     lines = printed(
         "model=mistral-7b parallel=zero3 data=hub data.path=org/name data.max_length=512", read=False
     )
@@ -89,7 +89,7 @@ def test_without_the_data_half_of_the_limit_is_assumed_and_said(printed):
     assert cells(printed("data=hub data.path=org/name training.max_steps=5", read=False), "steps")[0] == "5,"
 
 
-def test_one_device_is_asked_for_by_name(printed):
+def test_a_plan_for_one_device(printed):
     lines = printed(
         "model=mistral-7b parallel=zero3 parallel.processes=2 training.global_batch=8 plan.device=h100"
     )
@@ -97,7 +97,7 @@ def test_one_device_is_asked_for_by_name(printed):
     assert sum(line.startswith("parallel=zero3: GB on") for line in lines) == 1
 
 
-def test_a_device_that_nobody_knows_is_refused_with_the_names(printed):
+def test_an_unknown_device_is_refused_with_the_known_names(printed):
     names = ", ".join(DEVICES)
     with pytest.raises(
         UserError, match=rf"^plan\.device=gtx: no such device is known; give one of {names}\.$"
@@ -108,12 +108,13 @@ def test_a_device_that_nobody_knows_is_refused_with_the_names(printed):
 def test_a_model_without_a_shape_is_refused_with_the_remedy(printed):
     with pytest.raises(
         UserError,
-        match=r"^action=plan: the shape of model=hub is not known here; give a directory .*model=llama-3\.1-8b\.$",
+        match=r"^action=plan: the shape of model=hub is not known here; "
+        r"give a directory .*model=llama-3\.1-8b\.$",
     ):
         printed("model=hub model.path=org/name")
 
 
-def test_auto_says_what_it_came_to_and_why(printed):
+def test_auto_prints_its_choice_and_the_reason(printed):
     lines = printed("model=mistral-7b parallel=auto plan.device=a100")
     assert " ".join(lines).startswith(
         "parallel=auto is lora on 1 x a100 (80 GB): training all weights would not fit"
@@ -137,33 +138,35 @@ def advised(lines: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "asked", ["model=mistral-7b parallel=zero3", "model=llama-3.1-8b", "model=smollm2-1.7b parallel=ddp", ""]
+    "overrides",
+    ["model=mistral-7b parallel=zero3", "model=llama-3.1-8b", "model=smollm2-1.7b parallel=ddp", ""],
 )
-def test_the_advice_composes_and_fits(asked, printed, composed):
-    lines = printed(asked)
+def test_the_advice_composes_and_fits(overrides, printed, composed):
+    lines = printed(overrides)
     spec = composed(advised(lines))
     count, name = lines[-2].partition(": ")[2].split(" (")[0].split(" x ")
     assert estimate.estimate_memory(spec, spec.parallel, DEVICES[name], int(count)).fits
-    assert composed(asked.split()).model == spec.model
+    assert composed(overrides.split()).model == spec.model
 
 
 def test_the_advice_keeps_what_was_written_and_replaces_the_preset(printed, monkeypatch):
-    asked = (
+    overrides = (
         "model=mistral-7b method=ipo parallel=zero3 parallel.rank=64 training.max_steps=5 plan.device=rtx4090"
     )
-    monkeypatch.setattr(sys, "argv", ["train.py", *asked.split(), "action=plan", "name=a b"])
+    monkeypatch.setattr(sys, "argv", ["train.py", *overrides.split(), "action=plan", "name=a b"])
     assert (
-        printed(asked)[-1]
-        == "    python train.py model=mistral-7b method=ipo parallel.rank=64 training.max_steps=5 'name=a b' parallel=lora"
+        printed(overrides)[-1]
+        == "    python train.py model=mistral-7b method=ipo parallel.rank=64 training.max_steps=5 'name=a b' "
+        "parallel=lora"
     )
 
 
-def test_asked_for_several_devices_the_advice_is_for_as_many(printed):
+def test_the_advice_is_for_the_number_of_devices_that_is_set(printed):
     lines = printed("model=mistral-7b parallel=zero3 parallel.processes=8 plan.device=rtx4090")
     assert advised(lines)[-2:] == ["parallel=zero3", "parallel.processes=8"]
 
 
-def test_where_nothing_fits_it_says_so(printed, monkeypatch):
+def test_no_preset_fits(printed, monkeypatch):
     monkeypatch.setitem(DEVICES, "toy", estimate.Device("toy", 2, 1))
     assert printed("model=mistral-7b plan.device=toy")[-1].startswith("No preset fits")
 
@@ -171,51 +174,51 @@ def test_where_nothing_fits_it_says_so(printed, monkeypatch):
 # ---- rows to tokens
 
 
-def measured(composed, rows, overrides=()):
-    return plan.measured(composed(list(overrides)), Splits(rows, [], ""))[0]
+def estimated(composed, rows, overrides=()):
+    return workload.estimate_workload(composed(list(overrides)), Splits(rows, [], ""))[0]
 
 
 def test_characters_to_tokens_by_hand(composed):
     """Four characters a token and five tokens around a message: 40 are 15 tokens, 400 are 105, 80 are 25."""
-    load = measured(composed, [pair("p" * 40, "c" * 400, "r" * 80)])
+    load = estimated(composed, [pair("p" * 40, "c" * 400, "r" * 80)])
     assert (load.rows, load.tokens_per_row, load.scored_per_row) == (1, 15 + 105 + 25, 105 + 25)
 
 
 def test_the_longest_rows_bound_a_pass(composed):
-    """A quarter more than the estimate: 145 are 182; with a batch of two, 145 + 85 are 288, of which 130 + 50 scored are 225."""
+    """A quarter more than the estimate: 145 gives 182, 145 + 85 in a step 288, 130 + 50 scored 225."""
     rows = [pair("p" * 40, "c" * 400, "r" * 80), pair("p" * 120, "c" * 80, "r" * 80), pair("p", "c", "r")]
-    load = measured(composed, rows, ["training.global_batch=2"])
+    load = estimated(composed, rows, ["training.global_batch=2"])
     assert (load.longest_row, load.max_step_tokens, load.max_step_scored) == (182, 288, 225)
 
 
-def test_a_plan_is_for_the_rows_that_there_are(printed, write_rows):
+def test_a_plan_reads_the_rows(printed, write_rows):
     path = write_rows([{"prompt": "p" * 40, "chosen": "c" * 400, "rejected": "r" * 80}] * 20)
-    asked = (
+    overrides = (
         "data=local data.max_length=1024 training.micro_tokens=16 training.global_batch=2 plan.device=h100"
     )
-    assert cells(printed(f"{asked} data.path={path}"), "tokens a pass") == ["182"]
+    assert cells(printed(f"{overrides} data.path={path}"), "tokens a pass") == ["182"]
     assert cells(
-        printed("data=hub data.path=org/name " + asked.partition(" ")[2], read=False), "tokens a pass"
+        printed("data=hub data.path=org/name " + overrides.partition(" ")[2], read=False), "tokens a pass"
     ) == ["2,048"]
 
 
-def test_a_completion_is_cut_at_the_limit_and_a_prompt_without_room_is_left_out(composed):
+def test_a_completion_is_truncated_and_a_prompt_without_room_is_left_out(composed):
     rows = [pair("p" * 40, "c" * 4000, "r" * 80), pair("p" * 4000, "c", "r")]
-    load = measured(composed, rows, ["data.max_length=100"])
+    load = estimated(composed, rows, ["data.max_length=100"])
     assert (load.rows, load.tokens_per_row, load.scored_per_row) == (1, 15 + 85 + 25, 85 + 25)
 
 
-def test_of_a_conversation_the_assistants_turns_are_scored(composed):
+def test_the_assistants_turns_of_a_conversation_are_scored(composed):
     row = {"messages": [{"role": "user", "content": "u" * 40}, {"role": "assistant", "content": "a" * 60}]}
-    load = measured(composed, [row], ["method=sft"])
+    load = estimated(composed, [row], ["method=sft"])
     assert (load.tokens_per_row, load.scored_per_row) == (15 + 20, 20)
-    assert measured(composed, [row], ["method=sft", "data.max_length=14"]).tokens_per_row == 14
+    assert estimated(composed, [row], ["method=sft", "data.max_length=14"]).tokens_per_row == 14
 
 
 def test_texts_fill_blocks(composed, write_rows):
     """10 texts of 400 characters are 1000 tokens: 10 blocks of 100."""
     path = write_rows([{"text": "t" * 400}] * 10)
-    load = measured(
+    load = estimated(
         composed,
         [{"text": "t" * 400}] * 10,
         ["method=cpt", "data=local", f"data.path={path}", "data.max_length=100"],
@@ -225,21 +228,24 @@ def test_texts_fill_blocks(composed, write_rows):
 
 @pytest.mark.parametrize("method", ["dpo", "sft", "kto"])
 def test_the_embedded_rows_are_estimated_within_a_factor(method, composed, tokenizer):
-    """Short rows under a template with a system prompt are the hard case: the estimate is 0.6 to 0.9 of the tokens."""
-    tokenize = {"dpo": tokenization.tokenize_pairs, "sft": tokenization.tokenize_conversations, "kto": tokenization.tokenize_unpaired}[
-        method
-    ]
+    """Short rows under a template with a system prompt are hard: the estimate is 0.6 to 0.9 of the tokens."""
+    tokenize = {
+        "dpo": tokenization.tokenize_pairs,
+        "sft": tokenization.tokenize_conversations,
+        "kto": tokenization.tokenize_unpaired,
+    }[method]
     spec = composed([f"method={method}"])
     rows = data.load_rows(spec)
-    found, _ = tokenize(tokenizer, rows.train, spec.data.max_length)
-    assert 0.55 < plan.measured(spec, rows)[0].tokens_per_row / (sum(map(data.count_tokens, found)) / len(found)) < 1.2
+    tokenized, _ = tokenize(tokenizer, rows.train, spec.data.max_length)
+    mean = sum(map(data.count_tokens, tokenized)) / len(tokenized)
+    assert 0.55 < workload.estimate_workload(spec, rows)[0].tokens_per_row / mean < 1.2
 
 
 # ---- how it answers
 
 
 def test_the_command_answers_at_once_without_torch_and_leaves_nothing(door, tmp_path):
-    """CPU seconds, with every import timed: whatever else the machine does."""
+    """Imports no torch; leaves no file."""
     ended = door("method=dpo", "model=mistral-7b", "parallel=zero3", "action=plan")
     assert (ended.code, ended.errors) == (0, [])
     assert ended.output.splitlines()[-1].startswith(
@@ -251,9 +257,10 @@ def test_the_command_answers_at_once_without_torch_and_leaves_nothing(door, tmp_
 
 def test_a_run_that_does_not_fit_is_refused_at_once(door):
     ended = door("method=dpo", "model=llama-3.1-8b", "parallel=ddp", "parallel.device=cpu")
-    (said,) = ended.errors
+    (error,) = ended.errors
     assert ended.code == 2
-    assert said.startswith(
-        "error: model=llama-3.1-8b parallel=ddp: an accelerator is not to be used, it needs about 130 GB of memory and "
+    assert error.startswith(
+        "error: model=llama-3.1-8b parallel=ddp: an accelerator is not to be used, "
+        "it needs about 130 GB of memory and "
     )
     assert not {"torch", "transformers"} & ended.imported

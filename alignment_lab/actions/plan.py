@@ -38,7 +38,7 @@ def run_plan(spec: Experiment, run: RunDirectory) -> None:
 
 
 def show_plan(spec: Experiment, rows: data.Splits | None, console: Console) -> None:
-    """Print model, memory, work and the smallest preset that fits; `rows` is None where the data cannot be read.
+    """Print model, memory, work and the smallest preset that fits; `rows` is None where they cannot be read.
 
     Raises UserError where the model's shape is unknown.
     """
@@ -70,7 +70,7 @@ def _print(part: RenderableType, console: Console, *, soft_wrap: bool = False) -
 
 
 def planned_devices(spec: Experiment) -> list[Device]:
-    """`plan.device`; else this machine's accelerator; without one, an accelerator of each size and this CPU."""
+    """`plan.device`, else this machine's accelerator, else an accelerator of each size and this CPU."""
     if spec.plan.device is not None:
         return [estimate.get_device(spec.plan.device)]
     device, _ = estimate.local_device()
@@ -78,7 +78,7 @@ def planned_devices(spec: Experiment) -> list[Device]:
 
 
 def planned_counts(spec: Experiment) -> list[int]:
-    """How many devices to plan for: parallel.processes, else this machine's accelerators, else DEFAULT_COUNTS."""
+    """How many devices: parallel.processes, else this machine's accelerators, else DEFAULT_COUNTS."""
     parallel, (device, count) = spec.parallel, estimate.local_device()
     uses_this_machine = spec.plan.device is None and device.accelerator
     if parallel.sharding is Sharding.none or parallel.processes or uses_this_machine:
@@ -92,8 +92,8 @@ def advice(spec: Experiment, devices: list[Device], counts: list[int]) -> list[s
     """How the time was estimated; the smallest device that fits with a preset, and the command for it."""
     accelerators = [device for device in devices if device.accelerator]
     note = (
-        f"Time: {estimate.UTILIZATION:.0%} of the peak in bfloat16 is assumed; short steps, slow networks, loading "
-        "and evaluation add to it."
+        f"Time: {estimate.UTILIZATION:.0%} of the peak in bfloat16 is assumed; "
+        "short steps, slow networks, loading and evaluation add to it."
     )
     lines = [note] if accelerators else []
     candidates = devices if len(devices) == 1 else accelerators
@@ -116,7 +116,7 @@ def advice(spec: Experiment, devices: list[Device], counts: list[int]) -> list[s
 
 
 def _fitting_cpu(spec: Experiment, devices: list[Device]) -> list[Device]:
-    """This machine's CPU, where it is one of several devices, and the experiment fits it in a bearable time."""
+    """This machine's CPU, where it is one of several devices, and the experiment is practical on it."""
     if len(devices) == 1:
         return []
     cpus = [device for device in plausible_devices(spec, devices, 1) if not device.accelerator]

@@ -42,8 +42,8 @@ def experiment_table(spec: Experiment, parameters: ParameterCounts, workload: Wo
     in_layers = parameters.linear_total + parameters.layers * parameters.norms_per_layer
     table.add_row(
         "model",
-        f"{spec.model.name}: {_format_count(parameters.total)} parameters, {_format_count(in_layers)} of them "
-        f"in {parameters.layers} layers",
+        f"{spec.model.name}: {_format_count(parameters.total)} parameters, "
+        f"{_format_count(in_layers)} of them in {parameters.layers} layers",
     )
     table.add_row("trained", _describe_trained(spec, parameters))
     rows = "unknown number of rows" if workload.rows is None else f"{workload.rows:,} rows"
@@ -57,7 +57,8 @@ def experiment_table(spec: Experiment, parameters: ParameterCounts, workload: Wo
     if spec.method.needs_reference:
         table.add_row(
             "reference",
-            "takes no memory: its log-probabilities are computed once, with the policy's own weights, and stored",
+            "takes no memory: its log-probabilities are computed once, with the policy's own weights, "
+            "and stored",
         )
     return table
 

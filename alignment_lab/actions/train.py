@@ -96,7 +96,7 @@ def _check_and_train(spec: Experiment, run: RunDirectory, console: Console, stop
 
 
 def _agree_on_directory(run: RunDirectory, spec: Experiment) -> RunDirectory:
-    """The main process's directory: under torchrun each process composes its own, named by the time of day."""
+    """Rank 0's directory: under torchrun each process composes its own, named by the time of day."""
     if not ranks.is_launched():
         return run
     collectives.init_process_group(

@@ -18,7 +18,7 @@ Size = tuple[float, float]  # tokens, and those of them that are scored
 
 
 def estimate_workload(spec: Experiment, rows: data.Splits | None) -> tuple[Workload, str]:
-    """The workload, and a phrase about where its numbers come from; `rows` is None where the data cannot be read."""
+    """The workload, and where its numbers come from; `rows` is None where they cannot be read."""
     max_length = spec.data.max_length
     if rows is None:
         tokens = max_length / 2
