@@ -1,4 +1,4 @@
-"""Every mistake on the command line is one sentence with key, value and remedy, within a second, without torch, leaving nothing."""
+"""Every mistake on the command line is one sentence with key, value and remedy; no torch, no files."""
 
 from __future__ import annotations
 
@@ -52,22 +52,26 @@ KEYS = [
 
 @pytest.mark.parametrize(("override", "remedy"), KEYS)
 def test_a_key_that_does_not_exist_names_the_nearest_that_does(override, remedy, refused):
-    said = refused(override)
-    assert said.startswith(f"{override.lstrip('+~')}: no such key; ")
-    assert remedy in said
-    assert "\n" not in said
+    sentence = refused(override)
+    assert sentence.startswith(f"{override.lstrip('+~')}: no such key; ")
+    assert remedy in sentence
+    assert "\n" not in sentence
 
 
 def test_each_method_has_its_own_keys(refused):
     """No other key is suggested: `beta` would be refused as well."""
-    said = refused("method=sft method.beta=0.1")
-    assert said.startswith("method.beta=0.1: ") and "method=sft" in said and "did you mean" not in said
+    sentence = refused("method=sft method.beta=0.1")
+    assert (
+        sentence.startswith("method.beta=0.1: ")
+        and "method=sft" in sentence
+        and "did you mean" not in sentence
+    )
 
 
 @pytest.mark.parametrize("override", ["+method.beta=0.2", "+training.seed=3"])
 def test_a_plus_before_a_key_that_exists_is_the_mistake(override, refused):
-    said = refused(override)
-    assert override in said and "no such key" not in said
+    sentence = refused(override)
+    assert override in sentence and "no such key" not in sentence
 
 
 def test_every_key_that_is_suggested_exists(composed):
@@ -120,10 +124,10 @@ VALUES = [
 
 @pytest.mark.parametrize(("override", "remedy"), VALUES)
 def test_a_value_of_another_kind_says_which_kind(override, remedy, refused):
-    said = refused(override)
-    assert override in said
-    assert remedy in said
-    assert not re.search(r"full_key|object_type|reference_type|ConfigKey", said)  # OmegaConf's own words
+    sentence = refused(override)
+    assert override in sentence
+    assert remedy in sentence
+    assert not re.search(r"full_key|object_type|reference_type|ConfigKey", sentence)  # OmegaConf's own words
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,8 @@ def test_a_value_of_another_kind_says_which_kind(override, remedy, refused):
 )
 def test_a_model_without_a_shape_has_none_to_change(override, refused):
     assert refused(f"model=hub model.path=org/name {override}") == (
-        f"{override.lstrip('+')}: model=hub has no shape to change, as its weights bring their own in config.json; leave it out, "
+        f"{override.lstrip('+')}: model=hub has no shape to change, "
+        "as its weights bring their own in config.json; leave it out, "
         "or plan with a model of its size, as model=llama-3.1-8b."
     )
 
@@ -157,35 +162,35 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("override", "remedy"), OPTIONS)
 def test_an_option_that_does_not_exist_lists_those_that_do(override, remedy, refused):
-    said = refused(override)
-    assert said.startswith(f"{override}: no such option")
-    assert remedy in said
-    assert "schema" not in said
+    sentence = refused(override)
+    assert sentence.startswith(f"{override}: no such option")
+    assert remedy in sentence
+    assert "schema" not in sentence
 
 
 @pytest.mark.parametrize("override", ["data.path=[a", "x", "beta=0.1,[a", "name=a:b}", "training.seed='1"])
 def test_what_cannot_be_read_is_said_with_how_to_write_it(override, refused):
-    said = refused(override)
-    assert said.startswith(f"{override}: ") and "KEY=VALUE" in said
+    sentence = refused(override)
+    assert sentence.startswith(f"{override}: ") and "KEY=VALUE" in sentence
 
 
 @pytest.mark.parametrize(
     "override", ["~method", "~model", "~data", "method=1", "method=null", "data=null", "+method=1", "=3"]
 )
 def test_a_group_needs_one_of_its_options(override, refused):
-    said = refused(override)
-    assert override in said
-    assert not re.search("full_key|object_type|Config group", said)
+    sentence = refused(override)
+    assert override in sentence
+    assert not re.search("full_key|object_type|Config group", sentence)
 
 
 @pytest.mark.parametrize(
     "override", ["training.seed=${nope}", "name=${nope}", "data.path=${oc.env:NO_SUCH_VARIABLE}"]
 )
 def test_a_reference_to_nothing_names_the_key_and_what_it_refers_to(override, refused):
-    said = refused(override)
-    assert override.partition("=")[0] in said
-    assert re.search("nope|NO_SUCH_VARIABLE", override)[0] in said
-    assert not re.search("full_key|object_type|reference_type", said)
+    sentence = refused(override)
+    assert override.partition("=")[0] in sentence
+    assert re.search("nope|NO_SUCH_VARIABLE", override)[0] in sentence
+    assert not re.search("full_key|object_type|reference_type", sentence)
 
 
 def test_any_other_error_of_hydras_is_still_one_line():
@@ -349,7 +354,7 @@ def test_what_every_cell_shares_names_none_of_them():
 
 
 def test_a_sweep_over_all_options_is_checked_too(door):
-    """glob needs to know the options. Three of them have no beta, and all three are told."""
+    """`glob` needs the list of options. Three of them have no beta, and all three are listed."""
     first, *errors = door("--multirun", "method=glob(*)", "beta=0.1").errors
     assert first == "error: 3 things are wrong, and nothing was started:"
     assert errors == [

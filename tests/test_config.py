@@ -128,6 +128,7 @@ def test_what_a_method_needs_and_gives():
         "reward": ("preference", False, False, False),
         "orpo": ("preference", False, False, True),
         "simpo": ("preference", False, False, True),
+        "alphapo": ("preference", False, False, True),
         "cpo": ("preference", False, False, True),
         "aot": ("preference", True, True, True),
         "kto": ("unpaired", True, False, True),
@@ -151,7 +152,7 @@ def test_the_nll_is_a_metric_where_it_is_a_term_of_the_loss():
 
 
 def test_what_a_pairwise_method_scores_otherwise_is_a_fact_of_its_settings():
-    """LD-DPO's alpha weighs the longer answer's excess; ORPO's NLL covers the prompt unless it has none, or is told not to."""
+    """LD-DPO's alpha weighs the longer answer's excess; ORPO's NLL covers the prompt unless switched off."""
     pairwise = [schema() for schema in config.METHOD_SCHEMAS.values() if issubclass(schema, config.Pairwise)]
     assert {method.name for method in pairwise if method.length_damping is not None} == {"ld_dpo"}
     assert {method.name for method in pairwise if method.scores_prompt} == {"orpo"}
@@ -166,8 +167,8 @@ def test_what_a_pairwise_method_scores_otherwise_is_a_fact_of_its_settings():
 @pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
 def test_beta_reaches_every_method_that_has_one_and_no_other(name, composed, refused):
     if any(f.name == "beta" for f in fields(config.METHOD_SCHEMAS[name])):
-        found = composed([f"method={name}", "beta=0.25"])
-        assert (found.method.beta, found.beta) == (0.25, None)
+        spec = composed([f"method={name}", "beta=0.25"])
+        assert (spec.method.beta, spec.beta) == (0.25, None)
         assert composed([f"method={name}"]).method.beta == config.METHOD_SCHEMAS[name]().beta
     else:
         others = ", ".join(other for other in config.METHOD_SCHEMAS if other not in ("sft", "cpt", "reward"))
@@ -236,6 +237,8 @@ METHOD_RANGES = {  # of what not every method has
         ("ld_dpo", "-0.1", "in [0, 1]"),
         ("ld_dpo", "1.1", "in [0, 1]"),
         ("ld_dpo", "nan", "in [0, 1]"),
+        ("alphapo", "0", "method=simpo"),
+        ("alphapo", "inf", "must not be 0"),
     ],
     "tau": [("discopop", "0", "in (0, 1]"), ("discopop", "1.1", "in (0, 1]")],
     "gamma": [("simpo", "-0.1", "0 or more"), ("simpo", "inf", "0 or more")],
@@ -260,11 +263,11 @@ NUMBERS = [(key, f"{key}={value}", phrase) for key, cases in RANGES.items() for 
 @pytest.mark.parametrize(("key", "override", "phrase"), NUMBERS)
 def test_a_number_out_of_its_range_is_refused(key, override, phrase, refused):
     """The sentence begins with the key and the value, and goes on with what it must be."""
-    said, value = refused(override), override.rpartition("=")[2]
-    found = re.match(rf"{re.escape(key)}=(\S+): (.+)\.$", said)
-    assert found, said
-    assert float(found[1]) == float(value) or (found[1], value) == ("nan", "nan")
-    assert phrase in found[2]
+    sentence, value = refused(override), override.rpartition("=")[2]
+    match = re.match(rf"{re.escape(key)}=(\S+): (.+)\.$", sentence)
+    assert match, sentence
+    assert float(match[1]) == float(value) or (match[1], value) == ("nan", "nan")
+    assert phrase in match[2]
 
 
 @pytest.mark.parametrize(
@@ -286,12 +289,12 @@ def test_a_seed_that_numpy_cannot_take_is_refused(refused):
     assert "training.seed=4294967296: " in refused("training.seed=4294967296")
 
 
-def _numbers(schema: type, prefix: str) -> list[str]:
-    kinds = get_type_hints(schema)
+def number_keys(schema: type, prefix: str) -> list[str]:
+    annotations = get_type_hints(schema)
     return [
-        f"{prefix}.{f.name}"
-        for f in fields(schema)
-        if {int, float} & {kinds[f.name], *get_args(kinds[f.name])}
+        f"{prefix}.{field.name}"
+        for field in fields(schema)
+        if {int, float} & {annotations[field.name], *get_args(annotations[field.name])}
     ]
 
 
@@ -302,26 +305,32 @@ def test_every_number_that_can_be_set_has_a_range():
         + [("model.shape", config.Shape)]
     )
     ranges = {*RANGES, *(f"method.{key.partition('.')[0]}" for key in METHOD_RANGES)}
-    assert {key for group, schema in schemas for key in _numbers(schema, group)} == ranges
+    assert {key for group, schema in schemas for key in number_keys(schema, group)} == ranges
 
 
 @pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
 def test_every_number_of_every_method_is_checked(name, value):
-    """None that it inherits is forgotten where it checks its own."""
+    """None that it inherits is forgotten where it checks its own. AlphaPO's alpha may be negative."""
     method = config.METHOD_SCHEMAS[name]
-    for key in (key.partition(".")[2] for key in _numbers(method, "method")):
-        wrong = value if key != "objectives" else {"dpo": value}
+    for key in (key.partition(".")[2] for key in number_keys(method, "method")):
+        if (name, key, value) == ("alphapo", "alpha", -1.0):
+            continue
         with pytest.raises(config.SpecError, match=rf"^method\.{key}"):
-            method(**{key: wrong})
+            method(**{key: value if key != "objectives" else {"dpo": value}})
 
 
 EDGES = [  # of each range, and of several at once
-    "data.max_length=8 training.seed=0 training.max_steps=-1 training.warmup_steps=0 training.weight_decay=0 training.max_grad_norm=0",
-    "training.seed=4294967295 training.max_steps=1 training.warmup_steps=10 training.micro_tokens=1 training.eval_steps=1",
-    "training.global_batch=7 eval.rows=0 eval.generations=0 method.label_smoothing=0 method.beta=1e-9 model.shape=null",
-    "method.label_smoothing=0.49 data.eval_fraction=0.99 model.dtype=bfloat16 training.save_steps=1 training.save_total_limit=1",
-    "method=ld_dpo method.alpha=0 method.sft_weight=0 method.divergence=alpha method.divergence_alpha=0.01 method.wpo=true",
+    "data.max_length=8 training.seed=0 training.max_steps=-1 training.warmup_steps=0 training.weight_decay=0 "
+    "training.max_grad_norm=0",
+    "training.seed=4294967295 training.max_steps=1 training.warmup_steps=10 training.micro_tokens=1 "
+    "training.eval_steps=1",
+    "training.global_batch=7 eval.rows=0 eval.generations=0 method.label_smoothing=0 method.beta=1e-9 "
+    "model.shape=null",
+    "method.label_smoothing=0.49 data.eval_fraction=0.99 model.dtype=bfloat16 training.save_steps=1 "
+    "training.save_total_limit=1",
+    "method=ld_dpo method.alpha=0 method.sft_weight=0 method.divergence=alpha method.divergence_alpha=0.01 "
+    "method.wpo=true",
     "method=ld_dpo method.alpha=1 method.divergence=js method.label_smoothing=0",
     "method=discopop method.tau=1 method.divergence=forward_kl",
     "method=simpo method.gamma=0 method.sft_weight=0.5",
@@ -346,10 +355,10 @@ def test_the_learning_rate_is_the_methods_unless_set(name, composed):
     assert composed(["training.learning_rate=3e-4", f"method={name}"]).training.learning_rate == 3e-4
 
 
-def test_the_learning_rates_are_those_that_they_were(composed):
-    """2e-5 for likelihood, 1e-6 for preferences; lower where means or a classifier make the gradient larger."""
+def test_the_learning_rate_of_each_method(composed):
+    """A change of one changes what `method=NAME` alone trains: it must be meant."""
     rates = {name: composed([f"method={name}"]).training.learning_rate for name in config.METHOD_SCHEMAS}
-    lower = dict.fromkeys(["dpo_norm", "discopop", "sppo", "bco_pair", "simpo", "bco"], 5e-7)
+    lower = dict.fromkeys(["dpo_norm", "discopop", "sppo", "bco_pair", "simpo", "alphapo", "bco"], 5e-7)
     others = {"sft": 2e-5, "cpt": 2e-5, "reward": 1e-5, "orpo": 5e-6} | lower
     assert rates == dict.fromkeys(config.METHOD_SCHEMAS, 1e-6) | others
 
@@ -415,7 +424,9 @@ def test_a_training_option_and_a_recipe_win_over_the_method(schema, own_options)
     files = {
         "training/mine.yaml": f"{schema}learning_rate: 3e-6\n",
         "training/other.yaml": f"{schema}seed: 3\n",
-        "recipe/mine.yaml": "# @package _global_\ndefaults: [{override /method: sft}]\ntraining: {learning_rate: 5e-6}\n",
+        "recipe/mine.yaml": "# @package _global_\n"
+        "defaults: [{override /method: sft}]\n"
+        "training: {learning_rate: 5e-6}\n",
     }
     assert own_options(files, "training=mine", "method=simpo").training.learning_rate == 3e-6
     assert own_options(files, "training=other", "method=simpo").training.learning_rate == 5e-7
@@ -486,8 +497,8 @@ PAIRS = [
 
 @pytest.mark.parametrize(("overrides", "begins", "remedy"), PAIRS)
 def test_what_cannot_stand_together_is_refused(overrides, begins, remedy, refused, rows_here):
-    said = refused(overrides)
-    assert said.startswith(begins) and remedy in said and said.endswith(".")
+    sentence = refused(overrides)
+    assert sentence.startswith(begins) and remedy in sentence and sentence.endswith(".")
 
 
 # ---- one experiment, wherever it is written down
@@ -528,7 +539,8 @@ SAME = [
     "method=dpo beta=0.1",
     "method.beta=0.1",
     "training.micro_tokens=null training.gradient_checkpointing=null training.learning_rate=0.000001",
-    "training.micro_tokens=256 training.gradient_checkpointing=true training.save_steps=10 training.save_total_limit=1",
+    "training.micro_tokens=256 training.gradient_checkpointing=true training.save_steps=10 "
+    "training.save_total_limit=1",
     "parallel=ddp parallel.processes=2 parallel.nodes=2 action=plan",
 ]
 
@@ -540,8 +552,10 @@ def test_the_run_id_is_the_same_for_the_same_numbers(composed):
 
 def test_the_run_id_is_the_same_in_every_process(composed):
     code = (
-        "from hydra import initialize_config_dir; from alignment_lab.config.compose import *; register_with_hydra()\n"
-        "with initialize_config_dir(str(CONF), version_base='1.3'): print(compose_experiment(['beta=0.2', 'tracking.tags=[b,a]']).run_id)"
+        "from hydra import initialize_config_dir; from alignment_lab.config.compose import *\n"
+        "register_with_hydra()\n"
+        "with initialize_config_dir(str(CONF), version_base='1.3'):\n"
+        "    print(compose_experiment(['beta=0.2', 'tracking.tags=[b,a]']).run_id)\n"
     )
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": "7"}, capture_output=True, text=True
@@ -557,7 +571,8 @@ def test_the_run_id_is_the_same_in_every_process(composed):
         "recipe=demo model=tiny beta=0.2 eval=none",
         "method=mpo method.objectives.dpo=0.5 method.objectives.ipo=0.1",
         "method=ld_dpo method.divergence=alpha method.alpha=0.2",
-        "model.revision='1.0' data.split=validation training.learning_rate=3e-5 training.optim=sgd data.bad_rows=drop model.shape=null",
+        "model.revision='1.0' data.split=validation training.learning_rate=3e-5 training.optim=sgd "
+        "data.bad_rows=drop model.shape=null",
     ],
 )
 def test_a_written_spec_composes_to_the_same_experiment(cell, composed, tmp_path):
@@ -579,19 +594,19 @@ def test_a_written_spec_keeps_every_text_as_it_is(composed, tmp_path):
 
 def test_a_written_spec_takes_overrides_and_options(composed, tmp_path):
     (tmp_path / "spec.yaml").write_text(config.to_yaml(composed(["training.seed=3"])))
-    found = composed(["training.max_steps=7", "beta=0.3"], folder=tmp_path, name="spec")
-    assert (found.training.seed, found.training.max_steps, found.method.beta) == (3, 7, 0.3)
+    spec = composed(["training.max_steps=7", "beta=0.3"], folder=tmp_path, name="spec")
+    assert (spec.training.seed, spec.training.max_steps, spec.method.beta) == (3, 7, 0.3)
 
 
 def test_a_written_spec_is_whole_and_plain(composed):
-    """Nothing in it is left to be looked up: no interpolation, no null that stands for another default."""
+    """Nothing in it refers elsewhere: no interpolation, no null that stands for another default."""
     first = composed([])
     plain: dict[str, Any] = yaml.safe_load(config.to_yaml(first))
     assert "${" not in config.to_yaml(first)
     assert {key: plain[key] for key in plain if key != "defaults"} == config.to_plain(first)
     assert (plain["training"]["learning_rate"], plain["name"]) == (1e-6, "dpo-embedded")
-    left = {key for key, value in plain["training"].items() if value is None}
-    assert left <= {
+    nulls = {key for key, value in plain["training"].items() if value is None}
+    assert nulls <= {
         "micro_tokens",
         "gradient_checkpointing",
         "eval_steps",
@@ -607,7 +622,10 @@ PUBLISHED = {  # parameters in billions, from the models' cards
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_shape_has_the_parameters_of_its_model(name, composed):
-    """Attention (q, k, v, o), MLP (three matrices; GPT-2 has two), embeddings (twice where untied); norms and biases are under 1 %."""
+    """Attention (q, k, v, o), MLP (three matrices; GPT-2 has two), embeddings (twice where untied).
+
+    Norms and biases are under 1 %.
+    """
     shape = composed([f"model={name}"]).model.shape
     attention = shape.hidden * shape.head_dim * 2 * (shape.heads + shape.kv_heads)
     mlp = (2 if name == "gpt2" else 3) * shape.hidden * shape.intermediate

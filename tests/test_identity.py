@@ -1,4 +1,4 @@
-"""A run goes on with other settings where they change no number; in a directory of another experiment, what differs is named."""
+"""A run resumes with other settings where they change no number; another experiment is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from alignment_lab.actions import run_action
-from alignment_lab.config import Experiment, differences, known_keys, to_plain, to_yaml
+from alignment_lab.config import Experiment, differences, is_free, known_keys, to_plain, to_yaml
 from alignment_lab.config.identity import FREE_SETTINGS, MAX_VALUE_LENGTH
 from alignment_lab.runtime.errors import UserError
 from alignment_lab.runtime.files import file_digest, write_json
@@ -53,7 +53,19 @@ FREED = {  # another value of each
 }
 
 
-@pytest.mark.parametrize("key", FREE_SETTINGS)
+def test_every_free_setting_is_tested():
+    """That of a plugin needs a file: tests/test_plugins.py moves one."""
+    assert {*FREED, "plugin"} == set(FREE_SETTINGS)
+
+
+def test_a_key_in_a_free_group_is_free():
+    assert all(map(is_free, ("tracking", "tracking.wandb", "plan.device", "training.save_steps")))
+    assert not any(
+        map(is_free, ("training", "training.seed", "method.name", "name_of_another_key", "parallel.device"))
+    )
+
+
+@pytest.mark.parametrize("key", FREED)
 def test_what_may_change_makes_no_other_experiment(key, composed):
     spec, other = composed(), composed(FREED[key].split())
     assert spec != other
@@ -62,7 +74,7 @@ def test_what_may_change_makes_no_other_experiment(key, composed):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "sentence"),
     [
         ("training.seed=43", "training.seed is 42 there and 43 here"),
         ("data.max_length=300", "data.max_length is 256 there and 300 here"),
@@ -77,10 +89,10 @@ def test_what_may_change_makes_no_other_experiment(key, composed):
         ("eval.rows=8", "eval.rows is 64 there and 8 here"),
     ],
 )
-def test_what_makes_another_experiment_is_named(override, said, composed):
+def test_what_makes_another_experiment_is_named(override, sentence, composed):
     spec, other = composed(), composed([override])
     assert spec.run_id != other.run_id
-    assert differences(yaml.safe_load(to_yaml(spec)), to_plain(other)) == [said]
+    assert differences(yaml.safe_load(to_yaml(spec)), to_plain(other)) == [sentence]
 
 
 def test_adapters_and_bits_are_other_experiments(composed):
@@ -91,18 +103,18 @@ def test_adapters_and_bits_are_other_experiments(composed):
 
 
 def test_settings_that_only_one_of_them_has_are_named(composed):
-    said = differences(
+    sentence = differences(
         to_plain(composed(["method=dpo"])), to_plain(composed(["method=ld_dpo", "method.alpha=0.5"]))
     )
-    assert "method.name is dpo there and ld_dpo here" in said
-    assert "method.alpha is not set there and 0.5 here" in said
+    assert "method.name is dpo there and ld_dpo here" in sentence
+    assert "method.alpha is not set there and 0.5 here" in sentence
 
 
 def test_a_long_value_is_cut(composed):
-    (said,) = differences(
+    (sentence,) = differences(
         to_plain(composed()), to_plain(composed(["model.chat_template='{{ messages }}" + "x" * 100 + "'"]))
     )
-    assert said.endswith("[...] here") and len(said) < 2 * MAX_VALUE_LENGTH + 40
+    assert sentence.endswith("[...] here") and len(sentence) < 2 * MAX_VALUE_LENGTH + 40
 
 
 # ---- on the disk
@@ -136,8 +148,8 @@ def test_a_run_goes_on_with_what_may_change_and_it_takes_effect(composed, finish
         ]
     )
     run_action(spec, run)
-    said = capsys.readouterr()
-    assert "resuming from" in said.out and "do not match" not in said.out + said.err
+    printed = capsys.readouterr()
+    assert "resuming from" in printed.out and "do not match" not in printed.out + printed.err
     assert [path.name for path in sorted(run.checkpoints.iterdir())] == [
         "checkpoint-2",
         "checkpoint-3",
@@ -187,7 +199,8 @@ def test_another_experiment_is_refused_by_what_differs(composed, finished):
     assert refusal(
         composed([*TINY, "training.save_steps=9", "training.seed=43", "data.max_length=99"]), finished
     ) == (
-        f"{finished.path}: data.max_length is 256 there and 99 here, training.seed is 42 there and 43 here: this is another experiment; "
+        f"{finished.path}: data.max_length is 256 there and 99 here, training.seed is 42 there and 43 here: "
+        "this is another experiment; "
         "give it a directory of its own: hydra.run.dir=DIRECTORY."
     )
 
@@ -200,9 +213,9 @@ def test_five_differences_are_named_and_the_others_counted(composed, finished):
         "training.weight_decay=1",
         "training.optim=sgd",
     ]
-    said = refusal(composed([*TINY, *others, "training.max_grad_norm=9", "eval.batch=3"]), finished)
-    assert said.count(" there and ") == 5
-    assert ", and 2 more: this is another experiment" in said
+    sentence = refusal(composed([*TINY, *others, "training.max_grad_norm=9", "eval.batch=3"]), finished)
+    assert sentence.count(" there and ") == 5
+    assert ", and 2 more: this is another experiment" in sentence
 
 
 def test_the_command_ends_with_one_sentence_and_2(door, finished):

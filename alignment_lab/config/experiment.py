@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -125,8 +125,7 @@ def known_keys() -> list[str]:
     schemas = [("", Experiment), *GROUPS.items(), *_method_schemas()]
     keys = {group for group, _ in schemas if group}
     for group, schema in [*schemas, ("model.shape", Shape)]:
-        defaults = OmegaConf.to_container(OmegaConf.structured(schema))
-        assert isinstance(defaults, dict)
+        defaults = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.structured(schema)))
         keys.update(*map(prefixes, flatten(defaults, f"{group}." if group else "")))
     return sorted(keys)
 

@@ -200,8 +200,7 @@ def test_edits_change_no_cell_that_waits(cluster, here):
     launched = sweep.launch("+hydra.launcher.additional_parameters.hold=true")
     assert launched.returncode == 0, launched.stderr
     option = lab / "conf/method/dpo.yaml"
-    option.write_text(option.read_text().replace("beta: 0.1", "beta: 0.7"))
-    assert "0.7" in option.read_text()
+    option.write_text(option.read_text() + "method: {beta: 0.7}\n")
     (lab / "alignment_lab/actions/train.py").write_text("raise RuntimeError('edited')\n")
     for submission in sweep.manifest.submissions:
         cluster.run("scontrol", "release", str(submission.job_id))

@@ -58,7 +58,7 @@ METHOD_SCHEMAS: dict[str, type[Method]] = {
 
 __all__ = [
     "AOT", "BCO", "CPO", "CPT", "DPO", "EXO", "IPO", "KTO", "LDDPO", "METHOD_SCHEMAS", "MIXABLE", "MPO",
-    "NCA", "ORPO", "SFT", "SPPO", "APODown", "APOZero", "AlphaPO", "BCOPair", "DPONorm", "DiscoPOP", "Divergence",
-    "Divergent", "Format", "Hinge", "Method", "Pairwise", "Referenced", "Reward", "RobustDPO", "SimPO",
-    "Unpaired",
+    "NCA", "ORPO", "SFT", "SPPO", "APODown", "APOZero", "AlphaPO", "BCOPair", "DPONorm", "DiscoPOP",
+    "Divergence", "Divergent", "Format", "Hinge", "Method", "Pairwise", "Referenced", "Reward", "RobustDPO",
+    "SimPO", "Unpaired",
 ]  # fmt: skip
