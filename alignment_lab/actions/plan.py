@@ -137,11 +137,13 @@ def _counts_to_try(spec: Experiment, device: Device, counts: list[int]) -> list[
 
 
 def command(spec: Experiment, need: MemoryEstimate) -> str:
-    """The command of this experiment with the preset that fits; the user's own words otherwise."""
-    words = [word for word in sys.argv[1:] if word.lstrip("+~").partition("=")[0] not in REPLACED_KEYS]
+    """The command of this experiment with the preset that fits; the user's own arguments otherwise."""
+    arguments = [
+        argument for argument in sys.argv[1:] if argument.lstrip("+~").partition("=")[0] not in REPLACED_KEYS
+    ]
     if Path(sys.argv[0]).name not in (SCRIPT, CONSOLE_COMMAND):
-        words = [f"method={spec.method.name}", f"model={spec.model.name}", f"data={spec.data.name}"]
-    words.append(f"parallel={need.parallel.name}")
+        arguments = [f"method={spec.method.name}", f"model={spec.model.name}", f"data={spec.data.name}"]
+    arguments.append(f"parallel={need.parallel.name}")
     if need.processes > 1:
-        words.append(f"parallel.processes={need.processes // spec.parallel.nodes}")
-    return shlex.join(redact_data([*typed_command().split(), *words]))
+        arguments.append(f"parallel.processes={need.processes // spec.parallel.nodes}")
+    return shlex.join(redact_data([*typed_command().split(), *arguments]))

@@ -1,4 +1,1 @@
-"""A sweep and its cells: composing, checking, launching, following and searching.
-
-Refuses to know how a cell trains; imports no torch.
-"""
+"""A sweep and its cells: composing, checking, launching, following; refuses to know how a cell trains."""

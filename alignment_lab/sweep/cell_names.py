@@ -23,11 +23,12 @@ def sweep_name(overrides: Iterable[str] | None, params: Mapping[str, Any] | None
 
     The order of the overrides does not matter.
     """
-    words = sorted([*map(str, overrides or []), *(f"{key}={value}" for key, value in (params or {}).items())])
-    parsed = OverridesParser.create().parse_overrides(words)
-    swept = [word for word, override in zip(words, parsed, strict=True) if override.is_sweep_override()]
+    from_params = [f"{key}={value}" for key, value in (params or {}).items()]
+    texts = sorted([*map(str, overrides or []), *from_params])
+    parsed = OverridesParser.create().parse_overrides(texts)
+    swept = [text for text, override in zip(texts, parsed, strict=True) if override.is_sweep_override()]
     name = folder_name("_".join(redact_data(swept)) or "one")[:MAX_NAME_LENGTH].rstrip("_")
-    return f"{name}-{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:6]}"
+    return f"{name}-{hashlib.sha256(chr(0).join(texts).encode()).hexdigest()[:6]}"
 
 
 def exclude_from_names(config: DictConfig, keys: Iterable[str]) -> None:

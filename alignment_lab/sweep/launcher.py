@@ -78,11 +78,12 @@ class SweepLauncher(HydraPlugin, Launcher):
         ids = {cell.name: cell.id for cell in sweep.cells}
         cells: list[Cell] = []
         conflicts: dict[str, int] = {}
-        for spec, words in zip(specs, overrides, strict=True):
+        for spec, cell_overrides in zip(specs, overrides, strict=True):
             plain = to_plain(spec)
             run_id = identity(plain)
             if run_id not in by_id:
-                cell = Cell(cell_folder(self.config, self.loader, words), redact_data(list(words)), run_id)
+                folder = cell_folder(self.config, self.loader, cell_overrides)
+                cell = Cell(folder, redact_data(list(cell_overrides)), run_id)
                 run = cell.run_directory(sweep.path)
                 if ids.get(cell.name, run.state().get("id", run_id)) != run_id:
                     difference = describe_difference(run.spec(), plain)
@@ -143,8 +144,8 @@ class SweepLauncher(HydraPlugin, Launcher):
         A cell without a status was submitted and not waited for.
         """
         return [
-            _job_return(words, spec, cell, cell.run_directory(self.path), statuses.get(cell.name))
-            for words, spec, cell in zip(overrides, specs, cells, strict=True)
+            _job_return(each, spec, cell, cell.run_directory(self.path), statuses.get(cell.name))
+            for each, spec, cell in zip(overrides, specs, cells, strict=True)
         ]
 
 
@@ -178,12 +179,12 @@ class FailedJobReturn(JobReturn):
 def _job_return(
     overrides: Sequence[str], spec: Experiment, cell: Cell, run: RunDirectory, status: CellStatus | None
 ) -> JobReturn:
-    words = redact_data(list(overrides))
+    printed = redact_data(list(overrides))  # Hydra prints them
     if status is not None and status.state != "finished":
-        failed = FailedJobReturn(overrides=words, status=JobStatus.FAILED)
+        failed = FailedJobReturn(overrides=printed, status=JobStatus.FAILED)
         failed.return_value = RunError(f"{cell.name}: {status.state}: {status.reason}")
         return failed
-    completed = JobReturn(overrides=words, status=JobStatus.COMPLETED)
+    completed = JobReturn(overrides=printed, status=JobStatus.COMPLETED)
     if status is not None:
         completed.return_value = objective_value(spec, run.report())
     return completed

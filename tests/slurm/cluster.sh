@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# A real Slurm of two nodes on one machine out of Debian's packages, without systemd, accounting included:
+# A real Slurm of two nodes on one machine, from Debian's packages, with accounting and without systemd:
 #   tests/slurm/cluster.sh install|start|stop|status
 #
 # `start` and `status` print one line, SLURM_CONF=<path>, for the environment of clients: export "$(tests/slurm/cluster.sh start)"
-# Everything lies in SLURM_LAB_STATE; /etc is not touched. Jobs run as whoever started it, root or not; only `install` needs root or sudo.
+# Everything lies in SLURM_LAB_STATE; /etc is not touched. Jobs run as the user who started it; only `install` needs root or sudo.
 set -euo pipefail
 state=${SLURM_LAB_STATE:-/tmp/alignment_lab-slurm-$(id -u)}
-patience=${SLURM_LAB_PATIENCE:-120} # seconds for each wait: this machine may have other work
-nodes=(lab1 lab2)                   # names of their own, which nothing resolves: Slurm knows their addresses
-daemons=(munged mariadbd slurmdbd slurmctld "${nodes[@]/#/slurmd-}") # as their pid files are called
+timeout_s=${SLURM_LAB_TIMEOUT:-120} # seconds for each wait: this machine may have other work
+nodes=(lab1 lab2)                   # names that nothing resolves: Slurm knows their addresses
+daemons=(munged mariadbd slurmdbd slurmctld "${nodes[@]/#/slurmd-}") # the names of their pid files
 etc=$state/etc run=$state/run log=$state/log spool=$state/spool
 conf=$etc/slurm.conf
 export SLURM_CONF=$conf PATH=$PATH:/usr/sbin:/sbin MYSQL_UNIX_PORT=$run/mariadbd.socket
@@ -19,10 +19,10 @@ installed() { command -v munged mariadbd slurmdbd slurmctld slurmd srun mariadb-
 
 install() {
     installed && return
-    local root=(env) policy=/usr/sbin/policy-rc.d said
+    local root=(env) policy=/usr/sbin/policy-rc.d output
     [ "$(id -u)" = 0 ] || root=(sudo -n)
-    said=$(mktemp)
-    if [ ! -e $policy ]; then # packages start no services of their own
+    output=$(mktemp)
+    if [ ! -e $policy ]; then # the packages must start no services
         trap '"${root[@]}" rm -f "$policy"' EXIT
         printf '#!/bin/sh\nexit 101\n' | "${root[@]}" install -m 755 /dev/stdin $policy
     fi
@@ -30,42 +30,42 @@ install() {
         "${root[@]}" apt-get -q -o DPkg::Lock::Timeout=300 update
         "${root[@]}" DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends \
             munge slurmctld slurmd slurm-client slurmdbd mariadb-server-core mariadb-client-core
-    } >"$said" 2>&1 || { tail -n 15 "$said" >&2 && die "apt could not install Slurm: it needs root, or sudo without a password"; }
-    rm -f "$said"
-    installed || die "apt installed Slurm, but not all that it consists of"
+    } >"$output" 2>&1 || { tail -n 15 "$output" >&2 && die "apt could not install Slurm: it needs root, or sudo without a password"; }
+    rm -f "$output"
+    installed || die "apt installed Slurm, but parts of it are missing"
 }
 
-# The process of a daemon, if it runs. A pid file alone may be older than the machine's last start, or name a dead process that nobody reaps.
+# The process id of a daemon, if it runs. The pid file alone may be stale, or name a zombie.
 pid() {
-    local found
-    found=$(cat "$run/$1.pid" 2>/dev/null) && tr '\0' ' ' 2>/dev/null <"/proc/$found/cmdline" | grep -q "^[^ ]*${1%-*}" && echo "$found"
+    local number
+    number=$(cat "$run/$1.pid" 2>/dev/null) && tr '\0' ' ' 2>/dev/null <"/proc/$number/cmdline" | grep -q "^[^ ]*${1%-*}" && echo "$number"
 }
 
-registered() { timeout 10 sacctmgr -i add cluster lab >"$log/sacctmgr.log" 2>&1; }
+register_cluster() { timeout 10 sacctmgr -i add cluster lab >"$log/sacctmgr.log" 2>&1; }
 
-nodes_are() { # all of them, one of these states
+nodes_are() { # whether all nodes are in one of these states
     [ "$(timeout 10 sinfo -hN -o '%N %T' 2>/dev/null | sort -u | grep -cE " ($1)\$")" = ${#nodes[@]} ]
 }
 
-told() { timeout 10 sinfo -hN -o '%N %T %E' 2>&1 | sort -u; }
+node_states() { timeout 10 sinfo -hN -o '%N %T %E' 2>&1 | sort -u; }
 
 status() {
     local daemon
     for daemon in "${daemons[@]}"; do pid "$daemon" >/dev/null || die "$daemon does not run"; done
-    nodes_are 'idle|mixed|allocated|completing' || die "a node takes no jobs: $(told)"
+    nodes_are 'idle|mixed|allocated|completing' || die "a node accepts no jobs: $(node_states)"
     echo "SLURM_CONF=$conf"
 }
 
-# `await WHAT COMMAND...`: until the command succeeds, else the logs' ends and nothing left running.
-await() {
-    local what=$1 end=$((SECONDS + patience)) found
+# `wait_until WHAT COMMAND...`: until the command succeeds; else print the ends of the logs and stop everything.
+wait_until() {
+    local what=$1 end=$((SECONDS + timeout_s)) states
     shift
     until "$@"; do
         if [ $SECONDS -ge $end ]; then
-            found=$(told || true)
+            states=$(node_states || true)
             tail -n 12 "$log"/*.log >&2
             stop
-            die "$what took more than $patience s; the nodes: $found; the logs' ends are above"
+            die "$what took more than $timeout_s s; the nodes: $states; the logs' ends are above"
         fi
         sleep 0.2
     done
@@ -75,9 +75,9 @@ configure() {
     local user host cpus memory port number
     user=$(id -un)
     host=$(uname -n) && host=${host%%.*}
-    cpus=$(nproc) && cpus=$((cpus > 8 ? cpus : 8)) # more than there are: several jobs at once on two cores
+    cpus=$(nproc) && cpus=$((cpus > 8 ? cpus : 8)) # more than there are, for several jobs at once on two cores
     memory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
-    port=$((10000 + $(cksum <<<"$state" | cut -d' ' -f1) % 2000 * 4)) # another state folder is another cluster
+    port=$((10000 + $(cksum <<<"$state" | cut -d' ' -f1) % 2000 * 4)) # each state folder is a cluster with its own ports
     cat >"$conf" <<CONF
 ClusterName=lab
 SlurmctldHost=$host(127.0.0.1)
@@ -95,7 +95,7 @@ SlurmdLogFile=$log/slurmd-%n.log
 AuthType=auth/munge
 AuthInfo=socket=$run/munged.socket,cred_expire=10
 
-# No cgroups: they may be read-only. Memory is told and never enforced.
+# No cgroups: they may be read-only. Memory is declared and not enforced.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -104,13 +104,13 @@ SelectTypeParameters=CR_CPU
 PropagateResourceLimits=NONE
 MpiDefault=none
 
-# sacct is how submitit learns that a job is gone.
+# submitit asks sacct whether a job has ended.
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((port + 1))
 AccountingStoragePass=$run/munged.socket
 
-# Prompt where Slurm is leisurely, patient with a busy machine. Jobs are shown for a day.
+# Short intervals, long time-outs for a busy machine. The queue shows ended jobs for a day.
 KillWait=5
 OverTimeLimit=0
 SchedulerType=sched/backfill
@@ -124,12 +124,12 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=DEFAULT CPUs=$cpus RealMemory=$memory Gres=gpu:2
 CONF
-    for number in "${!nodes[@]}"; do # Debian's Slurm refuses two nodes of one NodeHostname; what slurmd -N is told need be no host's name
+    for number in "${!nodes[@]}"; do # Debian's Slurm refuses two nodes with one NodeHostname; the name given to slurmd -N need not be a host
         echo "NodeName=${nodes[number]} NodeHostname=${nodes[number]} NodeAddr=127.0.0.1 Port=$((port + 2 + number))"
     done >>"$conf"
     cat >>"$conf" <<CONF
 
-# What runs in spare and atonce gives way to what comes to urgent: after a while to leave, and at once.
+# Jobs in spare and atonce are preempted by jobs in urgent: with a grace time, and at once.
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 PartitionName=DEFAULT DefaultTime=60
@@ -152,7 +152,7 @@ StorageUser=$user
 PidFile=$run/slurmdbd.pid
 LogFile=$log/slurmdbd.log
 CONF
-    # Slurm sets CUDA_VISIBLE_DEVICES only for devices that are files, and refuses files that are not devices.
+    # Slurm sets CUDA_VISIBLE_DEVICES only for device files.
     ln -s /dev/null "$etc/gpu0"
     ln -s /dev/zero "$etc/gpu1"
     echo "Name=gpu File=$etc/gpu[0-1]" >"$etc/gres.conf"
@@ -164,7 +164,7 @@ start() {
     (status) 2>/dev/null && return
     installed || die "Slurm is not installed: $0 install"
     stop
-    [ ! -e "$state" ] || [ -e "$state/.slurm-lab" ] || die "$state is there, and is no state of this script"
+    [ ! -e "$state" ] || [ -e "$state/.slurm-lab" ] || die "$state exists, and was not made by this script"
     rm -rf "$state"
     mkdir -p "$etc" "$run" "$log" "$spool/slurmctld" "${nodes[@]/#/$spool/slurmd-}"
     touch "$state/.slurm-lab"
@@ -172,23 +172,23 @@ start() {
     configure
     munged --force --key-file="$etc/munge.key" --socket="$run/munged.socket" --pid-file="$run/munged.pid" --log-file="$log/munged.log" \
         --seed-file="$spool/munged.seed" 2>"$log/start.log" || { tail -n 12 "$log"/*.log >&2 && die "munged did not start"; }
-    # A database of this cluster's own, behind a socket in its folder and no passwords.
+    # The cluster's own database, on a socket in its folder, without passwords.
     mariadb-install-db --no-defaults --datadir="$spool/mariadb" --user="$(id -un)" --auth-root-authentication-method=normal --skip-test-db \
-        >"$log/mariadb-install-db.log" 2>&1 || { tail -n 12 "$log"/*.log >&2 && die "the accounting's database could not be made"; }
+        >"$log/mariadb-install-db.log" 2>&1 || { tail -n 12 "$log"/*.log >&2 && die "the database for accounting could not be made"; }
     setsid mariadbd --no-defaults --datadir="$spool/mariadb" --user="$(id -un)" --skip-grant-tables --skip-networking \
         --socket="$MYSQL_UNIX_PORT" --pid-file="$run/mariadbd.pid" --log-error="$log/mariadbd.log" </dev/null >/dev/null 2>&1 &
-    await "the database" test -S "$MYSQL_UNIX_PORT"
+    wait_until "the database" test -S "$MYSQL_UNIX_PORT"
     slurmdbd
-    await "slurmdbd" registered
+    wait_until "slurmdbd" register_cluster
     slurmctld -c
     for node in "${nodes[@]}"; do slurmd -N "$node"; done
-    await "idle nodes" nodes_are idle
+    wait_until "idle nodes" nodes_are idle
     status
 }
 
 stop() {
     local daemon process end
-    if pid slurmctld >/dev/null; then # daemons leave their jobs running
+    if pid slurmctld >/dev/null; then # the daemons would leave their jobs running
         timeout 30 squeue -h -o %A | sort -u | xargs -r timeout 30 scancel || true
         end=$((SECONDS + 30))
         while [ $SECONDS -lt $end ] && timeout 10 squeue -h 2>/dev/null | grep -q .; do sleep 0.5; done
@@ -205,11 +205,11 @@ stop() {
 }
 
 case ${1:-} in
-    install | start | stop) # one at a time; -o: daemons do not hold the lock
+    install | start | stop) # one at a time; -o: the daemons do not inherit the lock
         [ -n "${SLURM_LAB_LOCKED:-}" ] || SLURM_LAB_LOCKED=1 exec flock -o "${state%/}.lock" "$0" "$1"
         unset SLURM_LAB_LOCKED
         "$1"
         ;;
     status) status ;;
-    *) die "install, start, stop or status?" ;;
+    *) die "give install, start, stop or status" ;;
 esac

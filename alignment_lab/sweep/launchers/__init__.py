@@ -1,4 +1,1 @@
-"""Hydra launchers that run the cells of a sweep: local processes or Slurm jobs.
-
-Refuses to know what a cell does.
-"""
+"""Hydra launchers of cells, as local processes or Slurm jobs; refuses to know what a cell does."""

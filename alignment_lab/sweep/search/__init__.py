@@ -1,4 +1,1 @@
-"""Hydra sweepers that choose the next cell by the results so far.
-
-Refuses to know where a cell runs, or what its objective means.
-"""
+"""Hydra sweepers that choose cells by earlier results; refuses to know where and how a cell runs."""
