@@ -1,17 +1,16 @@
 """Computes what cells of a sweep share before they start: weights, token ids, reference log-probabilities.
 
-Trains nothing.
+Trains nothing. The results lie in the cache by their content, where each cell finds them. Otherwise the first
+cell would compute them while the others wait with their accelerators. One of several processes is
 
-All of it lies in the cache by its content, where each cell finds it. Otherwise the first cell would compute
-it while the others wait with their accelerators. python -m alignment_lab.entrypoints.prewarm RUN is one of
-several processes.
+    python -m alignment_lab.entrypoints.prewarm RUN
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -26,7 +25,11 @@ from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
 from . import worker
 
-_policies: dict[str, Any] = {}  # the policy that was loaded last
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_policies: dict[str, PreTrainedModel] = {}  # the policy that was loaded last
 
 
 class ReferenceReady(Exception):
@@ -73,7 +76,7 @@ def _compute(
             trainer.prepare()
 
 
-def _load_policy(spec: Experiment, path: Path, device: Any, dtype: Any) -> Any:
+def _load_policy(spec: Experiment, path: Path, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The policy, loaded once for passes in a row that need the same one."""
     key = repr((spec.model, spec.parallel, spec.method.generates))
     if key not in _policies:
