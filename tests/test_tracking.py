@@ -1,4 +1,4 @@
-"""Trackers are told what metrics.jsonl holds, each step once, whatever happens to the run in between."""
+"""Trackers get what metrics.jsonl holds, each step once, whatever happens to the run in between."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ from rich.console import Console
 from alignment_lab import tracking
 from alignment_lab.estimate import problems
 from alignment_lab.runtime.run_directory import RunDirectory
-from alignment_lab.tracking import follower, tensorboard_run, wandb_run
-from alignment_lab.tracking.follower import NEVER, STEP, Follower, Tracker, named
-from alignment_lab.tracking.wandb_file import last_step, records
+from alignment_lab.tracking import tensorboard_run, wandb_run
+from alignment_lab.tracking.forwarder import (
+    NO_STEP,
+    STEP,
+    SUMMARY_KEYS,
+    MetricsForwarder,
+    Tracker,
+    run_summary,
+    to_tracker_metrics,
+)
+from alignment_lab.tracking.wandb_file import last_history_step, read_records
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 SHORT = [
@@ -37,26 +45,26 @@ SAMPLES = [
 ]
 
 
-class Listener(Tracker):
-    """Remembers what it was told."""
+class RecordingTracker(Tracker):
+    """Records what it is given."""
 
-    def __init__(self, known: int = NEVER) -> None:
-        self.told: list[tuple[int, dict[str, float]]] = []
-        self._known = known
+    def __init__(self, known_step: int = NO_STEP) -> None:
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self._known_step = known_step
 
-    def known(self) -> int:
-        return self._known
+    def last_known_step(self) -> int:
+        return self._known_step
 
     def log(self, step: int, values: Any) -> None:
-        self.told.append((step, dict(values)))
+        self.logged.append((step, dict(values)))
 
 
 @pytest.fixture
 def run(tmp_path) -> RunDirectory:
     """A run that began."""
-    made = RunDirectory(tmp_path / "cell")
-    made.start_attempt(run_id="0123456789ab", spec="")
-    return made
+    directory = RunDirectory(tmp_path / "cell")
+    directory.start_attempt(run_id="0123456789ab", spec="")
+    return directory
 
 
 def logged(run: RunDirectory, *steps: int) -> None:
@@ -66,7 +74,7 @@ def logged(run: RunDirectory, *steps: int) -> None:
             run.log_metrics({"step": step, "eval_loss": 2 / step, "eval_rewards/accuracies": 0.5})
 
 
-# ---- what is told
+# ---- what is sent
 
 
 def test_names_are_those_of_transformers_integrations():
@@ -78,47 +86,50 @@ def test_names_are_those_of_transformers_integrations():
         "eval_rewards/accuracies": 1,
         "note": "x",
     }
-    told = {
+    expected = {
         "train/loss": 0.5,
         "train/rewards/margins": 1.0,
         "eval/loss": 0.4,
         "eval/rewards/accuracies": 1,
         STEP: 3,
     }
-    assert named(row) == told
+    assert to_tracker_metrics(row) == expected
 
 
-def test_each_row_is_told_once_and_half_a_line_waits_for_its_end(run):
+def test_each_row_is_sent_once_and_half_a_line_waits_for_its_end(run):
     logged(run, 1, 2)
-    listener = Listener()
-    follower = Follower(run, [listener])
-    follower.tell()
-    assert listener.told == []  # before it was asked what it knows
-    follower.begin()
-    follower.tell()
+    tracker = RecordingTracker()
+    forwarder = MetricsForwarder(run, [tracker])
+    forwarder.forward()
+    assert tracker.logged == []  # before it was asked what it has
+    forwarder.start()
+    forwarder.forward()
     with run.metrics_file.open("a") as file:
         file.write('{"step": 3, "lo')
-    follower.tell()
-    assert [step for step, _ in listener.told] == [1, 2, 2]
+    forwarder.forward()
+    assert [step for step, _ in tracker.logged] == [1, 2, 2]
     with run.metrics_file.open("a") as file:
         file.write('ss": 0.3}\n')
-    follower.tell()
-    assert listener.told[-1] == (3, {"train/loss": 0.3, STEP: 3})
+    forwarder.forward()
+    assert tracker.logged[-1] == (3, {"train/loss": 0.3, STEP: 3})
 
 
-@pytest.mark.parametrize(("known", "told"), [(NEVER, [1, 2, 2, 3]), (2, [3]), (5, [6])])
-def test_a_tracker_is_told_what_it_lacks(known, told, run):
-    """It may have been told more than the checkpoint has, or less: those that it knows are not told again when they are taken again."""
+@pytest.mark.parametrize(("known", "logged_steps"), [(NO_STEP, [1, 2, 2, 3]), (2, [3]), (5, [6])])
+def test_a_tracker_is_given_what_it_lacks(known, logged_steps, run):
+    """It may have more steps than the checkpoint, or fewer.
+
+    Steps that it has are not sent again when repeated.
+    """
     logged(run, 1, 2, 3)
-    listener = Listener(known)
-    follower = Follower(run, [listener])
-    follower.begin()
+    tracker = RecordingTracker(known)
+    forwarder = MetricsForwarder(run, [tracker])
+    forwarder.start()
     if known == 5:
         logged(run, 4, 5, 6)
-        follower.tell()
-        assert [step for step, _ in listener.told] == [6, 6]
+        forwarder.forward()
+        assert [step for step, _ in tracker.logged] == [6, 6]
     else:
-        assert [step for step, _ in listener.told] == told
+        assert [step for step, _ in tracker.logged] == logged_steps
 
 
 def test_the_summary_has_before_after_and_delta():
@@ -134,7 +145,7 @@ def test_the_summary_has_before_after_and_delta():
         "metrics": metrics,
         "name": "x",
     }
-    assert follower.summary({"state": "finished", "attempts": 2}, report) == {
+    assert run_summary({"state": "finished", "attempts": 2}, report) == {
         "state": "finished",
         "attempts": 2,
         "steps": 4,
@@ -155,15 +166,15 @@ def test_drift_and_margin_are_nats_on_heldout_answers():
         name: {"before": {"value": before}, "after": {"value": after}}
         for name, (before, after) in pairs.items()
     }
-    found = follower.summary({}, {"metrics": metrics})
-    assert (found["drift"], found["margin"]) == (-1.5, 5.0)
+    summary = run_summary({}, {"metrics": metrics})
+    assert (summary["drift"], summary["margin"]) == (-1.5, 5.0)
 
 
 # ---- options, and what is missing
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "names"),
     [
         ("local", []),
         ("tensorboard", ["tensorboard"]),
@@ -172,10 +183,10 @@ def test_drift_and_margin_are_nats_on_heldout_answers():
         ("all", ["tensorboard", "wandb", "trackio"]),
     ],
 )
-def test_which_trackers_are_on_is_data(option, told, composed):
-    assert tracking.requested_trackers(composed([f"tracking={option}"])) == told
+def test_which_trackers_are_on_is_data(option, names, composed):
+    assert tracking.requested_trackers(composed([f"tracking={option}"])) == names
     assert tracking.requested_trackers(composed([f"tracking={option}", "tracking.tensorboard=false"])) == [
-        name for name in told if name != "tensorboard"
+        name for name in names if name != "tensorboard"
     ]
 
 
@@ -183,14 +194,15 @@ def test_which_trackers_are_on_is_data(option, told, composed):
     ("name", "remedy"),
     [("trackio", ".[trackio]"), ("wandb", "pip install wandb"), ("tensorboard", "tensorboard")],
 )
-def test_a_package_that_is_not_there_is_told_before_anything_heavy(name, remedy, composed, monkeypatch):
+def test_a_missing_package_is_reported_before_anything_heavy(name, remedy, composed, monkeypatch):
     monkeypatch.setattr(tracking, "find_spec", lambda package: None if package == name else object())
-    (said,) = problems.local_problems(composed(["model=tiny", f"tracking.{name}=true"]), accelerators=0)
-    assert said.startswith(f"tracking.{name}=true: the package {name} is not installed; ") and remedy in said
+    (message,) = problems.local_problems(composed(["model=tiny", f"tracking.{name}=true"]), accelerators=0)
+    assert message.startswith(f"tracking.{name}=true: the package {name} is not installed; ")
+    assert remedy in message
 
 
-def test_nobody_is_told_of_a_local_run(composed, run):
-    assert tracking.tracker_callbacks(composed(["tracking=local"]), run, Console(file=io.StringIO())) == []
+def test_no_tracker_gets_a_local_run(composed, run):
+    assert tracking.open_forwarder(composed(["tracking=local"]), run, Console(file=io.StringIO())) is None
     tracking.conclude_tracking(composed(["tracking=local"]), run, Console(file=io.StringIO()))
     assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "run.json", "spec.yaml"]
 
@@ -199,74 +211,81 @@ def test_nobody_is_told_of_a_local_run(composed, run):
 
 
 def history(run: RunDirectory) -> list[tuple[str, int, dict[str, Any]]]:
-    """Every row of every offline directory, in the order of their start, as `wandb sync` sends them: run id, step, values."""
+    """Every row of every offline directory, in the order of their start, as `wandb sync` sends them.
+
+    Run id, step, values.
+    """
     rows = []
     for file in sorted(run.path.glob("wandb/offline-run-*/*.wandb")):
-        kept = list(records(file))
-        (begun,) = [record.run.run_id for record in kept if record.HasField("run")]
-        for record in kept:
+        file_records = list(read_records(file))
+        (run_id,) = [record.run.run_id for record in file_records if record.HasField("run")]
+        for record in file_records:
             if record.HasField("history"):
                 values = {
                     item.key or "/".join(item.nested_key): json.loads(item.value_json)
                     for item in record.history.item
                 }
-                rows.append((begun, record.history.step.num, values))
+                rows.append((run_id, record.history.step.num, values))
     return rows
 
 
 def summary(run: RunDirectory) -> dict[str, Any]:
     """The last word on each key of the summary."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for file in sorted(run.path.glob("wandb/offline-run-*/*.wandb")):
-        for record in records(file):
+        for record in read_records(file):
             for item in record.summary.update if record.HasField("summary") else ():
-                found[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-    return found
+                values[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+    return values
 
 
 def artifacts(run: RunDirectory) -> dict[str, list[str]]:
     """The files of each kind of artifact."""
-    kept = [
+    logged_artifacts = [
         record.artifact
         for file in run.path.glob("wandb/offline-run-*/*.wandb")
-        for record in records(file)
+        for record in read_records(file)
         if record.HasField("artifact")
     ]
-    return {artifact.type: [entry.path for entry in artifact.manifest.contents] for artifact in kept}
+    return {
+        artifact.type: [entry.path for entry in artifact.manifest.contents] for artifact in logged_artifacts
+    }
 
 
 def attempt(spec: Any, run: RunDirectory, *steps: int, ends: bool = False) -> Console:
-    """Tell wandb of these steps."""
+    """Send these steps to wandb."""
     console = Console(file=io.StringIO(), width=1000)
-    follower = Follower(run, [wandb_run.Wandb(spec, run, console)])
-    follower.begin()
+    forwarder = MetricsForwarder(run, [wandb_run.Wandb(spec, run, console)])
+    forwarder.start()
     logged(run, *steps)
-    follower.tell()
+    forwarder.forward()
     if ends:
-        follower.conclude(
+        forwarder.conclude(
             {"state": "finished", "delta/eval_loss": -0.1, "nothing": None}, SAMPLES, run.page_file
         )
-    follower.close("finished" if ends else "interrupted", failed=not ends)
+    forwarder.close("finished" if ends else "interrupted", failed=not ends)
     file, until = max(run.path.glob("wandb/offline-run-*/*.wandb")), time.time() + 20
-    while not any(record.HasField("exit") for record in records(file)) and time.time() < until:
+    while not any(record.HasField("exit") for record in read_records(file)) and time.time() < until:
         time.sleep(0.05)  # another process writes it; the end of this one would wait for that
     return console
 
 
 def test_attempts_are_one_run_with_one_axis(composed, run, monkeypatch):
-    """The second begins at step 3 although five were told; the third lost what the second had told."""
+    """The second starts at step 3 although five were sent; the third has lost what the second sent."""
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     spec = composed(["tracking=wandb", "tracking.project=p"])
     run.page_file.write_text("<html>")
-    said = attempt(spec, run, 1, 2, 3, 4, 5).file.getvalue()
+    output = attempt(spec, run, 1, 2, 3, 4, 5).file.getvalue()
     assert (
-        said
-        == f"wandb: offline (no key, or WANDB_MODE=offline); send it later with  wandb sync {run.path}/wandb/offline-run-*\n"
+        output == "wandb: offline (no key, or WANDB_MODE=offline); upload it later with  "
+        f"wandb sync {run.path}/wandb/offline-run-*\n"
     )
     run.truncate_metrics(3)
     time.sleep(1.1)  # a directory is named by the second
     attempt(spec, run, 4, 5, 6)
-    (second,) = [file for file in run.path.glob("wandb/offline-run-*/*.wandb") if last_step(file) == 6]
+    (second,) = [
+        file for file in run.path.glob("wandb/offline-run-*/*.wandb") if last_history_step(file) == 6
+    ]
     second.write_bytes(second.read_bytes()[:7])  # killed before anything was written
     run.truncate_metrics(4)
     time.sleep(1.1)
@@ -280,11 +299,11 @@ def test_attempts_are_one_run_with_one_axis(composed, run, monkeypatch):
     assert {step: values["eval/loss"] for _, step, values in rows if "eval/loss" in values} == {
         step: 2 / step for step in (2, 4, 6, 8)
     }
-    found = summary(run)
-    assert (found["state"], found["delta/eval_loss"]) == ("finished", -0.1)
-    assert found["samples"]["_type"] == "table-file" and (
-        found["samples"]["ncols"],
-        found["samples"]["nrows"],
+    values = summary(run)
+    assert (values["state"], values["delta/eval_loss"]) == ("finished", -0.1)
+    assert values["samples"]["_type"] == "table-file" and (
+        values["samples"]["ncols"],
+        values["samples"]["nrows"],
     ) == (4, 1)
     (table,) = run.path.glob("wandb/offline-run-*/files/media/table/*.json")
     assert json.loads(table.read_text())["data"] == [["user: Which city?", "Rome.", "x", "y"]]
@@ -300,7 +319,7 @@ def test_a_file_that_a_killed_process_left_is_read_as_far_as_it_goes(composed, r
     seen = []
     for length in (0, 3, 7, 10, len(whole) // 3, len(whole) // 2, len(whole) - 1, len(whole)):
         file.write_bytes(whole[:length])
-        seen.append(last_step(file))
+        seen.append(last_history_step(file))
     assert seen[:4] == [-1] * 4 and seen == sorted(seen) and seen[-1] == 39
 
 
@@ -314,12 +333,12 @@ def test_a_run_is_found_by_sweep_cell_and_choices(composed, tmp_path):
             f"data.name={'d' * 100}",
         ]
     )
-    alone = wandb_run.identity(spec, RunDirectory(tmp_path / "2026-01-31" / "12-00-00-ipo-tiny"))
+    alone = wandb_run.init_arguments(spec, RunDirectory(tmp_path / "2026-01-31" / "12-00-00-ipo-tiny"))
     assert (alone["project"], alone["group"], alone["name"]) == ("alignment_lab", None, "12-00-00-ipo-tiny")
     assert alone["tags"] == ["method=ipo", "model=tiny", f"data={'d' * 59}", "parallel=single", "mine", "x"]
     (tmp_path / "12-00-00-sweep").mkdir()
     (tmp_path / "12-00-00-sweep" / "multirun.yaml").touch()
-    cell = wandb_run.identity(spec, RunDirectory(tmp_path / "12-00-00-sweep" / "beta=0.1,method=ipo"))
+    cell = wandb_run.init_arguments(spec, RunDirectory(tmp_path / "12-00-00-sweep" / "beta=0.1,method=ipo"))
     assert (cell["group"], cell["name"], cell["job_type"], cell["resume"]) == (
         "12-00-00-sweep",
         "beta=0.1,method=ipo",
@@ -327,7 +346,7 @@ def test_a_run_is_found_by_sweep_cell_and_choices(composed, tmp_path):
         "allow",
     )
     assert cell["id"] != alone["id"] and cell["id"].partition("-")[0] == spec.run_id
-    named = wandb_run.identity(
+    named = wandb_run.init_arguments(
         composed(["tracking=wandb", "tracking.group=g"]), RunDirectory(tmp_path / "12-00-00-sweep" / "a")
     )
     assert named["group"] == "g"
@@ -358,16 +377,21 @@ def test_the_comparison_is_built_without_a_network():
     margin = panels["Margin against drift"][0]
     assert (margin.x.name, margin.y.name) == ("drift", "margin")
     assert page._to_model().model_dump_json()
+    assert curves[0].title == "loss" and margin.title == "margin against drift, nats"
 
 
 def test_every_curve_of_the_comparison_is_one_that_runs_have():
     from alignment_lab.config import METHOD_SCHEMAS, measured_metrics
-    from alignment_lab.tracking.workspace import COSTS, CURVES, OUTCOMES
+    from alignment_lab.config.metrics import METRICS
+    from alignment_lab.tracking.workspace import COSTS, CURVES, RESULTS, title_of
 
     known = {name for schema in METHOD_SCHEMAS.values() for name in measured_metrics(schema())}
     assert set(CURVES) <= {f"train/{name.removeprefix('eval_')}" for name in known} | {"eval/loss"}
-    assert set(OUTCOMES) <= {f"after/{name}" for name in known}
-    assert set(COSTS) <= {*follower.NUMBERS, "seconds/total"}
+    assert set(RESULTS) <= {f"after/{name}" for name in known}
+    assert set(map(title_of, (*CURVES, *RESULTS))) <= {
+        row.label + suffix for row in METRICS.values() for suffix in ("", ", held out", ", after training")
+    }
+    assert set(COSTS) <= {*SUMMARY_KEYS, "seconds/total"}
 
 
 # ---- tensorboard
@@ -376,26 +400,27 @@ def test_every_curve_of_the_comparison_is_one_that_runs_have():
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    found.Reload()
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
     return {
-        name: [(event.step, event.value) for event in found.Scalars(name)] for name in found.Tags()["scalars"]
+        name: [(event.step, event.value) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
     }
 
 
 def test_an_attempts_tensorboard_goes_on_where_it_begins(composed, run):
     spec = composed([])
     for steps, back in (((1, 2, 3, 4, 5), 3), ((4, 5, 6), 6)):
-        follower = Follower(run, [tensorboard_run.TensorBoard(spec, run)])
-        follower.begin()
+        forwarder = MetricsForwarder(run, [tensorboard_run.TensorBoard(spec, run)])
+        forwarder.start()
         logged(run, *steps)
-        follower.tell()
-        follower.close("interrupted", failed=True)
+        forwarder.forward()
+        forwarder.close("interrupted", failed=True)
         run.truncate_metrics(back)
         time.sleep(1.1)  # an event file is named by the second
-    found = scalars(run.path / "tensorboard")
-    assert [step for step, _ in found["train/loss"]] == [1, 2, 3, 4, 5, 6]
-    assert [step for step, _ in found["eval/loss"]] == [2, 4, 6]
+    curves = scalars(run.path / "tensorboard")
+    assert [step for step, _ in curves["train/loss"]] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in curves["eval/loss"]] == [2, 4, 6]
 
 
 # ---- trackio
@@ -417,13 +442,13 @@ def test_trackios_database_holds_the_run(composed, run, trackio, tmp_path):
     console = Console(file=io.StringIO(), width=1000)
     for steps, back, ends in (((1, 2, 3, 4, 5), 3, False), ((4, 5, 6), 6, True)):
         tracker = Trackio(spec, run, console)
-        follower = Follower(run, [tracker])
-        follower.begin()
+        forwarder = MetricsForwarder(run, [tracker])
+        forwarder.start()
         logged(run, *steps)
-        follower.tell()
+        forwarder.forward()
         if ends:
-            follower.conclude({"state": "finished", "delta/eval_loss": -0.1}, SAMPLES, run.page_file)
-        follower.close("finished", failed=False)
+            forwarder.conclude({"state": "finished", "delta/eval_loss": -0.1}, SAMPLES, run.page_file)
+        forwarder.close("finished", failed=False)
         run.truncate_metrics(back)
     rows = trackio.get_logs("lab", tracker.name)
     assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
@@ -471,27 +496,27 @@ def test_a_run_that_was_killed_and_went_on_reads_back_as_one(train, tmp_path):
     process.communicate()
     assert run.state()["state"] == "running"
     again = train(*words)
-    said = again.communicate(timeout=240)[0]
-    assert again.returncode == 0, said
-    assert "resuming from" in said and run.state()["attempts"] == 2
+    output = again.communicate(timeout=240)[0]
+    assert again.returncode == 0, output
+    assert "resuming from" in output and run.state()["attempts"] == 2
 
     rows = history(run)
     steps = [step for _, step, _ in rows]
     assert len({id for id, _, _ in rows}) == 1
     assert steps == list(range(1, 15))
     assert [values[STEP] for _, _, values in rows] == steps
-    kept = {row["step"]: row["loss"] for row in run.metrics() if "loss" in row}
-    assert {step: values["train/loss"] for _, step, values in rows} == kept
+    losses = {row["step"]: row["loss"] for row in run.metrics() if "loss" in row}
+    assert {step: values["train/loss"] for _, step, values in rows} == losses
     assert [step for _, step, values in rows if "eval/loss" in values] == [5, 10]
-    found = summary(run)
-    assert (found["state"], found["attempts"], found["steps"]) == ("finished", 2, 14)
+    values = summary(run)
+    assert (values["state"], values["attempts"], values["steps"]) == ("finished", 2, 14)
     assert {
         "before/eval_loss",
         "after/eval_loss",
         "delta/eval_loss",
         "tokens_per_second",
         "peak_memory_gb",
-    } <= set(found)
-    assert found["samples"]["_type"] == "table-file"
+    } <= set(values)
+    assert values["samples"]["_type"] == "table-file"
     assert artifacts(run)["report"] == ["report.html"]
     assert [step for step, _ in scalars(run.path / "tensorboard")["train/loss"]] == steps

@@ -6,26 +6,29 @@ from collections.abc import Mapping
 
 from ..config import Experiment, to_yaml
 from ..runtime.run_directory import RunDirectory
-from .follower import NEVER, STEP, Tracker, last_step
+from .forwarder import NO_STEP, STEP, Tracker, last_logged_step
 
 
 class TensorBoard(Tracker):
-    """Each attempt writes a file of its own; what earlier ones have behind the step at which it begins is no longer shown."""
+    """Each attempt writes a file of its own.
+
+    Points of earlier ones behind its first step are no longer shown.
+    """
 
     def __init__(self, spec: Experiment, run: RunDirectory) -> None:
-        self.folder, self.run, self.text = run.path / "tensorboard", run, to_yaml(spec)
+        self.folder, self.run, self.spec_text = run.path / "tensorboard", run, to_yaml(spec)
 
-    def known(self) -> int:
-        """What metrics.jsonl holds, where an earlier attempt was told it step by step."""
+    def last_known_step(self) -> int:
+        """The last step of metrics.jsonl, where an earlier attempt wrote event files."""
         from torch.utils.tensorboard import SummaryWriter
 
-        found = last_step(self.run) if any(self.folder.glob("events.*")) else NEVER
-        self.writer = SummaryWriter(log_dir=str(self.folder), purge_step=found + 1)
-        self.writer.add_text("experiment", f"    {self.text}".replace("\n", "\n    "))
-        return found
+        step = last_logged_step(self.run) if any(self.folder.glob("events.*")) else NO_STEP
+        self.writer = SummaryWriter(log_dir=str(self.folder), purge_step=step + 1)
+        self.writer.add_text("experiment", f"    {self.spec_text}".replace("\n", "\n    "))
+        return step
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Points of the curves, on the disk at once."""
+        """Write points of the curves, and flush."""
         for name, value in values.items():
             if name != STEP:
                 self.writer.add_scalar(name, value, step)

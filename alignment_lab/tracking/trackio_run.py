@@ -1,4 +1,7 @@
-"""trackio: a database on this machine, under TRACKIO_DIR or in the user's Hugging Face cache; no account, no network."""
+"""trackio: a database on this machine, under TRACKIO_DIR or in the user's Hugging Face cache.
+
+No account needed.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,29 @@ from ..config import Experiment, to_plain
 from ..runtime.errors import UserError
 from ..runtime.redaction import redact
 from ..runtime.run_directory import RunDirectory
-from .follower import NEVER, SAMPLE_COLUMNS, Tracker, last_step, place_of, sweep_of
+from .forwarder import NO_STEP, SAMPLE_COLUMNS, Tracker, last_logged_step, path_hash, sweep_name
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 class Trackio(Tracker):
-    """A run is known by its name there, so the name says in which place it lies."""
+    """trackio identifies a run by its name, so the name includes a hash of the path."""
 
     def __init__(self, spec: Experiment, run: RunDirectory, console: Console) -> None:
         import trackio
 
-        plain = to_plain(spec)
-        self.project, self.name = plain["tracking"]["project"], f"{redact(run.path.name)}-{place_of(run)}"
-        self.last = max(last_step(run), 0)  # where the end is told
-        told = io.StringIO()  # several lines, of which one is enough
+        config = to_plain(spec)
+        self.project = config["tracking"]["project"]
+        self.name = f"{redact(run.path.name)}-{path_hash(run)}"
+        self.last_step = max(last_logged_step(run), 0)  # at which the results are logged
         try:
-            with redirect_stdout(told):
+            with redirect_stdout(io.StringIO()):  # it prints several lines; the one below is enough
                 self.run = trackio.init(
                     project=self.project,
                     name=self.name,
-                    group=plain["tracking"]["group"] or sweep_of(run),
-                    config=plain,
+                    group=config["tracking"]["group"] or sweep_name(run),
+                    config=config,
                     resume="allow",
                     embed=False,
                     auto_log_gpu=False,
@@ -42,39 +45,36 @@ class Trackio(Tracker):
                 )
         except ValueError as error:
             raise UserError(
-                f"tracking.project={self.project}: trackio does not take it ({error}); give another name."
+                f"tracking.project={self.project}: trackio rejects it ({error}); give another name."
             ) from error
-        console.print(
-            f"trackio: look at it with  trackio show --project {self.project}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        command = f"trackio show --project {self.project}"
+        console.print(f"trackio: view it with  {command}", highlight=False, soft_wrap=True)
 
-    def known(self) -> int:
-        """What its database holds."""
+    def last_known_step(self) -> int:
+        """The last step in its database."""
         from trackio.sqlite_storage import SQLiteStorage
 
-        found = SQLiteStorage.get_max_step_for_run(self.project, self.name)
-        return NEVER if found is None else int(found)
+        step = SQLiteStorage.get_max_step_for_run(self.project, self.name)
+        return NO_STEP if step is None else int(step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """A row of its database."""
-        self.last = step
+        """Write a row of its database."""
+        self.last_step = step
         self.run.log(dict(values), step=step)
 
     def conclude(self, numbers: Mapping[str, Any], samples: list[list[str]], page: Path) -> None:
-        """Numbers as metrics of the last step, and the table; it has no place for a page."""
+        """Log numbers as metrics of the last step, and the table of samples. It cannot hold a page."""
         import trackio
 
-        found: dict[str, Any] = {
+        results: dict[str, Any] = {
             name: value for name, value in numbers.items() if isinstance(value, int | float)
         }
         if samples:
-            found["samples"] = trackio.Table(columns=list(SAMPLE_COLUMNS), data=samples)
-        self.run.log(found, step=self.last)
+            results["samples"] = trackio.Table(columns=list(SAMPLE_COLUMNS), data=samples)
+        self.run.log(results, step=self.last_step)
 
     def close(self, state: str, *, failed: bool) -> None:
-        """Wait until it is written."""
+        """Wait until everything is written."""
         import trackio
 
         with redirect_stdout(io.StringIO()):

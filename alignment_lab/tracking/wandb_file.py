@@ -1,6 +1,7 @@
-"""What wandb left on disk: its records, and up to which step they go.
+"""What wandb left on disk: the records of a .wandb file, and the last step among them.
 
-The log is cut as LevelDB's: blocks of 32 KiB, pieces headed by checksum, length and whether more follows; 7 bytes come first.
+The format is LevelDB's log: blocks of 32 KiB with chunks, each with a header of checksum, length and kind. A
+file header of 7 bytes comes first.
 """
 
 from __future__ import annotations
@@ -10,35 +11,40 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-BLOCK, HEAD, START = 32768, 7, 7  # bytes
-WHOLE, FIRST, LAST = 1, 2, 4  # kinds of pieces; 3 is one in between
+BLOCK_SIZE, HEADER_SIZE, FILE_HEADER_SIZE = 32768, 7, 7  # bytes
+FULL, FIRST, LAST = 1, 2, 4  # kinds of chunks; 3 is one in the middle of a record
 
 
-def records(file: Path) -> Iterator[Any]:
-    """The records of a run's log by wandb's own definition, as far as they are whole: a killed process leaves half of one."""
+def read_records(file: Path) -> Iterator[Any]:
+    """The records of a run, as wandb's `Record` messages; stops at the first incomplete one.
+
+    A killed process leaves a part of its last record.
+    """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto.wandb_internal_pb2 import Record
 
-    raw = file.read_bytes()
-    at, piece = START, b""
-    while at + HEAD <= len(raw):
-        if BLOCK - at % BLOCK < HEAD:  # too little for a head
-            at += BLOCK - at % BLOCK
+    content = file.read_bytes()
+    offset, record = FILE_HEADER_SIZE, b""
+    while offset + HEADER_SIZE <= len(content):
+        left_in_block = BLOCK_SIZE - offset % BLOCK_SIZE
+        if left_in_block < HEADER_SIZE:  # padding
+            offset += left_in_block
             continue
-        _, length, kind = struct.unpack("<IHB", raw[at : at + HEAD])
-        if at + HEAD + length > len(raw) or not WHOLE <= kind <= LAST:
+        start = offset + HEADER_SIZE
+        _, length, kind = struct.unpack("<IHB", content[offset:start])
+        if start + length > len(content) or not FULL <= kind <= LAST:
             return
-        piece = (b"" if kind in (WHOLE, FIRST) else piece) + raw[at + HEAD : at + HEAD + length]
-        at += HEAD + length
-        if kind in (WHOLE, LAST):
+        chunk = content[start : start + length]
+        record = chunk if kind in (FULL, FIRST) else record + chunk
+        offset = start + length
+        if kind in (FULL, LAST):
             try:
-                yield Record.FromString(piece)
+                yield Record.FromString(record)
             except DecodeError:
                 return
 
 
-def last_step(file: Path) -> int:
+def last_history_step(file: Path) -> int:
     """The last step of the history; -1 where there is none."""
-    return max(
-        (record.history.step.num for record in records(file) if record.HasField("history")), default=-1
-    )
+    steps = (record.history.step.num for record in read_records(file) if record.HasField("history"))
+    return max(steps, default=-1)

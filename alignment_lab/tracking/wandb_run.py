@@ -1,4 +1,4 @@
-"""Weights & Biases: one run an experiment and directory, whatever the number of attempts, and offline where there is no key."""
+"""Weights & Biases: one run per experiment and directory, however many attempts; offline without a key."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from ..config import Experiment, to_plain
 from ..runtime.errors import UserError
 from ..runtime.redaction import redact
 from ..runtime.run_directory import RunDirectory
-from .follower import NEVER, SAMPLE_COLUMNS, STEP, Tracker, place_of, sweep_of
-from .wandb_file import last_step
+from .forwarder import NO_STEP, SAMPLE_COLUMNS, STEP, Tracker, path_hash, sweep_name
+from .wandb_file import last_history_step
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What wandb would take of the command, the machine, git, the packages and the console by itself; provenance.json has it without secrets.
-WITHHELD: dict[str, Any] = {
+# Keeps wandb from collecting the command, the machine, git, the packages and the console output by itself:
+# provenance.json has them without secrets.
+PRIVACY_SETTINGS: dict[str, Any] = {
     "x_disable_meta": True,
     "x_disable_machine_info": True,
     "x_save_requirements": False,
@@ -30,13 +31,14 @@ WITHHELD: dict[str, Any] = {
     "save_code": False,
     "console": "off",
 }
-CHOICES = ("method", "model", "data", "parallel")
-TAG_LIMIT, NAME_LIMIT = 64, 128  # characters that wandb takes
-STAGED = "WANDB_DATA_DIR"  # where tables and artifacts wait for the sync: beside the run, not in a home that another machine has not
+TAG_GROUPS = ("method", "model", "data", "parallel")
+MAX_TAG_LENGTH, MAX_NAME_LENGTH = 64, 128  # wandb's limits
+# Where tables and artifacts wait for `wandb sync`: beside the run, not in a home that another machine lacks.
+STAGING_VARIABLE = "WANDB_DATA_DIR"
 
 
 class Wandb(Tracker):
-    """The steps carry their own number as wandb's, so that what an attempt takes again is never a step more."""
+    """Logs with the optimizer's step as wandb's step, so that repeated steps are not counted again."""
 
     def __init__(self, spec: Experiment, run: RunDirectory, console: Console) -> None:
         import wandb
@@ -44,87 +46,91 @@ class Wandb(Tracker):
         mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
         if mode == "offline":
             sync = f"wandb sync {run.path}/wandb/offline-run-*"
-            console.print(
-                f"wandb: offline (no key, or WANDB_MODE=offline); send it later with  {sync}",
-                highlight=False,
-                soft_wrap=True,
-            )
-        (run.path / "wandb").mkdir(parents=True, exist_ok=True)
-        folder = os.environ.get(STAGED, "")
-        if not folder or folder.endswith("/wandb/staged"):  # that of the run before, in a sweep
-            os.environ[STAGED] = str((run.path / "wandb" / "staged").absolute())
-        earlier = sorted((run.path / "wandb").glob("*run-*"))  # attempts before
+            message = f"wandb: offline (no key, or WANDB_MODE=offline); upload it later with  {sync}"
+            console.print(message, highlight=False, soft_wrap=True)
+        folder = run.path / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        _set_staging_folder(folder)
+        self.earlier_attempts = sorted(folder.glob("*run-*"))
+        settings = wandb.Settings(silent=True, **PRIVACY_SETTINGS)
         try:
-            self.run = wandb.init(
-                **identity(spec, run), mode=mode, settings=wandb.Settings(silent=True, **WITHHELD)
-            )  # type: ignore[arg-type]
+            self.run = wandb.init(**init_arguments(spec, run), mode=mode, settings=settings)  # type: ignore[arg-type]
         except wandb.errors.Error as error:
-            said = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"tracking.wandb=true: wandb could not begin ({said}); WANDB_MODE=offline keeps it here."
+                f"tracking.wandb=true: wandb could not start ({reason}); WANDB_MODE=offline keeps it here."
             ) from error
         self.run.define_metric(STEP)
         self.run.define_metric("*", step_metric=STEP)
-        self.online, self.earlier = mode == "online", earlier
+        self.online = mode == "online"
 
-    def known(self) -> int:
-        """What the service has, or what earlier attempts left here to be sent; a killed one may have left nothing of what it was told."""
+    def last_known_step(self) -> int:
+        """The last step that the service has, or that earlier attempts left here to be uploaded.
+
+        A killed attempt may have left less than it was given.
+        """
         if self.online:
-            return self.run.step - 1 if self.run.resumed else NEVER
-        found = NEVER
-        for folder in self.earlier:
-            last = max((last_step(file) for file in folder.glob("*.wandb")), default=NEVER)
-            if last == NEVER and folder.name.startswith("offline-"):
-                shutil.rmtree(
-                    folder, ignore_errors=True
-                )  # nothing is in it, and a sync would stumble over it
-            found = max(found, last)
-        return found
+            return self.run.step - 1 if self.run.resumed else NO_STEP
+        return max(map(_last_step_of_attempt, self.earlier_attempts), default=NO_STEP)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """A row of the history."""
+        """Log a row of the history."""
         self.run.log(dict(values), step=step)
 
     def conclude(self, numbers: Mapping[str, Any], samples: list[list[str]], page: Path) -> None:
-        """The summary, the table of samples, the page as an artifact."""
+        """Log the summary, the table of samples, and the page as an artifact."""
         import wandb
 
         self.run.summary.update({name: value for name, value in numbers.items() if value is not None})
         if samples:
             self.run.summary["samples"] = wandb.Table(columns=list(SAMPLE_COLUMNS), data=samples)
         if page.exists():
-            artifact = wandb.Artifact(
-                f"report-{self.run.id}", type="report", description="the page of this run"
-            )
+            name, description = f"report-{self.run.id}", "the report page of this run"
+            artifact = wandb.Artifact(name, type="report", description=description)
             artifact.add_file(str(page), name=page.name)
             self.run.log_artifact(artifact)
 
     def close(self, state: str, *, failed: bool) -> None:
-        """With the state, and an exit code that says how it went."""
+        """Finish with the state, and an exit code that says whether the run failed."""
         self.run.summary["state"] = state
         self.run.finish(exit_code=int(failed))
 
 
-def identity(spec: Experiment, run: RunDirectory) -> dict[str, Any]:
-    """Which run this is, and where it is found: by project, sweep, what differs in this cell, what was chosen."""
-    plain = to_plain(spec)
-    tracking = plain["tracking"]
-    tags = [*(f"{group}={plain[group]['name']}" for group in CHOICES), *tracking["tags"]]
+def _set_staging_folder(folder: Path) -> None:
+    """Stage uploads in the run's own folder, unless the user chose another one."""
+    current = os.environ.get(STAGING_VARIABLE, "")
+    if not current or current.endswith("/wandb/staged"):  # that of the previous run of a sweep
+        os.environ[STAGING_VARIABLE] = str((folder / "staged").absolute())
+
+
+def _last_step_of_attempt(folder: Path) -> int:
+    """The last step in an attempt's folder. An empty offline one is removed: `wandb sync` fails on it."""
+    step = max((last_history_step(file) for file in folder.glob("*.wandb")), default=NO_STEP)
+    if step == NO_STEP and folder.name.startswith("offline-"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return step
+
+
+def init_arguments(spec: Experiment, run: RunDirectory) -> dict[str, Any]:
+    """Arguments of `wandb.init` that identify the run and make it findable: project, sweep, name, tags."""
+    config = to_plain(spec)
+    tracking = config["tracking"]
+    tags = [*(f"{group}={config[group]['name']}" for group in TAG_GROUPS), *tracking["tags"]]
     return {
         "project": tracking["project"],
-        "group": (tracking["group"] or sweep_of(run) or "")[:NAME_LIMIT] or None,
-        "name": redact(run.path.name)[:NAME_LIMIT],
-        "tags": list(dict.fromkeys(tag[:TAG_LIMIT] for tag in tags if tag)),
+        "group": (tracking["group"] or sweep_name(run) or "")[:MAX_NAME_LENGTH] or None,
+        "name": redact(run.path.name)[:MAX_NAME_LENGTH],
+        "tags": list(dict.fromkeys(tag[:MAX_TAG_LENGTH] for tag in tags if tag)),
         "job_type": spec.action.name,
-        "config": plain,
-        "id": f"{spec.run_id}-{place_of(run)}",
+        "config": config,
+        "id": f"{spec.run_id}-{path_hash(run)}",
         "resume": "allow",
         "dir": str(run.path),
     }
 
 
 def has_key() -> bool:
-    """Whether wandb could log in without asking: a prompt would hang a job that nobody watches."""
+    """Whether wandb can log in without a prompt, which would hang an unattended job."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

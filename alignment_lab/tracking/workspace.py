@@ -1,6 +1,7 @@
-"""A wandb page that compares methods.  python -m alignment_lab.tracking.workspace [ENTITY/]PROJECT
+"""A wandb page that compares methods. python -m alignment_lab.tracking.workspace [ENTITY/]PROJECT
 
-Curves by method, what came of each beta, margin against drift, the cost, samples. `--dry-run` prints it as JSON, without a network.
+Curves by method, results against beta, margin against drift, cost, samples. `--dry-run` prints it as JSON,
+without a network.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from ..runtime.library_internals import workspace_as_json
-from .follower import STEP
+from ..config.metrics import metric
+from .forwarder import STEP
 
 NAME = "Methods compared"
 CURVES = (
@@ -22,36 +23,41 @@ CURVES = (
     "train/logps/rejected",
     "eval/loss",
 )
-OUTCOMES = (
+RESULTS = (
     "after/eval_rewards/accuracies",
     "after/eval_rewards/margins",
     "after/answers/correct",
     "after/answers/one_sentence",
 )
 COSTS = ("tokens_per_second", "peak_memory_gb", "seconds/total")
-METHOD, BETA, SEED = "method.name", "method.beta", "training.seed"  # of the configuration
-DRIFT, MARGIN = (
-    "drift",
-    "margin",
-)  # in nats on held-out answers; no KL divergence, which needs answers sampled from the trained model
+METHOD, BETA = "method.name", "method.beta"  # of the config
+# In nats on held-out answers. Not a KL divergence, which needs answers sampled from the trained model.
+DRIFT, MARGIN = "drift", "margin"
 TABLE_COLUMNS = (
     "run:displayName",
     "run:state",
     "config:method.value.name",
     "config:method.value.beta",
-    *(f"summary:{name}" for name in OUTCOMES),
+    *(f"summary:{name}" for name in RESULTS),
 )
 
 
+def title_of(name: str) -> str:
+    """The label of a metric as trackers name it: `train/loss`, `eval/loss`, `after/eval_rewards/margins`."""
+    where, _, metric_name = name.partition("/")
+    suffix = {"eval": ", held out", "after": ", after training"}.get(where, "")
+    return metric(metric_name).label + suffix
+
+
 def workspace(entity: str, project: str) -> Any:
-    """The page, built and not sent. Grouped by method and beta, so that seeds are one line with their spread."""
+    """Build the page without uploading it. Grouped by method and beta: seeds are one line with a spread."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces.expr import Config
 
     def curve(name: str) -> Any:
         return wr.LinePlot(
-            title=name,
+            title=title_of(name),
             x=STEP,
             y=[name],
             groupby=wr.Config(METHOD),
@@ -59,32 +65,33 @@ def workspace(entity: str, project: str) -> Any:
             groupby_rangefunc="minmax",
         )
 
-    def against(x: Any, name: str, title: str, *, log: bool = False) -> Any:
+    def scatter(x: Any, name: str, title: str, *, log: bool = False) -> Any:
         return wr.ScatterPlot(
             title=title, x=x, y=wr.SummaryMetric(name), log_x=log, legend_template=f"${{config:{METHOD}}}"
         )
+
+    def against_beta(name: str) -> Any:
+        return scatter(wr.Config(BETA), name, f"{title_of(name)}, against beta", log=True)
 
     def bars(name: str) -> Any:
         return wr.BarPlot(
             title=name, metrics=[wr.SummaryMetric(name)], groupby=wr.Config(METHOD), groupby_aggfunc="mean"
         )
 
+    drift = wr.SummaryMetric(DRIFT)
+    against_drift = [
+        scatter(drift, MARGIN, "margin against drift, nats"),
+        scatter(drift, RESULTS[0], f"{title_of(RESULTS[0])}, against drift"),
+        wr.LinePlot(title=metric("kl").label, x=STEP, y=["train/kl"], groupby=wr.Config(METHOD)),
+    ]
     sections = [
         ws.Section(name="Curves by method", panels=[curve(name) for name in CURVES], is_open=True),
         ws.Section(
             name="After training, against beta",
-            panels=[against(wr.Config(BETA), name, f"{name} against beta", log=True) for name in OUTCOMES],
+            panels=[against_beta(name) for name in RESULTS],
             is_open=True,
         ),
-        ws.Section(
-            name="Margin against drift",
-            panels=[
-                against(wr.SummaryMetric(DRIFT), MARGIN, "margin against drift, nats"),
-                against(wr.SummaryMetric(DRIFT), OUTCOMES[0], "accuracy against drift"),
-                wr.LinePlot(title="KTO's estimate of KL", x=STEP, y=["train/kl"], groupby=wr.Config(METHOD)),
-            ],
-            is_open=True,
-        ),
+        ws.Section(name="Margin against drift", panels=against_drift, is_open=True),
         ws.Section(name="Cost", panels=[bars(name) for name in COSTS], is_open=True),
         ws.Section(name="Samples", panels=[wr.WeavePanelSummaryTable(table_name="samples")]),
     ]
@@ -95,20 +102,18 @@ def workspace(entity: str, project: str) -> Any:
 
 
 def main() -> int:
-    """Build and save it, or say what is missing."""
+    """Build and save the page, or print one sentence about what is missing."""
     parser = argparse.ArgumentParser(prog="python -m alignment_lab.tracking.workspace", description=NAME)
-    parser.add_argument("project", help="PROJECT, or ENTITY/PROJECT; the first is tracking.project")
-    parser.add_argument("--dry-run", action="store_true", help="print it as JSON, send nothing")
-    words = parser.parse_args()
-    entity, _, project = words.project.rpartition("/")
+    parser.add_argument("project", help="PROJECT, or ENTITY/PROJECT; PROJECT is tracking.project")
+    parser.add_argument("--dry-run", action="store_true", help="print the page as JSON, upload nothing")
+    arguments = parser.parse_args()
+    entity, _, project = arguments.project.rpartition("/")
     if find_spec("wandb_workspaces") is None:
-        print(
-            "error: the package wandb-workspaces is not installed; pip install -e .[workspace] -c constraints.txt",
-            file=sys.stderr,
-        )
+        remedy = "pip install -e .[workspace] -c constraints.txt"
+        print(f"error: the package wandb-workspaces is not installed; {remedy}", file=sys.stderr)
         return 2
-    if words.dry_run:
-        print(workspace_as_json(workspace(entity, project)))
+    if arguments.dry_run:
+        print(workspace(entity, project)._to_model().model_dump_json(indent=2))
         return 0
     import wandb
 
@@ -116,9 +121,9 @@ def main() -> int:
         entity = entity or wandb.Api().default_entity or ""
         print(workspace(entity, project).save().url)
     except (wandb.errors.Error, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
         print(
-            f"error: {words.project}: wandb did not take it ({' '.join(str(error).split())}); `wandb login` first.",
-            file=sys.stderr,
+            f"error: {arguments.project}: wandb rejected it ({reason}); `wandb login` first.", file=sys.stderr
         )
         return 1
     return 0
