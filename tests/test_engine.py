@@ -53,8 +53,8 @@ def test_every_layout_is_plain_transformers(family):
 def test_checkpointing_does_compute_twice(monkeypatch):
     """Else the test above would prove nothing: attention runs once more for each layer."""
     calls = []
-    true = packed_attention._by_pieces
-    monkeypatch.setattr(packed_attention, "_by_pieces", lambda *given: calls.append(1) or true(*given))
+    true = packed_attention._sdpa_by_segment
+    monkeypatch.setattr(packed_attention, "_sdpa_by_segment", lambda *given: calls.append(1) or true(*given))
     model = small("llama").train()
     asked(model, SEQUENCES, LAYOUTS["packed"])
     assert len(calls) == 2

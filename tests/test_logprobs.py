@@ -7,7 +7,7 @@ import torch
 from small_models import SEQUENCES, small
 
 from alignment_lab.engine.layout import Engine
-from alignment_lab.engine.logprobs import LOGIT_ROWS, TokenLogprobs, _LogSoftmaxAt, token_logprobs
+from alignment_lab.engine.logprobs import LOGIT_ROWS, TokenLogprobs, _TargetLogSoftmax, token_logprobs
 from alignment_lab.engine.packing import IGNORE_INDEX, ScoredSequence
 
 PAIR = [ScoredSequence([5, 6], [7, 8]), ScoredSequence([5, 6], [9])]
@@ -155,7 +155,7 @@ def test_log_softmax_and_its_gradient_are_torchs(rows):
     """The logits that it is given are a result (x * 1), as a head's are: going back spends their memory."""
     logits, targets = drawn(rows)
     weights = torch.linspace(-2, 3, rows, dtype=torch.float64)
-    logps, squares, is_argmax = _LogSoftmaxAt.apply(logits * 1, targets, True, True)
+    logps, squares, is_argmax = _TargetLogSoftmax.apply(logits * 1, targets, True, True)
     (logps * weights).sum().backward()
     found = logits.grad.clone()
     logits.grad = None
@@ -174,7 +174,7 @@ def test_its_gradient_is_the_slope_of_its_value():
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
 
     def value(at):
-        return (_LogSoftmaxAt.apply(at * 1, targets, False, False)[0] * weights).sum()
+        return (_TargetLogSoftmax.apply(at * 1, targets, False, False)[0] * weights).sum()
 
     value(logits).backward()
     for place in range(logits.numel()):
@@ -190,13 +190,13 @@ def test_its_gradient_is_the_slope_of_its_value():
 
 def test_what_was_not_asked_for_is_not_computed():
     logits, targets = drawn(3)
-    assert _LogSoftmaxAt.apply(logits * 1, targets, False, False)[1:] == (None, None)
+    assert _TargetLogSoftmax.apply(logits * 1, targets, False, False)[1:] == (None, None)
 
 
 def test_it_goes_back_once():
     """The logits' memory became their gradient: a second time would be wrong, and is refused instead."""
     logits, targets = drawn(3)
-    logps = _LogSoftmaxAt.apply(logits * 1, targets, False, False)[0]
+    logps = _TargetLogSoftmax.apply(logits * 1, targets, False, False)[0]
     logps.sum().backward(retain_graph=True)
     with pytest.raises((AssertionError, RuntimeError)):
         logps.sum().backward()
@@ -204,7 +204,7 @@ def test_it_goes_back_once():
 
 def test_its_gradient_has_no_gradient():
     logits, targets = drawn(3)
-    logps = _LogSoftmaxAt.apply(logits * 1, targets, False, False)[0]
+    logps = _TargetLogSoftmax.apply(logits * 1, targets, False, False)[0]
     (slope,) = torch.autograd.grad(logps.sum(), logits, create_graph=True)
     with pytest.raises(RuntimeError):
         slope.sum().backward()
@@ -214,7 +214,7 @@ def test_its_gradient_has_no_gradient():
 def test_log_probabilities_are_float32_whatever_the_logits(dtype):
     """Normalized in float32: of 16-bit logits nothing more is lost than they had lost already. The gradient has the logits' type."""
     logits, targets = drawn(6, dtype)
-    logps, squares, _ = _LogSoftmaxAt.apply(logits * 1, targets, True, False)
+    logps, squares, _ = _TargetLogSoftmax.apply(logits * 1, targets, True, False)
     assert logps.dtype is squares.dtype is torch.float32
     true = logits.detach().double().log_softmax(-1)
     torch.testing.assert_close(logps.double(), true.gather(-1, targets[:, None])[:, 0], rtol=1e-6, atol=1e-6)
@@ -228,7 +228,7 @@ def test_log_probabilities_are_float32_whatever_the_logits(dtype):
 def test_logits_of_any_size_stay_finite():
     """A token whose logit is 1e4 above the others has log-probability 0, the others -1e4."""
     logits = torch.tensor([[1e4, 0.0], [1e4, 0.0]], requires_grad=True)
-    logps, squares, _ = _LogSoftmaxAt.apply(logits * 1, torch.tensor([0, 1]), True, False)
+    logps, squares, _ = _TargetLogSoftmax.apply(logits * 1, torch.tensor([0, 1]), True, False)
     assert logps.tolist() == [0.0, -1e4]
     assert squares.tolist() == [0.0, 0.0]
     logps.sum().backward()

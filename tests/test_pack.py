@@ -20,9 +20,9 @@ def drawn(seed: int, count: int = 60) -> list[ScoredSequence]:
 def cost(pack, plan) -> int:
     """Tokens of a forward pass: all of the trees' own, or as many rows as there are sequences, as wide as the widest."""
     return (
-        sum(tree.tokens for tree in pack)
+        sum(tree.num_tokens for tree in pack)
         if plan is pack_trees
-        else max(tree.longest for tree in pack) * sum(len(t.sequence_ids) for t in pack)
+        else max(tree.max_length for tree in pack) * sum(len(t.sequence_ids) for t in pack)
     )
 
 
@@ -37,7 +37,7 @@ def test_a_tree_is_a_prompt_and_its_answers():
             ScoredSequence([], [4, 4]),
         ]
     )
-    assert [(tree.prompt, tree.sequence_ids, tree.tokens, tree.longest) for tree in found] == [
+    assert [(tree.prompt_length, tree.sequence_ids, tree.num_tokens, tree.max_length) for tree in found] == [
         (2, [0, 2], 2 + 1 + 3, 2 + 3),
         (0, [1], 2, 2),
         (1, [3], 3, 3),
@@ -72,17 +72,17 @@ def test_a_plan_is_the_same_for_the_same_sequences(plan):
 def test_packing_wastes_little():
     """First fit, longest first, fills all packs but the last to more than half, and never needs twice the least number."""
     planned = build_trees(drawn(1, 400))
-    total = sum(tree.tokens for tree in planned)
-    longest = max(tree.tokens for tree in planned)
+    total = sum(tree.num_tokens for tree in planned)
+    longest = max(tree.num_tokens for tree in planned)
     packs = pack_trees(planned, 2 * longest)
     assert len(packs) <= 2 * -(-total // (2 * longest))
-    assert sum(sum(tree.tokens for tree in pack) <= longest for pack in packs) <= 1
+    assert sum(sum(tree.num_tokens for tree in pack) <= longest for pack in packs) <= 1
 
 
 def test_padding_puts_sequences_of_like_length_together():
     """The longest first: of lengths 9, 2, 8, 3 and room for two rows of 9, the long ones share a batch, and the short ones do."""
     planned = build_trees([ScoredSequence([], list(range(length))) for length in (9, 2, 8, 3)])
-    assert [[tree.longest for tree in pack] for pack in pad_trees(planned, 18)] == [[9, 8], [3, 2]]
+    assert [[tree.max_length for tree in pack] for pack in pad_trees(planned, 18)] == [[9, 8], [3, 2]]
 
 
 def test_no_sequences_need_no_pass():
@@ -94,7 +94,7 @@ def test_a_prompt_is_computed_once():
     (tree,) = build_trees(
         [ScoredSequence(list(range(10)), [1, 2, 3]), ScoredSequence(list(range(10)), [1, 2, 3, 4])]
     )
-    assert tree.tokens == 17
+    assert tree.num_tokens == 17
     assert pack_trees([tree], 17) == [[tree]]
 
 
@@ -104,12 +104,12 @@ def test_several_processes_get_alike_packs_within_the_budget(parts, budget):
     """Every tree once; no pack over the budget but a tree that is longer by itself; the packs of a round are alike in size."""
     planned = build_trees([ScoredSequence([n], list(range(3 + 7 * n % 41))) for n in range(60)])
     packs = pack_evenly(planned, budget, parts)
-    loads = [sum(tree.tokens for tree in pack) for pack in packs]
+    loads = [sum(tree.num_tokens for tree in pack) for pack in packs]
     assert sorted(member for pack in packs for tree in pack for member in tree.sequence_ids) == list(range(60))
-    assert max(loads) <= max(budget, max(tree.tokens for tree in planned))
+    assert max(loads) <= max(budget, max(tree.num_tokens for tree in planned))
     assert loads == sorted(loads, reverse=True)
     assert len(packs) % parts == 0 and max(loads[:parts]) - min(loads[:parts]) <= max(
-        tree.tokens for tree in planned
+        tree.num_tokens for tree in planned
     )
 
 

@@ -25,14 +25,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from alignment_lab.engine import reference_cache
+from alignment_lab.engine import reference_cache, reference_shard
 from alignment_lab.engine.reference_cache import (
     Example,
     FetchResult,
     ReferenceCache,
-    blocks,
     check_agreement,
     example_key,
+    plan_blocks,
 )
 from alignment_lab.runtime.errors import UserError
 
@@ -233,7 +233,7 @@ def test_a_shard_is_a_plain_safetensors_file(folder):
 def test_blocks_hold_every_place_once_within_the_bound_longest_first():
     """Every prompt of these examples has two completions, and all of them fit: no prompt is met in two blocks."""
     examples = made(300)
-    found = blocks(examples, range(300), 256)
+    found = plan_blocks(examples, range(300), 256)
     assert sorted(place for block in found for place in block) == list(range(300))
     for block in found:
         prompts = {tuple(examples[place][0]) for place in block}
@@ -250,16 +250,16 @@ def test_blocks_hold_every_place_once_within_the_bound_longest_first():
 def test_a_prompt_counts_once_in_a_block():
     """10 + 3 * 5 = 25 tokens fit into 25, and 24 hold two of the three completions."""
     examples = [([7] * 10, [place] * 5) for place in range(3)]
-    assert blocks(examples, range(3), 25) == [[0, 1, 2]]
-    assert blocks(examples, range(3), 24) == [[0, 1], [2]]
+    assert plan_blocks(examples, range(3), 25) == [[0, 1, 2]]
+    assert plan_blocks(examples, range(3), 24) == [[0, 1], [2]]
 
 
 def test_an_example_is_never_cut():
     """One token over the bound stands alone, and so does every completion where the prompt is larger than a block."""
-    assert blocks([([1] * 5, [2] * 6), ([1], [2])], range(2), 10) == [[0], [1]]
-    assert blocks([([1] * 50, [place]) for place in range(3)], range(3), 10) == [[0], [1], [2]]
-    assert blocks([([], [])], [0], 0) == [[0]]
-    assert blocks([], [], 10) == []
+    assert plan_blocks([([1] * 5, [2] * 6), ([1], [2])], range(2), 10) == [[0], [1]]
+    assert plan_blocks([([1] * 50, [place]) for place in range(3)], range(3), 10) == [[0], [1], [2]]
+    assert plan_blocks([([], [])], [0], 0) == [[0]]
+    assert plan_blocks([], [], 10) == []
 
 
 def test_score_and_progress_see_the_blocks(folder):
@@ -272,7 +272,7 @@ def test_score_and_progress_see_the_blocks(folder):
     ReferenceCache(folder).fetch(examples, score, progress=progress, block_tokens=200)
     assert seen == [len(score.blocks)] and len(score.blocks) > 5
     assert score.blocks == [
-        [examples[place] for place in block] for block in blocks(examples, range(60), 200)
+        [examples[place] for place in block] for block in plan_blocks(examples, range(60), 200)
     ]
 
 
@@ -336,7 +336,7 @@ def damaged_fetches(folder: Path, examples: list[Example], contents: list[bytes]
 @pytest.fixture(params=["read", "mapped"])
 def shard(request, folder, monkeypatch, quick):
     """(examples, the bytes of the shard that holds them)."""
-    monkeypatch.setattr(reference_cache, "SMALL", 1 if request.param == "mapped" else 2**20)
+    monkeypatch.setattr(reference_shard, "MIN_MAPPED_BYTES", 1 if request.param == "mapped" else 2**20)
     examples = [([1, 2], [3, 4, 5]), ([6], [7])]
     ReferenceCache(folder).fetch(examples, Scorer())
     return examples, shards(folder)[0].read_bytes()
@@ -433,14 +433,14 @@ def test_what_another_process_published_is_found_and_what_it_set_aside_is_no_err
     store.fetch(examples[:10], Scorer())
     other.fetch(examples, Scorer())
     assert equal(store.fetch(examples, None), examples)
-    opened = reference_cache._opened
+    opened = reference_cache.open_shard
 
     def gone(path, *facts, **more):
         if path == shards(folder)[0]:
             raise FileNotFoundError(path)
         return opened(path, *facts, **more)
 
-    monkeypatch.setattr(reference_cache, "_opened", gone)
+    monkeypatch.setattr(reference_cache, "open_shard", gone)
     assert equal(ReferenceCache(folder).fetch(examples, Scorer()), examples)
 
 
@@ -530,7 +530,7 @@ def test_what_is_stored_is_read_where_nothing_can_be_written(folder, monkeypatch
 
 def test_a_disk_that_loses_what_is_written_is_a_sentence(folder, monkeypatch):
     monkeypatch.setattr(reference_cache, "write_atomic", lambda path, content: path.write_bytes(content[:-1]))
-    with pytest.raises(UserError, match="does not read back"):
+    with pytest.raises(UserError, match="cannot be read back"):
         ReferenceCache(folder).fetch(made(2), Scorer())
 
 
@@ -657,7 +657,7 @@ class Gate(Scorer):
 @pytest.fixture
 def building(folder, monkeypatch):
     """A thread that builds 4 examples one by one, stopped at the first: (examples, gate, thread)."""
-    monkeypatch.setattr(reference_cache, "POLL", 0.005)
+    monkeypatch.setattr(reference_cache, "POLL_SECONDS", 0.005)
     examples, gate = [([row], [row] * (9 - row)) for row in range(4)], Gate()
     options = {"block_tokens": 1, "publish_seconds": 0}
     thread = threading.Thread(target=lambda: ReferenceCache(folder).fetch(examples, gate, **options))
@@ -673,7 +673,7 @@ def test_who_waits_says_so_once_and_goes_on_when_its_own_is_there(folder, buildi
     examples, gate, thread = building
     said, found = [], []
     waiting = threading.Thread(
-        target=lambda: found.append(ReferenceCache(folder).fetch(examples[1::-1], None, notice=said.append))
+        target=lambda: found.append(ReferenceCache(folder).fetch(examples[1::-1], None, notify=said.append))
     )
     waiting.start()
     wait(lambda: said)
@@ -691,7 +691,7 @@ def test_who_waits_for_something_else_scores_only_that(folder, building):
     mine = [([9], [9]), *examples]
     score, said, found = Scorer(), [], []
     waiting = threading.Thread(
-        target=lambda: found.append(ReferenceCache(folder).fetch(mine, score, notice=said.append))
+        target=lambda: found.append(ReferenceCache(folder).fetch(mine, score, notify=said.append))
     )
     waiting.start()
     wait(lambda: said)
@@ -703,14 +703,14 @@ def test_who_waits_for_something_else_scores_only_that(folder, building):
 
 def test_what_came_just_before_its_turn_is_not_scored_again(folder, monkeypatch):
     """Another process ends between the last look at the shards and the lock."""
-    examples, locked = made(10), reference_cache.locked
+    examples, locked = made(10), reference_cache.try_lock
 
     def late(file):
-        monkeypatch.setattr(reference_cache, "locked", locked)
+        monkeypatch.setattr(reference_cache, "try_lock", locked)
         ReferenceCache(folder).fetch(examples, Scorer())
         return locked(file)
 
-    monkeypatch.setattr(reference_cache, "locked", late)
+    monkeypatch.setattr(reference_cache, "try_lock", late)
     found = ReferenceCache(folder).fetch(examples, None)
     assert (found.hits, found.scored, equal(found, examples)) == (10, 0, True)
 
@@ -720,7 +720,7 @@ def test_what_is_stored_needs_no_turn(folder, building):
     examples, gate, _ = building
     gate.go.release()
     assert gate.arrived.acquire(timeout=30)
-    assert equal(ReferenceCache(folder).fetch(examples[:1], None, notice=pytest.fail), examples[:1])
+    assert equal(ReferenceCache(folder).fetch(examples[:1], None, notify=pytest.fail), examples[:1])
 
 
 def test_the_turn_ends_with_the_fetch_even_if_a_child_was_left_behind(folder):
@@ -800,8 +800,8 @@ def test_a_large_store_is_mapped_and_not_loaded(folder, quick):
 
 
 def test_many_shards_hold_few_open_files(folder, monkeypatch, quick):
-    monkeypatch.setattr(reference_cache, "SMALL", 1)
-    monkeypatch.setattr(reference_cache, "MAPPED", 10)
+    monkeypatch.setattr(reference_shard, "MIN_MAPPED_BYTES", 1)
+    monkeypatch.setattr(reference_cache, "MAX_MAPPED_FILES", 10)
     examples = [([row], [row]) for row in range(40)]
     ReferenceCache(folder).fetch(examples, Scorer(), block_tokens=1, publish_seconds=0)
     before = len(os.listdir("/proc/self/fd"))

@@ -1,4 +1,7 @@
-"""Greedy answers to prompts: the same prompts, the same weights, the same text."""
+"""Greedy answers to prompts: the same prompts and weights give the same text.
+
+Knows chat messages and `eval` settings. Refuses to judge what it generates.
+"""
 
 from __future__ import annotations
 
@@ -21,48 +24,47 @@ def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[Message]],
-    how: Eval,
+    settings: Eval,
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress,
 ) -> list[str]:
-    """One greedy answer per prompt, without special tokens, in the prompts' order; `how.batch` prompts of like length at once.
+    """One greedy answer per prompt, without special tokens, in the prompts' order.
 
-    Of several processes each answers its share, and all have every answer: they must ask together.
+    `settings.batch` prompts of similar length are generated at once. Of several processes each generates its
+    share and gets every answer: they must call this together.
     """
     ids = encode_prompts(tokenizer, prompts)
-    order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
-    batches = [order[start : start + how.batch] for start in range(0, len(order), how.batch)]
-    answers: dict[int, str] = {}
-    stops = stop_token_ids(tokenizer)
+    order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
+    batches = [order[start : start + settings.batch] for start in range(0, len(order), settings.batch)]
+    local: dict[int, str] = {}  # prompt -> answer
+    stop_ids = stop_token_ids(tokenizer)
     with evaluation_mode(model, dtype):
-        for places, _ in progress(ranks.split_between_processes(batches)):
-            tokens, mask = _left_padded([ids[place] for place in places], device)
-            found = model.generate(
+        for indices, _ in progress(ranks.split_between_processes(batches)):
+            tokens, mask = _left_pad([ids[index] for index in indices], device)
+            outputs = model.generate(
                 input_ids=tokens,
                 attention_mask=mask,
-                max_new_tokens=how.max_new_tokens,
+                max_new_tokens=settings.max_new_tokens,
                 do_sample=False,
-                eos_token_id=stops,
+                eos_token_id=stop_ids,
                 pad_token_id=tokenizer.pad_token_id,
                 use_cache=True,
             )
-            for place, text in zip(
-                places,
-                tokenizer.batch_decode(found[:, tokens.shape[1] :], skip_special_tokens=True),
-                strict=True,
-            ):
-                answers[place] = text.strip()
-    everyone = {place: text for part in collectives.all_gather(answers) for place, text in part.items()}
-    return [everyone[place] for place in range(len(ids))]
+            texts = tokenizer.batch_decode(outputs[:, tokens.shape[1] :], skip_special_tokens=True)
+            local |= {index: text.strip() for index, text in zip(indices, texts, strict=True)}
+    answers: dict[int, str] = {}
+    for part in collectives.all_gather(local):
+        answers |= part
+    return [answers[index] for index in range(len(ids))]
 
 
-def _left_padded(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and attention mask, [N, T] each, with the prompts' ends aligned."""
+def _left_pad(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask, [N, T] each, with the prompts aligned at their ends."""
     width = max(len(row) for row in rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for place, row in enumerate(rows):
-        tokens[place, width - len(row) :] = torch.tensor(row)
-        mask[place, width - len(row) :] = 1
+    for index, row in enumerate(rows):
+        tokens[index, width - len(row) :] = torch.tensor(row)
+        mask[index, width - len(row) :] = 1
     return tokens.to(device), mask.to(device)

@@ -1,7 +1,6 @@
-"""The log-probability engine: a causal model and token ids in, log p(token | all before it) out.
+"""Lays sequences out as the tensors of forward passes: packed trees in one row, or right-padded rows.
 
-Every method and every evaluation asks here. Sequences are packed into trees (see attention.py) where the model allows it exactly, and
-right-padded where not; the head runs only where a scored token is predicted. Knows no objective and no row of data.
+Knows token ids and positions. Refuses to run a model.
 """
 
 from __future__ import annotations
@@ -23,30 +22,30 @@ class ForwardBatch:
     """N sequences laid out for one forward pass; S of their tokens are scored, sequence by sequence."""
 
     input_ids: Tensor  # [1, T] packed, [N, T] padded
-    position_ids: Tensor  # of the same shape
+    position_ids: Tensor  # same shape
     layout: PackedLayout | None  # None: padded
-    predict_at: Tensor  # [S] where the token is predicted, in the flattened input
-    targets: Tensor  # [S] the token
-    offsets: Tensor  # [S] its place in the answer; below 0 in the prompt
+    predict_at: Tensor  # [S] position whose logits predict the token, in the flattened input
+    targets: Tensor  # [S] token ids
+    offsets: Tensor  # [S] position of the token in the answer; negative in the prompt
     lengths: Tensor  # [N] scored tokens of each sequence
-    last_positions: Tensor  # [N] each sequence's last token, in the flattened input
-    sequence_ids: Tensor  # [N] which of the planned sequences they are, rising
-    is_filler: bool = False  # done again by a process that has no pack of its own left: it counts for nothing
+    last_positions: Tensor  # [N] position of each sequence's last token, in the flattened input
+    sequence_ids: Tensor  # [N] index of each sequence among the planned ones, ascending
+    is_filler: bool = False  # repeated by a process that has no pack of its own left: it counts for nothing
 
     def to(self, device: torch.device | str, **_: Any) -> ForwardBatch:
-        """The same on `device`."""
-        moved: dict[str, Any] = {
+        """A copy on `device`."""
+        tensors: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **tensors)
 
     def inputs(self) -> dict[str, Any]:
-        """What a model's forward is given."""
-        given: dict[str, Any] = {"input_ids": self.input_ids, "use_cache": False}
+        """Keywords of the model's forward."""
+        keywords: dict[str, Any] = {"input_ids": self.input_ids, "use_cache": False}
         if self.layout is None:
-            return given
+            return keywords
         return {
-            **given,
+            **keywords,
             "position_ids": self.position_ids,
             "attention_mask": dummy_mask(self.input_ids.device),
             "layout": self.layout,
@@ -55,96 +54,103 @@ class ForwardBatch:
 
 @dataclass(frozen=True)
 class Engine:
-    """How sequences are laid out for one model: packed or padded, at most `budget` tokens a forward pass."""
+    """How sequences are laid out for one model: packed or padded, at most `max_tokens` in a forward pass."""
 
     packed: bool
     max_tokens: int
     world_size: int = 1  # processes that share the work
-    device: torch.device | None = None  # where it is done; None: where the model's first weight lies
+    device: torch.device | None = None  # where batches go; None: where the model's first weight is
 
     def batches(self, sequences: Sequence[ScoredSequence]) -> list[ForwardBatch]:
-        """All sequences, in as few forward passes as the budget allows; those with one prompt go together."""
-        return [self._laid_out(sequences, pack) for pack in self._plan(sequences)]
+        """All sequences, in as few forward passes as the budget allows.
+
+        Those with one prompt stay together.
+        """
+        return [self._lay_out(sequences, pack) for pack in self._plan(sequences)]
 
     def local_batches(self, sequences: Sequence[ScoredSequence]) -> list[ForwardBatch]:
-        """This process's forward passes: as many as any other's, so that the last may be a spare one."""
-        shares = ranks.split_between_processes(self._plan(sequences))
-        return [replace(self._laid_out(sequences, pack), is_filler=not counts) for pack, counts in shares]
+        """This process's forward passes: as many as any other's, so the last may be a filler."""
+        packs = ranks.split_between_processes(self._plan(sequences))
+        return [replace(self._lay_out(sequences, pack), is_filler=not is_own) for pack, is_own in packs]
 
     def _plan(self, sequences: Sequence[ScoredSequence]) -> list[list[Tree]]:
-        planned = build_trees(sequences)
-        if not planned:
+        trees = build_trees(sequences)
+        if not trees:
             return []
         if self.world_size == 1:
-            return pack_trees(planned, self.max_tokens) if self.packed else pad_trees(planned, self.max_tokens)
+            return pack_trees(trees, self.max_tokens) if self.packed else pad_trees(trees, self.max_tokens)
         if self.packed:
-            return pack_evenly(planned, self.max_tokens, self.world_size)
-        width = sum(tree.longest * len(tree.sequence_ids) for tree in planned)
-        return pad_trees(planned, min(self.max_tokens, -(-width // self.world_size)))
+            return pack_evenly(trees, self.max_tokens, self.world_size)
+        padded_tokens = sum(tree.max_length * len(tree.sequence_ids) for tree in trees)
+        return pad_trees(trees, min(self.max_tokens, -(-padded_tokens // self.world_size)))
 
-    def _laid_out(self, sequences: Sequence[ScoredSequence], pack: Sequence[Tree]) -> ForwardBatch:
+    def _lay_out(self, sequences: Sequence[ScoredSequence], pack: Sequence[Tree]) -> ForwardBatch:
         return _pack(sequences, pack) if self.packed else _pad(sequences, pack)
 
 
 def _pack(sequences: Sequence[ScoredSequence], pack: Sequence[Tree]) -> ForwardBatch:
-    """Trees behind each other; positions of every answer start behind its prompt."""
+    """Trees concatenated in one row; the position ids of every answer continue those of its prompt."""
     ids: list[int] = []
-    positions: list[int] = []
-    starts: dict[int, tuple[int, int]] = {}  # member -> where its prompt and its answer start
+    position_ids: list[int] = []
+    starts: dict[int, tuple[int, int]] = {}  # sequence -> start of its prompt, start of its answer
     for tree in pack:
-        prompt = len(ids)
+        prompt_start = len(ids)
         ids += sequences[tree.sequence_ids[0]].prompt
-        positions += range(tree.prompt)
-        for member in tree.sequence_ids:
-            starts[member] = prompt, len(ids)
-            ids += sequences[member].answer
-            positions += range(tree.prompt, len(sequences[member]))
+        position_ids += range(tree.prompt_length)
+        for index in tree.sequence_ids:
+            starts[index] = prompt_start, len(ids)
+            ids += sequences[index].answer
+            position_ids += range(tree.prompt_length, len(sequences[index]))
     layout = PackedLayout(
-        tuple((tree.prompt, tuple(len(sequences[member].answer) for member in tree.sequence_ids)) for tree in pack)
+        tuple(
+            (tree.prompt_length, tuple(len(sequences[index].answer) for index in tree.sequence_ids))
+            for tree in pack
+        )
     )
-    return _batch(sequences, [ids], [positions], layout, starts)
+    return _make_batch(sequences, [ids], [position_ids], layout, starts)
 
 
 def _pad(sequences: Sequence[ScoredSequence], pack: Sequence[Tree]) -> ForwardBatch:
-    """Right-padded: under causal attention no real token sees the padding, so any id will do and no mask is needed."""
-    members = sorted(member for tree in pack for member in tree.sequence_ids)
-    width = max(len(sequences[member]) for member in members)
-    rows = [(sequences[member].prompt + sequences[member].answer + [0] * width)[:width] for member in members]
+    """Right-padded rows.
+
+    Under causal attention no token sees the padding: any id will do, and no mask is needed.
+    """
+    indices = sorted(index for tree in pack for index in tree.sequence_ids)
+    width = max(len(sequences[index]) for index in indices)
+    rows = [(sequences[index].prompt + sequences[index].answer + [0] * width)[:width] for index in indices]
     starts = {
-        member: (row * width, row * width + len(sequences[member].prompt))
-        for row, member in enumerate(members)
+        index: (row * width, row * width + len(sequences[index].prompt)) for row, index in enumerate(indices)
     }
-    return _batch(sequences, rows, [list(range(width))] * len(rows), None, starts)
+    return _make_batch(sequences, rows, [list(range(width))] * len(rows), None, starts)
 
 
-def _batch(
+def _make_batch(
     sequences: Sequence[ScoredSequence],
     ids: list[list[int]],
-    positions: list[list[int]],
+    position_ids: list[list[int]],
     layout: PackedLayout | None,
     starts: dict[int, tuple[int, int]],
 ) -> ForwardBatch:
-    """What both layouts have in common: which tokens are scored, and where each one is predicted."""
-    places: list[int] = []
+    """The batch of either layout: which tokens are scored, and at which position each one is predicted."""
+    predict_at: list[int] = []
     targets: list[int] = []
     offsets: list[int] = []
-    lengths, ends = [], []
-    members = sorted(starts)
-    for member in members:
-        sequence, (prompt_start, answer_start) = sequences[member], starts[member]
-        size = len(sequence.prompt)
-        where = [
-            *range(prompt_start, prompt_start + size),
+    lengths: list[int] = []
+    last_positions: list[int] = []
+    indices = sorted(starts)
+    for index in indices:
+        sequence, (prompt_start, answer_start) = sequences[index], starts[index]
+        prompt_length = len(sequence.prompt)
+        positions = [  # of the sequence's tokens in the flattened input
+            *range(prompt_start, prompt_start + prompt_length),
             *range(answer_start, answer_start + len(sequence.answer)),
         ]
-        scored = sequence.scored()
-        places += [where[place - 1] for place, _ in scored]
+        scored = sequence.scored_tokens()
+        predict_at += [positions[position - 1] for position, _ in scored]
         targets += [token for _, token in scored]
-        offsets += [place - size for place, _ in scored]
+        offsets += [position - prompt_length for position, _ in scored]
         lengths.append(len(scored))
-        ends.append(where[-1])
-    found: Any = (
-        torch.tensor(values, dtype=torch.long)
-        for values in (places, targets, offsets, lengths, ends, members)
-    )
-    return ForwardBatch(torch.tensor(ids), torch.tensor(positions), layout, *found)
+        last_positions.append(positions[-1])
+    columns = (predict_at, targets, offsets, lengths, last_positions, indices)
+    tensors = [torch.tensor(column, dtype=torch.long) for column in columns]
+    return ForwardBatch(torch.tensor(ids), torch.tensor(position_ids), layout, *tensors)

@@ -1,22 +1,21 @@
-"""Which tokens are computed together: sequences with one prompt become a tree, trees are packed to a budget of tokens. No torch.
+"""Plans which sequences share a forward pass: equal prompts form a tree, trees are packed to a token budget.
 
-A plan depends on the sequences and the budget alone: the same for every seed, worker and machine.
+A plan depends on the sequences and the budget alone: equal for every seed, process and machine. Needs no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-IGNORE_INDEX = -100
+from ..data.rows import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
 class ScoredSequence:
-    """One sequence to score: a prompt, its answer, and a label per token of both.
+    """One sequence to score: a prompt, its answer, and a label for each token of both.
 
-    A label is the token itself where it is scored and IGNORED elsewhere; None scores the answer and nothing else.
+    A label is the token itself where it is scored and IGNORE_INDEX elsewhere. None scores the answer alone.
     """
 
     prompt: list[int]
@@ -26,76 +25,87 @@ class ScoredSequence:
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
 
-    def scored(self) -> list[tuple[int, int]]:
-        """(place, token) of what is scored: nothing predicts a sequence's first token."""
+    def scored_tokens(self) -> list[tuple[int, int]]:
+        """(position, token) of each scored token.
+
+        The first token of a sequence is never scored: nothing predicts it.
+        """
         labels = self.labels or [IGNORE_INDEX] * len(self.prompt) + self.answer
-        return [(place, label) for place, label in enumerate(labels) if place and label != IGNORE_INDEX]
+        return [
+            (position, label) for position, label in enumerate(labels) if position and label != IGNORE_INDEX
+        ]
 
 
 @dataclass
 class Tree:
-    """Sequences that share their prompt, as indices into what was planned. `tokens`: the prompt once, every answer."""
+    """Sequences that share a prompt, as indices into the planned sequences."""
 
-    prompt: int  # tokens
+    prompt_length: int
     sequence_ids: list[int]
-    tokens: int
-    longest: int  # tokens of its longest sequence
+    num_tokens: int  # the prompt once, and every answer
+    max_length: int  # of prompt and answer of the longest sequence
 
 
 def build_trees(sequences: Sequence[ScoredSequence]) -> list[Tree]:
-    """Group by equal prompts; a sequence without a prompt stands alone."""
-    found: dict[Any, Tree] = {}
+    """Group sequences by equal prompts; a sequence without a prompt is a tree of its own."""
+    trees: dict[tuple[int, ...] | int, Tree] = {}
     for index, sequence in enumerate(sequences):
-        tree = found.setdefault(
-            tuple(sequence.prompt) or index, Tree(len(sequence.prompt), [], len(sequence.prompt), 0)
-        )
+        key = tuple(sequence.prompt) or index
+        tree = trees.setdefault(key, Tree(len(sequence.prompt), [], len(sequence.prompt), 0))
         tree.sequence_ids.append(index)
-        tree.tokens += len(sequence.answer)
-        tree.longest = max(tree.longest, len(sequence))
-    return list(found.values())
+        tree.num_tokens += len(sequence.answer)
+        tree.max_length = max(tree.max_length, len(sequence))
+    return list(trees.values())
 
 
-def pack_trees(planned: Sequence[Tree], budget: int) -> list[list[Tree]]:
-    """Packs of at most `budget` tokens, first fit, longest tree first; a tree that is longer goes alone."""
+def pack_trees(trees: Sequence[Tree], max_tokens: int) -> list[list[Tree]]:
+    """Packs of at most `max_tokens` by first fit, longest tree first.
+
+    A tree that exceeds the budget is a pack alone.
+    """
     packs: list[list[Tree]] = []
-    room: list[int] = []
-    for tree in sorted(planned, key=lambda tree: -tree.tokens):
-        place = next((place for place, left in enumerate(room) if tree.tokens <= left), None)
-        if place is None:
+    room: list[int] = []  # tokens left in each pack
+    for tree in sorted(trees, key=lambda tree: -tree.num_tokens):
+        index = next((index for index, left in enumerate(room) if tree.num_tokens <= left), None)
+        if index is None:
             packs.append([])
-            room.append(budget)
-            place = len(packs) - 1
-        packs[place].append(tree)
-        room[place] -= tree.tokens
+            room.append(max_tokens)
+            index = len(packs) - 1
+        packs[index].append(tree)
+        room[index] -= tree.num_tokens
     return packs
 
 
-def pack_evenly(planned: Sequence[Tree], budget: int, parts: int) -> list[list[Tree]]:
-    """The same for `parts` processes that go through packs side by side: about equally full ones, in as few rounds as the budget allows.
+def pack_evenly(trees: Sequence[Tree], max_tokens: int, world_size: int) -> list[list[Tree]]:
+    """Packs for processes that compute side by side: equally full, in as few rounds as the budget allows.
 
-    Longest tree first, each into the emptiest pack (Graham 1969). Fuller packs come first, so that those of one round are alike.
+    Longest tree first, each into the emptiest pack (Graham 1969). Packs are sorted by their tokens, fullest
+    first, so that those of one round are alike.
     """
-    total, longest = sum(tree.tokens for tree in planned), max(tree.tokens for tree in planned)
-    for rounds in range(-(-total // (budget * parts)), len(planned) + 1):
-        packs: list[list[Tree]] = [[] for _ in range(rounds * parts)]
+    total, longest = sum(tree.num_tokens for tree in trees), max(tree.num_tokens for tree in trees)
+    for rounds in range(-(-total // (max_tokens * world_size)), len(trees) + 1):
+        packs: list[list[Tree]] = [[] for _ in range(rounds * world_size)]
         loads = [0] * len(packs)
-        for tree in sorted(planned, key=lambda tree: -tree.tokens):
-            place = loads.index(min(loads))
-            packs[place].append(tree)
-            loads[place] += tree.tokens
-        if max(loads) <= max(budget, longest):
+        for tree in sorted(trees, key=lambda tree: -tree.num_tokens):
+            index = loads.index(min(loads))
+            packs[index].append(tree)
+            loads[index] += tree.num_tokens
+        if max(loads) <= max(max_tokens, longest):
             break
-    return sorted(filter(None, packs), key=lambda pack: -sum(tree.tokens for tree in pack))
+    return sorted(filter(None, packs), key=lambda pack: -sum(tree.num_tokens for tree in pack))
 
 
-def pad_trees(planned: Sequence[Tree], budget: int) -> list[list[Tree]]:
-    """The same for right-padded batches, where every sequence costs the longest one's tokens; a tree's members stay together."""
+def pad_trees(trees: Sequence[Tree], max_tokens: int) -> list[list[Tree]]:
+    """Packs for right-padded batches, where every sequence costs as much as the longest.
+
+    Trees are not split.
+    """
     packs: list[list[Tree]] = []
     width = count = 0
-    for tree in sorted(planned, key=lambda tree: -tree.longest):
-        if not packs or (count + len(tree.sequence_ids)) * width > budget:
+    for tree in sorted(trees, key=lambda tree: -tree.max_length):
+        if not packs or (count + len(tree.sequence_ids)) * width > max_tokens:
             packs.append([])
-            width, count = tree.longest, 0
+            width, count = tree.max_length, 0
         packs[-1].append(tree)
         count += len(tree.sequence_ids)
     return packs

@@ -1,7 +1,8 @@
-"""The reference: the policy as it starts, asked once before training, and what it said kept for every later run.
+"""Reference log-probabilities: computed once with the initial policy, and cached for every later run.
 
-Full weights are their own reference. With a fresh adapter it is the model without it; with an adapter that was trained before,
-the model with that adapter, never the bare base. No second model is ever in memory.
+Full weights are their own reference. With a new adapter the reference is the model without it; with an
+adapter that was trained before, it is the model with that adapter, never the bare base. No second model is
+ever in memory.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..distributed import collectives, ranks
 from ..distributed.full_state import iter_full_state
@@ -27,76 +29,84 @@ from .reference_cache import Example, ReferenceCache
 if TYPE_CHECKING:
     from rich.console import Console
 
-BLOCK_PASSES = 8  # forward passes of a block: what is scored between two looks at the clock
+BLOCK_PASSES = 8  # forward passes in a block, after which results may be published
+COSMETIC_KEYS = (  # of a model's config: they change no number
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+    "_name_or_path",
+    "_attn_implementation",
+)
 
 
-def reference_folder(weights: str, dtype: torch.dtype) -> Path:
-    """Where log-probabilities of these weights (`digest`) are kept: its name says all that they depend on besides the token ids."""
-    return cache_directory() / "references" / f"{weights[:32]}-{str(dtype).removeprefix('torch.')}"
+def reference_folder(digest: str, dtype: torch.dtype) -> Path:
+    """Cache folder for the log-probabilities of weights with this digest.
+
+    Its name states all that they depend on besides the token ids.
+    """
+    return cache_directory() / "references" / f"{digest[:32]}-{str(dtype).removeprefix('torch.')}"
 
 
 def weights_digest(model: Any) -> str:
-    """The sha256 of every weight that the reference computes with: the same with and without an adapter that does nothing yet.
+    """The sha256 of all weights and settings that the reference computes with.
 
-    Of a sharded model too: every process asks together, the weights are gathered one after the other, and the first one's word counts.
+    A new adapter does not change it.
+
+    Works for a sharded model too: all processes must call this together, weights are gathered one by one, and
+    the digest of rank 0 is returned everywhere.
     """
-    found = hashlib.sha256(repr(sorted(_facts(model).items())).encode())
-    for name, tensor in _weights(model):
+    digest = hashlib.sha256(repr(sorted(_config_facts(model).items())).encode())
+    for name, tensor in _reference_weights(model):
         if ranks.is_main_process():
-            found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return collectives.broadcast(found.hexdigest())
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return collectives.broadcast(digest.hexdigest())
 
 
-def _facts(model: Any) -> dict[str, Any]:
-    """What of the config changes a number and is no weight."""
+def _config_facts(model: Any) -> dict[str, Any]:
+    """Settings besides the weights that change a number: of the model's config and a trained adapter."""
     config = model.config.to_diff_dict()
-    cosmetic = (
-        "architectures",
-        "dtype",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-        "_name_or_path",
-        "_attn_implementation",
-    )
     facts = {
-        key: value for key, value in config.items() if key not in cosmetic and not key.endswith("token_id")
+        key: value
+        for key, value in config.items()
+        if key not in COSMETIC_KEYS and not key.endswith("token_id")
     }
-    adapters = getattr(model, "peft_config", {}) if not _fresh(model) else {}
-    return {
-        **facts,
-        "adapters": {
-            name: (one.r, one.lora_alpha, one.use_rslora)
-            for name, one in adapters.items()
-            if hasattr(one, "r")
-        },
+    adapters = getattr(model, "peft_config", {}) if not _has_new_adapter(model) else {}
+    scales = {
+        name: (adapter.r, adapter.lora_alpha, adapter.use_rslora)
+        for name, adapter in adapters.items()
+        if hasattr(adapter, "r")
     }
+    return {**facts, "adapters": scales}
 
 
-def _weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) as a plain model would have them, by name; of a fresh adapter, nothing."""
-    fresh = _fresh(model)
-    yield from iter_full_state(model, select=lambda name: not (fresh and "lora_" in name), rename=_plain)
-
-
-def _plain(name: str) -> str:
-    return (
-        name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", ".")
+def _reference_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) under the names of a plain model, sorted; a new adapter is left out."""
+    skip_adapter = _has_new_adapter(model)
+    yield from iter_full_state(
+        model, select=lambda name: not (skip_adapter and "lora_" in name), rename=_plain_name
     )
 
 
-def _fresh(model: Any) -> bool:
-    """Whether the model has an adapter, and one that adds nothing: each of its B matrices is zero."""
-    halves = iter_full_state(model, select=lambda name: "lora_B" in name or "lora_embedding_B" in name)
-    zeros = [not tensor.any() for _, tensor in halves]
-    return bool(zeros) and all(zeros)
+def _plain_name(name: str) -> str:
+    """The name of a weight without the prefixes that peft adds."""
+    name = name.removeprefix("base_model.model.")
+    return name.replace(".base_layer.", ".").replace(".original_module.", ".")
+
+
+def _has_new_adapter(model: Any) -> bool:
+    """Whether the model has an adapter that adds nothing yet: each of its B matrices is zero."""
+    b_matrices = iter_full_state(model, select=lambda name: "lora_B" in name or "lora_embedding_B" in name)
+    are_zero = [not tensor.any() for _, tensor in b_matrices]  # all are gathered: every process takes part
+    return bool(are_zero) and all(are_zero)
 
 
 @contextmanager
 def as_reference(model: Any) -> Iterator[None]:
-    """The model computes as the reference: an adapter that adds nothing is off, and costs nothing."""
-    with model.disable_adapter() if _fresh(model) else nullcontext():
+    """The model computes as the reference inside the block: a new adapter is disabled, and costs nothing."""
+    with model.disable_adapter() if _has_new_adapter(model) else nullcontext():
         yield
 
 
@@ -105,35 +115,32 @@ def fetch_reference_logps(
     sequences: Sequence[ScoredSequence],
     engine: Engine,
     dtype: torch.dtype,
-    where: Path,
+    folder: Path,
     console: Console,
-) -> tuple[list[torch.Tensor], int]:
-    """log p of every answer token of each sequence under the reference, [tokens] nats each, and how many sequences had to be asked.
+) -> tuple[list[Tensor], int]:
+    """Reference log-probabilities of each sequence's answer tokens, [tokens] nats; how many were computed.
 
-    Of several processes the first one reads and writes the store; the others help it to score, block by block, and get what it found.
+    The rest came from the cache in `folder`. Of several processes rank 0 reads and writes the cache; the
+    others help it to score, block by block, and get its results.
     """
 
-    def ask(block: Sequence[Example]) -> list[np.ndarray]:
+    def score_block(block: Sequence[Example]) -> list[np.ndarray]:
+        examples = [ScoredSequence(list(prompt), list(answer)) for prompt, answer in block]
         with as_reference(model):
-            found = score_sequences(
-                model,
-                [ScoredSequence(list(prompt), list(answer)) for prompt, answer in block],
-                engine,
-                dtype,
-                iter,
-            )
-        return [values.float().numpy() for values in found]
+            logps = score_sequences(model, examples, engine, dtype, iter)
+        return [values.float().numpy() for values in logps]
 
     while not ranks.is_main_process():
-        if (block := collectives.broadcast(None)) is None:
+        block = collectives.broadcast(None)
+        if block is None:
             return collectives.broadcast(([], 0))
-        ask(block)
-    found = ReferenceCache(where).fetch(
+        score_block(block)
+    result = ReferenceCache(folder).fetch(
         [(sequence.prompt, sequence.answer) for sequence in sequences],
-        lambda block: ask(collectives.broadcast(block)),
+        lambda block: score_block(collectives.broadcast(block)),
         progress=progress_tracker("reference", console),
         block_tokens=BLOCK_PASSES * engine.max_tokens * engine.world_size,
-        notice=lambda text: console.print(text, highlight=False, soft_wrap=True),
+        notify=lambda text: console.print(text, highlight=False, soft_wrap=True),
     )
     collectives.broadcast(None)
-    return collectives.broadcast(([torch.from_numpy(values.copy()) for values in found.logps], found.scored))
+    return collectives.broadcast(([torch.from_numpy(logps.copy()) for logps in result.logps], result.scored))

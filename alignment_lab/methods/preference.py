@@ -105,7 +105,7 @@ class PreferenceObjective(Objective):
 
     def batch_columns(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """The reference's sums, and the number of tokens that the NLL is over."""
-        columns = {"nll_tokens": torch.tensor([len(self.score_inputs(row)[0].scored()) for row in rows])}
+        columns = {"nll_tokens": torch.tensor([len(self.score_inputs(row)[0].scored_tokens()) for row in rows])}
         if self.method.needs_reference:
             columns |= {name: torch.tensor([row[name] for row in rows]) for name in REFERENCE_COLUMNS}
         return columns

@@ -32,7 +32,7 @@ class SupervisedObjective(Objective):
 
     def batch_columns(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """How many tokens of each row are predicted: a text's first one is not."""
-        counts = [sum(len(sequence.scored()) for sequence in self.score_inputs(row)) for row in rows]
+        counts = [sum(len(sequence.scored_tokens()) for sequence in self.score_inputs(row)) for row in rows]
         return {"tokens": torch.tensor(counts)}
 
     def loss_and_metrics(self, outputs: TokenLogprobs, batch: GlobalBatch) -> dict[str, Tensor]:
