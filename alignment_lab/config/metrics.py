@@ -53,7 +53,7 @@ _DETAILS = (  # what pages and files have as well
     Metric("mean_reward", "mean score", scale=Scale.method),
     Metric("logps/chosen", "log-probability of the chosen answer", scale=Scale.tokenizer),
     Metric("logps/rejected", "log-probability of the rejected answer", _MIN, scale=Scale.tokenizer),
-    Metric("kl", "KTO's reference point", _MIN, scale=Scale.method),
+    Metric("kl", "KL from the reference, as KTO estimates it", _MIN, scale=Scale.method),
     Metric("shift", "BCO's shift", scale=Scale.method),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_SUMMARY, *_DETAILS)}

@@ -40,7 +40,7 @@ class Tracker:
 
 
 class MetricsForwarder:
-    """Reads what was added to metrics.jsonl since the last call, and logs the steps that each tracker lacks."""
+    """Reads what was added to metrics.jsonl since the last call, and logs what each tracker lacks."""
 
     def __init__(self, run: RunDirectory, trackers: Sequence[Tracker]) -> None:
         self.run, self.trackers = run, trackers
@@ -109,7 +109,7 @@ def to_tracker_metrics(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def run_summary(state: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
-    """What a table of runs is sorted by: each metric before, after and the difference, the cost, the state."""
+    """What a table of runs is sorted by: each metric before, after and their difference; cost; state."""
     summary: dict[str, Any] = {"state": state.get("state"), "attempts": state.get("attempts")}
     summary |= {name: report[name] for name in SUMMARY_KEYS if name in report}
     summary |= {f"seconds/{name}": value for name, value in (report.get("seconds") or {}).items()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..runtime.files import utc_now
 from ..runtime.progress import ProgressBar
-from ..tracking import open_follower
+from ..tracking import open_forwarder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,22 +86,22 @@ class TrackerCallback(Callback):
     """
 
     def __init__(self, spec: Experiment, run: RunDirectory, console: Console) -> None:
-        self.follower = open_follower(spec, run, console)
+        self.forwarder = open_forwarder(spec, run, console)
 
     def on_train_begin(self, state: TrainState) -> None:
         """Pass on what attempts before logged."""
-        if self.follower:
-            self.follower.begin()
+        if self.forwarder:
+            self.forwarder.start()
 
     def on_log(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         """Pass on the new line."""
-        if self.follower:
-            self.follower.tell()
+        if self.forwarder:
+            self.forwarder.forward()
 
     def on_train_end(self, state: TrainState) -> None:
         """Pass on what is left."""
-        if self.follower:
-            self.follower.tell()
+        if self.forwarder:
+            self.forwarder.forward()
 
 
 class ProgressCallback(Callback):
