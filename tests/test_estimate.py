@@ -10,7 +10,7 @@ import pytest
 
 from alignment_lab import estimate
 from alignment_lab.config import Quantization
-from alignment_lab.estimate import DEVICES, GB, Device, memory
+from alignment_lab.estimate import DEVICES, GB, Device, model_states
 
 BIG = Device("big", 1000, 1000)  # on which nothing is ever short
 
@@ -184,7 +184,7 @@ def test_nf4_takes_what_bitsandbytes_takes():
         torch.randn(1024, 1024).bfloat16(), quant_type="nf4", compress_statistics=True
     )
     taken = sum(tensor.nbytes for tensor in (stored, state.absmax, state.state2.absmax))
-    assert taken / 1024**2 == pytest.approx(memory.STORED[Quantization.nf4], abs=1e-5)
+    assert taken / 1024**2 == pytest.approx(model_states.QUANTIZED_BYTES[Quantization.nf4], abs=1e-5)
 
 
 def test_other_optimizers_have_other_moments(composed):
@@ -357,8 +357,8 @@ CONFIG_OF_EMBEDDED = SimpleNamespace(
 )
 ASKED = {
     "trained": 134_515_008,
-    "width": 4,
-    "longest": 400,
+    "dtype_bytes": 4,
+    "longest_row": 400,
     "cuda": False,
     "tokens": None,
     "checkpointing": None,
@@ -378,10 +378,14 @@ def test_a_token_costs_what_was_measured(composed):
 
 def test_the_pass_fills_what_states_leave_of_the_share():
     """0.8 of 20 GB less 12 bytes a parameter are 14.4 GB, more than 1024 tokens need; of 3 GB they are 0.786 GB: 423 of 1.855 MB."""
-    assert estimate.plan_micro_batch(CONFIG, free=20 * GB, **ASKED) == estimate.MicroBatchPlan(1024, False)
-    assert estimate.plan_micro_batch(CONFIG, free=3 * GB, **ASKED) == estimate.MicroBatchPlan(423, False)
+    assert estimate.plan_micro_batch(CONFIG, free_bytes=20 * GB, **ASKED) == estimate.MicroBatchPlan(
+        1024, False
+    )
+    assert estimate.plan_micro_batch(CONFIG, free_bytes=3 * GB, **ASKED) == estimate.MicroBatchPlan(
+        423, False
+    )
     assert estimate.plan_micro_batch(
-        CONFIG, free=80 * GB, **{**ASKED, "cuda": True, "width": 2}
+        CONFIG, free_bytes=80 * GB, **{**ASKED, "cuda": True, "dtype_bytes": 2}
     ) == estimate.MicroBatchPlan(16384, False)
 
 
@@ -389,10 +393,16 @@ def test_the_pass_fills_what_states_leave_of_the_share():
 def test_on_one_device_in_float32_dials_change_nothing(free, composed):
     spec = composed(["model=embedded"])
     settled = estimate.choose_micro_batch(
-        spec, CONFIG_OF_EMBEDDED, width=4, free=int(free * GB), longest=400, cuda=False, processes=1
+        spec,
+        CONFIG_OF_EMBEDDED,
+        dtype_bytes=4,
+        free_bytes=int(free * GB),
+        longest_row=400,
+        cuda=False,
+        processes=1,
     )
     assert settled == estimate.plan_micro_batch(
-        CONFIG, free=int(free * GB), **{**ASKED, "trained": known(spec).total}
+        CONFIG, free_bytes=int(free * GB), **{**ASKED, "trained": known(spec).total}
     )
 
 
@@ -414,7 +424,7 @@ def test_a_run_over_eight_settles_for_what_its_plan_said(preset, free, composed)
         tie_word_embeddings=shape.tied,
     )
     settled = estimate.choose_micro_batch(
-        spec, config, width=2, free=int((free + 1) * GB), longest=512, cuda=True, processes=8
+        spec, config, dtype_bytes=2, free_bytes=int((free + 1) * GB), longest_row=512, cuda=True, processes=8
     )
     planned = needed(spec, 8, DEVICES["h100"]).micro_batch
     assert settled.checkpointing == planned.checkpointing
@@ -423,8 +433,8 @@ def test_a_run_over_eight_settles_for_what_its_plan_said(preset, free, composed)
 
 
 def test_checkpointing_comes_only_where_the_longest_row_would_not_fit():
-    plan = estimate.plan_micro_batch(CONFIG, free=int(2.5 * GB), **ASKED)
+    plan = estimate.plan_micro_batch(CONFIG, free_bytes=int(2.5 * GB), **ASKED)
     assert plan.checkpointing and plan.tokens > 400
     assert estimate.plan_micro_batch(
-        CONFIG, free=GB, **{**ASKED, "tokens": 64, "checkpointing": False}
+        CONFIG, free_bytes=GB, **{**ASKED, "tokens": 64, "checkpointing": False}
     ) == estimate.MicroBatchPlan(64, False)

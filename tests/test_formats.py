@@ -341,10 +341,22 @@ BAD = {  # BadRow: somebody should look; UninformativeRow: left out and counted
         BadRow,
         "content is not text",
     ),
-    "an empty chosen": ({"prompt": "Q", "chosen": "", "rejected": "B"}, UninformativeRow, "`chosen` is empty"),
-    "a blank rejected": ({"prompt": "Q", "chosen": "A", "rejected": " \n"}, UninformativeRow, "`rejected` is empty"),
+    "an empty chosen": (
+        {"prompt": "Q", "chosen": "", "rejected": "B"},
+        UninformativeRow,
+        "`chosen` is empty",
+    ),
+    "a blank rejected": (
+        {"prompt": "Q", "chosen": "A", "rejected": " \n"},
+        UninformativeRow,
+        "`rejected` is empty",
+    ),
     "an empty list": ({"prompt": "Q", "chosen": [], "rejected": "B"}, UninformativeRow, "`chosen` is empty"),
-    "a blank prompt": ({"prompt": " ", "chosen": "A", "rejected": "B"}, UninformativeRow, "`prompt` is empty"),
+    "a blank prompt": (
+        {"prompt": " ", "chosen": "A", "rejected": "B"},
+        UninformativeRow,
+        "`prompt` is empty",
+    ),
     "a transcript whose last turn is empty": (
         {"chosen": "\n\nHuman: Q\n\nAssistant:", "rejected": "\n\nHuman: Q\n\nAssistant: B"},
         UninformativeRow,
@@ -709,7 +721,8 @@ def test_every_format_has_its_sentence():
     assert set(REQUIRED_COLUMNS) == set(Format)
     for format in Format:
         with pytest.raises(
-            DataError, match=re.escape(f"data: has the columns x; this method needs {REQUIRED_COLUMNS[format]}.")
+            DataError,
+            match=re.escape(f"data: has the columns x; this method needs {REQUIRED_COLUMNS[format]}."),
         ):
             choose_converter(format, [{"x": 1}], "data")
 

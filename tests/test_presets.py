@@ -7,7 +7,7 @@ import pytest
 from alignment_lab import estimate
 from alignment_lab.config import Adapter, Parallel, Quantization, Sharding
 from alignment_lab.estimate import DEVICES, PRESETS, Device, Workload
-from alignment_lab.estimate.devices import _by_driver
+from alignment_lab.estimate.devices import _device_from_driver
 from alignment_lab.runtime.errors import UserError
 
 LOAD = Workload(1000, 100, 60)
@@ -72,7 +72,7 @@ def test_every_device_is_known_by_what_the_driver_calls_it(tmp_path, monkeypatch
     assert set(CARDS.values()) == set(DEVICES) - {"cpu"}
     monkeypatch.setattr("alignment_lab.runtime.hardware.DRIVER_GPUS", tmp_path)
     for number, (card, name) in enumerate(CARDS.items()):
-        assert _by_driver(card).name == name
+        assert _device_from_driver(card).name == name
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "information").write_text(f"Model: \t\t {card}\nIRQ:   \t\t 16\n")
     assert estimate.local_device(len(CARDS)) == (
@@ -83,10 +83,10 @@ def test_every_device_is_known_by_what_the_driver_calls_it(tmp_path, monkeypatch
 
 
 def test_a_device_that_nobody_knows_is_taken_for_the_smallest_with_its_own_memory(monkeypatch):
-    monkeypatch.setattr("alignment_lab.estimate.devices._memory", lambda: 16.0)
-    assert (_by_driver("Tesla T4").gb, _by_driver("Tesla T4").tflops) == (16.0, 165)
-    monkeypatch.setattr("alignment_lab.estimate.devices._memory", lambda: None)
-    assert _by_driver("Tesla T4").gb == 24
+    monkeypatch.setattr("alignment_lab.estimate.devices._smallest_memory", lambda: 16.0)
+    assert (_device_from_driver("Tesla T4").gb, _device_from_driver("Tesla T4").tflops) == (16.0, 165)
+    monkeypatch.setattr("alignment_lab.estimate.devices._smallest_memory", lambda: None)
+    assert _device_from_driver("Tesla T4").gb == 24
 
 
 # ---- presets
@@ -118,7 +118,9 @@ def on(monkeypatch):
 
     def machine(device: str | Device, count: int, *, packages: bool = True) -> None:
         found = DEVICES[device] if isinstance(device, str) else device
-        monkeypatch.setattr("alignment_lab.estimate.presets.local_device", lambda accelerators=None: (found, count))
+        monkeypatch.setattr(
+            "alignment_lab.estimate.presets.local_device", lambda accelerators=None: (found, count)
+        )
         monkeypatch.setattr(
             "alignment_lab.estimate.presets.find_spec", lambda package: object() if packages else None
         )

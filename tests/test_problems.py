@@ -10,6 +10,7 @@ import pytest
 
 from alignment_lab import tracking
 from alignment_lab.estimate import DEVICES, GB, problems
+from alignment_lab.runtime import disk
 from alignment_lab.runtime.errors import UserError
 
 Usage = namedtuple("Usage", "total used free")
@@ -138,7 +139,7 @@ def test_wandb_online_wants_a_login(found, monkeypatch):
 
 def test_a_disk_that_is_full(composed, monkeypatch, tmp_path):
     """134.5M parameters: 12 bytes each in 3 checkpoints and 4 in the model are 5.4 GB; without checkpoints 0.5 GB."""
-    monkeypatch.setattr(problems.shutil, "disk_usage", lambda path: Usage(9 * GB, 4 * GB, 5 * GB))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: Usage(9 * GB, 4 * GB, 5 * GB))
     assert problems.local_problems(composed([]), accelerators=0, folder=tmp_path / "not" / "made") == []
     (said,) = problems.local_problems(
         composed(["training.save_steps=10"]), accelerators=0, folder=tmp_path / "not" / "made"
@@ -202,7 +203,7 @@ def test_processes_share_a_machines_memory(found, memory):
 def test_what_is_offloaded_needs_the_machines_memory(found, memory, every_package):
     memory(64)
     (said,) = found("model=mistral-7b parallel=zero3_offload", accelerators=2)
-    assert "wait in the machine's memory, 116 GB in all, and 64 are free; use parallel=lora" in said
+    assert "are offloaded to host memory, 116 GB in all, and 64 are free; use parallel=lora" in said
     memory(256)
     assert found("model=mistral-7b parallel=zero3_offload", accelerators=2) == []
 
@@ -211,7 +212,7 @@ def test_weights_pass_through_the_machines_memory(found, memory, every_package):
     """4 bytes for each of 7.24e9, in each of 8 processes; ZeRO-3 reads them in parts."""
     memory(64)
     (said,) = found("model=mistral-7b parallel=fsdp", accelerators=8)
-    assert "pass through the machine's memory, 232 GB in all, and 64 are free; use parallel=zero3" in said
+    assert "pass through host memory, 232 GB in all, and 64 are free; use parallel=zero3" in said
     assert found("model=mistral-7b parallel=zero3", accelerators=8) == []
 
 

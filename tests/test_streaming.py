@@ -127,7 +127,9 @@ def as_json(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("write", [saved, as_parquet, as_csv, as_json])
 def test_every_kind_of_file_can_be_streamed(write, streamed, pairs, tmp_path):
-    assert load_rows(streamed(write(tmp_path, [pair(number) for number in range(500)]))) == load_rows(streamed(pairs))
+    assert load_rows(streamed(write(tmp_path, [pair(number) for number in range(500)]))) == load_rows(
+        streamed(pairs)
+    )
 
 
 def test_held_out_rows_of_their_own_are_streamed_too(streamed, pairs, taken, write_rows):

@@ -220,7 +220,9 @@ def test_a_labelled_answer_has_the_same_ids_whatever_stands_beside_it(tokenizer)
     rows = as_labelled([rows_of(prompt, answer, "No") for prompt in PROMPTS.values() for answer in ANSWERS])
     found, _ = tokenization.tokenize_unpaired(tokenizer, rows, 64)
     assert found == [one for row in rows for one in tokenization.tokenize_unpaired(tokenizer, [row], 64)[0]]
-    assert all(count_tokens(row) == len(row["prompt_ids"]) + len(row["completion_ids"]) <= 64 for row in found)
+    assert all(
+        count_tokens(row) == len(row["prompt_ids"]) + len(row["completion_ids"]) <= 64 for row in found
+    )
     assert found[0].items() >= rows[0].items()
 
 

@@ -1,24 +1,15 @@
-"""Memory, time and the smallest set-up that does, from a model's shape: no weights, no accelerator, no torch."""
+"""Memory, time and the presets that fit, from a model's shape; and what keeps a run from starting.
+
+Loads no weights, uses no accelerator and does not import torch.
+"""
 
 from .devices import DEVICES, GB, LISTED_DEVICES, UTILIZATION, Device, get_device, local_cpu, local_device
-from .memory import (
-    CPU_TOKENS,
-    CUDA_TOKENS,
-    MEMORY_FRACTION,
-    STATE_BYTES,
-    MemoryBreakdown,
-    MemoryEstimate,
-    MicroBatchPlan,
-    activation_bytes,
-    choose_micro_batch,
-    estimate_memory,
-    max_row_tokens,
-    plan_micro_batch,
-)
+from .memory import MemoryBreakdown, MemoryEstimate, estimate_memory
+from .micro_batch import MicroBatchPlan, activation_bytes, choose_micro_batch, plan_micro_batch
 from .presets import (
     AUTO,
     PRESETS,
-    Choice,
+    PresetChoice,
     apply_preset,
     choose_preset,
     first_fitting_preset,
@@ -34,7 +25,6 @@ from .shape import (
     hub_cached_file,
     model_shape,
     parameter_counts,
-    shape_from_config,
 )
 from .work import (
     Workload,
@@ -48,47 +38,41 @@ from .work import (
 
 __all__ = [
     "AUTO",
-    "CPU_TOKENS",
-    "CUDA_TOKENS",
     "DEVICES",
     "GB",
-    "PRESETS",
-    "MEMORY_FRACTION",
     "LISTED_DEVICES",
-    "STATE_BYTES",
+    "PRESETS",
     "UNKNOWN_SHAPE_REMEDY",
     "UTILIZATION",
-    "Choice",
     "Device",
-    "Workload",
     "MemoryBreakdown",
     "MemoryEstimate",
-    "ParameterCounts",
     "MicroBatchPlan",
+    "ParameterCounts",
+    "PresetChoice",
+    "Workload",
     "activation_bytes",
-    "hub_cached_file",
+    "apply_preset",
     "choose_micro_batch",
     "choose_preset",
-    "get_device",
-    "estimate_memory",
-    "shape_from_config",
     "compute_hours",
+    "estimate_memory",
+    "experiment_parameters",
+    "first_fitting_preset",
+    "get_device",
+    "hub_cached_file",
     "is_practical",
     "is_supported",
+    "local_cpu",
     "local_device",
-    "max_row_tokens",
-    "parameter_counts",
-    "experiment_parameters",
     "micro_batches_per_step",
+    "model_shape",
+    "parameter_counts",
     "plan_micro_batch",
     "reference_flops",
     "resolve_auto",
-    "model_shape",
-    "first_fitting_preset",
     "step_flops",
-    "total_steps",
     "steps_per_epoch",
-    "local_cpu",
     "total_processes",
-    "apply_preset",
+    "total_steps",
 ]

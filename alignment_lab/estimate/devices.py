@@ -1,4 +1,7 @@
-"""Devices with their memory and speed: those that people have, and what this machine has. No torch: the driver is asked."""
+"""Devices with their memory and speed: common accelerators, and those of this machine.
+
+Asks the driver, not torch.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from ..runtime import hardware
 from ..runtime.errors import UserError
 
 GB = 10**9
-# Model FLOPs over the peak. On accelerators: MosaicML's llm-foundry (scripts/train/benchmarking/README.md) has 40 to 46 % for models of 1
-# to 7 billion parameters and rows of 512 to 4,096 tokens on H100s in bfloat16, with and without activation checkpointing. Other cards,
-# short steps and slow networks reach less.
+# Model FLOPs utilization, of the peak. On accelerators: MosaicML's llm-foundry
+# (scripts/train/benchmarking/README.md) has 40 to 46 % for models of 1 to 7 billion parameters and rows of
+# 512 to 4,096 tokens on H100s in bfloat16, with and without activation checkpointing. Other cards, short
+# steps and slow networks reach less.
 UTILIZATION = 0.40
 CPU_UTILIZATION = 0.80  # docs/LOG.md: 154 of the 183 GFLOP/s that the processor reaches on large matrices
 CPU_TFLOPS = 0.09  # of one core in float32: the same 183 GFLOP/s on two cores
@@ -23,32 +27,31 @@ CPU_TFLOPS = 0.09  # of one core in float32: the same 183 GFLOP/s on two cores
 
 @dataclass(frozen=True)
 class Device:
-    """One kind of device. `tflops` is the dense peak in bfloat16 with float32 accumulation, as the maker gives it."""
+    """One kind of device. `tflops` is the vendor's dense peak in bfloat16 with float32 accumulation."""
 
     name: str
     gb: float
     tflops: float
-    words: tuple[str, ...] = ()  # all of which are in the name that the driver has for it
+    driver_words: tuple[str, ...] = ()  # all of these are in the driver's name for it
     accelerator: bool = True
 
     @property
     def bytes(self) -> int:
-        """Memory; GB as the maker counts them, the smaller reading."""
+        """Memory; GB are taken as 10**9 bytes, the smaller reading."""
         return int(self.gb * GB)
 
     @property
     def flops(self) -> float:
-        """What training is assumed to reach, FLOPs a second."""
+        """FLOPs per second that training is assumed to reach."""
         return self.tflops * 1e12 * (UTILIZATION if self.accelerator else CPU_UTILIZATION)
 
 
 def local_cpu(*, free: bool = False) -> Device:
-    """This machine's processors and its memory; with `free`, only what is free now."""
+    """This machine's processors with its memory; with `free`, only the memory that is available now."""
     memory = psutil.virtual_memory()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Device(
-        "cpu", (memory.available if free else memory.total) / GB, CPU_TFLOPS * cores, accelerator=False
-    )
+    gb = (memory.available if free else memory.total) / GB
+    return Device("cpu", gb, CPU_TFLOPS * cores, accelerator=False)
 
 
 DEVICES = {
@@ -64,44 +67,44 @@ DEVICES = {
         local_cpu(),
     )
 }
-LISTED_DEVICES = ("rtx4090", "a100-40gb", "l40s", "h100", "h200", "cpu")  # one of each size
+LISTED_DEVICES = ("rtx4090", "a100-40gb", "l40s", "h100", "h200", "cpu")  # in a plan: one of each size
 
 
 def get_device(name: str) -> Device:
-    """The device that `plan.device` names. Raises UserError with all names for another one."""
+    """The device of `plan.device`. Raises UserError, with all names, for an unknown one."""
     if name not in DEVICES:
         raise UserError(f"plan.device={name}: no such device is known; give one of {', '.join(DEVICES)}.")
     return DEVICES[name]
 
 
 def local_device(accelerators: int | None = None) -> tuple[Device, int]:
-    """The kind of device that a run on this machine gets, and how many there are; one without an accelerator: the processors."""
+    """(kind of device, how many) for a run on this machine; without an accelerator, the processors as one.
+
+    Of several kinds it is the one with the least memory. `accelerators`: how many, where it is known already.
+    """
     count = hardware.count_accelerators() if accelerators is None else accelerators
     if count == 0:
         return DEVICES["cpu"], 1
-    return min(
-        (_by_driver(model) for model in hardware.accelerator_names() or ["an accelerator"]),
-        key=lambda device: device.gb,
-    ), count
+    devices = [_device_from_driver(name) for name in hardware.accelerator_names() or ["an accelerator"]]
+    return min(devices, key=lambda device: device.gb), count
 
 
-def _by_driver(model: str) -> Device:
-    """The device of this name; of one that is not in the table the memory is asked for, and the speed is the slowest one's."""
+def _device_from_driver(driver_name: str) -> Device:
+    """The device of a driver name; an unknown one has its own memory and the speed of the smallest."""
     for device in DEVICES.values():
-        if device.words and all(word in model for word in device.words):
+        if device.driver_words and all(word in driver_name for word in device.driver_words):
             return device
-    smallest = min(
-        (device for device in DEVICES.values() if device.accelerator), key=lambda device: device.gb
-    )
-    memory = _memory()
-    return replace(smallest, name=model, gb=memory) if memory else smallest
+    accelerators = [device for device in DEVICES.values() if device.accelerator]
+    smallest = min(accelerators, key=lambda device: device.gb)
+    memory = _smallest_memory()
+    return replace(smallest, name=driver_name, gb=memory) if memory else smallest
 
 
-def _memory() -> float | None:
-    """GB of the smallest device that nvidia-smi lists, or None where it cannot say."""
+def _smallest_memory() -> float | None:
+    """GB of the smallest device that nvidia-smi lists, or None where it lists none."""
     if shutil.which("nvidia-smi") is None:
         return None
-    asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-    sizes = [int(word) * 2**20 / GB for word in said if word.isdigit()]
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    sizes = [int(word) * 2**20 / GB for word in output.split() if word.isdigit()]  # nvidia-smi prints MiB
     return min(sizes, default=None)

@@ -1,1 +1,1 @@
-"""The embedded preference data set, plain answers against evasive ones: rows, their sources and their builder."""
+"""The embedded preference data set, plain answers against evasive ones, with its sources and its builder."""
