@@ -1,7 +1,7 @@
 """The lab side. Everything that knows the lab's inside is here: one training run, its rows in their order, tokens, start-up.
 
-What it asks of the lab: `compose`, `data.load`, `assembly`, `model`, `METHODS[...].trainer(Setting)`, `training.fit`, and of a trainer
-its sampler and its `setting.train`.
+What it asks of the lab: `compose`, `data`, `assembly`, `models`, `method_spec(...).objective`, `Trainer`, and of a trainer its
+sampler and its rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from alignment_lab.models.loading import load_policy
 from alignment_lab.models.locate import locate_model
 from alignment_lab.models.tokenizer import load_tokenizer, tokenizer_digest
 from alignment_lab.runtime.run_directory import RunDirectory
-from alignment_lab.runtime.signals import StopRequest
 
 from .cases import Job, Measured, Row
 from .shapes import SHAPES
@@ -60,36 +59,43 @@ def train(job: Job) -> Measured:
     """Train on the rows of `job.data`, or on the token rows of `job.feed`; loading and tokenizing are not timed, the reference pass is."""
     from transformers import set_seed
 
-    from alignment_lab import training
     from alignment_lab.actions import assembly
-    from alignment_lab.methods import METHODS
+    from alignment_lab.checkpoints.manager import CheckpointManager
+    from alignment_lab.methods import method_spec
+    from alignment_lab.training import Hooks, Trainer
+    from alignment_lab.training.backend import create_accelerator
+    from alignment_lab.training.callbacks import MetricsLog
 
-    from .clock import Clock, Steps, import_late, peak_gb, step_logs
+    from .clock import Clock, import_late, peak_gb
+    from .lab_steps import LabSteps
 
     spec, console = experiment(job), Console(quiet=True)
     where = locate_model(spec.model)
     if job.feed:
         rows = json.loads(Path(job.feed).read_text())["rows"][: job.rows]
-        tokens = assembly.Tokens(
-            data.Splits([], [], ""), where, load_tokenizer(spec.model, where), rows, [], len(rows)
-        )
+        tokenizer = load_tokenizer(spec.model, where)
+        tokens = assembly.TokenizedData(data.Splits([], [], ""), where, tokenizer, rows, [], len(rows))
     else:
-        tokens = assembly.tokenized(spec, data.load_rows(spec), where, console)
+        tokens = assembly.tokenize(spec, data.load_rows(spec), where, console)
     set_seed(job.seed)
     device, dtype = device_and_dtype(spec)
     policy, dtype = _policy(job, spec, where, device, dtype)
     run = RunDirectory(Path(job.folder, "run"))
     run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))
     import_late()
-    clock, steps = Clock(), Steps()
+    clock, steps = Clock(), LabSteps()
     with clock.running():
-        arguments = training.arguments(spec, run, device, dtype)
-        setting = assembly.build_context(spec, policy, arguments, device, dtype, tokens, console)
-        trainer = METHODS[spec.method.name].trainer(setting)
-        trainer.opening = clock.lap  # the reference is known
+        accelerator = create_accelerator(spec, device, dtype)
+        context = assembly.build_context(spec, policy, accelerator, device, dtype, tokens, console)
+        trainer = Trainer(
+            context,
+            method_spec(spec.method).objective(context),
+            hooks=Hooks(on_start=lambda _: clock.lap()),  # the reference is known
+            callbacks=[MetricsLog(run, context), steps],
+            checkpoints=CheckpointManager(run, spec.run_id, 1, console.print),
+        )
         head = _head(trainer)
-        trainer.add_callback(steps)
-        training.fit(trainer, spec, run, console, StopRequest())
+        trainer.train()
     notes = {"dtype": str(dtype), "layout": layout(trainer), **({"head": head} if head else {})}
     seen = in_order(trainer, job)
     return Measured(
@@ -97,7 +103,7 @@ def train(job: Job) -> Measured:
         clock.cpu_seconds,
         clock.lap_seconds,
         steps.seconds,
-        step_logs(trainer),
+        steps.logs,
         peak_gb(),
         seen,
         notes,
@@ -131,8 +137,9 @@ def _policy(job: Job, spec: Experiment, where: Path, device: Any, dtype: Any) ->
 
 def in_order(trainer: Any, job: Job) -> list[Row]:
     """The rows as the trainer took them, by its own sampler; one epoch at most."""
-    rows = trainer.rows
-    order = [place for batch in trainer.batches() for place in batch][: job.rows]
+    rows = trainer.train_rows
+    trainer.sampler.set_epoch(0)
+    order = [place for batch in trainer.sampler for place in batch][: job.rows]
     assert -(-len(order) // job.batch) == job.steps, (
         f"{len(order)} rows for {job.steps} steps: too many were left out"
     )
@@ -154,7 +161,7 @@ def _head(trainer: Any) -> list[list[float]] | None:
 
 def layout(trainer: Any) -> str:
     """How the engine lays rows out, in its own words where it has some."""
-    return "packed" if trainer.setting.engine.packed else "padded"
+    return "packed" if trainer.context.engine.packed else "padded"
 
 
 def weights(job: Job) -> dict[str, str]:
@@ -195,12 +202,12 @@ def ready(job: Job) -> dict[str, float]:
 
     spec, console = experiment(job), Console(quiet=True)
     where = locate_model(spec.model)
-    tokens = assembly.tokenized(spec, data.load_rows(spec), where, console)
+    tokens = assembly.tokenize(spec, data.load_rows(spec), where, console)
     wall, cpu = time.time(), time.process_time()
     device, dtype = device_and_dtype(spec)
     policy = load_policy(spec, where, device, dtype)
     load_wall, load_cpu = time.time() - wall, time.process_time() - cpu
     run = RunDirectory(Path(job.folder, "run"))
     run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))
-    assembly.build_trainer(spec, run, tokens, console, lambda *_: policy)
+    assembly.build_trainer(spec, tokens, console, load=lambda *_: policy)
     return {"seconds": time.time() - job.started - load_wall, "cpu_seconds": time.process_time() - load_cpu}

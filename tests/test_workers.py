@@ -12,7 +12,7 @@ import torch
 from alignment_lab.actions import run_action
 from alignment_lab.runtime.files import file_digest, write_json
 from alignment_lab.runtime.run_directory import RunDirectory
-from alignment_lab.training.trainer import GlobalBatch
+from alignment_lab.training.batch import GlobalBatch
 
 TINY = [
     "model=tiny",
@@ -61,4 +61,4 @@ def test_a_batch_leaves_a_worker_without_a_shared_file_for_each_tensor():
     sent = bytes(ForkingPickler.dumps(batch))
     assert b"rebuild_storage" not in sent and b"torch_" not in sent
     again = pickle.loads(sent)
-    assert again.rows == 2 and torch.equal(again.columns["margins"], batch.columns["margins"])
+    assert again.num_rows == 2 and torch.equal(again.columns["margins"], batch.columns["margins"])

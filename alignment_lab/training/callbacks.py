@@ -48,6 +48,9 @@ class Callback:
     def on_train_begin(self, state: TrainState) -> None:
         """The first step is next."""
 
+    def on_step_begin(self, state: TrainState) -> None:
+        """A step's batch is there."""
+
     def on_step_end(self, state: TrainState) -> None:
         """A step was taken, and is not logged yet."""
 

@@ -80,6 +80,8 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_train_begin(self.state)
         for batch in self.batches():
+            for callback in self.callbacks:
+                callback.on_step_begin(self.state)
             self.train_step(batch)
             stopping = collectives.any_process(self.stop.signal is not None)
             is_last = self.state.step >= self.state.max_steps

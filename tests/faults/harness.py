@@ -142,11 +142,11 @@ def digest(run: RunDirectory) -> str:
     for file in [
         *sorted(run.model.glob("*.safetensors")),
         *sorted(last.glob("*.safetensors")),
-        last / "rng_state.pth",
+        last / "rng_state_0.pth",
     ]:
         found.update(file.name.encode() + file.read_bytes())
-    kept = json.loads((last / "lab_state.json").read_text())
-    found.update(json.dumps([kept["numbers"], kept["scheduler"], kept["method"]], sort_keys=True).encode())
+    kept = json.loads((last / "trainer_state.json").read_text())
+    found.update(json.dumps([kept["optimizer"], kept["scheduler"], kept["objective"]], sort_keys=True).encode())
     return found.hexdigest()
 
 

@@ -17,50 +17,53 @@ from alignment_lab.runtime.run_directory import RunDirectory
 
 def in_the_loss(step: int, value: float) -> None:
     """Of the step's first pass."""
-    from alignment_lab.training.trainer import LabTrainer
+    from alignment_lab.training import passes
 
-    true = LabTrainer._loss
-    LabTrainer._loss = lambda self, *a, **k: (
-        true(self, *a, **k) * (value if self.state.global_step == step - 1 else 1)
-    )
+    true = passes.pass_loss
+
+    def pass_loss(trainer, *arguments, **options):
+        loss = true(trainer, *arguments, **options)
+        return loss * (value if trainer.state.step == step - 1 else 1)
+
+    passes.pass_loss = pass_loss
 
 
 def in_a_gradient(step: int, value: float) -> None:
     """Of one weight, after a loss that is fine."""
-    from alignment_lab.training.trainer import LabTrainer
+    from alignment_lab.training import Trainer
 
-    true = LabTrainer.training_step
+    true = Trainer.backward
 
-    def training_step(self, *a, **k):
-        loss = true(self, *a, **k)
+    def backward(self, batch):
+        loss = true(self, batch)
         weight = next(weight for weight in self.model.parameters() if weight.grad is not None)
-        weight.grad.view(-1)[0] = value if self.state.global_step == step - 1 else weight.grad.view(-1)[0]
+        weight.grad.view(-1)[0] = value if self.state.step == step - 1 else weight.grad.view(-1)[0]
         return loss
 
-    LabTrainer.training_step = training_step
+    Trainer.backward = backward
 
 
 def in_an_input(step: int, value: float) -> None:
     """Of the first decoder layer, at one token."""
-    from alignment_lab.training.trainer import LabTrainer
+    from alignment_lab.training import Trainer
 
-    true = LabTrainer.see
+    true = Trainer.backward
 
-    def see(self, model, pack):
+    def backward(self, batch):
         def broken(module, arguments, output):
             output = output.clone()
             output.view(-1)[0] = value
             return output
 
-        hurt = self.state.global_step == step - 1 and model.training
+        hurt = self.state.step == step - 1
         hook = self.model.get_input_embeddings().register_forward_hook(broken) if hurt else None
         try:
-            return true(self, model, pack)
+            return true(self, batch)
         finally:
             if hook:
                 hook.remove()
 
-    LabTrainer.see = see
+    Trainer.backward = backward
 
 
 PLACES: dict[str, Callable[[int, float], None]] = {

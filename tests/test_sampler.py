@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from alignment_lab.training import GlobalBatchSampler
+from alignment_lab.training.sampler import GlobalBatchSampler
 
 
 def plain(rows: int, size: int, seed: int = 1) -> GlobalBatchSampler:
