@@ -1,4 +1,4 @@
-"""A checkpoint has its name only when it is whole, and is used only while it is."""
+"""A checkpoint gets its name only when it is complete, and is used only while it is valid."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from alignment_lab.checkpoints import manifest
 
 
 @pytest.fixture
-def published(tmp_path):
+def publish(tmp_path):
     def make(step: int):
         partial = tmp_path / ".partial" / f"checkpoint-{step}"
         partial.mkdir(parents=True)
@@ -18,10 +18,10 @@ def published(tmp_path):
     return make
 
 
-def test_the_newest_is_by_number_and_not_by_name(tmp_path, published):
-    published(9)
+def test_the_newest_is_chosen_by_number_and_not_by_name(tmp_path, publish):
+    publish(9)
     assert manifest.newest_valid(tmp_path, "abc") == (tmp_path / "checkpoint-9", [])
-    published(10)
+    publish(10)
     assert manifest.newest_valid(tmp_path, "abc") == (tmp_path / "checkpoint-10", [])
 
 
@@ -34,25 +34,25 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_one_is_passed_over(tmp_path, published, damage):
-    published(1)
-    DAMAGE[damage](published(2))
-    found, passed = manifest.newest_valid(tmp_path, "abc")
-    assert found == tmp_path / "checkpoint-1"
-    assert len(passed) == 1 and "checkpoint-2 is passed over: " in passed[0]
+def test_a_damaged_checkpoint_is_skipped(tmp_path, publish, damage):
+    publish(1)
+    DAMAGE[damage](publish(2))
+    checkpoint, skipped = manifest.newest_valid(tmp_path, "abc")
+    assert checkpoint == tmp_path / "checkpoint-1"
+    assert len(skipped) == 1 and "checkpoint-2 is skipped: " in skipped[0]
 
 
-def test_another_experiments_checkpoint_is_not_ours(tmp_path, published):
-    published(1)
-    found, (passed,) = manifest.newest_valid(tmp_path, "another")
-    assert found is None and passed.endswith("checkpoint-1 is passed over: it is of the run abc")
+def test_the_checkpoint_of_another_experiment_is_skipped(tmp_path, publish):
+    publish(1)
+    checkpoint, (skipped,) = manifest.newest_valid(tmp_path, "another")
+    assert checkpoint is None and skipped.endswith("checkpoint-1 is skipped: it belongs to the run abc")
 
 
-def test_retention_deletes_the_oldest_committed_and_nothing_else(tmp_path, published):
+def test_rotation_deletes_the_oldest_committed_and_nothing_else(tmp_path, publish):
     for step in (1, 2, 3):
-        published(step)
+        publish(step)
     (tmp_path / "checkpoint-best").mkdir()
-    (tmp_path / "checkpoint-7").mkdir()  # no manifest: not ours to delete
+    (tmp_path / "checkpoint-7").mkdir()  # has no manifest, so it is not deleted
     manifest.rotate(tmp_path, 2, "abc")
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
         "checkpoint-2",

@@ -345,7 +345,7 @@ def test_a_signal_ends_all_of_them_with_a_checkpoint(number, preset, tmp_path):
     assert process.returncode == 128 + number
     step = len(losses(run))
     assert errors.strip() == (
-        f"interrupted by {number.name} at step {step}; the same command with hydra.run.dir={run.path} goes on from checkpoint-{step}"
+        f"interrupted by {number.name} at step {step}; the same command with hydra.run.dir={run.path} resumes from checkpoint-{step}"
     )
     assert not [
         worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE

@@ -1,5 +1,6 @@
-"""A run's checkpoints: room before a save, a name when all of it is there, and no more of them than the user
-wants.
+"""Manages a run's checkpoints: checks the disk before a save, commits it, and deletes the oldest.
+
+Knows folders and steps. Refuses to know what is in a checkpoint.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ class CheckpointManager:
     run: RunDirectory
     run_id: str
     limit: int
-    notice: Callable[[str], None]  # prints a line
+    notify: Callable[[str], None]  # prints a line
     last_saved_step: int | None = None
-    size: int = field(default=0, repr=False)  # bytes of a checkpoint, as soon as there is one
+    size: int = field(default=0, repr=False)  # bytes of a checkpoint, once there is one
 
     def find_latest(self) -> Path | None:
-        """The checkpoint to continue from, the same for every process; each one that is passed over is named.
+        """The checkpoint to resume from, the same for every process; a line is printed for each skipped one.
 
         Metrics that were logged after it are dropped: the steps are taken again.
         """
@@ -39,11 +40,11 @@ class CheckpointManager:
         if ranks.is_main_process():
             checkpoint, skipped = manifest.newest_valid(self.run.checkpoints, self.run_id)
             for sentence in skipped:
-                self.notice(sentence)
+                self.notify(sentence)
             if checkpoint is None and skipped:
-                self.notice("no checkpoint is whole: starting from the first step")
+                self.notify("no checkpoint is valid: starting from the first step")
             if checkpoint is not None:
-                self.notice(f"resuming from {checkpoint}")
+                self.notify(f"resuming from {checkpoint}")
             self.run.truncate_metrics(manifest.step_of(checkpoint) if checkpoint else 0)
         checkpoint = collectives.broadcast(checkpoint)
         self.last_saved_step = manifest.step_of(checkpoint) if checkpoint else None
@@ -51,10 +52,9 @@ class CheckpointManager:
 
     @contextmanager
     def saving(self, step: int, trained: int) -> Iterator[Path]:
-        """The folder to write a checkpoint of `trained` weights into. Every process together.
+        """The folder to write a checkpoint with `trained` weights into. All processes must enter it together.
 
-        Raises RunError where the disk has no room, before the first byte or in between; nothing of it is left
-        then.
+        Raises RunError where the disk is full, before or during the save; then the partial folder is deleted.
         """
         folder = self.run.partial / f"checkpoint-{step}"
         needed = self.size or BYTES_PER_WEIGHT * trained
@@ -75,27 +75,22 @@ class CheckpointManager:
         self.last_saved_step = step
 
     def commit(self, step: int) -> None:
-        """Declare complete what all processes wrote, then delete the oldest. By the main process, when all
-        are done.
-        """
+        """Commit what all processes wrote, then delete the oldest. For rank 0 alone, when all are done."""
         name = f"checkpoint-{step}"
         final = self.run.checkpoints / name
         manifest.commit(
-            self.run.partial / name, final, run_id=self.run_id, step=step, world=ranks.world_size()
+            self.run.partial / name, final, run_id=self.run_id, step=step, world_size=ranks.world_size()
         )
         self.size = sum(file.stat().st_size for file in final.rglob("*") if file.is_file())
         manifest.rotate(self.run.checkpoints, self.limit, self.run_id)
 
     def continue_hint(self, step: int) -> str:
-        """The end of a sentence: how to continue from a step's checkpoint."""
+        """The end of a sentence: how to resume from a step's checkpoint."""
         command = f"the same command with hydra.run.dir={self.run.path}"
-        return f" at step {step}; {command} goes on from checkpoint-{step}"
+        return f" at step {step}; {command} resumes from checkpoint-{step}"
 
     def _no_room(self, needed: int, step: int) -> str:
-        kept = (
-            f"checkpoint-{self.last_saved_step} stays good"
-            if self.last_saved_step
-            else "there is no checkpoint yet"
-        )
-        what = f"step {step} wants a checkpoint of about {needed / 1e6:,.0f} MB ({kept}), and "
-        return disk_full_message(self.run.path, what)
+        last = self.last_saved_step
+        kept = f"checkpoint-{last} stays valid" if last else "there is no checkpoint yet"
+        needs = f"the checkpoint of step {step} needs about {needed / 1e6:,.0f} MB ({kept}), and "
+        return disk_full_message(self.run.path, needs)

@@ -1,7 +1,8 @@
-"""What makes a checkpoint one: it is complete, its manifest says so, and only then does it get its name.
+"""Commits a checkpoint: it is complete, its manifest proves it, and only then does it get its name.
 
-All processes write into a folder that is none yet; when all are done one of them forces it to the disk, writes the manifest, and renames.
-A file that is missing, cut, changed or of another run makes it no checkpoint. Knows bytes, and no tensors.
+All processes write into a partial folder; when all are done one of them forces it to the disk, writes the manifest
+and renames the folder. A folder with a missing, truncated, changed or foreign file is not a checkpoint. Knows
+bytes, not tensors.
 """
 
 from __future__ import annotations
@@ -18,65 +19,65 @@ from ..runtime.files import file_digest, fsync, read_json, write_json
 MANIFEST = "manifest.json"
 
 
-def commit(partial: Path, final: Path, *, run_id: str, step: int, world: int = 1) -> None:
-    """Force a finished directory to disk, write its manifest, and give it its name."""
+def commit(partial: Path, final: Path, *, run_id: str, step: int, world_size: int = 1) -> None:
+    """Force a finished folder to the disk, write its manifest, and rename it to `final`."""
     files = {str(file.relative_to(partial)): file for file in sorted(partial.rglob("*")) if file.is_file()}
-    facts: dict[str, Any] = {
+    entries: dict[str, Any] = {
         name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files.items()
     }
     for file in files.values():
         fsync(file)
-    manifest = {"run": run_id, "step": step, "world": world, "files": facts}
+    manifest = {"run": run_id, "step": step, "world": world_size, "files": entries}
     write_json(partial / MANIFEST, {**manifest, "sha256": _digest(manifest)})
     fsync(partial)
-    if final.exists():  # it did not verify, or this run would have gone on from there
-        _delete(final) if _belongs(final, run_id) else _set_aside(final)
+    if final.exists():  # it is damaged or foreign, or this run would have resumed from it
+        _delete(final) if _belongs_to(final, run_id) else _set_aside(final)
     final.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(final)
     fsync(final.parent)
 
 
 def find_damage(checkpoint: Path, run_id: str) -> str | None:
-    """What is wrong with a published directory; None where every file is as it was written, by this experiment."""
+    """Why a folder is not a valid checkpoint of this run, as a clause; None where it is."""
     try:
         manifest = read_json(checkpoint / MANIFEST)
-        said = manifest.pop("sha256")
-        if said != _digest(manifest) or manifest["step"] != step_of(checkpoint):
+        digest = manifest.pop("sha256")
+        if digest != _digest(manifest) or manifest["step"] != step_of(checkpoint):
             return f"{MANIFEST} is not what was written"
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return f"{MANIFEST} cannot be read"
     if manifest["run"] != run_id:
-        return f"it is of the run {manifest['run']}"
-    for name, facts in manifest["files"].items():
+        return f"it belongs to the run {manifest['run']}"
+    for name, entry in manifest["files"].items():
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != facts["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes of {facts['bytes']}"
-        if file_digest(file) != facts["sha256"]:
+        if file.stat().st_size != entry["bytes"]:
+            return f"{name} has {file.stat().st_size} of {entry['bytes']} bytes"
+        if file_digest(file) != entry["sha256"]:
             return f"{name} is not what was written"
     return None
 
 
 def newest_valid(folder: Path, run_id: str) -> tuple[Path | None, list[str]]:
-    """The checkpoint to resume from, the newest that is whole, and a sentence for each that had to be passed over."""
-    passed: list[str] = []
+    """The newest valid checkpoint of this run, and a sentence for each newer one that was skipped."""
+    skipped: list[str] = []
     for checkpoint in reversed(list_checkpoints(folder)):
-        wrong = find_damage(checkpoint, run_id)
-        if wrong is None:
-            return checkpoint, passed
-        passed.append(f"{checkpoint} is passed over: {wrong}")
-    return None, passed
+        damage = find_damage(checkpoint, run_id)
+        if damage is None:
+            return checkpoint, skipped
+        skipped.append(f"{checkpoint} is skipped: {damage}")
+    return None, skipped
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Directories that have a checkpoint's name, oldest first."""
-    found = [
+    """Folders with the name of a checkpoint, oldest first."""
+    folders = [
         path
         for path in folder.glob("checkpoint-*")
         if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()
     ]
-    return sorted(found, key=step_of)
+    return sorted(folders, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -85,22 +86,22 @@ def step_of(checkpoint: Path) -> int:
 
 
 def rotate(folder: Path, limit: int, run_id: str) -> None:
-    """Delete all but the newest `limit` checkpoints of this run, once the newest is known to be whole; and nothing else."""
-    ours = [path for path in list_checkpoints(folder) if _belongs(path, run_id)]
-    if len(ours) > limit and find_damage(ours[-1], run_id) is None:
-        for path in ours[:-limit]:
+    """Delete all but the newest `limit` checkpoints of this run, and nothing else, if the newest is valid."""
+    own = [path for path in list_checkpoints(folder) if _belongs_to(path, run_id)]
+    if len(own) > limit and find_damage(own[-1], run_id) is None:
+        for path in own[:-limit]:
             _delete(path)
 
 
-def _belongs(checkpoint: Path, run_id: str) -> bool:
+def _belongs_to(checkpoint: Path, run_id: str) -> bool:
     try:
-        return read_json(checkpoint / MANIFEST)["run"] == run_id
+        return bool(read_json(checkpoint / MANIFEST)["run"] == run_id)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def _delete(checkpoint: Path) -> None:
-    """It loses its name before it loses a file."""
+    """Delete a checkpoint; it loses its name before it loses a file."""
     gone = checkpoint.with_name(f".{checkpoint.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     checkpoint.replace(gone)
@@ -108,7 +109,7 @@ def _delete(checkpoint: Path) -> None:
 
 
 def _set_aside(folder: Path) -> None:
-    """What another made, or nobody can read, loses nothing but its name."""
+    """Rename a folder that is of another run, or unreadable; its files stay."""
     names = (folder.with_name(f"{folder.name}.set-aside{number}") for number in range(10**6))
     folder.replace(next(name for name in names if not name.exists()))
 

@@ -21,7 +21,9 @@ from ..runtime.errors import RunError
 from ..runtime.library_internals import relink_optimizer_states
 
 FILE_BYTES = 4 * 2**30  # bytes of a file
-MASTER = "master"  # the float32 copy of a 16-bit weight, beside the optimizer's own exp_avg, exp_avg_sq, step, ...
+MASTER = (
+    "master"  # the float32 copy of a 16-bit weight, beside the optimizer's own exp_avg, exp_avg_sq, step, ...
+)
 StateDict = dict[str, Any]  # of one weight: tensors of its shape or of another, and plain numbers
 
 

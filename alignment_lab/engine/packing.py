@@ -1,6 +1,6 @@
 """Plans which sequences share a forward pass: equal prompts form a tree, trees are packed to a token budget.
 
-A plan depends on the sequences and the budget alone: equal for every seed, process and machine. Needs no torch.
+A plan depends on sequences and budget alone: it is equal for every seed, process and machine. Needs no torch.
 """
 
 from __future__ import annotations

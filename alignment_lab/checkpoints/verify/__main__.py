@@ -1,6 +1,7 @@
-"""The fresh process of `verify_saved`: python -m alignment_lab.checkpoints.verify FOLDER SCRATCH LOAD_OPTIONS.
+"""The fresh process of `verify_saved`.
 
-Reads SCRATCH/expected.safetensors and writes SCRATCH/result.json.
+Run as python -m alignment_lab.checkpoints.verify FOLDER SCRATCH LOAD_OPTIONS. Reads SCRATCH/expected.safetensors
+and writes SCRATCH/result.json.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from .tensor_files import fail_if, fail_if_any, iter_tensors
 
 
 def measure_difference(folder: Path, scratch: Path, options: LoadOptions) -> float:
-    """The largest difference between the outputs of the model in `folder` and the expected ones. Raises UserError."""
+    """The largest difference between the outputs of the model in `folder` and the expected ones.
+
+    Raises UserError.
+    """
     from safetensors.torch import load_file
 
     nonfinite = [

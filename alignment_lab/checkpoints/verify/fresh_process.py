@@ -1,4 +1,7 @@
-"""Verifies a saved model in a fresh process that has only the folder, plain transformers and plain peft, as any user of it has."""
+"""Verifies a saved model in a fresh process.
+
+Like any user of the model, that process has only the folder, plain transformers and plain peft.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,11 @@ RUN_VARIABLES = (  # prefixes of environment variables that make a process part 
 def verify_saved(
     folder: Path, expected: Tensor, options: LoadOptions | None = None, *, tolerance: float
 ) -> float:
-    """Load a saved model in a fresh process and compare its outputs with the trained model's (see `probe_outputs`).
+    """Load a saved model in a fresh process and compare its outputs with the trained model's.
 
-    Returns the largest difference, in nats or in scores. Raises UserError, one sentence: which tensors are empty, missing,
-    unexpected or not finite, or how large the difference is. The folder is not changed.
+    `expected` is what `probe_outputs` returned for it. Returns the largest difference, in nats or in scores. Raises
+    UserError, one sentence: which tensors are empty, missing, unexpected or not finite, or how large the difference
+    is. The folder is not changed.
     """
     options = options or LoadOptions()
     fail_if(
@@ -55,7 +59,8 @@ def verify_saved(
     fail_if(
         not difference <= tolerance,
         folder,
-        f"gives other {outputs} than the trained model, by up to {difference:.3g} (at most {tolerance:g} is rounding)",
+        f"gives other {outputs} than the trained model, by up to {difference:.3g} "
+        f"(at most {tolerance:g} is rounding)",
     )
     return difference
 
@@ -88,7 +93,7 @@ def _run_fresh_process(folder: Path, expected: Tensor, options: LoadOptions) -> 
 
 
 def _environment(options: LoadOptions) -> dict[str, str]:
-    """Environment of a process outside any run, without network, that finds the lab from any working directory."""
+    """The environment of a process outside any run, without network, that finds the lab from any directory."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(RUN_VARIABLES)}
     kept["PYTHONPATH"] = pythonpath()
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}

@@ -60,7 +60,10 @@ def _dtype_name(dtype: Any) -> str:
 
 
 def load_saved(folder: Path, options: LoadOptions) -> Any:
-    """The model in `folder`, or the adapter there on its base. Raises UserError for a missing or unexpected weight."""
+    """The model in `folder`, or the adapter there on its base.
+
+    Raises UserError for a missing or unexpected weight.
+    """
     if not (folder / "adapter_config.json").exists():
         architectures = (read_json(folder / "config.json") or {}).get("architectures") or [""]
         return load_plain(folder, options, score_head=architectures[0].endswith("ForSequenceClassification"))
@@ -73,14 +76,18 @@ def load_base(folder: Path, options: LoadOptions) -> Any:
     base = Path(options.base or adapter_config.get("base_model_name_or_path") or "nowhere")
     if not (base / "config.json").is_file():
         raise UserError(
-            f"{folder}: the weights under this adapter are not in {base} (no config.json there); say where they are."
+            f"{folder}: the weights under this adapter are not in {base} (no config.json there); "
+            "say where they are."
         )
     new = tuple(adapter_config.get("modules_to_save") or ())  # a new head is not part of the base
     return load_plain(base, options, score_head=adapter_config.get("task_type") == "SEQ_CLS", new=new)
 
 
 def load_adapter(model: Any, folder: Path) -> Any:
-    """`model` with the adapter in `folder`; every saved tensor has a place and keeps the dtype that it was saved in."""
+    """`model` with the adapter in `folder`.
+
+    Every saved tensor has a place and keeps the dtype that it was saved in.
+    """
     from peft import PeftModel, get_peft_model_state_dict
 
     with _load_errors_as_sentence(folder):
@@ -97,7 +104,10 @@ def load_adapter(model: Any, folder: Path) -> Any:
 
 
 def load_plain(folder: Path, options: LoadOptions, *, score_head: bool, new: tuple[str, ...] = ()) -> Any:
-    """A causal model or a reward model from a directory; only weights whose names begin with one of `new` may be missing."""
+    """A causal model or a reward model from a directory.
+
+    Only weights whose names begin with one of `new` may be missing.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKENS = 16
-ROWS = 8  # a causal model gives T x V numbers for the first row; a reward model gives one number a row, so it gets all
+ROWS = 8  # one row of T x V numbers is enough for a causal model; a reward model gives one number a row
 
 
 def probe_outputs(model: Any) -> Tensor:
     """Logits [T, V] of a causal model, or scores [N] of a reward model: float32, on the CPU.
 
-    These are ordinary forward calls: all ranks of a sharded model must call this together. The ids come from the middle of
-    the vocabulary, away from padding.
+    These are ordinary forward calls: all ranks of a sharded model must call this together. The ids come from
+    the middle of the vocabulary, away from padding.
     """
     import torch
 
@@ -39,9 +39,12 @@ def probe_outputs(model: Any) -> Tensor:
 
 @contextmanager
 def plain_forward_mode(model: Any) -> Iterator[None]:
-    """Evaluation mode, no gradients, and float32 unless some weights are held in bfloat16; the model's state is restored.
+    """Evaluation mode, no gradients, and float32 unless some weights are held in bfloat16.
 
-    The forward that accelerate wraps would cast to bfloat16, which a user who loads the model does not have: it is unwrapped.
+    The model's state is restored.
+
+    The forward that accelerate wraps would cast to bfloat16, which a user who loads the model does not have:
+    it is unwrapped.
     """
     import torch
 
@@ -66,7 +69,7 @@ def plain_forward_mode(model: Any) -> Iterator[None]:
 
 
 def max_difference(one: Tensor, other: Tensor) -> float:
-    """The largest difference between two results of `probe_outputs`: of log-probabilities in nats, or of scores."""
+    """The largest difference of two results of `probe_outputs`: log-probabilities in nats, or scores."""
     import torch
 
     if one.dim() == 2:

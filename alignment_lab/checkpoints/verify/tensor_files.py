@@ -56,8 +56,8 @@ def iter_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 def check_files(folder: Path, trained: Iterable[tuple[str, Tensor]]) -> None:
     """Check that names and shapes in the headers equal those of the trained state, and that none is empty.
 
-    Raises UserError. An adapter's tensors may carry the names of its model or those that peft saves. Tied tensors are saved
-    once: one may be missing where its values are in the files under another name.
+    Raises UserError. An adapter's tensors may carry the names of its model or those that peft saves. Tied
+    tensors are saved once: one may be missing where its values are in the files under another name.
     """
     shapes = tensor_shapes(folder)
     missing: dict[str, Tensor] = {}
