@@ -1,4 +1,7 @@
-"""What is given away computes what was trained: merged, cast, reloaded, described; and no mistake costs more than a sentence."""
+"""The exported model computes what was trained: merged, cast, reloaded, described.
+
+And no mistake costs more than a sentence.
+"""
 
 from __future__ import annotations
 
@@ -33,18 +36,21 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def a_run(composed, base, tmp_path):
-    """`a_run("parallel=lora")`: a finished run of that experiment, with an adapter or full weights that were trained."""
+    """`a_run("parallel=lora")`.
+
+    A finished run of that experiment, with an adapter or full weights that were trained.
+    """
 
     def make(*overrides: str, kind: str | None = None, name: str = "run", **report):
         spec = composed(["model=tiny", "parallel.device=cpu", *overrides])
         scores = not spec.method.generates
-        made = tmp_path / f"{name}-model"
+        model = tmp_path / f"{name}-model"
         if kind:
-            how = verify.LoadOptions(quantization=spec.parallel.quantization)
-            adapter(base, made, kind, how, scores=scores)
+            options = verify.LoadOptions(quantization=spec.parallel.quantization)
+            adapter(base, model, kind, options, scores=scores)
         else:
-            tiny(made, scores=scores)
-        return finished(tmp_path / name, spec, made, other_tokenizer("chatml"), **report)
+            tiny(model, scores=scores)
+        return finished(tmp_path / name, spec, model, other_tokenizer("chatml"), **report)
 
     return make
 
@@ -59,24 +65,25 @@ def refused(capsys):
 
     def sentence(*words) -> str:
         export(*words, expect=2)
-        said = capsys.readouterr().err
-        assert said.startswith("error: ") and said.count("\n") == 1
-        return said.removeprefix("error: ").rstrip("\n")
+        message = capsys.readouterr().err
+        assert message.startswith("error: ") and message.count("\n") == 1
+        return message.removeprefix("error: ").rstrip("\n")
 
     return sentence
 
 
-def far(one, other) -> float:
-    return max(drift.largest for drift in merge.drift(merge.heard(one, PROMPTS), merge.heard(other, PROMPTS)))
+def output_difference(one, other) -> float:
+    outputs = (merge.model_outputs(model, PROMPTS) for model in (one, other))
+    return max(difference.largest for difference in merge.compare_outputs(*outputs))
 
 
 @pytest.mark.parametrize("scores", [False, True])
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_a_merged_adapter_computes_what_the_adapter_does(kind, scores, base, tmp_path):
     trained = adapter(base, tmp_path / kind, kind, scores=scores)
-    merged = merge.merged(tmp_path / kind, verify.LoadOptions())
-    assert far(trained, merged) <= ROUNDING
-    assert far(trained, load_base(tmp_path / kind, verify.LoadOptions())) > 1
+    merged = merge.merge_adapter(tmp_path / kind, verify.LoadOptions())
+    assert output_difference(trained, merged) <= ROUNDING
+    assert output_difference(trained, load_base(tmp_path / kind, verify.LoadOptions())) > 1
     assert not any("lora" in name for name in merged.state_dict())
 
 
@@ -89,16 +96,21 @@ def test_a_merged_adapter_computes_what_the_adapter_does(kind, scores, base, tmp
 def test_an_adapter_on_quantized_weights_is_merged_into_what_they_stand_for(
     kind, name, scores, base, tmp_path
 ):
-    """4-bit layers multiply by the dequantized weights, so that merging changes roundings only. 8-bit layers round activations as well.
+    """4-bit layers multiply by the dequantized weights, so that merging changes roundings only.
 
-    DoRA's magnitudes are of the weights that it was trained on; into the original ones it would not merge either.
+    8-bit layers round activations as well.
+
+    DoRA's magnitudes are of the weights that it was trained on; into the original ones it would not merge
+    either.
     """
-    how = verify.LoadOptions(quantization=Quantization[name])
-    trained = adapter(base, tmp_path / "adapter", kind, how, scores=scores)
-    right = far(trained, merge.merged(tmp_path / "adapter", how))
-    wrong = far(
+    options = verify.LoadOptions(quantization=Quantization[name])
+    trained = adapter(base, tmp_path / "adapter", kind, options, scores=scores)
+    right = output_difference(trained, merge.merge_adapter(tmp_path / "adapter", options))
+    wrong = output_difference(
         trained,
-        load_adapter(load_base(tmp_path / "adapter", verify.LoadOptions()), tmp_path / "adapter").merge_and_unload(),
+        load_adapter(
+            load_base(tmp_path / "adapter", verify.LoadOptions()), tmp_path / "adapter"
+        ).merge_and_unload(),
     )
     print(f"{name} {kind} scores={scores}: dequantized {right:.3g}, original {wrong:.3g}")
     assert right <= ROUNDING if name == "nf4" else right < wrong
@@ -108,12 +120,12 @@ def test_an_adapter_on_quantized_weights_is_merged_into_what_they_stand_for(
 @quantized
 def test_a_base_that_was_held_in_bfloat16_is_rounded_before_it_is_merged(base, tmp_path):
     """The run says what it held: weights in bfloat16, computed with in bfloat16, 8 bits of each product."""
-    how = verify.LoadOptions(dtype="bfloat16", compute="bfloat16", quantization=Quantization.nf4)
-    trained = adapter(base, tmp_path / "adapter", "lora", how)
-    merged = merge.merged(tmp_path / "adapter", how)
+    options = verify.LoadOptions(dtype="bfloat16", compute="bfloat16", quantization=Quantization.nf4)
+    trained = adapter(base, tmp_path / "adapter", "lora", options)
+    merged = merge.merge_adapter(tmp_path / "adapter", options)
     assert merged.dtype is torch.float32
     scale = float(verify.probe_outputs(trained).abs().max())
-    assert far(trained, merged) <= 0.05 * scale
+    assert output_difference(trained, merged) <= 0.05 * scale
 
 
 def test_full_weights_are_copied_and_the_run_stays_as_it_was(a_run, here, capsys):
@@ -129,12 +141,12 @@ def test_full_weights_are_copied_and_the_run_stays_as_it_was(a_run, here, capsys
     assert {
         name: value for name, value in digests(out).items() if name not in ("README.md", "export.json")
     } == model
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert said.out.startswith(
-        "full weights in float32, copied as they are\nproved: a fresh process loads it"
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert output.out.startswith(
+        "full weights in float32, copied unchanged\nverified: a fresh process loads it"
     )
-    assert said.out.endswith(" MB\n")
+    assert output.out.endswith(" MB\n")
     export(run.path)  # again: an export may be written over
 
 
@@ -143,9 +155,9 @@ def test_full_weights_are_cast(a_run, here, tmp_path, capsys):
     export(run.path, "--dtype", "bfloat16", "--out", tmp_path / "half")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype="auto")
     assert model.dtype is torch.bfloat16
-    assert "drift from what was trained, 2 real prompts: logits apart by" in capsys.readouterr().out
-    cast, _ = merge.exported(run.model, verify.LoadOptions(), "bfloat16", [])
-    assert far(cast, model) == 0  # the angles of positions are float32 in both
+    assert "difference from the trained model, 2 real prompts: logits differ by" in capsys.readouterr().out
+    cast, _ = merge.load_merged(run.model, verify.LoadOptions(), "bfloat16", [])
+    assert output_difference(cast, model) == 0  # the angles of positions are float32 in both
     facts = json.loads((tmp_path / "half" / "export.json").read_text())
     assert facts["dtype"] == "bfloat16" and 0 < facts["drift"][0]["largest"] < 1
 
@@ -155,7 +167,7 @@ def test_an_adapter_becomes_a_plain_model(kind, a_run, here, tmp_path):
     run = a_run("parallel=lora", f"parallel.adapter={kind}", kind=kind)
     export(run.path, "--out", tmp_path / "out")
     trained = verify.load_saved(run.model, verify.LoadOptions())
-    assert far(trained, AutoModelForCausalLM.from_pretrained(tmp_path / "out")) <= ROUNDING
+    assert output_difference(trained, AutoModelForCausalLM.from_pretrained(tmp_path / "out")) <= ROUNDING
     assert not list((tmp_path / "out").glob("adapter*"))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(run.model).chat_template
@@ -167,13 +179,14 @@ def test_an_adapter_becomes_a_plain_model(kind, a_run, here, tmp_path):
 def test_an_adapter_on_4_bits_becomes_a_plain_model_in_a_process_of_its_own(a_run, tmp_path, capfd):
     run = a_run("parallel=qlora", kind="lora")
     export(run.path, "--out", tmp_path / "out")
-    said = capfd.readouterr().out
-    assert said.startswith(
-        "the adapter (lora, rank 4, alpha 8) was trained on nf4 weights and is merged into the dequantized ones; weights in float32\n"
+    output = capfd.readouterr().out
+    assert output.startswith(
+        "the adapter (lora, rank 4, alpha 8) was trained on nf4 weights and is merged into the dequantized "
+        "ones; weights in float32\n"
     )
     trained = verify.load_saved(run.model, verify.LoadOptions(quantization=Quantization.nf4))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert far(trained, model) <= ROUNDING
+    assert output_difference(trained, model) <= ROUNDING
     assert not hasattr(model.config, "quantization_config")
 
 
@@ -182,7 +195,7 @@ def test_a_reward_model_keeps_its_head_and_knows_its_padding(kind, a_run, here, 
     run = a_run("method=reward", *(["parallel=lora", f"parallel.adapter={kind}"] if kind else []), kind=kind)
     export(run.path, "--out", tmp_path / "out")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert far(verify.load_saved(run.model, verify.LoadOptions()), model) <= ROUNDING
+    assert output_difference(verify.load_saved(run.model, verify.LoadOptions()), model) <= ROUNDING
     assert model.config.num_labels == 1
     assert (
         model.config.pad_token_id == 2
@@ -200,24 +213,28 @@ def test_the_card_says_what_the_run_was(a_run, here, tmp_path):
         "pipeline_tag": "text-generation",
         "tags": ["alignment-lab", "dpo"],
     }
-    for said in (
+    for text in (
         "# dpo-tiny\n",
         "| method | dpo, sft_weight 0.0, beta 0.07",
         "| adapter | lora, rank 4, alpha 8, on every linear layer |",
         "| seen | 20 steps, 12,345 tokens; 512 rows to train on, 64 held out |",
         "| eval_rewards/accuracies | 0.50 [0.40, 0.60] | 0.75 [0.65, 0.85] | 64 |",
         "| eval_loss | 0.50 [0.40, 0.60] | – | 64 |",
-        f"at commit {'0' * 40} with changes:\n\n```\npython3 train.py method=dpo 'data.path=my rows.jsonl'\n```",
+        f"at commit {'0' * 40} with changes:\n\n"
+        "```\npython3 train.py method=dpo 'data.path=my rows.jsonl'\n```",
         "- the adapter (lora, rank 4, alpha 8) is merged into its base; weights in float32",
-        "proved: a fresh process loads it",
+        "verified: a fresh process loads it",
         f'AutoModelForCausalLM.from_pretrained("{tmp_path / "out"}")',
     ):
-        assert said in card, card
+        assert text in card, card
     assert "None" not in card
 
 
-def test_the_licence_of_the_base_is_passed_on(a_run, here, base, tmp_path):
-    """That of the embedded model is known; another base says it in its own card, if it lies beside the weights."""
+def test_the_license_of_the_base_is_passed_on(a_run, here, base, tmp_path):
+    """That of the embedded model is known.
+
+    Another base says it in its own card, if it lies beside the weights.
+    """
     run = a_run("model=embedded")
     export(run.path, "--out", tmp_path / "one")
     head = yaml.safe_load((tmp_path / "one" / "README.md").read_text().split("---\n")[1])
@@ -248,14 +265,14 @@ def test_mistakes_are_sentences(a_run, here, tmp_path, refused):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("")
     assert refused(tmp_path / "none").endswith(
-        "is no run (no run.json and spec.yaml in it); give what train.py printed as its output directory."
+        "is no run (no run.json and spec.yaml in it); give the output directory that train.py printed."
     )
     assert (
         refused(run.path, "--out", tmp_path / "full")
-        == f"--out={tmp_path / 'full'}: something else lies there; give another folder."
+        == f"--out={tmp_path / 'full'}: exists and is no export; give another folder."
     )
     assert refused(run.path, "--revision", "v2") == "--revision=v2: is about the Hub; add --push=org/name."
-    assert refused(run.path, "--base", tmp_path).startswith(f"--base={tmp_path}: no model lies there")
+    assert refused(run.path, "--base", tmp_path).startswith(f"--base={tmp_path}: holds no model")
     taken = tmp_path / "full" / "thesis.txt"
     assert refused(run.path, "--out", taken / "below").startswith(
         f"--out={taken / 'below'}: could not be written ("
@@ -265,7 +282,7 @@ def test_mistakes_are_sentences(a_run, here, tmp_path, refused):
     assert not (run.path / "export").exists()
 
 
-def test_weights_that_are_not_finite_are_not_given_away(a_run, here, refused):
+def test_weights_that_are_not_finite_are_not_exported(a_run, here, refused):
     from safetensors.torch import load_file, save_file
 
     run = a_run("parallel=lora", kind="lora")
@@ -333,16 +350,21 @@ def test_what_the_hub_refuses_is_a_sentence(monkeypatch):
 @pytest.mark.slow
 @quantized
 def test_the_embedded_model_under_an_adapter_on_4_bits(composed, tokenizer, tmp_path, capfd):
-    """Logits of 135 million weights: merged into the dequantized ones they differ by roundings, into the original ones by nats."""
-    how = verify.LoadOptions(quantization=Quantization.nf4)
-    trained = adapter(embedded_weights(), tmp_path / "adapter", "lora", how)
+    """Logits of 135 million weights.
+
+    Merged into the dequantized ones they differ by roundings, into the original ones by nats.
+    """
+    options = verify.LoadOptions(quantization=Quantization.nf4)
+    trained = adapter(embedded_weights(), tmp_path / "adapter", "lora", options)
     run = finished(
         tmp_path / "run", composed(["model=embedded", "parallel=qlora"]), tmp_path / "adapter", tokenizer
     )
     export(run.path)
     print(capfd.readouterr().out, file=sys.stderr)
     model = AutoModelForCausalLM.from_pretrained(run.path / "export")
-    right = far(trained, model)
-    wrong = far(trained, load_adapter(load_base(run.model, verify.LoadOptions()), run.model).merge_and_unload())
+    right = output_difference(trained, model)
+    wrong = output_difference(
+        trained, load_adapter(load_base(run.model, verify.LoadOptions()), run.model).merge_and_unload()
+    )
     print(f"dequantized {right:.3g}, original {wrong:.3g}", file=sys.stderr)
     assert right < 0.01 < wrong / 100

@@ -1,4 +1,4 @@
-"""A finished run as a model to give away: adapters merged, reloaded and measured, with a model card, on the Hub if asked.
+"""A finished run's model as one folder for plain transformers: merged, verified, described, uploaded.
 
-Reads a run directory and leaves it as it was.
+Reads a run directory and leaves it unchanged.
 """

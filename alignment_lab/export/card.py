@@ -1,9 +1,12 @@
-"""The model card: what it was made from and how, what was measured before and after, and the command that makes it again."""
+"""The model card.
+
+What the model was trained from and how, what was measured, and the command that reproduces it.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,155 +17,156 @@ from ..report.render.formatting import format_measured, format_number
 from ..report.study.values import n_of_metric, ordered_metrics
 from ..runtime.files import read_json
 from ..runtime.run_directory import RunDirectory
-from .write import in_words
+from .write import ExportFacts, describe
 
+Spec = Mapping[str, Any]  # a spec.yaml
+Report = Mapping[str, Any]  # a report.json
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
-LICENCES = {EMBEDDED: "apache-2.0"}  # of what comes with the lab; of other bases their own card says it
-SETTINGS = ("learning_rate", "num_train_epochs", "max_steps", "global_batch", "seed")
-USE = """```python
-from transformers import {kind}, AutoTokenizer
+LICENSES = {EMBEDDED: "apache-2.0"}  # of the embedded weights; another base has it in its own card
+TRAINING_KEYS = ("learning_rate", "num_train_epochs", "max_steps", "global_batch", "seed")
+USAGE = """```python
+from transformers import {auto_class}, AutoTokenizer
 
-model = {kind}.from_pretrained("{where}")
-tokenizer = AutoTokenizer.from_pretrained("{where}")
+model = {auto_class}.from_pretrained("{location}")
+tokenizer = AutoTokenizer.from_pretrained("{location}")
 ```"""
 
 
-def card(run: RunDirectory, facts: Mapping[str, Any], where: str) -> str:
-    """README.md: YAML for the Hub, then a page for people, who find the model at `where`. `facts` are those of export.json."""
+def model_card(run: RunDirectory, facts: ExportFacts, location: str) -> str:
+    """README.md: YAML metadata for the Hub, then a page for people. `location`.
+
+    Where the model will be found.
+    """
     spec, report = run.spec(), run.report() or {}
     origin, method = base_model(spec), spec["method"]["name"]
-    licence = _licence(origin, facts["base"])
-    head = {
+    license_name = _license(origin, facts["base"])
+    metadata = {
         "library_name": "transformers",
         "pipeline_tag": "text-classification" if facts["scores"] else "text-generation",
         "tags": ["alignment-lab", method],
-        **({"base_model": origin} if _on_hub(origin) else {}),
-        **({"license": licence} if licence else {}),
+        **({"base_model": origin} if _is_on_hub(origin) else {}),
+        **({"license": license_name} if license_name else {}),
         **({"datasets": [spec["data"]["path"]]} if spec["data"].get("source") == "hub" else {}),
     }
-    kind = "AutoModelForSequenceClassification" if facts["scores"] else "AutoModelForCausalLM"
+    auto_class = "AutoModelForSequenceClassification" if facts["scores"] else "AutoModelForCausalLM"
     parts = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
         f"# {spec['name']}",
-        f"{origin}, trained with {method} on {_data(spec)} by alignment_lab {__version__}.",
-        USE.format(kind=kind, where=where),
-        "## How it was made",
-        _table(("", ""), _settings(spec, report, facts)),
+        f"{origin}, trained with {method} on {_describe_data(spec)} by alignment_lab {__version__}.",
+        USAGE.format(auto_class=auto_class, location=location),
+        "## How it was trained",
+        _table(("", ""), _training_rows(spec, report, facts)),
         "## The weights",
-        "\n".join(f"- {line}" for line in in_words(facts)),
-        *_measured(report),
-        *_command(run),
-        *_terms(spec, origin, licence),
+        "\n".join(f"- {line}" for line in describe(facts)),
+        *_metrics_section(report),
+        *_command_section(run),
+        *_license_section(spec, origin, license_name),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def base_model(spec: Mapping[str, Any]) -> str:
-    """Which weights a run began with, by the name that others know them by."""
+def base_model(spec: Spec) -> str:
+    """The initial weights by their public name."""
     model = spec["model"]
     if model["source"] == "hub":
-        return model["path"]
+        return str(model["path"])
     return EMBEDDED if model["source"] == "embedded" else f"random weights ({model['name']})"
 
 
-def _on_hub(origin: str) -> bool:
+def _is_on_hub(origin: str) -> bool:
     return origin.count("/") == 1 and origin[0] not in "./~" and not Path(origin).exists()
 
 
-def _licence(origin: str, base: str | None) -> str | None:
-    """What the base's own card says, where it lies beside its weights."""
-    own = Path(base or origin, "README.md")
-    if origin in LICENCES or not own.is_file():
-        return LICENCES.get(origin)
-    _, _, behind = own.read_text(encoding="utf-8", errors="replace").partition("---\n")
+def _license(origin: str, base: str | None) -> str | None:
+    """The license in the base's own card, if that lies beside its weights."""
+    card = Path(base or origin, "README.md")
+    if origin in LICENSES or not card.is_file():
+        return LICENSES.get(origin)
+    _, _, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
     try:
-        found = yaml.safe_load(behind.partition("\n---")[0])
+        metadata = yaml.safe_load(rest.partition("\n---")[0])
     except yaml.YAMLError:
         return None
-    return str(found["license"]) if isinstance(found, dict) and found.get("license") else None
+    return str(metadata["license"]) if isinstance(metadata, dict) and metadata.get("license") else None
 
 
-def _terms(spec: Mapping[str, Any], origin: str, licence: str | None) -> Iterable[str]:
-    if spec["model"]["source"] != "random":
-        yield "## Licence"
-        yield (
-            f"The base model is under {licence}."
-            if licence
-            else f"That of the base model, {origin}, goes with these weights; see there."
-        )
+def _license_section(spec: Spec, origin: str, license_name: str | None) -> Iterator[str]:
+    if spec["model"]["source"] == "random":
+        return
+    yield "## License"
+    if license_name:
+        yield f"The base model is licensed under {license_name}."
+    else:
+        yield f"The license of the base model, {origin}, applies to these weights; see there."
 
 
-def _data(spec: Mapping[str, Any]) -> str:
+def _describe_data(spec: Spec) -> str:
     data = spec["data"]
     return f"{data['path']} ({data['split']})" if data.get("path") else f"the lab's {data['name']} data"
 
 
-def _settings(
-    spec: Mapping[str, Any], report: Mapping[str, Any], facts: Mapping[str, Any]
-) -> Iterable[tuple[str, str]]:
-    """Rows of the table: what somebody who compares models wants to know."""
-    dials, rows = spec.get("parallel") or {}, report.get("rows") or {}
-    method = {name: value for name, value in spec["method"].items() if name != "name"}
+def _training_rows(spec: Spec, report: Report, facts: ExportFacts) -> Iterator[tuple[str, str]]:
+    """Rows of the table: what matters to somebody who compares models."""
+    parallel, rows = spec.get("parallel") or {}, report.get("rows") or {}
+    method_options = {name: value for name, value in spec["method"].items() if name != "name"}
     yield "base model", " ".join(filter(None, [base_model(spec), spec["model"].get("revision")]))
-    yield "method", _listed({"": spec["method"]["name"], **method})
-    yield "data", _data(spec)
-    yield "training", _listed({name: spec["training"].get(name) for name in SETTINGS})
+    yield "method", _join_settings({"": spec["method"]["name"], **method_options})
+    yield "data", _describe_data(spec)
+    yield "training", _join_settings({name: spec["training"].get(name) for name in TRAINING_KEYS})
     if facts["adapter"]:
-        yield (
-            "adapter",
-            _listed(
-                {
-                    "": facts["adapter"],
-                    "on": dials.get("targets") or "every linear layer",
-                    "over": facts["quantization"],
-                }
-            ),
-        )
+        adapter = {
+            "": facts["adapter"],
+            "on": parallel.get("targets") or "every linear layer",
+            "over": facts["quantization"],
+        }
+        yield "adapter", _join_settings(adapter)
     if report:
-        seen = f"{format_number(report.get('steps'))} steps, {format_number(report.get('tokens'))} tokens"
-        yield (
-            "seen",
-            f"{seen}; {format_number(rows.get('train'))} rows to train on, {format_number(rows.get('eval'))} held out",
-        )
+        steps, tokens = (format_number(report.get(key)) for key in ("steps", "tokens"))
+        train, held_out = (format_number(rows.get(key)) for key in ("train", "eval"))
+        yield "seen", f"{steps} steps, {tokens} tokens; {train} rows to train on, {held_out} held out"
 
 
-def _listed(values: Mapping[str, Any]) -> str:
+def _join_settings(values: Mapping[str, Any]) -> str:
     """`dpo, beta 0.1`: the values that are set, with their names."""
-    told = {
+    settings = {
         name: value
         for name, value in values.items()
-        if not any(value is unset for unset in (None, False)) and value != "none"
+        if value is not None and value is not False and value != "none"
     }
-    return ", ".join(f"{name} {value}".strip().replace("|", "\\|") for name, value in told.items())
+    return ", ".join(f"{name} {value}".strip().replace("|", "\\|") for name, value in settings.items())
 
 
-def _measured(report: Mapping[str, Any]) -> Iterable[str]:
+def _metrics_section(report: Report) -> Iterator[str]:
     metrics = report.get("metrics") or {}
     if not metrics:
         return
     rows = [
         (
             name,
-            *(format_measured(metrics[name].get(when)) for when in ("before", "after")),
+            format_measured(metrics[name].get("before")),
+            format_measured(metrics[name].get("after")),
             format_number(n_of_metric(metrics[name])),
         )
         for name in ordered_metrics(metrics)
     ]
     yield "## Held-out rows, before and after"
     yield _table(("metric", "before", "after", "n"), rows)
-    yield "Brackets hold the 95% interval of one number over its n held-out rows; another seed of the training is not in them."
+    yield (
+        "Brackets hold the 95% interval of one number over its n held-out rows; "
+        "they do not include what another training seed would change."
+    )
 
 
-def _command(run: RunDirectory) -> Iterable[str]:
-    found = read_json(run.provenance_file)
-    if not found:
+def _command_section(run: RunDirectory) -> Iterator[str]:
+    provenance = read_json(run.provenance_file)
+    if not provenance:
         return
-    python, *words = found["command"]
-    code = found.get("git") or {}
-    at = f", at commit {code['commit']}{' with changes' if code.get('dirty') else ''}" if code else ""
+    python, *arguments = provenance["command"]
+    git = provenance.get("git") or {}
+    commit = f", at commit {git['commit']}{' with changes' if git.get('dirty') else ''}" if git else ""
     yield "## The command"
-    yield f"In a checkout of alignment_lab{at}:"
-    yield f"```\n{shlex.join([Path(python).name, *words])}\n```"
+    yield f"In a checkout of alignment_lab{commit}:"
+    yield f"```\n{shlex.join([Path(python).name, *arguments])}\n```"
 
 
 def _table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -1,7 +1,7 @@
-"""From what a run saved to one plain model, and how far that is from what was trained.
+"""Makes one plain model of what a run saved, and measures how its outputs differ from the trained model's.
 
-An adapter that was trained on quantized weights belongs to those: it corrects their rounding too. It is merged into the dequantized
-weights; merged into the original ones it would give another model.
+An adapter that was trained on quantized weights also corrects their rounding. It is merged into the
+dequantized weights; merged into the original ones it would give another model.
 """
 
 from __future__ import annotations
@@ -19,123 +19,134 @@ from ..runtime.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
-PROMPTS, LENGTH = 4, 128  # real prompts that both models are asked, and the tokens of each that are looked at
+MAX_PROMPTS, MAX_PROMPT_TOKENS = 4, 128  # real prompts on which both models are compared
 
 
 @dataclass(frozen=True)
-class Drift:
-    """How far two models' numbers, logits or scores, are apart on the same inputs."""
+class OutputDifference:
+    """How far the outputs of two models, logits or scores, differ on the same inputs."""
 
     on: str  # which inputs
     largest: float
     mean: float
-    same_token: float | None  # the share of places with the same likeliest token; None of a reward model
+    same_token: float | None  # share of positions with the same most likely token; None for a reward model
 
     def __str__(self) -> str:
-        what = "scores" if self.same_token is None else "logits"
-        same = (
-            ""
-            if self.same_token is None
-            else f"; the likeliest token is the same at {100 * self.same_token:.1f}% of places"
-        )
-        return f"{self.on}: {what} apart by {self.mean:.2g} on average, {self.largest:.2g} at most{same}"
+        outputs, same = "scores", ""
+        if self.same_token is not None:
+            outputs = "logits"
+            same = f"; the most likely token is the same at {100 * self.same_token:.1f}% of positions"
+        return f"{self.on}: {outputs} differ by {self.mean:.2g} on average, {self.largest:.2g} at most{same}"
 
 
-def as_trained(
-    spec: Mapping[str, Any], report: Mapping[str, Any], *, adapter: bool, base: Path | None, device: str
+def load_options(
+    spec: Mapping[str, Any], report: Mapping[str, Any], *, has_adapter: bool, base: Path | None, device: str
 ) -> verify.LoadOptions:
-    """How to load what a run saved: full weights as they lie, an adapter on its base as the run held that."""
-    model, dials = spec["model"], spec.get("parallel") or {}
-    trust = bool(model.get("trust_remote_code"))
-    if not adapter:
-        return verify.LoadOptions(dtype="auto", device=device, trust_remote_code=trust)
-    asked = model.get("dtype", "auto")
-    dtype = report.get("dtype") or (asked if asked != "auto" else "float32")
-    quantization = Quantization[dials.get("quantization") or "none"]
+    """How to load what a run saved: full weights as they are, an adapter on its base as the run held it."""
+    model, parallel = spec["model"], spec.get("parallel") or {}
+    trust_remote_code = bool(model.get("trust_remote_code"))
+    if not has_adapter:
+        return verify.LoadOptions(dtype="auto", device=device, trust_remote_code=trust_remote_code)
+    configured = model.get("dtype", "auto")
+    dtype = report.get("dtype") or (configured if configured != "auto" else "float32")
     return verify.LoadOptions(
         base=base,
-        quantization=quantization,
+        quantization=Quantization[parallel.get("quantization") or "none"],
         compute=dtype,
         dtype=dtype,
         device=device,
-        trust_remote_code=trust,
+        trust_remote_code=trust_remote_code,
     )
 
 
-def exported(
-    folder: Path, how: verify.LoadOptions, dtype: str | None, prompts: Sequence[Sequence[int]]
-) -> tuple[Any, list[Drift]]:
-    """The model to give away, and its drift from the trained one: merged in float32, then cast. Never two of them in memory at once."""
-    adapter = (folder / "adapter_config.json").exists()
-    model = verify.load_saved(folder, how)
-    before = heard(model, prompts)
-    if adapter:
+def load_merged(
+    folder: Path, options: verify.LoadOptions, dtype: str | None, prompts: Sequence[Sequence[int]]
+) -> tuple[PreTrainedModel, list[OutputDifference]]:
+    """The model to export, and how it differs from the trained one: merged in float32, then cast.
+
+    Never holds two models in memory.
+    """
+    has_adapter = (folder / "adapter_config.json").exists()
+    model = verify.load_saved(folder, options)
+    trained_outputs = model_outputs(model, prompts)
+    if has_adapter:
         del model
-        model = merged(folder, how)
+        model = merge_adapter(folder, options)
     if dtype:
-        cast(model, dtype)
-    return model, drift(before, heard(model, prompts)) if adapter or dtype else []
+        cast_weights(model, dtype)
+    unchanged = not (has_adapter or dtype)
+    return model, [] if unchanged else compare_outputs(trained_outputs, model_outputs(model, prompts))
 
 
-def merged(folder: Path, how: verify.LoadOptions) -> Any:
+def merge_adapter(folder: Path, options: verify.LoadOptions) -> PreTrainedModel:
     """The adapter in `folder` merged into the weights that it was trained on, in float32."""
-    base = load_base(folder, how)
-    if how.quantization is not Quantization.none:
-        base = dequantized(base)
-    model = load_adapter(base.float(), folder)
+    base = load_base(folder, options)
+    if options.quantization is not Quantization.none:
+        base = dequantize(base)
+    adapted = load_adapter(base.float(), folder)
     try:
-        return model.merge_and_unload(safe_merge=True).eval()
-    except ValueError as error:  # a value is not finite
+        merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True).eval()
+    except ValueError as error:  # NaN or infinity
         raise UserError(
-            f"{folder}: this adapter cannot be merged ({error}); train it again with a lower training.learning_rate."
+            f"{folder}: this adapter cannot be merged ({error}); "
+            "train it again with a lower training.learning_rate."
         ) from None
+    return merged
 
 
-def dequantized(model: Any) -> Any:
-    """The same model with the numbers that its quantized weights stand for, in plain layers."""
+def dequantize(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model with the values of its quantized weights in plain layers."""
     import torch
 
-    plain = model.dequantize(dtype=torch.float32)
-    for mark in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by which peft would take it for a quantized one
-        plain.__dict__.pop(mark, None)
+    plain: PreTrainedModel = model.dequantize(dtype=torch.float32)
+    for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):  # by which peft recognizes a quantized model
+        plain.__dict__.pop(flag, None)
     return plain
 
 
-def cast(model: Any, dtype: str) -> None:
-    """Weights in `dtype`, in place. What is computed and not saved, as the angles of positions are, stays exact: so it is after loading."""
+def cast_weights(model: PreTrainedModel, dtype: str) -> None:
+    """Cast the weights in place.
+
+    Buffers that are computed and not saved, such as rotary angles, stay in float32, as they are after
+    loading.
+    """
     import torch
 
     for weight in model.parameters():
         weight.data = weight.data.to(getattr(torch, dtype))
 
 
-def heard(model: Any, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
-    """What a model says of the probe and, position by position, of the first real prompts."""
+def model_outputs(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The outputs for the fixed probe, and the logits [T, V] for each of the first real prompts."""
     import torch
 
     device = next(model.parameters()).device
-    said = [verify.probe_outputs(model)]
+    outputs = [verify.probe_outputs(model)]
     with plain_forward_mode(model):
-        for ids in prompts[:PROMPTS]:
-            found = model(input_ids=torch.tensor([list(ids[:LENGTH])], device=device), use_cache=False).logits
-            said.append(found[0].float().cpu())
-    return said
+        for ids in prompts[:MAX_PROMPTS]:
+            input_ids = torch.tensor([list(ids[:MAX_PROMPT_TOKENS])], device=device)
+            outputs.append(model(input_ids=input_ids, use_cache=False).logits[0].float().cpu())
+    return outputs
 
 
-def drift(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[Drift]:
-    """How far apart two models are in what `heard` gives: on the probe, and on all real prompts together."""
-    count = len(one) - 1
-    groups = {"probe": slice(0, 1), f"{count} real prompt{'s' if count > 1 else ''}": slice(1, None)}
-    return [_apart(name, one[which], other[which]) for name, which in groups.items() if one[which]]
+def compare_outputs(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[OutputDifference]:
+    """How two results of `model_outputs` differ: on the probe, and on all real prompts together."""
+    differences = [_difference("probe", first[:1], second[:1])]
+    count = len(first) - 1
+    if count:
+        name = f"{count} real prompt{'s' if count > 1 else ''}"
+        differences.append(_difference(name, first[1:], second[1:]))
+    return differences
 
 
-def _apart(on: str, one: Sequence[Tensor], other: Sequence[Tensor]) -> Drift:
+def _difference(inputs: str, first: Sequence[Tensor], second: Sequence[Tensor]) -> OutputDifference:
     import torch
 
-    pairs = list(zip(one, other, strict=True))
-    gaps = torch.cat(
-        [torch.where(first == second, 0.0, (first - second).abs()).flatten() for first, second in pairs]
-    )
-    same = [(first.argmax(-1) == second.argmax(-1)).float() for first, second in pairs if first.dim() == 2]
-    return Drift(on, float(gaps.max()), float(gaps.mean()), float(torch.cat(same).mean()) if same else None)
+    pairs = list(zip(first, second, strict=True))
+    # Equal values first: the difference of two infinities is NaN.
+    gaps = torch.cat([torch.where(a == b, 0.0, (a - b).abs()).flatten() for a, b in pairs])
+    same_token = [(a.argmax(-1) == b.argmax(-1)).float() for a, b in pairs if a.dim() == 2]
+    share = float(torch.cat(same_token).mean()) if same_token else None
+    return OutputDifference(inputs, float(gaps.max()), float(gaps.mean()), share)
