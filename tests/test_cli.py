@@ -1,4 +1,4 @@
-"""train.py as a user calls it: a sweep, its report, a run from its own spec, and what a mistake leaves behind."""
+"""train.py as a user calls it: a sweep, its report, a run from its own spec, and what mistakes leave behind."""
 
 import json
 import os
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from alignment_lab.entrypoints.command import absolute_config_path
+from alignment_lab.runtime.command_line import typed_command
 from alignment_lab.runtime.files import read_json
 from alignment_lab.runtime.run_directory import RunDirectory
 
@@ -171,3 +173,48 @@ def test_a_missing_model_or_dataset_is_one_sentence_and_leaves_nothing(tmp_path,
     assert found.stderr.splitlines()[-1].startswith("error: ") and phrase in found.stderr, found.stderr
     assert "Traceback" not in found.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("/somewhere/train.py", "python train.py"),
+        ("/usr/bin/alignment-lab", "alignment-lab"),
+        ("C:/venv/Scripts/alignment-lab.exe", "alignment-lab"),
+        ("/somewhere/alignment_lab/entrypoints/worker.py", "python train.py"),  # of this clone
+    ],
+)
+def test_messages_name_the_command_that_was_typed(monkeypatch, program, command):
+    monkeypatch.setattr(sys, "argv", [program, "method=dpo"])
+    assert typed_command() == command
+
+
+def test_an_installed_package_names_its_command(monkeypatch, tmp_path):
+    """In a process that another one started, where there is no train.py beside the code."""
+    monkeypatch.setattr(sys, "argv", ["/somewhere/worker.py"])
+    monkeypatch.setattr("alignment_lab.runtime.command_line.CODE_ROOT", tmp_path)
+    assert typed_command() == "alignment-lab"
+
+
+@pytest.mark.parametrize("flag", ["--config-path", "-cp"])
+def test_a_relative_config_path_is_one_of_the_working_directory(monkeypatch, tmp_path, flag):
+    monkeypatch.chdir(tmp_path)
+    words = ["method=dpo", "--config-name", "spec"]
+    for given in ([flag, "outputs/run"], [f"{flag}=outputs/run"]):
+        absolute = absolute_config_path([*words, *given])
+        assert absolute[:3] == words
+        assert "=".join(absolute[3:]) == f"{flag}={tmp_path}/outputs/run"
+    assert absolute_config_path([flag, "/run"]) == [flag, "/run"]
+    assert absolute_config_path([flag, "pkg://mine"]) == [flag, "pkg://mine"]
+    assert absolute_config_path([flag]) == [flag]
+
+
+def test_the_command_is_the_package_too(tmp_path):
+    """`python -m alignment_lab.entrypoints.command` is train.py, and answers in the same way."""
+    found = [
+        call(*program, "method=dpp", cwd=tmp_path)
+        for program in ([str(TRAIN)], ["-m", "alignment_lab.entrypoints.command"])
+    ]
+    assert [ended.returncode for ended in found] == [2, 2]
+    assert found[0].stderr == found[1].stderr
+    assert found[0].stderr.startswith("error: method=dpp: no such option; did you mean dpo?")

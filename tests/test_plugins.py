@@ -125,13 +125,12 @@ def test_a_module_can_be_named_instead_of_a_file(composed_here, folder, monkeypa
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "numbers_of_mine.py").write_text("TILT = 3.0\n")
-    source = PLUGIN.replace("METHODS =", "from .numbers_of_mine import TILT\n\nMETHODS =").replace(
-        "0.0\n", "0.25\n"
-    )
+    source = PLUGIN.replace("if TYPE_CHECKING", "from .numbers_of_mine import TILT\n\nif TYPE_CHECKING")
+    source = source.replace("tilt: float = 0.0", "tilt: float = TILT")
     (package / "losses.py").write_text(source)
     monkeypatch.syspath_prepend(str(folder))
     spec = composed_here("plugin=mine.losses")
-    assert (spec.plugin, spec.method.tilt) == ("mine.losses", 0.25)
+    assert (spec.plugin, spec.method.tilt) == ("mine.losses", 3.0)
 
 
 def test_the_spec_is_read_again_as_the_same_experiment(composed_here):

@@ -9,12 +9,12 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -92,6 +92,26 @@ def compose_experiment(overrides: list[str], config_name: str = "config") -> Exp
     return parse(compose(config_name, overrides))
 
 
+def load_experiment(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None) -> Experiment:
+    """The experiment of a command line, in a process of the user's own, such as a notebook.
+
+    `config_dir` is --config-dir. Raises UserError for a mistake, as a sentence.
+    """
+    register_with_hydra()
+    options = [f"hydra.searchpath=['file://{Path(config_dir).absolute()}']"] if config_dir else []
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose_experiment([*options, *overrides])
+    except (*USER_ERRORS, *UNTYPED_ERRORS) as error:
+        if not _is_mistake(error):
+            raise
+        raise UserError(describe_hydra_error(error)) from error
+
+
+def _is_mistake(error: Exception) -> bool:
+    return isinstance(error, USER_ERRORS) or is_group_error(error) or is_part_of_null(error)
+
+
 @contextmanager
 def errors_as_sentences(discard: RunDirectory | None = None) -> Iterator[None]:
     """Turn a user's mistake into one sentence and exit code 2, and remove `discard` if nothing came of it.
@@ -102,7 +122,7 @@ def errors_as_sentences(discard: RunDirectory | None = None) -> Iterator[None]:
     try:
         yield
     except (*USER_ERRORS, *UNTYPED_ERRORS) as error:
-        if not isinstance(error, USER_ERRORS) and not is_group_error(error) and not is_part_of_null(error):
+        if not _is_mistake(error):
             raise
         if discard:
             discard.discard_if_unused()

@@ -48,6 +48,8 @@ def varied_keys(specs: Iterable[Spec]) -> list[str]:
 
 def _group_name(key: str) -> str:
     """The key that may decide the value of `key`: the name of its group."""
+    if key == "plugin_sha256":  # of the module that defines the method
+        return "method.name"
     return "" if key.endswith(".name") else f"{key.split('.')[0]}.name"
 
 
