@@ -11,17 +11,20 @@ from typing import Any
 
 import pytest
 import torch
+from small_losses import PAIRWISE, bound, objectives
 
 from alignment_lab import config, losses
 from alignment_lab.config import Divergence
+from alignment_lab.config.methods import MIXABLE
 from alignment_lab.losses import PairLogprobs, PairLoss
-from alignment_lab.losses.divergence import slope
+from alignment_lab.losses.divergences import derivative
 
 LOG_2 = math.log(2)
-PAIRWISE = [name for name, method in config.METHOD_SCHEMAS.items() if issubclass(method, config.Pairwise)]
 REFERENCED = [name for name in PAIRWISE if config.METHOD_SCHEMAS[name].needs_reference]
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    name: getattr(losses, name) for name in [*PAIRWISE, "reward", "kto", "bco"]
+FUNCTIONS: dict[str, Callable[..., Any]] = losses.PAIRWISE | {
+    "reward": losses.bradley_terry,
+    "kto": losses.kto,
+    "bco": losses.bco,
 }
 
 
@@ -47,12 +50,6 @@ def keywords(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-def bound(name: str, **knobs: Any) -> Callable[..., PairLoss]:
-    """The objective as a trainer binds it: every keyword from the settings of the same name."""
-    method = config.METHOD_SCHEMAS[name](**knobs)
-    return partial(FUNCTIONS[name], **{key: getattr(method, key) for key in keywords(FUNCTIONS[name])})
-
-
 def call(
     objective: Callable[..., PairLoss], name: str, policy: PairLogprobs, reference: PairLogprobs
 ) -> PairLoss:
@@ -63,20 +60,12 @@ def call(
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_keyword_is_a_setting_with_the_same_default(name):
-    """Two come from the batch instead: KTO's reference point and BCO's shift; and a row's margin is data."""
-    settings = {field.name: field for field in fields(config.METHOD_SCHEMAS[name])}
-    method = config.METHOD_SCHEMAS[name]()
+def test_a_keyword_is_a_setting_and_its_default_stands_in_the_schema_alone(name):
+    """Some come from elsewhere: KTO's reference point and BCO's shift from the batch, a margin from the row, MPO's parts."""
+    settings = {field.name for field in fields(config.METHOD_SCHEMAS[name])}
     for key, default in keywords(FUNCTIONS[name]).items():
-        if key in ("kl", "shift", "margin"):
-            assert key not in settings
-            continue
-        assert key in settings
-        assert (
-            default is inspect.Parameter.empty
-            or default == getattr(method, key)
-            or (name, getattr(method, key)) == ("kto", None)
-        )
+        assert (key in settings) == (key not in ("kl", "shift", "margin", "parts"))
+        assert default is inspect.Parameter.empty
 
 
 @pytest.mark.parametrize("name", PAIRWISE)
@@ -91,22 +80,20 @@ def test_an_objective_takes_a_reference_where_its_method_needs_one(name):
     )
 
 
-def test_every_method_with_a_policy_of_pairs_or_labels_has_its_objective_and_the_other_way_round():
-    public = [name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))]
-    objectives = {
-        name
-        for name in public
-        if {"policy", "beta"} <= inspect.signature(getattr(losses, name)).parameters.keys()
-    }
-    assert objectives | {"reward", "sft", "cpt"} == set(config.METHOD_SCHEMAS)
-    assert objectives == {*PAIRWISE, "kto", "bco"}
+def test_every_method_on_pairs_has_its_loss_and_the_other_way_round():
+    assert list(losses.PAIRWISE) == PAIRWISE
+    assert set(PAIRWISE) | {"reward", "sft", "cpt", "kto", "bco"} == set(config.METHOD_SCHEMAS)
 
 
 def test_what_can_be_mixed_is_what_the_settings_offer():
     """All with a reference but three: itself, one whose losses are no pair's own, one that needs other sums."""
-    assert list(losses.MIXABLE) == list(config.MPO().objectives)
-    assert set(losses.MIXABLE) == set(REFERENCED) - {"mpo", "aot", "ld_dpo"}
-    assert all(function is FUNCTIONS[name] for name, function in losses.MIXABLE.items())
+    mixable = [schema.name for schema in MIXABLE]
+    assert mixable == list(config.MPO().objectives)
+    assert set(mixable) == set(REFERENCED) - {"mpo", "aot", "ld_dpo"}
+    parts = config.MPO(beta=0.3, objectives=dict.fromkeys(mixable, 2.0)).parts
+    assert [(weight, part.name, part.beta) for weight, part in parts] == [
+        (2.0, name, 0.3) for name in mixable
+    ]
 
 
 # ---- where policy and reference are one
@@ -129,6 +116,7 @@ IDENTITIES = {  # at beta 0.25 and, where nothing is said, the default knobs
     "mpo": 1.2 * LOG_2,  # 0.8 log 2 + 0.2 * 2 log 2
     "orpo": 0.25 * LOG_2,  # the same odds
     "simpo": math.log(1 + math.e),  # nothing but the margin of 1: -log sigmoid(-1)
+    "alphapo": math.log(1 + math.e),  # the same margin
     "cpo": LOG_2,
 }
 
@@ -174,7 +162,7 @@ def test_discopops_first_step_lowers_the_margin_below_a_tau_of_0_1023(tau, sign)
         torch.zeros(1, dtype=torch.float64),
     )
     one = torch.ones(1)
-    found = losses.discopop(
+    found = objectives.discopop(
         PairLogprobs(chosen, zero, one, one), PairLogprobs(zero, zero, one, one), beta=1.0, tau=tau
     )
     found.losses.backward()
@@ -187,22 +175,22 @@ def test_discopops_first_step_lowers_the_margin_below_a_tau_of_0_1023(tau, sign)
 POLICY, REFERENCE = pair(-8.0, -15.0), pair(-10.0, -12.0)
 
 BY_HAND = [
-    (partial(losses.dpo, beta=0.1), 0.474077),
-    (partial(losses.dpo, beta=0.1, label_smoothing=0.1), 0.524077),
-    (partial(losses.ld_dpo, beta=0.1, label_smoothing=0.1), 0.524077),
-    (partial(losses.robust_dpo, beta=0.1, label_smoothing=0.1), 0.411577),
-    (partial(losses.dpo_norm, beta=0.1), 0.598139),
-    (partial(losses.ipo, beta=0.1), 9.0),
-    (partial(losses.hinge, beta=0.1), 0.5),
-    (partial(losses.exo, beta=0.1, label_smoothing=0.1), 0.272055),
-    (partial(losses.discopop, beta=0.1, tau=0.5), 0.570909),
-    (partial(losses.nca, beta=0.1), 1.274386),
-    (partial(losses.sppo, beta=0.1), 13.0),
-    (partial(losses.aot, beta=0.1), 0.474077),
-    (partial(losses.apo_zero, beta=0.1), 0.875723),
-    (partial(losses.apo_down, beta=0.1), 0.927375),
-    (partial(losses.bco_pair, beta=0.1), 1.152494),
-    (partial(losses.mpo, beta=0.1, objectives={"hinge": 0.5, "sppo": 2.0}), 26.25),
+    (partial(objectives.dpo, beta=0.1), 0.474077),
+    (partial(objectives.dpo, beta=0.1, label_smoothing=0.1), 0.524077),
+    (partial(objectives.ld_dpo, beta=0.1, label_smoothing=0.1), 0.524077),
+    (partial(objectives.robust_dpo, beta=0.1, label_smoothing=0.1), 0.411577),
+    (partial(objectives.dpo_norm, beta=0.1), 0.598139),
+    (partial(objectives.ipo, beta=0.1), 9.0),
+    (partial(objectives.hinge, beta=0.1), 0.5),
+    (partial(objectives.exo, beta=0.1, label_smoothing=0.1), 0.272055),
+    (partial(objectives.discopop, beta=0.1, tau=0.5), 0.570909),
+    (partial(objectives.nca, beta=0.1), 1.274386),
+    (partial(objectives.sppo, beta=0.1), 13.0),
+    (partial(objectives.aot, beta=0.1), 0.474077),
+    (partial(objectives.apo_zero, beta=0.1), 0.875723),
+    (partial(objectives.apo_down, beta=0.1), 0.927375),
+    (partial(objectives.bco_pair, beta=0.1), 1.152494),
+    (partial(objectives.mpo, beta=0.1, objectives={"hinge": 0.5, "sppo": 2.0}), 26.25),
 ]
 
 
@@ -235,16 +223,17 @@ def test_by_hand_with_a_reference(objective, expected):
     """
     found = objective(POLICY, REFERENCE)
     assert found.losses.item() == pytest.approx(expected, abs=1e-6)
-    lengths = (4, 2) if objective.func in (losses.ipo, losses.dpo_norm) else (1, 1)
+    lengths = (4, 2) if objective.func.__name__ in ("ipo", "dpo_norm") else (1, 1)
     assert found.chosen_rewards.item() == pytest.approx(0.2 / lengths[0])
     assert found.rejected_rewards.item() == pytest.approx(-0.3 / lengths[1])
 
 
 FREE_BY_HAND = [
-    (partial(losses.cpo, beta=0.1), 0.403186, -0.8),
-    (partial(losses.cpo, beta=0.1, label_smoothing=0.1), 0.473186, -0.8),
-    (partial(losses.simpo, beta=0.1, gamma=0.2), 0.533382, -0.2),
-    (partial(losses.orpo, beta=0.1), 0.000353, -0.2),
+    (partial(objectives.cpo, beta=0.1), 0.403186, -0.8),
+    (partial(objectives.cpo, beta=0.1, label_smoothing=0.1), 0.473186, -0.8),
+    (partial(objectives.simpo, beta=0.1, gamma=0.2), 0.533382, -0.2),
+    (partial(objectives.orpo, beta=0.1), 0.000353, -0.2),
+    (partial(objectives.alphapo, beta=0.1, gamma=0.2, alpha=0.5), 0.000426, -0.3436564),
 ]
 
 
@@ -254,6 +243,7 @@ def test_by_hand_without_a_reference(objective, expected, reward):
 
     cpo    L(0.1 * 7) = log(1 + e^-0.7) = 0.403186; smoothed by 0.1, a tenth of the margin of 0.7 more
     simpo  L(0.1 * 5.5 - 0.2) = L(0.35)
+    alphapo  rewards 2 * (1 - e^1) = -3.436564 and 2 * (1 - e^3.75) = -83.042164: L(0.1 * 79.605600 - 0.2) = L(7.760560)
     orpo   odds e^-2 / (1 - e^-2) = 0.156518 and e^-7.5 / (1 - e^-7.5) = 0.000553390; log of their ratio 5.644865; 0.1 * L(5.644865)
     """
     found = objective(POLICY)
@@ -276,23 +266,25 @@ def test_slopes_by_hand():
     }
     assert expected.keys() == set(Divergence)
     for divergence, values in expected.items():
-        torch.testing.assert_close(slope(ratios, divergence, 0.5), torch.tensor(values, dtype=torch.float64))
+        torch.testing.assert_close(
+            derivative(ratios, divergence, 0.5), torch.tensor(values, dtype=torch.float64)
+        )
 
 
 def test_alpha_divergence_lies_between_reverse_and_forward_kl():
     ratios = torch.linspace(-3, 3, 13, dtype=torch.float64)
     near = {"atol": 1e-4, "rtol": 1e-4}
     torch.testing.assert_close(
-        slope(ratios, Divergence.alpha, 1e-6), slope(ratios, Divergence.reverse_kl, 0.5), **near
+        derivative(ratios, Divergence.alpha, 1e-6), derivative(ratios, Divergence.reverse_kl, 0.5), **near
     )
     torch.testing.assert_close(
-        slope(ratios, Divergence.alpha, 1 - 1e-6), slope(ratios, Divergence.forward_kl, 0.5), **near
+        derivative(ratios, Divergence.alpha, 1 - 1e-6), derivative(ratios, Divergence.forward_kl, 0.5), **near
     )
 
 
 def test_a_divergence_bends_the_rewards_and_keeps_their_order():
     for divergence in Divergence:
-        found = losses.dpo(POLICY, REFERENCE, beta=0.1, divergence=divergence)
+        found = objectives.dpo(POLICY, REFERENCE, beta=0.1, divergence=divergence)
         assert found.chosen_rewards > 0 > found.rejected_rewards
         torch.testing.assert_close(
             found.losses, torch.log1p(torch.exp(found.rejected_rewards - found.chosen_rewards))
@@ -338,7 +330,7 @@ def test_what_is_averaged_is_blind_to_length(name):
     twice = [pair(2 * model.chosen, 2 * model.rejected, (8, 4)) for model in MODELS]
     objective = bound(name)
     one, other = call(objective, name, *MODELS).losses, call(objective, name, *twice).losses
-    assert torch.allclose(one, other) == (name in ("ipo", "dpo_norm", "orpo", "simpo"))
+    assert torch.allclose(one, other) == (name in ("ipo", "dpo_norm", "orpo", "simpo", "alphapo"))
 
 
 def test_cpo_is_dpo_with_a_uniform_reference():
@@ -347,19 +339,22 @@ def test_cpo_is_dpo_with_a_uniform_reference():
     for smoothing in (0.0, 0.2):
         knobs = {"beta": 0.3, "label_smoothing": smoothing}
         torch.testing.assert_close(
-            losses.dpo(policy, pair([0.0] * 4, [0.0] * 4), **knobs).losses, losses.cpo(policy, **knobs).losses
+            objectives.dpo(policy, pair([0.0] * 4, [0.0] * 4), **knobs).losses,
+            objectives.cpo(policy, **knobs).losses,
         )
 
 
 def test_robust_dpos_mean_over_flipped_labels_is_dpo_on_the_true_ones():
     """0.8 of the loss on the label and 0.2 of the loss on its opposite."""
     flipped = [turned(model) for model in MODELS]
-    seen = [losses.robust_dpo(*models, beta=0.3, label_smoothing=0.2).losses for models in (MODELS, flipped)]
-    torch.testing.assert_close(0.8 * seen[0] + 0.2 * seen[1], losses.dpo(*MODELS, beta=0.3).losses)
+    seen = [
+        objectives.robust_dpo(*models, beta=0.3, label_smoothing=0.2).losses for models in (MODELS, flipped)
+    ]
+    torch.testing.assert_close(0.8 * seen[0] + 0.2 * seen[1], objectives.dpo(*MODELS, beta=0.3).losses)
 
 
 def test_exo_is_the_kl_from_the_policys_label_to_the_smoothed_one():
-    found = losses.exo(*MODELS, beta=0.3, label_smoothing=0.2)
+    found = objectives.exo(*MODELS, beta=0.3, label_smoothing=0.2)
     margins = found.chosen_rewards - found.rejected_rewards
     ours, data = (
         torch.distributions.Bernoulli(probs=p)
@@ -371,20 +366,22 @@ def test_exo_is_the_kl_from_the_policys_label_to_the_smoothed_one():
 def test_ipo_and_sppo_rest_at_their_targets():
     """1 / (2 * 0.1) = 5: nats per token for IPO, over 4 and 2 tokens; nats for either answer for SPPO."""
     still = pair(0.0, 0.0)
-    assert losses.ipo(pair(8.0, -6.0), still, beta=0.1).losses.item() == pytest.approx(0, abs=1e-20)
-    assert losses.sppo(pair(5.0, -5.0), still, beta=0.1).losses.item() == pytest.approx(0, abs=1e-20)
+    assert objectives.ipo(pair(8.0, -6.0), still, beta=0.1).losses.item() == pytest.approx(0, abs=1e-20)
+    assert objectives.sppo(pair(5.0, -5.0), still, beta=0.1).losses.item() == pytest.approx(0, abs=1e-20)
 
 
 def test_aot_compares_sorted_margins():
     """Margins 7, -4, 25.5, 1 of the policy and 2, -2, 27, -3 of the reference: sorted, -4 + 3, 1 + 2, 7 - 2, 25.5 - 27."""
-    found = losses.aot(*MODELS, beta=0.1)
+    found = objectives.aot(*MODELS, beta=0.1)
     gaps = torch.tensor([-1.0, 3.0, 5.0, -1.5], dtype=torch.float64)
     torch.testing.assert_close(found.losses, torch.log1p(torch.exp(-0.1 * gaps)))
     places = torch.tensor([2, 0, 3, 1])
-    mixed = losses.aot(*(pair(model.chosen[places], model.rejected[places]) for model in MODELS), beta=0.1)
+    mixed = objectives.aot(
+        *(pair(model.chosen[places], model.rejected[places]) for model in MODELS), beta=0.1
+    )
     torch.testing.assert_close(mixed.losses, found.losses)
     torch.testing.assert_close(mixed.chosen_rewards, found.chosen_rewards[places])
-    assert found.losses.mean() != losses.dpo(*MODELS, beta=0.1).losses.mean()
+    assert found.losses.mean() != objectives.dpo(*MODELS, beta=0.1).losses.mean()
 
 
 def test_weighted_adds_losses_and_averages_rewards():
@@ -399,7 +396,7 @@ def test_weighted_adds_losses_and_averages_rewards():
 
 def test_an_objective_of_weight_0_is_left_out():
     """IPO's rewards are of another kind, and would be seen."""
-    kept = losses.mpo(*MODELS, beta=0.1, objectives={"dpo": 2.0, "ipo": 0.0})
-    alone = losses.dpo(*MODELS, beta=0.1)
+    kept = objectives.mpo(*MODELS, beta=0.1, objectives={"dpo": 2.0, "ipo": 0.0})
+    alone = objectives.dpo(*MODELS, beta=0.1)
     torch.testing.assert_close(kept.losses, 2 * alone.losses)
     torch.testing.assert_close(kept.chosen_rewards, alone.chosen_rewards)

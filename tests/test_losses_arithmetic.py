@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from test_losses import LOG_2, MODELS, PAIRWISE, bound, call, pair
+from small_losses import PAIRWISE, bound, kto, objectives, reward
+from test_losses import LOG_2, MODELS, call, pair
 from test_losses_single import GOOD, singles
 from torch import Tensor
 
@@ -42,13 +43,13 @@ def test_the_gradients_of_the_others_are_those_of_their_losses():
     policy, reference = singles(-8.0, -15.0, -3.0, -4.0).requires_grad_(), singles(-10.0, -12.0, -3.5, -3.0)
     kl = torch.tensor(0.3, dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda x: losses.kto(x, reference, GOOD, kl=kl, beta=0.3, desirable_weight=1.3).losses, (policy,)
+        lambda x: kto(x, reference, GOOD, kl=kl, beta=0.3, desirable_weight=1.3).losses, (policy,)
     )
     assert torch.autograd.gradcheck(
         lambda x: losses.bco(x, reference, GOOD, beta=0.3, shift=kl).losses, (policy,)
     )
     assert torch.autograd.gradcheck(
-        lambda x: losses.reward(x, reference, margin=kl, centering=0.1).losses, (policy,)
+        lambda x: reward(x, reference, margin=kl, centering=0.1).losses, (policy,)
     )
 
 
@@ -72,9 +73,9 @@ def test_the_others_compute_in_float32_at_least():
     )
     labels, zero = torch.tensor([True, False]), torch.tensor(0.0)
     made = [
-        losses.kto(policy, reference, labels, kl=zero, beta=0.1, desirable_weight=1.1).losses,
+        kto(policy, reference, labels, kl=zero, beta=0.1, desirable_weight=1.1).losses,
         losses.bco(policy, reference, labels, beta=0.1, shift=zero).losses,
-        losses.reward(policy, reference).losses,
+        reward(policy, reference).losses,
         losses.kto_kl(policy, reference),
         losses.wpo_weights(policy, reference),
         losses.length_damped_sum(
@@ -82,7 +83,7 @@ def test_the_others_compute_in_float32_at_least():
         ),
     ]
     assert {values.dtype for values in made} == {torch.float32}
-    exact = losses.kto(policy.double(), reference.double(), labels, kl=zero, beta=0.1, desirable_weight=1.1)
+    exact = kto(policy.double(), reference.double(), labels, kl=zero, beta=0.1, desirable_weight=1.1)
     assert exact.losses[0].item() == pytest.approx(
         1.1 / (1 + math.exp(0.1 * 2)), rel=1e-14
     )  # the weight is not rounded to float32
@@ -109,6 +110,8 @@ def test_orpos_log_odds_are_those_of_the_formula():
     model = pair(-exponents, torch.full_like(exponents, -LOG_2), (1, 1))  # the rejected answers have odds 1
     odds = torch.expm1(exponents).reciprocal()  # p / (1 - p) = 1 / (1/p - 1)
     expected = torch.log1p(1 / odds)  # -log sigmoid(log odds)
-    torch.testing.assert_close(losses.orpo(model, beta=1.0).losses, expected)
+    torch.testing.assert_close(objectives.orpo(model, beta=1.0).losses, expected)
     single = pair(model.chosen, model.rejected, (1, 1), torch.float32)
-    torch.testing.assert_close(losses.orpo(single, beta=1.0).losses.double(), expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(
+        objectives.orpo(single, beta=1.0).losses.double(), expected, rtol=1e-4, atol=1e-7
+    )

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from small_losses import kto, objectives, reward
 from test_losses import MODELS
 from torch import Tensor
 
@@ -58,17 +59,17 @@ def test_kto_by_hand():
     """Gains of 2 and -3 nats against a drift of 0.5, beta 0.1: 2 * (1 - sigmoid(0.15)) and 3 * (1 - sigmoid(0.35)), whichever the label."""
     policy, reference = singles(-8.0, -15.0), singles(-10.0, -12.0)
     knobs = {"kl": torch.tensor(0.5), "beta": 0.1, "desirable_weight": 2.0, "undesirable_weight": 3.0}
-    found = losses.kto(policy, reference, torch.tensor([True, False]), **knobs)
+    found = kto(policy, reference, torch.tensor([True, False]), **knobs)
     torch.testing.assert_close(found.losses, singles(2 * 0.46257015, 3 * 0.41338242))
     torch.testing.assert_close(found.rewards, singles(0.2, -0.3))
-    other = losses.kto(policy, reference, torch.tensor([False, True]), **knobs)
+    other = kto(policy, reference, torch.tensor([False, True]), **knobs)
     torch.testing.assert_close(other.losses, singles(3 * (1 - 0.46257015), 2 * (1 - 0.41338242)))
 
 
 def test_kto_is_a_half_of_each_weight_at_first():
     """Policy and reference are one, so the drift is 0 and every answer is worth as much as another."""
     same = singles(-3.0, -4.0, -5.0, -6.0)
-    found = losses.kto(
+    found = kto(
         same, same, GOOD, kl=losses.kto_kl(same, same), beta=0.3, desirable_weight=1.0, undesirable_weight=1.5
     )
     assert found.losses.tolist() == [0.5, 0.75, 0.5, 0.75]
@@ -77,10 +78,10 @@ def test_kto_is_a_half_of_each_weight_at_first():
 def test_apo_zero_is_kto_on_both_answers_without_a_drift():
     policy, reference = MODELS
     zero, yes = torch.tensor(0.0), torch.ones(4, dtype=torch.bool)
-    chosen = losses.kto(policy.chosen, reference.chosen, yes, kl=zero, beta=0.1)
-    rejected = losses.kto(policy.rejected, reference.rejected, ~yes, kl=zero, beta=0.1)
+    chosen = kto(policy.chosen, reference.chosen, yes, kl=zero, beta=0.1)
+    rejected = kto(policy.rejected, reference.rejected, ~yes, kl=zero, beta=0.1)
     torch.testing.assert_close(
-        chosen.losses + rejected.losses, losses.apo_zero(policy, reference, beta=0.1).losses
+        chosen.losses + rejected.losses, objectives.apo_zero(policy, reference, beta=0.1).losses
     )
 
 
@@ -90,7 +91,7 @@ def test_bco_pair_is_bco_on_both_answers_without_a_shift():
     chosen = losses.bco(policy.chosen, reference.chosen, yes, beta=0.1, shift=zero)
     rejected = losses.bco(policy.rejected, reference.rejected, ~yes, beta=0.1, shift=zero)
     torch.testing.assert_close(
-        chosen.losses + rejected.losses, losses.bco_pair(policy, reference, beta=0.1).losses
+        chosen.losses + rejected.losses, objectives.bco_pair(policy, reference, beta=0.1).losses
     )
 
 
@@ -143,18 +144,16 @@ def test_balanced_weights_by_hand():
 def test_reward_by_hand():
     """Scores 1.5 and -0.5: log(1 + e^-2) = 0.126928; a margin of 1 leaves log(1 + e^-1) = 0.313262; centring adds 0.01 * 1^2."""
     chosen, rejected = torch.tensor([1.5]), torch.tensor([-0.5])
-    assert losses.reward(chosen, rejected).losses.item() == pytest.approx(0.126928, abs=1e-6)
-    found = losses.reward(chosen, rejected, margin=torch.tensor([1.0]), centering=0.01)
+    assert reward(chosen, rejected).losses.item() == pytest.approx(0.126928, abs=1e-6)
+    found = reward(chosen, rejected, margin=torch.tensor([1.0]), centering=0.01)
     assert found.losses.item() == pytest.approx(0.323262, abs=1e-6)
     assert (found.chosen_rewards.item(), found.rejected_rewards.item()) == (1.5, -0.5)
 
 
 def test_only_centring_sees_what_both_scores_have():
     chosen, rejected = torch.tensor([1.5, 2.0]), torch.tensor([-0.5, 0.0])
-    torch.testing.assert_close(
-        losses.reward(chosen + 7, rejected + 7).losses, losses.reward(chosen, rejected).losses
-    )
+    torch.testing.assert_close(reward(chosen + 7, rejected + 7).losses, reward(chosen, rejected).losses)
     assert (
-        losses.reward(chosen + 7, rejected + 7, centering=0.1).losses
-        > losses.reward(chosen, rejected, centering=0.1).losses
+        reward(chosen + 7, rejected + 7, centering=0.1).losses
+        > reward(chosen, rejected, centering=0.1).losses
     ).all()

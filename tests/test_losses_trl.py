@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from small_losses import kto, objectives, reward
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
@@ -27,8 +28,9 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, Rewa
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from alignment_lab import losses
+from alignment_lab import config, losses
 from alignment_lab.config import Divergence
+from alignment_lab.config.methods import MIXABLE
 from alignment_lab.losses import PairLogprobs, PairLoss
 
 EXACT = {"rtol": 1e-9, "atol": 1e-12}  # of float64
@@ -185,23 +187,27 @@ def settings(
 DPO_LIKE: dict[
     str, tuple[str, dict[str, Any], Callable[..., PairLoss]]
 ] = {  # their name, their settings, ours
-    "dpo": ("sigmoid", {}, losses.dpo),
-    "ld_dpo": ("sigmoid", {}, losses.ld_dpo),  # with nothing desensitised
-    "robust_dpo": ("robust", {"label_smoothing": 0.1}, losses.robust_dpo),
-    "robust_dpo 0.3": ("robust", {"label_smoothing": 0.3}, partial(losses.robust_dpo, label_smoothing=0.3)),
-    "ipo": ("ipo", {}, losses.ipo),
-    "hinge": ("hinge", {}, losses.hinge),
-    "exo": ("exo_pair", {"label_smoothing": 1e-3}, losses.exo),
-    "exo 0.25": ("exo_pair", {"label_smoothing": 0.25}, partial(losses.exo, label_smoothing=0.25)),
-    "nca": ("nca_pair", {}, losses.nca),
-    "sppo": ("sppo_hard", {}, losses.sppo),
-    "aot": ("aot", {}, losses.aot),
-    "aot 0.2": ("aot", {"label_smoothing": 0.2}, partial(losses.aot, label_smoothing=0.2)),
-    "apo_zero": ("apo_zero", {}, losses.apo_zero),
-    "apo_down": ("apo_down", {}, losses.apo_down),
-    "bco_pair": ("bco_pair", {}, losses.bco_pair),
-    "discopop": ("discopop", {}, losses.discopop),  # tau 0.05 on both sides
-    "dpo_norm": ("sigmoid_norm", {}, losses.dpo_norm),
+    "dpo": ("sigmoid", {}, objectives.dpo),
+    "ld_dpo": ("sigmoid", {}, objectives.ld_dpo),  # with nothing desensitised
+    "robust_dpo": ("robust", {"label_smoothing": 0.1}, objectives.robust_dpo),
+    "robust_dpo 0.3": (
+        "robust",
+        {"label_smoothing": 0.3},
+        partial(objectives.robust_dpo, label_smoothing=0.3),
+    ),
+    "ipo": ("ipo", {}, objectives.ipo),
+    "hinge": ("hinge", {}, objectives.hinge),
+    "exo": ("exo_pair", {"label_smoothing": 1e-3}, objectives.exo),
+    "exo 0.25": ("exo_pair", {"label_smoothing": 0.25}, partial(objectives.exo, label_smoothing=0.25)),
+    "nca": ("nca_pair", {}, objectives.nca),
+    "sppo": ("sppo_hard", {}, objectives.sppo),
+    "aot": ("aot", {}, objectives.aot),
+    "aot 0.2": ("aot", {"label_smoothing": 0.2}, partial(objectives.aot, label_smoothing=0.2)),
+    "apo_zero": ("apo_zero", {}, objectives.apo_zero),
+    "apo_down": ("apo_down", {}, objectives.apo_down),
+    "bco_pair": ("bco_pair", {}, objectives.bco_pair),
+    "discopop": ("discopop", {}, objectives.discopop),  # tau 0.05 on both sides
+    "dpo_norm": ("sigmoid_norm", {}, objectives.dpo_norm),
 }
 
 
@@ -220,8 +226,8 @@ def test_rewards_are_trls_but_where_the_objective_compares_means(dpo_bench):
     settings(dpo_bench.trainer, "sigmoid")
     dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
     theirs = dpo_bench.trainer._metrics["train"]
-    for name, ours in losses.MIXABLE.items():
-        found = ours(policy, reference, beta=BETA)
+    for name in (schema.name for schema in MIXABLE):
+        found = getattr(objectives, name)(policy, reference, beta=BETA)
         lengths = (policy.chosen_lengths, policy.rejected_lengths) if name in ("ipo", "dpo_norm") else (1, 1)
         assert (found.chosen_rewards * lengths[0]).mean().item() == pytest.approx(
             theirs["rewards/chosen"][-1], rel=1e-9
@@ -278,7 +284,7 @@ def test_the_mixture_is_trls(dpo_bench):
     settings(dpo_bench.trainer, ["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0])
     theirs = dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
     policy, reference = both(dpo_bench)
-    found = losses.mpo(policy, reference, beta=BETA, objectives={"dpo": 0.8, "ipo": 0.0, "bco_pair": 0.2})
+    found = objectives.mpo(policy, reference, beta=BETA, objectives={"dpo": 0.8, "ipo": 0.0, "bco_pair": 0.2})
     nll = -policy.chosen.sum() / policy.chosen_lengths.sum()
     assert_same(found.losses.mean() + 1.0 * nll, theirs, dpo_bench.policy)
 
@@ -322,7 +328,7 @@ def test_length_desensitised_dpo_is_trls(alpha, dpo_bench):
     theirs = dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
     with torch.no_grad():
         reference = desensitised(dpo_bench.reference, dpo_bench.batch, alpha)
-    found = losses.ld_dpo(desensitised(dpo_bench.policy, dpo_bench.batch, alpha), reference, beta=BETA)
+    found = objectives.ld_dpo(desensitised(dpo_bench.policy, dpo_bench.batch, alpha), reference, beta=BETA)
     assert_same(found.losses.mean(), theirs, dpo_bench.policy)
 
 
@@ -364,7 +370,7 @@ def test_kto_is_trls(kto_bench, weights, turned):
     desirable = batch["label"].bool()
     assert desirable.tolist() == [True, False] * 3 + [True]
     knobs = {"kl": kl, "beta": BETA, "desirable_weight": weights[0], "undesirable_weight": weights[1]}
-    found = losses.kto(sums(policy), of_reference, desirable, **knobs)
+    found = kto(sums(policy), of_reference, desirable, **knobs)
     assert found.rewards[desirable].mean().item() == pytest.approx(
         trainer._metrics["train"]["rewards/chosen"][-1], rel=1e-9
     )
@@ -406,9 +412,7 @@ def test_the_reward_models_objective_is_trls(reward_bench, margin, centering):
         model, dict(reward_bench.batch) | ({} if margins is None else {"margin": margins})
     )
     scores = model(**reward_bench.batch).logits[:, 0]
-    assert_same(
-        losses.reward(*scores.chunk(2), margin=margins, centering=centering).losses.mean(), theirs, model
-    )
+    assert_same(reward(*scores.chunk(2), margin=margins, centering=centering).losses.mean(), theirs, model)
 
 
 # ---- without a reference
@@ -458,7 +462,7 @@ def test_cpo_is_trls(cpo_bench, smoothing, sft_weight):
     )
     theirs, _ = cpo_bench.trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)
     policy, nll, _ = free(cpo_bench)
-    ours = losses.cpo(policy, beta=BETA, label_smoothing=smoothing).losses.mean() + sft_weight * nll
+    ours = objectives.cpo(policy, beta=BETA, label_smoothing=smoothing).losses.mean() + sft_weight * nll
     assert_same(ours, theirs, cpo_bench.policy)
 
 
@@ -475,15 +479,28 @@ def test_simpo_is_trls(cpo_bench, beta, gamma, monkeypatch):
     }.items():
         monkeypatch.setattr(trainer, name, value, raising=False)
     theirs, metrics = trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)
-    found = losses.simpo(free(cpo_bench)[0], beta=beta, gamma=gamma)
+    found = objectives.simpo(free(cpo_bench)[0], beta=beta, gamma=gamma)
     assert found.chosen_rewards.mean().item() == pytest.approx(metrics["rewards/chosen"], rel=1e-9)
     assert_same(found.losses.mean(), theirs, cpo_bench.policy)
+
+
+@pytest.mark.parametrize("alpha", [0.25, 1.0, -0.5])
+def test_alphapo_is_trls(cpo_bench, alpha, monkeypatch):
+    """TRL's SimPO with an alpha."""
+    trainer = cpo_bench.trainer
+    options = {"loss_type": "simpo", "label_smoothing": 0.0, "cpo_alpha": 0.0, "beta": BETA, "simpo_gamma": 0.5}
+    for name, value in (options | {"alpha": alpha}).items():
+        monkeypatch.setattr(trainer, name, value, raising=False)
+    theirs, metrics = trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)
+    ours = objectives.alphapo(free(cpo_bench)[0], beta=BETA, gamma=0.5, alpha=alpha)
+    assert ours.chosen_rewards.mean().item() == pytest.approx(metrics["rewards/chosen"], rel=1e-9)
+    assert_same(ours.losses.mean(), theirs, cpo_bench.policy)
 
 
 def test_orpo_is_trls(orpo_bench):
     """Its NLL is over prompt and chosen answer."""
     theirs, metrics = orpo_bench.trainer.get_batch_loss_metrics(orpo_bench.policy, orpo_bench.batch)
     policy, _, nll = free(orpo_bench)
-    found = losses.orpo(policy, beta=BETA)
+    found = objectives.orpo(policy, beta=BETA)
     assert found.rejected_rewards.mean().item() == pytest.approx(metrics["rewards/rejected"], rel=1e-9)
     assert_same(found.losses.mean() + nll, theirs, orpo_bench.policy)

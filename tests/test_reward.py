@@ -9,6 +9,7 @@ from alignment_lab import data
 from alignment_lab.actions import run_action
 from alignment_lab.data import tokenization
 from alignment_lab.runtime.run_directory import RunDirectory
+from alignment_lab.training.batch import collate
 
 SHORT = [
     "model=tiny",
@@ -76,14 +77,14 @@ def test_a_reward_model_has_one_output_and_answers_nobody(finished):
 
 
 def test_a_reward_model_is_packed(composed, tokenizer, tmp_path):
-    setting = Workshop(composed, tokenizer, tmp_path).setting("reward")
-    assert setting.engine.packed
-    assert len(trainer(setting).collate(setting.train)["batch"].packs) == 1
+    context = Workshop(composed, tokenizer, tmp_path).context("reward")
+    assert context.engine.packed
+    assert len(collate(trainer(context).objective, context.train_rows).passes) == 1
 
 
 def test_the_margin_of_rows_counts_only_where_all_have_one(composed, tokenizer, tmp_path):
     workshop = Workshop(composed, tokenizer, tmp_path)
     rows = workshop.rows(workshop.spec("reward"))
-    made = trainer(workshop.setting("reward", rows=[{**row, "margin": 0.5} for row in rows]))
-    assert made.columns(made.rows)["margin"].tolist() == [0.5] * 6
-    assert made.columns([made.rows[0], rows[0]]) == {}
+    made = trainer(workshop.context("reward", rows=[{**row, "margin": 0.5} for row in rows]))
+    assert made.objective.batch_columns(made.train_rows)["margin"].tolist() == [0.5] * 6
+    assert made.objective.batch_columns([made.train_rows[0], rows[0]]) == {}

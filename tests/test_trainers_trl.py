@@ -58,8 +58,8 @@ def ours(
     """Loss, gradients and metrics of one step in each layout; of a method with a reference, `model` is that, and `policy` the policy."""
     packed_attention.register()
     model.set_attn_implementation(packed_attention.SHARED_PREFIX)
-    setting = workshop.setting(method, *more, rows=[*rows, *rows], policy=model)  # half of them are held out
-    made = [trainer(setting, engine) for engine in LAYOUTS]
+    context = workshop.context(method, *more, rows=[*rows, *rows], policy=model)  # half of them are held out
+    made = [trainer(context, engine) for engine in LAYOUTS]
     if policy is not None:
         model.load_state_dict(policy.state_dict())
     return [step(one) for one in made]
