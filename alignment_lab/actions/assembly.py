@@ -125,9 +125,9 @@ def build_context(
     passes = estimate.choose_micro_batch(
         spec,
         policy.config.get_text_config(),
-        width=dtype.itemsize,
-        free=free_memory(device),
-        longest=max(data.max_sequence_length(row) for row in [*tokens.train, *tokens.heldout]),
+        dtype_bytes=dtype.itemsize,
+        free_bytes=free_memory(device),
+        longest_row=max(data.max_sequence_length(row) for row in [*tokens.train, *tokens.heldout]),
         cuda=device.type == "cuda",
         processes=ranks.world_size(),
     )

@@ -81,9 +81,9 @@ def estimate_memory(
 ) -> MemoryEstimate | None:
     """What this experiment needs with these settings on each of `processes` devices.
 
-    None where the model's shape is not known here. The forward pass is chosen as the run would choose it, from
-    what the device leaves beside weights and states. Without `workload`, rows are assumed to be as long as
-    `data.max_length` allows.
+    None where the model's shape is not known here. The forward pass is chosen as the run would choose it,
+    from what the device leaves beside weights and states. Without `workload`, rows are assumed to be as long
+    as `data.max_length` allows.
     """
     shape = model_shape(spec.model)
     if shape is None:
