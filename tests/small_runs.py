@@ -151,15 +151,17 @@ def shifted(policy: Any, by: float = MOVE, seed: int = 3) -> None:
 
 
 def step(
-    trainer: Trainer, rows: Sequence[Row] | None = None
+    trainer: Trainer, rows: Sequence[Row] | None = None, *, is_first: bool = False
 ) -> tuple[float, dict[str, Tensor], dict[str, float]]:
     """Loss, gradients and means of the metrics of one training step on `rows`, all of the trainer's by default.
 
-    The weights are not updated, and it is not the first step: the policy may differ from its reference.
+    The weights are not updated. In a first step the policy must agree with its reference.
     """
     trainer.model.zero_grad()
     trainer.model.train()
-    loss = trainer.backward(collate(trainer.objective, list(rows or trainer.train_rows)))
+    batch = collate(trainer.objective, list(rows or trainer.train_rows))
+    batch.is_first_step = is_first
+    loss = trainer.backward(batch)
     _, means = trainer.metrics.pop()
     gradients = {
         name: weight.grad.clone()

@@ -212,27 +212,27 @@ def test_a_sweep_asks_the_reference_once(composed, empty, tmp_path, write_rows, 
 @pytest.mark.parametrize("method", ["dpo", "ld_dpo", "ipo", "kto", "bco"])
 def test_the_first_step_proves_the_store(method, workshop, empty):
     """A right one passes. One whose numbers other weights made, under the same name, is caught before an update, in a sentence."""
-    setting = workshop.setting(method)
-    step(trainer(setting), at=0)
+    context = workshop.context(method)
+    step(trainer(context), is_first=True)
     (folder,) = empty.iterdir()
     shutil.rmtree(folder)
     other = workshop.policy(workshop.spec(method))
     with torch.no_grad():
         other.model.embed_tokens.weight.mul_(1.3)
-    true = setting.weights
-    sequences = [one for row in [*setting.train, *setting.heldout] for one in answers(row)]
+    true = context.weights_digest
+    sequences = [one for row in [*context.train_rows, *context.heldout_rows] for one in answers(row)]
     fetch_reference_logps(
         other,
         sequences,
-        setting.engine,
-        setting.dtype,
-        reference_folder(true, setting.dtype),
+        context.engine,
+        context.dtype,
+        reference_folder(true, context.dtype),
         Console(quiet=True),
     )
-    made = trainer(setting)
+    made = trainer(context)
     with pytest.raises(UserError, match=r"are off by .* nats per token .* delete that folder"):
-        step(made, at=0)
-    step(made, at=1)  # later the policy has left its reference
+        step(made, is_first=True)
+    step(made)  # later the policy has left its reference
 
 
 def answers(row):
@@ -246,20 +246,22 @@ def answers(row):
 
 def test_shards_of_another_folder_are_set_aside(workshop, empty):
     """Copied under this model's name they are not read: a shard knows which folder it was made for."""
-    setting = workshop.setting("dpo")
-    mine = reference_folder(setting.weights, setting.dtype)
+    context = workshop.context("dpo")
+    mine = reference_folder(context.weights_digest, context.dtype)
     stranger = mine.with_name("0" * 32 + "-float32")
-    sequences = [one for row in [*setting.train, *setting.heldout] for one in answers(row)]
-    fetch_reference_logps(setting.model, sequences, setting.engine, setting.dtype, stranger, Console(quiet=True))
+    sequences = [one for row in [*context.train_rows, *context.heldout_rows] for one in answers(row)]
+    fetch_reference_logps(
+        context.model, sequences, context.engine, context.dtype, stranger, Console(quiet=True)
+    )
     shutil.copytree(stranger, mine)
-    text = trainer_text(setting)
+    text = trainer_text(context)
     assert "reference: 0 of" in text
     assert list(mine.glob("*.damaged"))
-    assert trainer_text(setting).count("reference: 24 of 24") == 1
+    assert trainer_text(context).count("reference: 24 of 24") == 1
 
 
-def trainer_text(setting) -> str:
+def trainer_text(context) -> str:
     """What building the trainer says."""
-    before = len(setting.console.file.getvalue())
-    trainer(setting)
-    return setting.console.file.getvalue()[before:]
+    before = len(context.console.file.getvalue())
+    trainer(context)
+    return context.console.file.getvalue()[before:]
