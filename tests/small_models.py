@@ -1,4 +1,7 @@
-"""Small models of many families, sequences of every shape, and what plain transformers says of them: one by one, eager, unpadded."""
+"""Small models of many families, sequences of every shape, and the outputs of plain transformers for them.
+
+Plain means one sequence at a time, eager attention, no padding.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ PLAIN |= {
     "initializer_range": 0.3,
 }
 GROUPED = PLAIN | {"num_key_value_heads": 2}
-FAMILIES: dict[str, dict[str, Any]] = {  # those that the lab promises to pack
+FAMILIES: dict[str, dict[str, Any]] = {  # those that the lab guarantees to pack
     "llama": GROUPED,
     "mistral": GROUPED | {"sliding_window": None},
     "qwen2": GROUPED,
@@ -43,7 +46,9 @@ FAMILIES: dict[str, dict[str, Any]] = {  # those that the lab promises to pack
     "smollm3": GROUPED | {"no_rope_layers": [1, 0], "use_sliding_window": False},
 }
 
-SEQUENCES = [  # trees of three answers, of two, of one; prompts of 20 tokens, of 1, of none; answers of 1 token; labels of every kind
+# trees of three answers, of two, of one; prompts of 20 tokens, of 1, of none; answers of 1 token; all kinds
+# of labels
+SEQUENCES = [
     ScoredSequence([5, 6, 7], [8, 9, 2]),
     ScoredSequence([11], [12, 13, 14, 15, 2]),
     ScoredSequence([5, 6, 7], [10]),
@@ -56,38 +61,38 @@ SEQUENCES = [  # trees of three answers, of two, of one; prompts of 20 tokens, o
     ScoredSequence([20, 21], [24]),
 ]
 LONGEST = max(map(len, SEQUENCES))  # 22
-ALONE = Engine(packed=False, max_tokens=1)  # a tree at a time, padded
+ONE_BY_ONE = Engine(packed=False, max_tokens=1)  # a tree at a time, padded
 
 
-def small(
+def small_model(
     family: str,
     *,
     implementation: str = packed_attention.SHARED_PREFIX,
     dtype: torch.dtype = torch.float64,
-    scores: bool = False,
+    score_head: bool = False,
     **settings: Any,
 ) -> Any:
-    """A random model of this family without dropout; weights so large that every mistake of a mask is nats, not roundings.
+    """A random model of this family without dropout; with `score_head` a reward model.
 
-    With `scores` it is a reward model.
+    Weights are so large that every mistake in a mask changes nats, not rounding.
     """
     packed_attention.register()
     config = AutoConfig.for_model(
-        family, **FAMILIES.get(family, GROUPED) | settings, **({"num_labels": 1} if scores else {})
+        family, **FAMILIES.get(family, GROUPED) | settings, **({"num_labels": 1} if score_head else {})
     )
     torch.manual_seed(0)
-    kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
-    model = kind.from_config(config, attn_implementation=implementation)
+    auto_class = AutoModelForSequenceClassification if score_head else AutoModelForCausalLM
+    model = auto_class.from_config(config, attn_implementation=implementation)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     return model.to(dtype).eval()
 
 
-def weighed(member: int, logps: Tensor) -> Tensor:
-    """A sum in which every token of every sequence counts differently: a gradient cannot cancel."""
+def weighted_sum(index: int, logps: Tensor) -> Tensor:
+    """A sum in which every token of every sequence has another weight, so that no gradient cancels."""
     return (
-        logps * torch.cos(torch.arange(len(logps), dtype=logps.dtype, device=logps.device) + 7 * member)
+        logps * torch.cos(torch.arange(len(logps), dtype=logps.dtype, device=logps.device) + 7 * index)
     ).sum()
 
 
@@ -96,59 +101,59 @@ def gradients(model: Any) -> dict[str, Tensor]:
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-def asked(
+def engine_outputs(
     model: Any, sequences: Sequence[ScoredSequence], batches: Engine | Sequence[ForwardBatch]
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """What the engine says: log p of each sequence's scored tokens, and the gradients of their weighed sum."""
+    """The engine's log p of each sequence's scored tokens, and the gradients of their weighted sum."""
     model.zero_grad()
-    found: dict[int, Tensor] = {}
+    all_logps: dict[int, Tensor] = {}
     for batch in batches.batches(sequences) if isinstance(batches, Engine) else batches:
-        seen = token_logprobs(model, batch.to(model.device))
-        parts = dict(zip(seen.sequence_ids.tolist(), seen.logps.split(seen.lengths.tolist()), strict=True))
-        sum(weighed(member, logps) for member, logps in parts.items()).backward()
-        found |= {member: logps.detach() for member, logps in parts.items()}
-    return [found[member] for member in range(len(sequences))], gradients(model)
+        batch_logps = token_logprobs(model, batch.to(model.device))
+        split_logps = batch_logps.logps.split(batch_logps.lengths.tolist())
+        by_index = dict(zip(batch_logps.sequence_ids.tolist(), split_logps, strict=True))
+        sum(weighted_sum(index, logps) for index, logps in by_index.items()).backward()
+        all_logps |= {index: logps.detach() for index, logps in by_index.items()}
+    return [all_logps[index] for index in range(len(sequences))], gradients(model)
 
 
-def expected(model: Any, sequences: Sequence[ScoredSequence]) -> tuple[list[Tensor], dict[str, Tensor]]:
+def plain_outputs(model: Any, sequences: Sequence[ScoredSequence]) -> tuple[list[Tensor], dict[str, Tensor]]:
     """The same from plain transformers: each sequence alone, eager attention, log softmax of all logits."""
-    kept, training = model.config._attn_implementation, model.training
+    attention, training = model.config._attn_implementation, model.training
     model.set_attn_implementation("eager")
     model.eval().zero_grad()
-    found = []
-    for member, sequence in enumerate(sequences):
+    logps_list = []
+    for index, sequence in enumerate(sequences):
         ids = torch.tensor([sequence.prompt + sequence.answer], device=model.device)
         labels = sequence.labels or [IGNORE_INDEX] * len(sequence.prompt) + sequence.answer
-        scored = [place for place in range(1, len(labels)) if labels[place] != IGNORE_INDEX]
+        scored = [position for position in range(1, len(labels)) if labels[position] != IGNORE_INDEX]
         logps = model(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
-        logps = (
-            logps[[place - 1 for place in scored], [labels[place] for place in scored]]
-            if scored
-            else logps[:0, 0]
-        )
+        rows, columns = [position - 1 for position in scored], [labels[position] for position in scored]
+        logps = logps[rows, columns] if scored else logps[:0, 0]
         if scored:
-            weighed(member, logps).backward()
-        found.append(logps.detach())
-    model.set_attn_implementation(kept)
+            weighted_sum(index, logps).backward()
+        logps_list.append(logps.detach())
+    model.set_attn_implementation(attention)
     model.train(training)
-    return found, gradients(model)
+    return logps_list, gradients(model)
 
 
-def assert_same(
-    found: tuple[list[Tensor], dict[str, Tensor]],
-    other: tuple[list[Tensor], dict[str, Tensor]],
+def assert_outputs_equal(
+    outputs: tuple[list[Tensor], dict[str, Tensor]],
+    expected: tuple[list[Tensor], dict[str, Tensor]],
     tolerance: float,
 ) -> None:
     """Log-probabilities and gradients within `tolerance` of the largest of their kind."""
-    (logps, slopes), (true_logps, true_slopes) = found, other
-    assert [len(values) for values in logps] == [len(values) for values in true_logps]
-    for one, two in zip(logps, true_logps, strict=True):
-        assert one.numel() == 0 or far(one, two) <= tolerance
-    assert slopes.keys() == true_slopes.keys()
-    for name, slope in slopes.items():
-        assert far(slope, true_slopes[name]) <= tolerance, name
+    (logps, gradients_of), (expected_logps, expected_gradients) = outputs, expected
+    assert [len(values) for values in logps] == [len(values) for values in expected_logps]
+    for actual, target in zip(logps, expected_logps, strict=True):
+        assert actual.numel() == 0 or relative_difference(actual, target) <= tolerance
+    assert gradients_of.keys() == expected_gradients.keys()
+    for name, gradient in gradients_of.items():
+        assert relative_difference(gradient, expected_gradients[name]) <= tolerance, name
 
 
-def far(one: Tensor, two: Tensor) -> float:
+def relative_difference(actual: Tensor, target: Tensor) -> float:
     """The largest difference over the largest value, or over 1 where all are smaller."""
-    return float((one - two).abs().max() / max(1.0, float(two.abs().max()))) if math.prod(one.shape) else 0.0
+    if not math.prod(actual.shape):
+        return 0.0
+    return float((actual - target).abs().max() / max(1.0, float(target.abs().max())))

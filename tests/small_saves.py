@@ -1,4 +1,4 @@
-"""Tiny models and adapters as a run leaves them on disk, with weights large enough for every mistake to show."""
+"""Tiny models and adapters as a run saves them, with weights so large that every mistake shows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ quantized = pytest.mark.skipif(
 )
 
 
-def tiny(folder: Path, *, scores: bool = False, tied: bool = True) -> Path:
+def tiny_model(folder: Path, *, score_head: bool = False, tied: bool = True) -> Path:
     """A Llama of two layers and 1000 tokens in `folder`."""
     torch.manual_seed(0)
     shape = {
@@ -42,41 +42,46 @@ def tiny(folder: Path, *, scores: bool = False, tied: bool = True) -> Path:
     config = LlamaConfig(
         num_hidden_layers=2, vocab_size=1000, initializer_range=SPREAD, tie_word_embeddings=tied, **shape
     )
-    config.pad_token_id, config.num_labels = 2, 1 if scores else 2
-    kind = LlamaForSequenceClassification if scores else LlamaForCausalLM
-    kind(config).save_pretrained(folder)
+    config.pad_token_id, config.num_labels = 2, 1 if score_head else 2
+    model_class = LlamaForSequenceClassification if score_head else LlamaForCausalLM
+    model_class(config).save_pretrained(folder)
     return folder
 
 
-def adapter(
-    base: Path, folder: Path, kind: str = "lora", how: verify.LoadOptions | None = None, *, scores: bool = False
+def trained_adapter(
+    base: Path,
+    folder: Path,
+    adapter_kind: str = "lora",
+    options: verify.LoadOptions | None = None,
+    *,
+    score_head: bool = False,
 ) -> Any:
-    """A trained adapter of this kind on `base`, saved in `folder`; the model that it was saved from."""
+    """Save a trained adapter of this kind on `base` in `folder`; returns its model."""
     config = LoraConfig(
         r=4,
         lora_alpha=8,
         target_modules="all-linear",
-        modules_to_save=["score"] if scores else None,
-        task_type="SEQ_CLS" if scores else "CAUSAL_LM",
+        modules_to_save=["score"] if score_head else None,
+        task_type="SEQ_CLS" if score_head else "CAUSAL_LM",
         base_model_name_or_path=str(base),
-        **ADAPTERS[kind],
+        **ADAPTERS[adapter_kind],
     )
     folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(folder)  # by which load_base knows what lies under it
-    made = get_peft_model(load_base(folder, how or verify.LoadOptions()), config)
+    config.save_pretrained(folder)  # load_base reads the base's folder from it
+    model = get_peft_model(load_base(folder, options or verify.LoadOptions()), config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for weight in made.parameters():
+        for weight in model.parameters():
             if weight.requires_grad:
-                weight.data = weight.float()  # what is trained is held in float32, whatever lies under it
+                weight.data = weight.float()  # trained weights are float32, whatever the base's dtype
                 weight += SPREAD * torch.randn(weight.shape, generator=generator)
-    made.save_pretrained(folder)
-    return made.eval()
+    model.save_pretrained(folder)
+    return model.eval()
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fresh process is this one: where the claim is about a folder, and not about the process."""
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the fresh process's code in this process, for tests about a folder and not about the process."""
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         process.main(*command[3:])
@@ -85,8 +90,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fresh_process.subprocess, "run", run)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """The content of every file below a folder."""
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -94,12 +99,16 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def finished(folder: Path, spec: Experiment, model: Path, tokenizer: Any, **report: Any) -> RunDirectory:
-    """A run directory as it is left by a run of this experiment that made the model in `model`; two prompts were answered."""
+def finished_run(
+    folder: Path, spec: Experiment, model_folder: Path, tokenizer: Any, **report: Any
+) -> RunDirectory:
+    """The directory of a finished run of this experiment with the model in `model_folder` and two answered
+    prompts.
+    """
     run = RunDirectory(folder)
     run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))
-    shutil.copytree(model, run.model)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as model.load_tokenizer has it
+    shutil.copytree(model_folder, run.model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as load_tokenizer does
     tokenizer.save_pretrained(run.model)
     prompts = ["What is it?", "Hello"] if spec.method.generates else []
     run.write_samples(

@@ -1,4 +1,4 @@
-"""Who does what of several processes, and where machines meet."""
+"""Which process does what, where machines meet, and which accelerators are seen."""
 
 import pytest
 
@@ -11,17 +11,17 @@ JOB = {"SLURM_JOB_ID": "20123", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n[1-
 
 
 @pytest.fixture
-def processes(monkeypatch):
-    """`processes(rank, world)`: this process is one of several."""
+def set_rank(monkeypatch):
+    """`set_rank(rank, world_size)`: this process is one of several."""
 
-    def set_them(rank: int, world: int) -> None:
+    def set_environment(rank: int, world_size: int) -> None:
         monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setenv("WORLD_SIZE", str(world))
+        monkeypatch.setenv("WORLD_SIZE", str(world_size))
 
-    return set_them
+    return set_environment
 
 
-def test_a_process_by_itself_does_everything_and_imports_no_torch():
+def test_a_single_process_does_everything():
     assert (ranks.rank(), ranks.world_size(), ranks.is_main_process(), ranks.is_launched()) == (
         0,
         1,
@@ -34,36 +34,36 @@ def test_a_process_by_itself_does_everything_and_imports_no_torch():
         collectives.barrier()
 
 
-@pytest.mark.parametrize("world", [2, 3, 8])
-@pytest.mark.parametrize("count", [0, 1, 5, 6, 16])
-def test_shares_are_even_and_everything_counts_once(count, world, processes):
-    """Processes that do a thing together do it equally often; what is done again counts for nothing."""
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+@pytest.mark.parametrize("total", [0, 1, 5, 6, 16])
+def test_shares_are_even_and_every_item_counts_once(total, world_size, set_rank):
+    """Processes must take part in collectives equally often; a repeated item does not count."""
     shares = []
-    for rank in range(world):
-        processes(rank, world)
-        shares.append(ranks.split_between_processes(list(range(count))))
-    assert {len(share) for share in shares} == {-(-count // world)}
-    assert sorted(thing for share in shares for thing, counts in share if counts) == list(range(count))
-    assert all(thing == count - 1 for share in shares for thing, counts in share if not counts)
+    for rank in range(world_size):
+        set_rank(rank, world_size)
+        shares.append(ranks.split_between_processes(list(range(total))))
+    assert {len(share) for share in shares} == {-(-total // world_size)}
+    assert sorted(item for share in shares for item, is_own in share if is_own) == list(range(total))
+    assert all(item == total - 1 for share in shares for item, is_own in share if not is_own)
 
 
-def test_one_machine_needs_no_address():
+def test_one_node_needs_no_address():
     assert find_rendezvous(1, {}) == Rendezvous(1, 0, "127.0.0.1", 0)
 
 
-def test_machines_meet_where_the_environment_says():
-    found = find_rendezvous(2, {"NODE_RANK": "1", "MASTER_ADDR": "first", "MASTER_PORT": "1234"})
-    assert found == Rendezvous(2, 1, "first", 1234)
+def test_nodes_meet_at_the_address_in_the_environment():
+    rendezvous = find_rendezvous(2, {"NODE_RANK": "1", "MASTER_ADDR": "first", "MASTER_PORT": "1234"})
+    assert rendezvous == Rendezvous(2, 1, "first", 1234)
 
 
-def test_machines_of_a_slurm_job_meet_on_its_first_one():
-    """Every node works out the same port from the job's number."""
-    found = [find_rendezvous(2, {**JOB, "SLURM_NODEID": number}) for number in ("0", "1")]
-    assert found == [Rendezvous(2, 0, "n1", 20123), Rendezvous(2, 1, "n1", 20123)]
+def test_the_nodes_of_a_slurm_job_meet_on_the_first():
+    """Every node derives the same port from the job id."""
+    rendezvous = [find_rendezvous(2, {**JOB, "SLURM_NODEID": node_id}) for node_id in ("0", "1")]
+    assert rendezvous == [Rendezvous(2, 0, "n1", 20123), Rendezvous(2, 1, "n1", 20123)]
 
 
 @pytest.mark.parametrize(
-    ("said", "found"),
+    ("variables", "expected"),
     [
         ({"MASTER_ADDR": "10.0.0.1"}, Rendezvous(2, 1, "10.0.0.1", 20123)),
         ({"MASTER_PORT": "1234"}, Rendezvous(2, 1, "n1", 1234)),
@@ -74,13 +74,13 @@ def test_machines_of_a_slurm_job_meet_on_its_first_one():
         ),
     ],
 )
-def test_what_the_environment_says_overrules_slurm_each_by_itself(said, found):
-    """Where all of it is said, the job need not be one of so many machines."""
-    assert find_rendezvous(2, JOB | {"SLURM_NODEID": "1"} | said) == found
+def test_each_environment_variable_overrides_slurm(variables, expected):
+    """Where all of them are set, the job may have another number of nodes."""
+    assert find_rendezvous(2, JOB | {"SLURM_NODEID": "1"} | variables) == expected
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({}, "NODE_RANK=0 to 1 and MASTER_ADDR=HOST"),
         ({"NODE_RANK": "x", "MASTER_ADDR": "a"}, "NODE_RANK=0 to 1"),
@@ -90,14 +90,14 @@ def test_what_the_environment_says_overrules_slurm_each_by_itself(said, found):
         ),
     ],
 )
-def test_machines_that_cannot_meet_are_a_sentence(environment, said):
+def test_nodes_that_cannot_meet_are_one_sentence(environment, message):
     with pytest.raises(UserError, match=r"^parallel\.nodes=2: ") as error:
         find_rendezvous(2, environment)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("said", "seen"),
+    ("cuda_visible_devices", "expected"),
     [
         (None, {"0": "NVIDIA H100", "1": "NVIDIA L40S", "2": "NVIDIA L40S"}),
         ("2, 0", {"2": "NVIDIA L40S", "0": "NVIDIA H100"}),
@@ -106,20 +106,20 @@ def test_machines_that_cannot_meet_are_a_sentence(environment, said):
         ("-1", {}),
     ],
 )
-def test_accelerators_are_those_that_the_driver_lists_and_the_environment_leaves(
-    said, seen, tmp_path, monkeypatch
+def test_accelerators_are_those_of_the_driver_that_cuda_visible_devices_leaves(
+    cuda_visible_devices, expected, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("alignment_lab.runtime.hardware.DRIVER_GPUS", tmp_path)
-    for number, card in enumerate(["NVIDIA H100", "NVIDIA L40S", "NVIDIA L40S"]):
+    for number, name in enumerate(["NVIDIA H100", "NVIDIA L40S", "NVIDIA L40S"]):
         (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "information").write_text(f"Model: \t\t {card}\n")
+        (tmp_path / str(number) / "information").write_text(f"Model: \t\t {name}\n")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if said is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
-    assert dict(zip(hardware.visible_device_ids(), hardware.accelerator_names(), strict=True)) == seen
-    assert hardware.count_accelerators() == len(seen)
-    described = provenance.collect(2)["hardware"]
-    assert described.get("accelerators", []) == list(seen.values())[:2]
+    if cuda_visible_devices is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cuda_visible_devices)
+    assert dict(zip(hardware.visible_device_ids(), hardware.accelerator_names(), strict=True)) == expected
+    assert hardware.count_accelerators() == len(expected)
+    recorded = provenance.collect(2)["hardware"]
+    assert recorded.get("accelerators", []) == list(expected.values())[:2]
 
 
 def test_without_a_driver_there_is_no_accelerator(tmp_path, monkeypatch):

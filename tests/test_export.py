@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_saves import ADAPTERS, adapter, digests, finished, here, quantized, tiny
+from small_saves import (
+    ADAPTERS,
+    file_digests,
+    finished_run,
+    in_this_process,
+    quantized,
+    tiny_model,
+    trained_adapter,
+)
 from small_tokenizers import other_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -24,14 +32,14 @@ from alignment_lab.export import hub, merge
 from alignment_lab.models.embedded import embedded_weights
 from alignment_lab.runtime.errors import UserError
 
-__all__ = ["here"]  # a fixture
+__all__ = ["in_this_process"]  # a fixture
 PROMPTS = [list(range(100, 140)), list(range(500, 900, 3))]
 ROUNDING = 2e-4  # of logits of some tens, float32: a sum in another order
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return tiny(tmp_path_factory.mktemp("base") / "model")
+    return tiny_model(tmp_path_factory.mktemp("base") / "model")
 
 
 @pytest.fixture
@@ -47,10 +55,10 @@ def a_run(composed, base, tmp_path):
         model = tmp_path / f"{name}-model"
         if kind:
             options = verify.LoadOptions(quantization=spec.parallel.quantization)
-            adapter(base, model, kind, options, scores=scores)
+            trained_adapter(base, model, kind, options, score_head=scores)
         else:
-            tiny(model, scores=scores)
-        return finished(tmp_path / name, spec, model, other_tokenizer("chatml"), **report)
+            tiny_model(model, score_head=scores)
+        return finished_run(tmp_path / name, spec, model, other_tokenizer("chatml"), **report)
 
     return make
 
@@ -80,7 +88,7 @@ def output_difference(one, other) -> float:
 @pytest.mark.parametrize("scores", [False, True])
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_a_merged_adapter_computes_what_the_adapter_does(kind, scores, base, tmp_path):
-    trained = adapter(base, tmp_path / kind, kind, scores=scores)
+    trained = trained_adapter(base, tmp_path / kind, kind, score_head=scores)
     merged = merge.merge_adapter(tmp_path / kind, verify.LoadOptions())
     assert output_difference(trained, merged) <= ROUNDING
     assert output_difference(trained, load_base(tmp_path / kind, verify.LoadOptions())) > 1
@@ -104,7 +112,7 @@ def test_an_adapter_on_quantized_weights_is_merged_into_what_they_stand_for(
     either.
     """
     options = verify.LoadOptions(quantization=Quantization[name])
-    trained = adapter(base, tmp_path / "adapter", kind, options, scores=scores)
+    trained = trained_adapter(base, tmp_path / "adapter", kind, options, score_head=scores)
     right = output_difference(trained, merge.merge_adapter(tmp_path / "adapter", options))
     wrong = output_difference(
         trained,
@@ -121,25 +129,25 @@ def test_an_adapter_on_quantized_weights_is_merged_into_what_they_stand_for(
 def test_a_base_that_was_held_in_bfloat16_is_rounded_before_it_is_merged(base, tmp_path):
     """The run says what it held: weights in bfloat16, computed with in bfloat16, 8 bits of each product."""
     options = verify.LoadOptions(dtype="bfloat16", compute="bfloat16", quantization=Quantization.nf4)
-    trained = adapter(base, tmp_path / "adapter", "lora", options)
+    trained = trained_adapter(base, tmp_path / "adapter", "lora", options)
     merged = merge.merge_adapter(tmp_path / "adapter", options)
     assert merged.dtype is torch.float32
     scale = float(verify.probe_outputs(trained).abs().max())
     assert output_difference(trained, merged) <= 0.05 * scale
 
 
-def test_full_weights_are_copied_and_the_run_stays_as_it_was(a_run, here, capsys):
+def test_full_weights_are_copied_and_the_run_stays_as_it_was(a_run, in_this_process, capsys):
     run = a_run()
-    before = digests(run.path)
+    before = file_digests(run.path)
     export(run.path)
     out = run.path / "export"
-    after = digests(run.path)
+    after = file_digests(run.path)
     assert {name: value for name, value in after.items() if not name.startswith("export/")} == before
     model = {
         name.removeprefix("model/"): value for name, value in before.items() if name.startswith("model/")
     }
     assert {
-        name: value for name, value in digests(out).items() if name not in ("README.md", "export.json")
+        name: value for name, value in file_digests(out).items() if name not in ("README.md", "export.json")
     } == model
     output = capsys.readouterr()
     assert output.err == ""
@@ -150,7 +158,7 @@ def test_full_weights_are_copied_and_the_run_stays_as_it_was(a_run, here, capsys
     export(run.path)  # again: an export may be written over
 
 
-def test_full_weights_are_cast(a_run, here, tmp_path, capsys):
+def test_full_weights_are_cast(a_run, in_this_process, tmp_path, capsys):
     run = a_run()
     export(run.path, "--dtype", "bfloat16", "--out", tmp_path / "half")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype="auto")
@@ -163,7 +171,7 @@ def test_full_weights_are_cast(a_run, here, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
-def test_an_adapter_becomes_a_plain_model(kind, a_run, here, tmp_path):
+def test_an_adapter_becomes_a_plain_model(kind, a_run, in_this_process, tmp_path):
     run = a_run("parallel=lora", f"parallel.adapter={kind}", kind=kind)
     export(run.path, "--out", tmp_path / "out")
     trained = verify.load_saved(run.model, verify.LoadOptions())
@@ -191,7 +199,7 @@ def test_an_adapter_on_4_bits_becomes_a_plain_model_in_a_process_of_its_own(a_ru
 
 
 @pytest.mark.parametrize("kind", [None, "lora", "dora"])
-def test_a_reward_model_keeps_its_head_and_knows_its_padding(kind, a_run, here, tmp_path):
+def test_a_reward_model_keeps_its_head_and_knows_its_padding(kind, a_run, in_this_process, tmp_path):
     run = a_run("method=reward", *(["parallel=lora", f"parallel.adapter={kind}"] if kind else []), kind=kind)
     export(run.path, "--out", tmp_path / "out")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
@@ -203,7 +211,7 @@ def test_a_reward_model_keeps_its_head_and_knows_its_padding(kind, a_run, here, 
     assert "pipeline_tag: text-classification" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_the_card_says_what_the_run_was(a_run, here, tmp_path):
+def test_the_card_says_what_the_run_was(a_run, in_this_process, tmp_path):
     run = a_run("method=dpo", "beta=0.07", "parallel=lora", kind="lora")
     export(run.path, "--out", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
@@ -230,7 +238,7 @@ def test_the_card_says_what_the_run_was(a_run, here, tmp_path):
     assert "None" not in card
 
 
-def test_the_license_of_the_base_is_passed_on(a_run, here, base, tmp_path):
+def test_the_license_of_the_base_is_passed_on(a_run, in_this_process, base, tmp_path):
     """That of the embedded model is known.
 
     Another base says it in its own card, if it lies beside the weights.
@@ -250,7 +258,7 @@ def test_the_license_of_the_base_is_passed_on(a_run, here, base, tmp_path):
     assert "base_model:" not in (tmp_path / "two" / "README.md").read_text()  # a folder is none to the Hub
 
 
-def test_a_base_that_was_moved_is_found_by_base(a_run, here, base, tmp_path, refused):
+def test_a_base_that_was_moved_is_found_by_base(a_run, in_this_process, base, tmp_path, refused):
     run = a_run("parallel=lora", kind="lora")
     file = run.model / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "/gone"}))
@@ -260,7 +268,7 @@ def test_a_base_that_was_moved_is_found_by_base(a_run, here, base, tmp_path, ref
     export(run.path, "--base", base)
 
 
-def test_mistakes_are_sentences(a_run, here, tmp_path, refused):
+def test_mistakes_are_sentences(a_run, in_this_process, tmp_path, refused):
     run = a_run()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("")
@@ -282,7 +290,7 @@ def test_mistakes_are_sentences(a_run, here, tmp_path, refused):
     assert not (run.path / "export").exists()
 
 
-def test_weights_that_are_not_finite_are_not_exported(a_run, here, refused):
+def test_weights_that_are_not_finite_are_not_exported(a_run, in_this_process, refused):
     from safetensors.torch import load_file, save_file
 
     run = a_run("parallel=lora", kind="lora")
@@ -319,7 +327,9 @@ def test_a_push_needs_a_name_and_a_network(a_run, refused, monkeypatch):
 
 
 @pytest.mark.parametrize("public", [False, True])
-def test_a_push_is_private_unless_asked_and_goes_to_the_branch(public, a_run, here, monkeypatch, capsys):
+def test_a_push_is_private_unless_asked_and_goes_to_the_branch(
+    public, a_run, in_this_process, monkeypatch, capsys
+):
     calls = []
 
     class Api:
@@ -355,8 +365,8 @@ def test_the_embedded_model_under_an_adapter_on_4_bits(composed, tokenizer, tmp_
     Merged into the dequantized ones they differ by roundings, into the original ones by nats.
     """
     options = verify.LoadOptions(quantization=Quantization.nf4)
-    trained = adapter(embedded_weights(), tmp_path / "adapter", "lora", options)
-    run = finished(
+    trained = trained_adapter(embedded_weights(), tmp_path / "adapter", "lora", options)
+    run = finished_run(
         tmp_path / "run", composed(["model=embedded", "parallel=qlora"]), tmp_path / "adapter", tokenizer
     )
     export(run.path)

@@ -1,10 +1,12 @@
-"""The engine's parts: how sequences lie in a batch, sums over them, and the log softmax that spends its logits."""
+"""The engine's parts: positions in a batch, sums over sequences, and the log softmax that reuses its logits'
+memory.
+"""
 
 from itertools import chain
 
 import pytest
 import torch
-from small_models import SEQUENCES, small
+from small_models import SEQUENCES, small_model
 
 from alignment_lab.engine.layout import Engine
 from alignment_lab.engine.logprobs import LOGIT_ROWS, TokenLogprobs, _TargetLogSoftmax, token_logprobs
@@ -17,7 +19,10 @@ PAIR = [ScoredSequence([5, 6], [7, 8]), ScoredSequence([5, 6], [9])]
 
 
 def test_a_pair_in_one_row():
-    """[5 6 | 7 8 | 9]: both answers start at position 2; their first tokens are predicted at the prompt's last one."""
+    """[5 6 | 7 8 | 9]: both answers start at position 2.
+
+    Their first tokens are predicted at the prompt's last one.
+    """
     (batch,) = Engine(True, 100).batches(PAIR)
     assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2]]
@@ -25,22 +30,30 @@ def test_a_pair_in_one_row():
     assert batch.predict_at.tolist() == [1, 2, 1]
     assert batch.targets.tolist() == [7, 8, 9]
     assert batch.offsets.tolist() == [0, 1, 0]
-    assert (batch.lengths.tolist(), batch.last_positions.tolist(), batch.sequence_ids.tolist()) == ([2, 1], [3, 4], [0, 1])
+    assert (batch.lengths.tolist(), batch.last_positions.tolist(), batch.sequence_ids.tolist()) == (
+        [2, 1],
+        [3, 4],
+        [0, 1],
+    )
 
 
 def test_the_same_pair_padded():
-    """[5 6 7 8] and [5 6 9 0]: what is behind an answer is never seen, so any id will do."""
+    """[5 6 7 8] and [5 6 9 0]: padding is never attended to, so any id will do."""
     (batch,) = Engine(False, 100).batches(PAIR)
     assert batch.input_ids.tolist() == [[5, 6, 7, 8], [5, 6, 9, 0]]
     assert batch.layout is None
     assert batch.predict_at.tolist() == [1, 2, 5]
     assert batch.targets.tolist() == [7, 8, 9]
-    assert (batch.lengths.tolist(), batch.last_positions.tolist(), batch.sequence_ids.tolist()) == ([2, 1], [3, 6], [0, 1])
+    assert (batch.lengths.tolist(), batch.last_positions.tolist(), batch.sequence_ids.tolist()) == (
+        [2, 1],
+        [3, 6],
+        [0, 1],
+    )
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_labels_say_what_is_scored(packed):
-    """A text's first token is predicted by nothing; a label in the prompt has an offset below 0."""
+    """Nothing predicts the first token of a text; a label in the prompt has a negative offset."""
     scored = [
         ScoredSequence([], [3, 4, 5]),
         ScoredSequence([6, 7], [8], labels=[6, 7, 8]),
@@ -54,36 +67,36 @@ def test_labels_say_what_is_scored(packed):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_batches_hold_every_sequence_once_with_its_members_rising(packed):
-    for budget in (1, 12, 40, 1000):
-        batches = Engine(packed, budget).batches(SEQUENCES)
-        members = [batch.sequence_ids.tolist() for batch in batches]
-        assert all(found == sorted(found) for found in members)
-        assert sorted(chain(*members)) == list(range(len(SEQUENCES)))
+def test_batches_hold_every_sequence_once_in_ascending_order(packed):
+    for max_tokens in (1, 12, 40, 1000):
+        batches = Engine(packed, max_tokens).batches(SEQUENCES)
+        batch_indices = [batch.sequence_ids.tolist() for batch in batches]
+        assert all(indices == sorted(indices) for indices in batch_indices)
+        assert sorted(chain(*batch_indices)) == list(range(len(SEQUENCES)))
         for batch in batches:
-            last = batch.input_ids.flatten()[batch.last_positions].tolist()
-            assert last == [SEQUENCES[member].answer[-1] for member in batch.sequence_ids.tolist()]
+            last_tokens = batch.input_ids.flatten()[batch.last_positions].tolist()
+            assert last_tokens == [SEQUENCES[index].answer[-1] for index in batch.sequence_ids.tolist()]
 
 
-def test_nothing_gives_no_batch():
+def test_no_sequences_give_no_batches():
     assert Engine(True, 10).batches([]) == Engine(False, 10).batches([]) == []
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_text_of_one_token_is_silent_beside_others(packed):
-    """It has nothing to predict: no length, and a sum of 0."""
-    model = small("llama")
+def test_a_text_of_one_token_has_no_scored_tokens(packed):
+    """Its length and its sum are 0."""
+    model = small_model("llama")
     (batch,) = Engine(packed, 100).batches([*PAIR, ScoredSequence([], [17])])
-    seen = token_logprobs(model, batch)
-    assert seen.lengths.tolist() == [2, 1, 0]
-    assert seen.sum_by_sequence(seen.logps)[2] == 0
+    logprobs = token_logprobs(model, batch)
+    assert logprobs.lengths.tolist() == [2, 1, 0]
+    assert logprobs.sum_by_sequence(logprobs.logps)[2] == 0
 
 
 def test_the_head_runs_only_where_a_scored_token_is_predicted():
     """A tree of 20 + 2 + 1 tokens, three of them scored: three rows of logits, and not 23."""
-    model = small("llama", dtype=torch.float32)
+    model = small_model("llama", dtype=torch.float32)
     rows = []
-    model.lm_head.register_forward_hook(lambda module, given, output: rows.append(output.shape[:-1].numel()))
+    model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[:-1].numel()))
     (batch,) = Engine(True, 100).batches(
         [ScoredSequence(list(range(20)), [21, 22]), ScoredSequence(list(range(20)), [23])]
     )
@@ -100,110 +113,113 @@ def test_a_batch_moves_with_all_its_tensors():
     assert moved.layout is batch.layout
 
 
-# ---- what was seen
+# ---- token log-probabilities
 
 
-def seen(logps, lengths, **more):
+def make_logprobs(logps, lengths, **options):
     lengths = torch.tensor(lengths)
     return TokenLogprobs(
         torch.tensor(logps),
         torch.zeros(len(logps), dtype=torch.long),
         lengths,
         torch.arange(len(lengths)),
-        **more,
+        **options,
     )
 
 
-def test_sums_and_owners():
+def test_sums_and_segment_ids():
     """Three sequences of 2, 0 and 1 tokens."""
-    found = seen([1.0, 2.0, 4.0], [2, 0, 1])
-    assert found.sum_by_sequence(found.logps).tolist() == [3.0, 0.0, 4.0]
-    assert found.segment_ids.tolist() == [0, 0, 2]
+    logprobs = make_logprobs([1.0, 2.0, 4.0], [2, 0, 1])
+    assert logprobs.sum_by_sequence(logprobs.logps).tolist() == [3.0, 0.0, 4.0]
+    assert logprobs.segment_ids.tolist() == [0, 0, 2]
 
 
 def test_sums_have_a_gradient():
-    found = seen([1.0, 2.0, 4.0], [2, 1])
-    found.logps.requires_grad_()
-    (found.sum_by_sequence(found.logps) * torch.tensor([3.0, 5.0])).sum().backward()
-    assert found.logps.grad.tolist() == [3.0, 3.0, 5.0]
+    logprobs = make_logprobs([1.0, 2.0, 4.0], [2, 1])
+    logprobs.logps.requires_grad_()
+    (logprobs.sum_by_sequence(logprobs.logps) * torch.tensor([3.0, 5.0])).sum().backward()
+    assert logprobs.logps.grad.tolist() == [3.0, 3.0, 5.0]
 
 
-def test_several_are_joined_in_their_order():
-    found = TokenLogprobs.cat([seen([1.0, 2.0], [2]), seen([4.0], [1], is_argmax=None)])
-    assert found.logps.tolist() == [1.0, 2.0, 4.0]
-    assert found.lengths.tolist() == [2, 1]
-    assert found.is_argmax is None
-    likely = [
-        seen([1.0], [1], is_argmax=torch.tensor([True])),
-        seen([1.0], [1], is_argmax=torch.tensor([False])),
+def test_several_are_concatenated_in_order():
+    joined = TokenLogprobs.cat([make_logprobs([1.0, 2.0], [2]), make_logprobs([4.0], [1], is_argmax=None)])
+    assert joined.logps.tolist() == [1.0, 2.0, 4.0]
+    assert joined.lengths.tolist() == [2, 1]
+    assert joined.is_argmax is None
+    parts = [
+        make_logprobs([1.0], [1], is_argmax=torch.tensor([True])),
+        make_logprobs([1.0], [1], is_argmax=torch.tensor([False])),
     ]
-    assert TokenLogprobs.cat(likely).is_argmax.tolist() == [True, False]
+    assert TokenLogprobs.cat(parts).is_argmax.tolist() == [True, False]
 
 
 # ---- log softmax
 
 
-def drawn(rows: int, dtype=torch.float64):
-    """Logits of 11 tokens and a target for each row; more rows than are worked on at a time."""
+def random_logits(rows: int, dtype=torch.float64):
+    """Logits over 11 tokens, and a target for each row."""
     generator = torch.Generator().manual_seed(rows)
     logits = 3 * torch.randn(rows, 11, generator=generator, dtype=torch.float64)
     return logits.to(dtype).requires_grad_(), torch.randint(11, (rows,), generator=generator)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5, LOGIT_ROWS, LOGIT_ROWS + 1, 3 * LOGIT_ROWS - 7])
-def test_log_softmax_and_its_gradient_are_torchs(rows):
-    """The logits that it is given are a result (x * 1), as a head's are: going back spends their memory."""
-    logits, targets = drawn(rows)
+def test_log_softmax_and_its_gradient_equal_torchs(rows):
+    """Its logits are a result (x * 1), as a head's are: backward overwrites their memory."""
+    logits, targets = random_logits(rows)
     weights = torch.linspace(-2, 3, rows, dtype=torch.float64)
     logps, squares, is_argmax = _TargetLogSoftmax.apply(logits * 1, targets, True, True)
     (logps * weights).sum().backward()
-    found = logits.grad.clone()
+    gradient = logits.grad.clone()
     logits.grad = None
-    true = logits.log_softmax(-1)
-    (true.gather(-1, targets[:, None])[:, 0] * weights).sum().backward()
-    torch.testing.assert_close(logps, true.gather(-1, targets[:, None])[:, 0], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(found, logits.grad, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(squares, true.exp().square().sum(-1).log(), rtol=1e-12, atol=1e-12)
-    assert is_argmax.tolist() == (true.argmax(-1) == targets).tolist()
+    expected = logits.log_softmax(-1)
+    (expected.gather(-1, targets[:, None])[:, 0] * weights).sum().backward()
+    torch.testing.assert_close(logps, expected.gather(-1, targets[:, None])[:, 0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient, logits.grad, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(squares, expected.exp().square().sum(-1).log(), rtol=1e-12, atol=1e-12)
+    assert is_argmax.tolist() == (expected.argmax(-1) == targets).tolist()
     assert logps.requires_grad and not squares.requires_grad and not is_argmax.requires_grad
 
 
-def test_its_gradient_is_the_slope_of_its_value():
-    """Central differences in float64 along every single logit (torch's gradcheck goes back many times, which is refused)."""
-    logits, targets = drawn(4)
+def test_its_gradient_equals_finite_differences():
+    """Central differences in float64 along every logit.
+
+    torch's gradcheck runs backward many times, which is refused.
+    """
+    logits, targets = random_logits(4)
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
 
-    def value(at):
-        return (_TargetLogSoftmax.apply(at * 1, targets, False, False)[0] * weights).sum()
+    def value(point):
+        return (_TargetLogSoftmax.apply(point * 1, targets, False, False)[0] * weights).sum()
 
     value(logits).backward()
-    for place in range(logits.numel()):
+    for index in range(logits.numel()):
         step = (
             torch.zeros(logits.numel(), dtype=torch.float64)
-            .index_fill(0, torch.tensor(place), 1e-5)
+            .index_fill(0, torch.tensor(index), 1e-5)
             .view_as(logits)
         )
         with torch.no_grad():
             slope = (value(logits + step) - value(logits - step)) / 2e-5
-        assert slope.item() == pytest.approx(logits.grad.flatten()[place].item(), abs=1e-9)
+        assert slope.item() == pytest.approx(logits.grad.flatten()[index].item(), abs=1e-9)
 
 
-def test_what_was_not_asked_for_is_not_computed():
-    logits, targets = drawn(3)
+def test_what_is_not_requested_is_not_computed():
+    logits, targets = random_logits(3)
     assert _TargetLogSoftmax.apply(logits * 1, targets, False, False)[1:] == (None, None)
 
 
-def test_it_goes_back_once():
-    """The logits' memory became their gradient: a second time would be wrong, and is refused instead."""
-    logits, targets = drawn(3)
+def test_backward_works_once():
+    """The logits' memory became their gradient: a second backward would be wrong, and raises."""
+    logits, targets = random_logits(3)
     logps = _TargetLogSoftmax.apply(logits * 1, targets, False, False)[0]
     logps.sum().backward(retain_graph=True)
     with pytest.raises((AssertionError, RuntimeError)):
         logps.sum().backward()
 
 
-def test_its_gradient_has_no_gradient():
-    logits, targets = drawn(3)
+def test_it_has_no_second_derivative():
+    logits, targets = random_logits(3)
     logps = _TargetLogSoftmax.apply(logits * 1, targets, False, False)[0]
     (slope,) = torch.autograd.grad(logps.sum(), logits, create_graph=True)
     with pytest.raises(RuntimeError):
@@ -212,16 +228,18 @@ def test_its_gradient_has_no_gradient():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_log_probabilities_are_float32_whatever_the_logits(dtype):
-    """Normalized in float32: of 16-bit logits nothing more is lost than they had lost already. The gradient has the logits' type."""
-    logits, targets = drawn(6, dtype)
+    """Normalized in float32: 16-bit logits lose no more precision. The gradient has the logits' dtype."""
+    logits, targets = random_logits(6, dtype)
     logps, squares, _ = _TargetLogSoftmax.apply(logits * 1, targets, True, False)
     assert logps.dtype is squares.dtype is torch.float32
-    true = logits.detach().double().log_softmax(-1)
-    torch.testing.assert_close(logps.double(), true.gather(-1, targets[:, None])[:, 0], rtol=1e-6, atol=1e-6)
-    logps.sum().backward()
-    slope = torch.nn.functional.one_hot(targets, 11) - true.exp()
+    expected = logits.detach().double().log_softmax(-1)
     torch.testing.assert_close(
-        logits.grad.double(), slope, rtol=0, atol={torch.float32: 1e-6}.get(dtype, 4e-3)
+        logps.double(), expected.gather(-1, targets[:, None])[:, 0], rtol=1e-6, atol=1e-6
+    )
+    logps.sum().backward()
+    gradient = torch.nn.functional.one_hot(targets, 11) - expected.exp()
+    torch.testing.assert_close(
+        logits.grad.double(), gradient, rtol=0, atol={torch.float32: 1e-6}.get(dtype, 4e-3)
     )
 
 

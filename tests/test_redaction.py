@@ -1,4 +1,4 @@
-"""No secret of a process reaches a file that its run leaves, or what it prints; what is none stays as it is."""
+"""No secret of a process reaches a file of its run, or its output; everything else stays as it is."""
 
 from __future__ import annotations
 
@@ -26,10 +26,8 @@ TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 VALUE = "canary-of-the-tests-01"
 ODD = 'p&w/"x y\\canary'
 LINES = "-----BEGIN NOTHING-----\ncanaryLineOne0123456\ncanaryLineTwo0123456\n-----END NOTHING-----\n"
-RUN = (
-    "abcdef0123456789" * 4
-)  # letters and digits as services hand them out; put together here, so that no scanner takes them for real
-LOOKS = {
+RUN = "abcdef0123456789" * 4  # assembled here, so that no secret scanner takes them for real
+FORMATS = {
     "hub": "hf" + "_" + RUN[:34],
     "openai": "sk" + "-" + RUN[:40],
     "openai project": "sk" + "-proj-" + RUN[:40],
@@ -43,7 +41,7 @@ LOOKS = {
 
 @pytest.fixture(autouse=True)
 def process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A process with no secrets but a test's own."""
+    """A process with no secrets but those of the test."""
     for name in [name for name in os.environ if is_secret_name(name)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -69,7 +67,7 @@ def process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "AWS_ACCESS_KEY_ID",
     ],
 )
-def test_a_secret_is_known_by_its_name(name):
+def test_a_secret_is_recognized_by_its_name(name):
     assert is_secret_name(name)
 
 
@@ -85,11 +83,11 @@ def test_a_secret_is_known_by_its_name(name):
         "eos_token",
     ],
 )
-def test_what_only_sounds_like_one_is_none(name):
+def test_a_similar_name_is_not_a_secret(name):
     assert not is_secret_name(name)
 
 
-def test_none_of_our_settings_is_called_like_a_secret():
+def test_no_setting_of_the_lab_has_a_secrets_name():
     assert [key for key in known_keys() if is_secret_name(key.rpartition(".")[2])] == []
 
 
@@ -98,12 +96,12 @@ def test_none_of_our_settings_is_called_like_a_secret():
 
 @pytest.mark.parametrize("value", [VALUE, ODD], ids=["plain", "odd"])
 @pytest.mark.parametrize(
-    "written", [str, quote, quote_plus, lambda value: quote(value, safe=""), json.dumps, repr]
+    "encode", [str, quote, quote_plus, lambda value: quote(value, safe=""), json.dumps, repr]
 )
-def test_a_value_is_found_however_it_is_written(value, written, monkeypatch):
+def test_a_value_is_found_in_every_encoding(value, encode, monkeypatch):
     monkeypatch.setenv("MY_SECRET", value)
     assert (
-        redact(f"before{written(value)}after").replace('"', "").replace("'", "")
+        redact(f"before{encode(value)}after").replace('"', "").replace("'", "")
         == "before***MY_SECRET***after"
     )
 
@@ -130,25 +128,25 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("value", HARMLESS)
-def test_a_harmless_value_is_never_taken(value, monkeypatch):
+def test_a_harmless_value_is_never_replaced(value, monkeypatch):
     monkeypatch.setenv("SOME_KEY", value)
     text = f"of {value} and 1 true none /etc/passwd"
     assert redact(text) == text
 
 
 @pytest.mark.parametrize("value", [value for value in HARMLESS if value != "short"])
-def test_a_harmless_value_stays_behind_its_name(value):
+def test_a_harmless_value_stays_next_to_its_name(value):
     assert redact(f"+hydra.job.env_set.SOME_KEY={value}") == f"+hydra.job.env_set.SOME_KEY={value}"
 
 
-def test_a_variable_that_hydra_takes_back_is_remembered(monkeypatch):
+def test_a_variable_that_hydra_unsets_is_remembered(monkeypatch):
     monkeypatch.setenv("MY_SECRET", VALUE)
     redact("")
     monkeypatch.delenv("MY_SECRET")
     assert redact(VALUE) == "***MY_SECRET***"
 
 
-def test_tokens_in_files_are_known(monkeypatch, tmp_path):
+def test_tokens_in_files_are_found(monkeypatch, tmp_path):
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "token").write_text(f"{VALUE}\n")
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password canaryOfNetrc\n")
@@ -156,9 +154,9 @@ def test_tokens_in_files_are_known(monkeypatch, tmp_path):
     assert redact(f"{VALUE} canaryOfNetrc") == "***HF_TOKEN*** ***WANDB_API_KEY***"
 
 
-# ---- by key, by look
+# ---- by key, by format
 
-WORDS = {
+ARGUMENTS = {
     "+hydra.job.env_set.MY_API_KEY=abc": "+hydra.job.env_set.MY_API_KEY=***",
     "hydra.job.env_set={HF_TOKEN:abc}": "hydra.job.env_set={HF_TOKEN:***}",
     "hydra.job.env_set={A:1,'HF_TOKEN': 'abc',B:2}": "hydra.job.env_set={A:1,'HF_TOKEN': '***',B:2}",
@@ -168,12 +166,12 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_a_short_value_goes_with_its_key(word):
-    assert redact(word) == WORDS[word]
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_a_short_value_is_replaced_next_to_its_key(argument):
+    assert redact(argument) == ARGUMENTS[argument]
 
 
-def test_what_the_command_line_sets_is_known_anywhere(monkeypatch):
+def test_a_value_from_the_command_line_is_replaced_everywhere(monkeypatch):
     monkeypatch.setattr(
         sys,
         "argv",
@@ -185,26 +183,26 @@ def test_what_the_command_line_sets_is_known_anywhere(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("around", ["{}", "say '{}'.", "a%3D{}&b", '"\\n{}"', "https://{}@host/x", "a,{}"])
-def test_a_secret_is_known_by_its_look(look, around):
-    assert redact(around.format(LOOKS[look])) == around.format("***")
+def test_a_secret_is_recognized_by_its_format(name, around):
+    assert redact(around.format(FORMATS[name])) == around.format("***")
 
 
-def test_forty_hex_digits_are_a_key_only_beside_its_name():
+def test_forty_hex_digits_are_a_key_only_next_to_its_name():
     digits = "c0ffee" * 6 + "beef"
     assert redact(f"api_key: {digits}") == "api_key: ***"
     assert redact(f"commit {digits}") == f"commit {digits}"
 
 
-def test_a_password_in_an_address_is_hidden():
+def test_a_password_in_a_url_is_replaced():
     assert (
         redact("clone https://user:pw@host/x from http://127.0.0.1:9")
         == "clone https://***@host/x from http://127.0.0.1:9"
     )
 
 
-OURS = [
+UNCHANGED = [
     "training.micro_tokens=512",
     "eval.max_new_tokens=4",
     "no such key; set it with key=OPTION",
@@ -215,17 +213,26 @@ OURS = [
 ]
 
 
-@pytest.mark.parametrize("text", OURS)
-def test_our_own_words_stay(text, monkeypatch):
+@pytest.mark.parametrize("text", UNCHANGED)
+def test_text_of_the_lab_is_unchanged(text, monkeypatch):
     monkeypatch.setenv("MY_SECRET", VALUE)
     assert redact(text) == text
 
 
 @pytest.mark.parametrize(
     "text",
-    [*WORDS, *OURS, *LOOKS.values(), VALUE, f"***{VALUE}***", f"***MY_SECRET***{VALUE}", "PASSWORD", LINES],
+    [
+        *ARGUMENTS,
+        *UNCHANGED,
+        *FORMATS.values(),
+        VALUE,
+        f"***{VALUE}***",
+        f"***MY_SECRET***{VALUE}",
+        "PASSWORD",
+        LINES,
+    ],
 )
-def test_twice_is_once(text, monkeypatch):
+def test_redaction_is_idempotent(text, monkeypatch):
     monkeypatch.setenv("MY_SECRET", VALUE)
     monkeypatch.setenv("PASSWORD", "PASSWORD")
     once = redact(text)
@@ -267,7 +274,7 @@ def test_an_experiment_is_written_without_secrets_and_is_the_same_when_read(comp
     assert to_yaml(again) == text
 
 
-def test_a_password_that_is_a_word_of_ours_breaks_no_experiment(composed, monkeypatch):
+def test_a_password_that_is_a_word_of_the_lab_breaks_no_experiment(composed, monkeypatch):
     before = to_plain(composed(["method=apo_zero", "training.optim=adafactor"]))
     for name, value in {
         "A_PASSWORD": "embedded",
@@ -293,17 +300,17 @@ def test_provenance_holds_the_command_the_diff_and_the_folder_without_secrets(mo
     )
     monkeypatch.setattr(provenance, "_run", lambda *command: f"+    password = '{VALUE}'\n")
     monkeypatch.setattr(os, "getcwd", lambda: f"/home/{VALUE}")
-    found = provenance.collect(0)
-    assert found["command"][1:] == [
+    collected = provenance.collect(0)
+    assert collected["command"][1:] == [
         "train.py",
         "tracking.tags=[***MY_SECRET***]",
         "+hydra.job.env_set.HF_TOKEN=***",
     ]
-    assert found["git"]["diff"] == "+    password = '***MY_SECRET***'\n"
-    assert VALUE not in json.dumps(found)
+    assert collected["git"]["diff"] == "+    password = '***MY_SECRET***'\n"
+    assert VALUE not in json.dumps(collected)
 
 
-def test_an_error_is_recorded_and_told_without_secrets(monkeypatch, tmp_path, refused):
+def test_an_error_is_recorded_and_printed_without_secrets(monkeypatch, tmp_path, refused):
     monkeypatch.setenv("MY_SECRET", VALUE)
     run = RunDirectory(tmp_path)
     run.start_attempt(run_id="abc", spec="")
@@ -312,7 +319,7 @@ def test_an_error_is_recorded_and_told_without_secrets(monkeypatch, tmp_path, re
     assert "***MY_SECRET***" in refused(f"training.seed={VALUE}")
 
 
-def test_what_a_worker_leaves_is_written_without_secrets(monkeypatch, tmp_path):
+def test_a_workers_error_file_is_written_without_secrets(monkeypatch, tmp_path):
     monkeypatch.setenv("MY_SECRET", VALUE)
     write_json(
         tmp_path / "error.json",
@@ -328,9 +335,11 @@ def test_a_folder_is_named_without_secrets(monkeypatch):
         assert VALUE not in name and "*" not in name
 
 
-def test_whose_code_runs_is_said(tmp_path):
+def test_the_origin_of_remote_code_is_printed(tmp_path):
     hub = Model(path="org/name", trust_remote_code=True)
-    assert describe_remote_code(hub, tmp_path) == "model.trust_remote_code=true: org/name has no code of its own"
+    assert (
+        describe_remote_code(hub, tmp_path) == "model.trust_remote_code=true: org/name has no code of its own"
+    )
     write_json(
         tmp_path / "config.json",
         {"auto_map": {"AutoModel": "other/code--modeling.A", "AutoConfig": "configuration.B"}},
@@ -359,7 +368,7 @@ ENVIRONMENT = {
     "DEPLOY_KEY": "canary09\ncanaryLineOfAKey0123\n",
 }
 FILES = {"hf/token": "canary10stored", ".netrc": "canary11netrc"}
-SET = {
+OVERRIDDEN = {
     "ONE_API_KEY": "canary12one",
     "TWO_TOKEN": "canary13two",
     "SHORT_KEY": "can14",
@@ -369,34 +378,39 @@ CANARIES = [
     *ENVIRONMENT.values(),
     "canaryLineOfAKey0123",
     *FILES.values(),
-    *SET.values(),
-    *(LOOKS[name] for name in list(LOOKS)[:5]),
+    *OVERRIDDEN.values(),
+    *(FORMATS[name] for name in list(FORMATS)[:5]),
 ]
 OVERRIDES = [
     f"name={ENVIRONMENT['MY_SECRET']}",
-    f"tracking.tags=[{FILES['hf/token']},{FILES['.netrc']},{LOOKS['hub']},{LOOKS['openai']},{ENVIRONMENT['SOME_PASSWD']}]",
+    f"tracking.tags=[{FILES['hf/token']},{FILES['.netrc']},{FORMATS['hub']},{FORMATS['openai']},"
+    f"{ENVIRONMENT['SOME_PASSWD']}]",
     f"tracking.project={ENVIRONMENT['OPENAI_API_KEY']}",
-    f"tracking.group={LOOKS['github']}",
-    f"data.name={LOOKS['openai project']}",
-    f"+hydra.job.env_set.ONE_API_KEY={SET['ONE_API_KEY']}",
-    f"+hydra.job.env_set.TWO_TOKEN='{SET['TWO_TOKEN']}'",
-    f"+hydra.job.env_set.SHORT_KEY={SET['SHORT_KEY']}",
+    f"tracking.group={FORMATS['github']}",
+    f"data.name={FORMATS['openai project']}",
+    f"+hydra.job.env_set.ONE_API_KEY={OVERRIDDEN['ONE_API_KEY']}",
+    f"+hydra.job.env_set.TWO_TOKEN='{OVERRIDDEN['TWO_TOKEN']}'",
+    f"+hydra.job.env_set.SHORT_KEY={OVERRIDDEN['SHORT_KEY']}",
 ]
 CONFIG = f"""# @package _global_
 model:
-  name: ${{oc.env:DB_PASSWORD}}-${{oc.env:GIT_CREDENTIAL}}-{LOOKS["github fine-grained"]}
+  name: ${{oc.env:DB_PASSWORD}}-${{oc.env:GIT_CREDENTIAL}}-{FORMATS["github fine-grained"]}
 parallel:
-  name: ${{oc.env:AWS_SECRET_ACCESS_KEY}}-${{oc.env:HF_TOKEN}}-${{oc.env:WANDB_API_KEY}}-${{oc.env:YAML_SECRET,none}}-${{oc.env:DEPLOY_KEY}}
+  name: ${{oc.env:AWS_SECRET_ACCESS_KEY}}-${{oc.env:HF_TOKEN}}-${{oc.env:WANDB_API_KEY}}-\
+${{oc.env:YAML_SECRET,none}}-${{oc.env:DEPLOY_KEY}}
 hydra:
   job:
     env_set:
-      YAML_SECRET: {SET["YAML_SECRET"]}
+      YAML_SECRET: {OVERRIDDEN["YAML_SECRET"]}
 """
 
 
 @pytest.fixture
 def command(tmp_path):
-    """`command("tracking=wandb")`: train.py with every canary; the folder in which it ran, its exit code, what it printed."""
+    """`command("tracking=wandb")`: train.py with every canary.
+
+    Returns working directory, exit code and output.
+    """
     for name, content in {
         **FILES,
         ".netrc": f"machine api.wandb.ai login user password {FILES['.netrc']}\n",
@@ -408,35 +422,39 @@ def command(tmp_path):
     recipes = tmp_path / "options" / "recipe"
     recipes.mkdir(parents=True)
     (recipes / "mine.yaml").write_text(CONFIG)
-    here = tmp_path / "here"
-    here.mkdir()
+    workdir = tmp_path / "here"
+    workdir.mkdir()
 
     def run(*arguments: str) -> tuple[Path, int, str]:
-        words = [*SHORT, "recipe=mine", *OVERRIDES, *arguments]
-        flags = ["--config-dir", str(recipes.parent), *[word for word in words if word.startswith("--")]]
-        settings = [word for word in words if not word.startswith("--")]
+        arguments_and_flags = [*SHORT, "recipe=mine", *OVERRIDES, *arguments]
+        flags = [
+            "--config-dir",
+            str(recipes.parent),
+            *[word for word in arguments_and_flags if word.startswith("--")],
+        ]
+        settings = [word for word in arguments_and_flags if not word.startswith("--")]
         homes = {
             "HOME": str(tmp_path / "home"),
             "HF_HOME": str(tmp_path / "home" / "hf"),
-            "TMPDIR": str(here),
+            "TMPDIR": str(workdir),
             "HF_HUB_OFFLINE": "1",
         }
-        ended = subprocess.run(
+        process = subprocess.run(
             [sys.executable, str(TRAIN), *flags, *settings],
-            cwd=here,
+            cwd=workdir,
             env={**os.environ, **ENVIRONMENT, **homes},
             capture_output=True,
             text=True,
             timeout=300,
             check=False,
         )
-        return here, ended.returncode, ended.stdout + ended.stderr
+        return workdir, process.returncode, process.stdout + process.stderr
 
     return run
 
 
-def contents(file: Path) -> Iterator[bytes]:
-    """The bytes of a file, and what is packed in it; of wandb's log each record as its own reader gives it."""
+def file_contents(file: Path) -> Iterator[bytes]:
+    """The bytes of a file, decompressed too; for wandb's log, each record as text."""
     raw = file.read_bytes()
     yield raw
     if raw[:2] == b"\x1f\x8b":
@@ -449,43 +467,44 @@ def contents(file: Path) -> Iterator[bytes]:
 
 
 def wandb_records(file: Path) -> Iterator[bytes]:
-    """The records of a run's log, parsed by wandb's own definition and said again as text.
+    """The records of a wandb log, parsed by wandb's own protobuf definition, as text.
 
-    The log is cut as LevelDB's: blocks of 32 KiB, pieces headed by checksum, length and whether more follows; 7 bytes come first.
+    The format is LevelDB's: blocks of 32 KiB, fragments with a header (checksum, length, type), after 7
+    bytes.
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
     raw = file.read_bytes()
-    at, piece = 7, b""
-    while at + 7 <= len(raw):
-        if 32768 - at % 32768 < 7:  # too little for a head
-            at += 32768 - at % 32768
-        _, length, kind = struct.unpack("<IHB", raw[at : at + 7])
-        piece += raw[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last one
-            yield str(Record.FromString(piece)).encode()
-            piece = b""
+    position, record = 7, b""
+    while position + 7 <= len(raw):
+        if 32768 - position % 32768 < 7:  # no room for a header
+            position += 32768 - position % 32768
+        _, length, fragment_type = struct.unpack("<IHB", raw[position : position + 7])
+        record += raw[position + 7 : position + 7 + length]
+        position += 7 + length
+        if fragment_type in (1, 4):  # a full record, or its last fragment
+            yield str(Record.FromString(record)).encode()
+            record = b""
 
 
-def leaks(folder: Path, said: str) -> list[str]:
-    """Each canary that is found in what was printed, in a file, or in the name of one, and where."""
-    wanted = {form: value for value in CANARIES for form in redaction._encodings(value)}
-    found = [f"printed: {value}" for form, value in wanted.items() if form in said]
+def find_leaks(folder: Path, output: str) -> list[str]:
+    """Each canary in the output, in a file or in a file's name, and where."""
+    canaries = {form: value for value in CANARIES for form in redaction._encodings(value)}
+    leaks = [f"printed: {value}" for form, value in canaries.items() if form in output]
     for file in folder.rglob("*"):
-        blobs = [str(file).encode(), *(contents(file) if file.is_file() else ())]
-        found += [
+        blobs = [str(file).encode(), *(file_contents(file) if file.is_file() else ())]
+        leaks += [
             f"{file.relative_to(folder)}: {value}"
-            for form, value in wanted.items()
+            for form, value in canaries.items()
             if any(form.encode() in blob for blob in blobs)
         ]
-    return found
+    return leaks
 
 
 def test_a_run_leaves_no_secret_and_prints_none(command):
-    folder, code, said = command("tracking=wandb")
-    assert code == 0, said
-    assert leaks(folder, said) == []
+    folder, code, output = command("tracking=wandb")
+    assert code == 0, output
+    assert find_leaks(folder, output) == []
     (run,) = (RunDirectory(file.parent) for file in folder.rglob("run.json"))
     assert run.spec()["tracking"]["tags"] == [
         "***HF_TOKEN***",
@@ -496,29 +515,29 @@ def test_a_run_leaves_no_secret_and_prints_none(command):
     ]
     assert "+hydra.job.env_set.SHORT_KEY=***" in read_json(run.provenance_file)["command"]
     (log,) = run.path.glob("wandb/offline-run-*/*.wandb")
-    said_to_wandb = b"".join(wandb_records(log))
-    assert b"***SOME_PASSWD***" in said_to_wandb
+    wandb_log = b"".join(wandb_records(log))
+    assert b"***SOME_PASSWD***" in wandb_log
     assert not any(
-        taken in said_to_wandb
-        for taken in (b"--config-dir", b"requirements.txt", b"output.log", b"email", b"git {")
+        excluded in wandb_log
+        for excluded in (b"--config-dir", b"requirements.txt", b"output.log", b"email", b"git {")
     )
     assert from_yaml(run.spec_file.read_text()).run_id == run.state()["id"]
 
 
 def test_a_run_that_fails_leaves_no_secret_and_prints_none(command):
-    wrong = f"{{{{ raise_exception('{ENVIRONMENT['MY_SECRET']} {LOOKS['hub']}') }}}}"
-    folder, code, said = command("tracking=wandb", f'model.chat_template="{wrong}"')
-    assert code == 1, said
-    assert leaks(folder, said) == []
+    broken_template = f"{{{{ raise_exception('{ENVIRONMENT['MY_SECRET']} {FORMATS['hub']}') }}}}"
+    folder, code, output = command("tracking=wandb", f'model.chat_template="{broken_template}"')
+    assert code == 1, output
+    assert find_leaks(folder, output) == []
     (state,) = (read_json(file) for file in folder.rglob("run.json"))
     assert (state["state"], state["error"]) == ("failed", "TemplateError: ***MY_SECRET*** ***")
 
 
 def test_a_sweep_that_fails_leaves_no_secret_and_prints_none(command):
-    folder, code, said = command(
+    folder, code, output = command(
         "--multirun", "training.seed=1,2", "data=hub", f"data.path=nobody/{ENVIRONMENT['MY_SECRET']}"
     )
-    assert code == 2, said
-    assert leaks(folder, said) == []
-    assert len(list(folder.rglob("run.json"))) == 2, said
+    assert code == 2, output
+    assert find_leaks(folder, output) == []
+    assert len(list(folder.rglob("run.json"))) == 2, output
     assert list(folder.rglob("multirun.yaml"))

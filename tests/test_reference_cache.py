@@ -1,6 +1,7 @@
-"""The store gives back what was scored, for these ids and no others, whatever was killed, damaged or doubled on the way.
+"""The cache returns what was scored, for these ids and no others, after kills, damage and concurrent work.
 
-The scores here are a formula of the ids, so that every number that comes back can be checked: the store knows no model.
+The scores here are a formula of the ids, so that every returned number can be checked: the cache knows no
+model.
 """
 
 from __future__ import annotations
@@ -40,15 +41,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def formula(example: Example) -> np.ndarray:
-    """-(sum of the prompt + place * id) / 7, which is different for any two examples of these tests."""
+    """-(sum of the prompt + position * id) / 7, which is different for any two examples of these tests."""
     prompt, completion = example
     return np.array(
-        [-(sum(prompt) + place * token) / 7 for place, token in enumerate(completion, start=1)], np.float32
+        [-(sum(prompt) + position * token) / 7 for position, token in enumerate(completion, start=1)],
+        np.float32,
     )
 
 
 class Scorer:
-    """`score` by the formula; remembers the blocks that it was given."""
+    """`score` by the formula; records the blocks that it was given."""
 
     def __init__(self) -> None:
         self.blocks: list[list[Example]] = []
@@ -62,8 +64,8 @@ class Scorer:
         return [example for block in self.blocks for example in block]
 
 
-def made(count: int, seed: int = 0) -> list[Example]:
-    """Pairs with a prompt in common, as preference rows are; every completion is another one."""
+def make_examples(count: int, seed: int = 0) -> list[Example]:
+    """Pairs that share a prompt, like preference rows; every completion is different."""
     draw = random.Random(seed)
     prompts = [draw.choices(range(50000), k=draw.randint(0, 30)) for _ in range(count // 2)]
     return [
@@ -72,8 +74,8 @@ def made(count: int, seed: int = 0) -> list[Example]:
     ]
 
 
-def equal(fetched: FetchResult, examples: list[Example]) -> bool:
-    """To the bit."""
+def all_equal(fetched: FetchResult, examples: list[Example]) -> bool:
+    """Bit for bit."""
     pairs = zip(fetched.logps, examples, strict=True)
     return all(row.dtype == np.float32 and np.array_equal(row, formula(example)) for row, example in pairs)
 
@@ -92,16 +94,16 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """No disk is waited for, in tests that write hundreds of times."""
+def no_fsync(monkeypatch):
+    """For tests that write hundreds of times."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 # ---- the key
 
 
-def test_a_key_is_of_the_lengths_and_the_ids():
-    """int32, little-endian: the lengths 1 and 2, then 3, 4 and 5. The hash is that of any other blake2b."""
+def test_a_key_hashes_the_lengths_and_the_ids():
+    """int32, little-endian: the lengths 1 and 2, then 3, 4 and 5. The hash is plain blake2b."""
     words = "01000000 02000000 03000000 04000000 05000000".replace(" ", "")
     code = f"import hashlib; print(hashlib.blake2b(bytes.fromhex('{words}'), digest_size=16).hexdigest())"
     assert (
@@ -110,7 +112,7 @@ def test_a_key_is_of_the_lengths_and_the_ids():
     )
 
 
-def test_a_key_changes_with_any_token_with_the_order_and_with_the_seam():
+def test_a_key_changes_with_any_token_with_the_order_and_with_the_split():
     ids = [1, 2, 3, 4]
     cut = [(ids[:seam], ids[seam:]) for seam in range(5)]
     changed = [([1, 2], [3, 5]), ([0, 2], [3, 4]), ([2, 1], [3, 4]), ([3, 4], [1, 2])]
@@ -129,79 +131,79 @@ def test_a_key_changes_with_any_token_with_the_order_and_with_the_seam():
 @pytest.mark.parametrize(
     "kind", [tuple, np.array, lambda ids: np.array(ids, np.int32), lambda ids: np.repeat(ids, 2)[::2]]
 )
-def test_a_key_is_of_the_ids_and_not_of_what_holds_them(kind):
+def test_a_key_does_not_depend_on_the_container_of_the_ids(kind):
     assert example_key(kind([5, 70000]), kind([1, 2])) == example_key([5, 70000], [1, 2])
 
 
 # ---- hits and misses
 
 
-def test_the_second_fetch_scores_nothing_whoever_asks(folder):
-    examples, score = made(40), Scorer()
-    store = ReferenceCache(folder)
-    first = store.fetch(examples, score)
+def test_the_second_fetch_scores_nothing(folder):
+    examples, score = make_examples(40), Scorer()
+    cache = ReferenceCache(folder)
+    first = cache.fetch(examples, score)
     assert (first.hits, first.scored, len(score.examples)) == (0, 40, 40)
-    assert equal(first, examples)
-    for again in (store, ReferenceCache(folder)):
-        found = again.fetch(examples, None)
-        assert (found.hits, found.scored) == (40, 0)
-        assert equal(found, examples)
+    assert all_equal(first, examples)
+    for opened in (cache, ReferenceCache(folder)):
+        result = opened.fetch(examples, None)
+        assert (result.hits, result.scored) == (40, 0)
+        assert all_equal(result, examples)
     assert leftovers(folder) == []
 
 
 def test_only_what_is_new_is_scored(folder):
-    """A subset, a permutation, a superset and another set, each fetched by a store of its own."""
-    examples = made(40)
+    """A subset, a permutation, a superset and another set, each fetched by its own cache object."""
+    examples = make_examples(40)
     ReferenceCache(folder).fetch(examples, Scorer())
     shuffled = random.Random(1).sample(examples, 40)
-    others = made(20, seed=1)
-    for wanted, new in (
+    others = make_examples(20, seed=1)
+    for requested, new in (
         (examples[5:9], []),
         (shuffled, []),
         (others[:6] + shuffled, others[:6]),
         (others, others[6:]),
     ):
         score = Scorer()
-        found = ReferenceCache(folder).fetch(wanted, score)
-        assert (found.hits, found.scored) == (len(wanted) - len(new), len(new))
+        result = ReferenceCache(folder).fetch(requested, score)
+        assert (result.hits, result.scored) == (len(requested) - len(new), len(new))
         assert sorted(score.examples) == sorted(new)
-        assert equal(found, wanted)
+        assert all_equal(result, requested)
 
 
 def test_an_example_that_comes_twice_is_scored_once(folder):
     examples, score = [([1], [2, 3]), ([1, 2], [3]), ([1], [2, 3])], Scorer()
-    found = ReferenceCache(folder).fetch(examples, score)
+    result = ReferenceCache(folder).fetch(examples, score)
     assert sorted(score.examples) == [([1], [2, 3]), ([1, 2], [3])]
-    assert (found.hits, found.scored) == (1, 2)
-    assert equal(found, examples)
+    assert (result.hits, result.scored) == (1, 2)
+    assert all_equal(result, examples)
 
 
-def test_no_examples_touch_nothing(folder):
+def test_no_examples_create_no_folder(folder):
     assert ReferenceCache(folder).fetch([], None) == FetchResult([], 0, 0)
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("examples", [[([], [])], [([1], []), ([], [1]), ([], []), ([2], [])]])
-def test_nothing_to_score_is_stored_too(folder, examples):
-    assert equal(ReferenceCache(folder).fetch(examples, Scorer()), examples)
-    assert equal(ReferenceCache(folder).fetch(examples, None), examples)
+def test_an_empty_completion_is_stored_too(folder, examples):
+    assert all_equal(ReferenceCache(folder).fetch(examples, Scorer()), examples)
+    assert all_equal(ReferenceCache(folder).fetch(examples, None), examples)
 
 
-def test_a_key_that_ends_in_zeros_is_one_like_any_other(folder, monkeypatch):
-    """numpy's own bytes type would cut them off."""
+def test_a_key_that_ends_in_zeros_works(folder, monkeypatch):
+    """numpy's own bytes type would strip them."""
     monkeypatch.setattr(
         reference_cache,
         "example_key",
         lambda prompt, completion: completion[0].to_bytes(16, "big" if prompt else "little"),
     )
     examples = [([1], [1]), ([], [1]), ([1], [256]), ([], [256])]
-    assert equal(ReferenceCache(folder).fetch(examples, Scorer()), examples)
-    assert equal(ReferenceCache(folder).fetch(examples, None), examples)
+    assert all_equal(ReferenceCache(folder).fetch(examples, Scorer()), examples)
+    assert all_equal(ReferenceCache(folder).fetch(examples, None), examples)
 
 
-def test_two_folders_know_nothing_of_each_other(tmp_path):
-    """Nor does a shard that was copied from one to the other count there: its numbers are another model's."""
-    examples = made(4)
+def test_two_folders_are_independent(tmp_path):
+    """A shard that was copied from one to the other is not used there: its numbers are another model's."""
+    examples = make_examples(4)
     ReferenceCache(tmp_path / "a").fetch(examples, Scorer())
     (tmp_path / "b").mkdir()
     for path in shards(tmp_path / "a"):
@@ -210,11 +212,11 @@ def test_two_folders_know_nothing_of_each_other(tmp_path):
     (tmp_path / "a").rename(tmp_path / "moved")
     (tmp_path / "else").mkdir()
     (tmp_path / "moved").rename(tmp_path / "else" / "a")
-    assert equal(ReferenceCache(tmp_path / "else" / "a").fetch(examples, None), examples)
+    assert all_equal(ReferenceCache(tmp_path / "else" / "a").fetch(examples, None), examples)
 
 
 def test_a_shard_is_a_plain_safetensors_file(folder):
-    examples = made(6)
+    examples = make_examples(6)
     ReferenceCache(folder).fetch(examples, Scorer())
     (path,) = shards(folder)
     tensors = load_file(path)
@@ -230,58 +232,59 @@ def test_a_shard_is_a_plain_safetensors_file(folder):
 # ---- blocks
 
 
-def test_blocks_hold_every_place_once_within_the_bound_longest_first():
-    """Every prompt of these examples has two completions, and all of them fit: no prompt is met in two blocks."""
-    examples = made(300)
-    found = plan_blocks(examples, range(300), 256)
-    assert sorted(place for block in found for place in block) == list(range(300))
-    for block in found:
-        prompts = {tuple(examples[place][0]) for place in block}
-        assert sum(map(len, prompts)) + sum(len(examples[place][1]) for place in block) <= 256
-    at = collections.defaultdict(set)
-    for number, block in enumerate(found):
-        for place in block:
-            at[tuple(examples[place][0])].add(number)
-    assert {len(numbers) for prompt, numbers in at.items() if prompt} == {1}
-    longest = [max(sum(map(len, examples[place])) for place in block) for block in found]
+def test_blocks_hold_every_index_once_within_the_limit_longest_first():
+    """Every prompt of these examples has two completions, and all of them fit: no prompt is in two blocks."""
+    examples = make_examples(300)
+    blocks = plan_blocks(examples, range(300), 256)
+    assert sorted(index for block in blocks for index in block) == list(range(300))
+    for block in blocks:
+        prompts = {tuple(examples[index][0]) for index in block}
+        assert sum(map(len, prompts)) + sum(len(examples[index][1]) for index in block) <= 256
+    block_numbers = collections.defaultdict(set)
+    for number, block in enumerate(blocks):
+        for index in block:
+            block_numbers[tuple(examples[index][0])].add(number)
+    assert {len(numbers) for prompt, numbers in block_numbers.items() if prompt} == {1}
+    longest = [max(sum(map(len, examples[index])) for index in block) for block in blocks]
     assert longest == sorted(longest, reverse=True)
 
 
 def test_a_prompt_counts_once_in_a_block():
     """10 + 3 * 5 = 25 tokens fit into 25, and 24 hold two of the three completions."""
-    examples = [([7] * 10, [place] * 5) for place in range(3)]
+    examples = [([7] * 10, [index] * 5) for index in range(3)]
     assert plan_blocks(examples, range(3), 25) == [[0, 1, 2]]
     assert plan_blocks(examples, range(3), 24) == [[0, 1], [2]]
 
 
-def test_an_example_is_never_cut():
-    """One token over the bound stands alone, and so does every completion where the prompt is larger than a block."""
+def test_an_example_is_never_split():
+    """One token over the limit is a block alone, and so is every completion of a prompt larger than a block.
+    """
     assert plan_blocks([([1] * 5, [2] * 6), ([1], [2])], range(2), 10) == [[0], [1]]
-    assert plan_blocks([([1] * 50, [place]) for place in range(3)], range(3), 10) == [[0], [1], [2]]
+    assert plan_blocks([([1] * 50, [index]) for index in range(3)], range(3), 10) == [[0], [1], [2]]
     assert plan_blocks([([], [])], [0], 0) == [[0]]
     assert plan_blocks([], [], 10) == []
 
 
 def test_score_and_progress_see_the_blocks(folder):
-    examples, score, seen = made(60), Scorer(), []
+    examples, score, totals = make_examples(60), Scorer(), []
 
     def progress(steps):
-        seen.append(len(steps))
+        totals.append(len(steps))
         return steps
 
     ReferenceCache(folder).fetch(examples, score, progress=progress, block_tokens=200)
-    assert seen == [len(score.blocks)] and len(score.blocks) > 5
+    assert totals == [len(score.blocks)] and len(score.blocks) > 5
     assert score.blocks == [
-        [examples[place] for place in block] for block in plan_blocks(examples, range(60), 200)
+        [examples[index] for index in block] for block in plan_blocks(examples, range(60), 200)
     ]
 
 
-# ---- what score may not give
+# ---- invalid scores
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1e300])  # the last is infinite in float32
-def test_a_value_that_is_not_finite_is_refused_by_row_and_never_stored(folder, value):
+def test_a_nonfinite_value_is_reported_by_row_and_never_stored(folder, value):
     """Rows 1 and 3; blocks that were scored before are kept, those after are not scored."""
     examples = [([row], [row] * (9 - row)) for row in range(6)]
 
@@ -295,22 +298,24 @@ def test_a_value_that_is_not_finite_is_refused_by_row_and_never_stored(folder, v
     assert shards(folder) == []
     with pytest.raises(UserError, match="the examples 1 "):
         ReferenceCache(folder).fetch(examples, score, block_tokens=10)  # one by one
-    again = Scorer()
-    found = ReferenceCache(folder).fetch(examples, again)
-    assert (found.hits, equal(found, examples)) == (1, True)
+    scorer = Scorer()
+    result = ReferenceCache(folder).fetch(examples, scorer)
+    assert (result.hits, all_equal(result, examples)) == (1, True)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "damage",
     [
         lambda rows: rows[:-1],
         lambda rows: [row[:-1] for row in rows],
         lambda rows: [row[None] for row in rows],
     ],
 )
-def test_a_wrong_number_of_values_is_a_mistake_of_the_caller(folder, wrong):
+def test_a_wrong_number_of_values_is_an_assertion_error(folder, damage):
     with pytest.raises(AssertionError):
-        ReferenceCache(folder).fetch(made(4), lambda block: wrong([formula(example) for example in block]))
+        ReferenceCache(folder).fetch(
+            make_examples(4), lambda block: damage([formula(example) for example in block])
+        )
     assert shards(folder) == []
 
 
@@ -318,23 +323,26 @@ def test_a_wrong_number_of_values_is_a_mistake_of_the_caller(folder, wrong):
 
 
 def damaged_fetches(folder: Path, examples: list[Example], contents: list[bytes]) -> list[int]:
-    """How many examples are scored again where the one shard has these bytes; the numbers are right in any case, and then at hand."""
+    """How many examples are scored again for each of these contents of the one shard.
+
+    The numbers are always right.
+    """
     scored = []
     for number, content in enumerate(contents):
-        here = folder.parent / str(number) / folder.name  # the same name: a shard belongs to it
-        here.mkdir(parents=True)
-        (here / "shard.safetensors").write_bytes(content)
-        found = ReferenceCache(here).fetch(examples, Scorer())
-        assert equal(found, examples)
-        assert equal(ReferenceCache(here).fetch(examples, None), examples)
-        assert (here / "shard.safetensors").exists() == (found.scored == 0)
-        assert (here / "shard.safetensors.damaged").exists() == (found.scored > 0)
-        scored.append(found.scored)
+        copy = folder.parent / str(number) / folder.name  # the same name: a shard belongs to it
+        copy.mkdir(parents=True)
+        (copy / "shard.safetensors").write_bytes(content)
+        result = ReferenceCache(copy).fetch(examples, Scorer())
+        assert all_equal(result, examples)
+        assert all_equal(ReferenceCache(copy).fetch(examples, None), examples)
+        assert (copy / "shard.safetensors").exists() == (result.scored == 0)
+        assert (copy / "shard.safetensors.damaged").exists() == (result.scored > 0)
+        scored.append(result.scored)
     return scored
 
 
 @pytest.fixture(params=["read", "mapped"])
-def shard(request, folder, monkeypatch, quick):
+def shard(request, folder, monkeypatch, no_fsync):
     """(examples, the bytes of the shard that holds them)."""
     monkeypatch.setattr(reference_shard, "MIN_MAPPED_BYTES", 1 if request.param == "mapped" else 2**20)
     examples = [([1, 2], [3, 4, 5]), ([6], [7])]
@@ -348,21 +356,26 @@ def test_a_shard_cut_off_at_any_byte_is_scored_again(folder, shard):
 
 
 def test_a_flipped_bit_anywhere_is_never_a_wrong_number(folder, shard):
-    """In the tensors and in the digest it is always seen; in what else the header says it may mean nothing."""
+    """In the tensors and in the digest it is always detected; elsewhere in the header it may mean nothing."""
     examples, content = shard
     draw = random.Random(0)
     flipped = [
-        content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :]
-        for at in range(len(content))
+        content[:byte] + bytes([content[byte] ^ 1 << draw.randrange(8)]) + content[byte + 1 :]
+        for byte in range(len(content))
     ]
     scored = damaged_fetches(folder, examples, flipped)
     header = 8 + int.from_bytes(content[:8], "little")
     digest = json.loads(content[8:header])["__metadata__"]["digest"].encode()
-    place = content.index(digest)
-    assert set(scored[header:]) == set(scored[place : place + len(digest)]) == set(scored[:8]) == {2}
+    digest_start = content.index(digest)
+    assert (
+        set(scored[header:])
+        == set(scored[digest_start : digest_start + len(digest)])
+        == set(scored[:8])
+        == {2}
+    )
 
 
-def test_anything_else_is_set_aside(folder, shard):
+def test_any_other_content_is_renamed(folder, shard):
     examples, content = shard
     draw = random.Random(0)
     header = 8 + int.from_bytes(content[:8], "little")
@@ -372,7 +385,7 @@ def test_anything_else_is_set_aside(folder, shard):
         text = text.encode() if isinstance(text, str) else text
         return len(text).to_bytes(8, "little") + text + payload
 
-    facts = json.loads(content[8:header])
+    header_fields = json.loads(content[8:header])
     texts = [
         "",
         "[]",
@@ -399,10 +412,13 @@ def test_anything_else_is_set_aside(folder, shard):
         [[0], [1]],
     ]
     for name in ("keys", "ends", "logps"):
-        texts += [json.dumps({**facts, name: {**facts[name], "data_offsets": value}}) for value in offsets]
-        texts += [json.dumps({key: value for key, value in facts.items() if key != name})]
+        texts += [
+            json.dumps({**header_fields, name: {**header_fields[name], "data_offsets": value}})
+            for value in offsets
+        ]
+        texts += [json.dumps({key: value for key, value in header_fields.items() if key != name})]
     texts += [
-        json.dumps({**facts, "__metadata__": value})
+        json.dumps({**header_fields, "__metadata__": value})
         for value in (None, {}, [], {"digest": None}, {"digest": ""})
     ]
     garbage = [draw.randbytes(size) for size in (1, 7, 8, 9, 100, 5000)] + [
@@ -416,45 +432,47 @@ def test_anything_else_is_set_aside(folder, shard):
 
 
 def test_only_what_the_damaged_shard_held_is_scored_again(folder):
-    examples, others = made(20), made(20, seed=1)
+    examples, others = make_examples(20), make_examples(20, seed=1)
     ReferenceCache(folder).fetch(examples, Scorer())
     (path,) = shards(folder)
     ReferenceCache(folder).fetch(others, Scorer())
     path.write_bytes(path.read_bytes()[:-1])
     score = Scorer()
-    found = ReferenceCache(folder).fetch(examples + others, score)
-    assert (found.hits, sorted(score.examples)) == (20, sorted(examples))
-    assert equal(found, examples + others)
+    result = ReferenceCache(folder).fetch(examples + others, score)
+    assert (result.hits, sorted(score.examples)) == (20, sorted(examples))
+    assert all_equal(result, examples + others)
 
 
-def test_what_another_process_published_is_found_and_what_it_set_aside_is_no_error(folder, monkeypatch):
-    examples = made(20)
-    store, other = ReferenceCache(folder), ReferenceCache(folder)
-    store.fetch(examples[:10], Scorer())
+def test_a_shard_of_another_process_is_found_and_one_that_disappears_is_no_error(folder, monkeypatch):
+    examples = make_examples(20)
+    cache, other = ReferenceCache(folder), ReferenceCache(folder)
+    cache.fetch(examples[:10], Scorer())
     other.fetch(examples, Scorer())
-    assert equal(store.fetch(examples, None), examples)
-    opened = reference_cache.open_shard
+    assert all_equal(cache.fetch(examples, None), examples)
+    open_shard = reference_cache.open_shard
 
-    def gone(path, *facts, **more):
+    def open_or_missing(path, *arguments, **options):
         if path == shards(folder)[0]:
             raise FileNotFoundError(path)
-        return opened(path, *facts, **more)
+        return open_shard(path, *arguments, **options)
 
-    monkeypatch.setattr(reference_cache, "open_shard", gone)
-    assert equal(ReferenceCache(folder).fetch(examples, Scorer()), examples)
+    monkeypatch.setattr(reference_cache, "open_shard", open_or_missing)
+    assert all_equal(ReferenceCache(folder).fetch(examples, Scorer()), examples)
 
 
 def test_a_shard_is_synced_before_it_has_its_name_and_its_name_after(folder, monkeypatch):
-    """After a power cut there is the whole file under its name, or no such name."""
-    seen = []
+    """After a power loss there is the complete file under its name, or no such name."""
+    syncs = []
     monkeypatch.setattr(
         os,
         "fsync",
-        lambda handle: seen.append((Path(os.readlink(f"/proc/self/fd/{handle}")).name, len(shards(folder)))),
+        lambda descriptor: syncs.append(
+            (Path(os.readlink(f"/proc/self/fd/{descriptor}")).name, len(shards(folder)))
+        ),
     )
-    ReferenceCache(folder).fetch(made(2), Scorer())
+    ReferenceCache(folder).fetch(make_examples(2), Scorer())
     (path,) = shards(folder)
-    assert seen == [(f".{path.name}.{os.getpid()}.partial", 0), (folder.name, 1)]
+    assert syncs == [(f".{path.name}.{os.getpid()}.partial", 0), (folder.name, 1)]
 
 
 # ---- disk full
@@ -464,20 +482,23 @@ def no_space(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-REFUSED = r"cannot be stored in \S+store \(No space left on device\): make it writable, with 0\.1 MB free, or .*ALIGNMENT_LAB_CACHE"
+DISK_FULL = (
+    r"cannot be stored in \S+store \(No space left on device\): make it writable, with 0\.1 MB free, "
+    r"or .*ALIGNMENT_LAB_CACHE"
+)
 
 
 @pytest.mark.parametrize("where", ["os.fsync", "pathlib.Path.replace"])
-def test_a_full_disk_is_one_sentence_and_leaves_what_was_stored(folder, monkeypatch, where):
-    examples, others = made(20), made(20, seed=1)
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_stored(folder, monkeypatch, where):
+    examples, others = make_examples(20), make_examples(20, seed=1)
     ReferenceCache(folder).fetch(examples, Scorer())
     with monkeypatch.context() as full:
         full.setattr(where, no_space)
-        with pytest.raises(UserError, match=REFUSED):
+        with pytest.raises(UserError, match=DISK_FULL):
             ReferenceCache(folder).fetch(examples + others, Scorer())
     assert leftovers(folder) == [] and len(shards(folder)) == 1
     found = ReferenceCache(folder).fetch(examples + others, Scorer())
-    assert (found.hits, equal(found, examples + others)) == (20, True)
+    assert (found.hits, all_equal(found, examples + others)) == (20, True)
 
 
 def test_a_write_that_stops_half_way_leaves_no_file(folder):
@@ -492,30 +513,30 @@ def test_a_write_that_stops_half_way_leaves_no_file(folder):
     assert leftovers(folder) == [] and shards(folder) == []
 
 
-def test_a_full_disk_while_it_builds_stops_at_once_and_keeps_the_blocks_before(folder, monkeypatch):
+def test_a_full_disk_stops_at_once_and_keeps_the_blocks_before(folder, monkeypatch):
     """Each block is published by itself; the third cannot be, and nothing is scored after it."""
-    examples, score, replace, times = [([row], [row]) for row in range(6)], Scorer(), Path.replace, []
+    examples, score, replace, renames = [([row], [row]) for row in range(6)], Scorer(), Path.replace, []
 
-    def third(self, target):
-        times.append(target)
-        return no_space() if len(times) == 3 else replace(self, target)
+    def fail_third_time(self, target):
+        renames.append(target)
+        return no_space() if len(renames) == 3 else replace(self, target)
 
-    monkeypatch.setattr("pathlib.Path.replace", third)
-    with pytest.raises(UserError, match=REFUSED):
+    monkeypatch.setattr("pathlib.Path.replace", fail_third_time)
+    with pytest.raises(UserError, match=DISK_FULL):
         ReferenceCache(folder).fetch(examples, score, block_tokens=2, publish_seconds=0)
-    assert (len(score.blocks), len(times), len(shards(folder)), leftovers(folder)) == (3, 3, 2, [])
-    found = ReferenceCache(folder).fetch(examples, Scorer())
-    assert (found.hits, equal(found, examples)) == (2, True)
+    assert (len(score.blocks), len(renames), len(shards(folder)), leftovers(folder)) == (3, 3, 2, [])
+    result = ReferenceCache(folder).fetch(examples, Scorer())
+    assert (result.hits, all_equal(result, examples)) == (2, True)
 
 
-def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be stored in"):
-        ReferenceCache(tmp_path / "file" / "store").fetch(made(2), Scorer())
+        ReferenceCache(tmp_path / "file" / "store").fetch(make_examples(2), Scorer())
 
 
-def test_what_is_stored_is_read_where_nothing_can_be_written(folder, monkeypatch):
-    examples = made(10)
+def test_a_read_only_cache_can_be_read(folder, monkeypatch):
+    examples = make_examples(10)
     ReferenceCache(folder).fetch(examples, Scorer())
     for where in (
         "os.open",
@@ -525,20 +546,20 @@ def test_what_is_stored_is_read_where_nothing_can_be_written(folder, monkeypatch
         "fcntl.flock",
     ):
         monkeypatch.setattr(where, no_space)
-    assert equal(ReferenceCache(folder).fetch(examples, None), examples)
+    assert all_equal(ReferenceCache(folder).fetch(examples, None), examples)
 
 
-def test_a_disk_that_loses_what_is_written_is_a_sentence(folder, monkeypatch):
+def test_a_disk_that_loses_data_is_one_sentence(folder, monkeypatch):
     monkeypatch.setattr(reference_cache, "write_atomic", lambda path, content: path.write_bytes(content[:-1]))
     with pytest.raises(UserError, match="cannot be read back"):
-        ReferenceCache(folder).fetch(made(2), Scorer())
+        ReferenceCache(folder).fetch(make_examples(2), Scorer())
 
 
-# ---- killed, and several at once
+# ---- kills and concurrent processes
 
 
 class Slow:
-    """`score` that takes `seconds` for an example, and writes a line "PID PLACE" for each, in one write."""
+    """`score` that takes `seconds` for an example, and writes a line "PID ID" for each, in one write."""
 
     def __init__(self, log: Path, seconds: float) -> None:
         self.log, self.seconds = log, seconds
@@ -552,10 +573,10 @@ class Slow:
 
 
 def build(folder: Path, log: Path, done: multiprocessing.Queue, count: int, seconds: float) -> None:
-    """The life of a process: fetch, check, say so."""
-    examples = made(count)
-    found = ReferenceCache(folder).fetch(examples, Slow(log, seconds), publish_seconds=0.1, block_tokens=100)
-    done.put((os.getpid(), equal(found, examples), found.hits, found.scored))
+    """The main function of a process: fetch, check, report."""
+    examples = make_examples(count)
+    result = ReferenceCache(folder).fetch(examples, Slow(log, seconds), publish_seconds=0.1, block_tokens=100)
+    done.put((os.getpid(), all_equal(result, examples), result.hits, result.scored))
 
 
 def wait(condition, seconds: float = 30.0):
@@ -567,9 +588,10 @@ def wait(condition, seconds: float = 30.0):
     return value
 
 
-def test_four_at_once_with_the_builder_killed_twice_make_one_pass(folder, tmp_path):
-    """A kill loses what was scored in publish_seconds = 0.1, 10 examples at 10 ms, and the block that was at work, at most
-    100 tokens: 7 pairs of these; twice that is 48. One by one, the processes would score 4 * 150 = 600.
+def test_four_processes_with_two_kills_score_everything_once(folder, tmp_path):
+    """A kill loses what was scored in publish_seconds = 0.1, 10 examples at 10 ms, and the block that was at
+    work, at most 100 tokens: 7 pairs of these; twice that is 48. One by one, the processes would score 4 *
+    150 = 600.
     """
     log, count, context = tmp_path / "log", 150, multiprocessing.get_context("spawn")
     done = context.Queue()
@@ -581,7 +603,7 @@ def test_four_at_once_with_the_builder_killed_twice_make_one_pass(folder, tmp_pa
     def lines() -> list[list[str]]:
         return [line.split() for line in log.read_text().splitlines()]
 
-    def builder():
+    def scoring_process():
         return next(
             (
                 process
@@ -593,7 +615,7 @@ def test_four_at_once_with_the_builder_killed_twice_make_one_pass(folder, tmp_pa
 
     for part in (40, 80):
         wait(lambda part=part: len(lines()) >= part)
-        victim = wait(builder)
+        victim = wait(scoring_process)
         victim.kill()
         victim.join()
     results = [done.get(timeout=30) for _ in range(2)]
@@ -605,28 +627,28 @@ def test_four_at_once_with_the_builder_killed_twice_make_one_pass(folder, tmp_pa
     assert len({pid for pid, _ in lines()}) == 3
     assert len({place for _, place in lines()}) == count
     assert count <= len(lines()) <= count + 48
-    assert equal(ReferenceCache(folder).fetch(made(count), None), made(count))
+    assert all_equal(ReferenceCache(folder).fetch(make_examples(count), None), make_examples(count))
 
 
-def test_after_a_stop_in_the_middle_only_the_rest_is_scored(folder):
-    """Any error of the scoring, Ctrl-C too: what was scored is published."""
-    examples, before = made(60), Scorer()
+def test_after_an_interruption_only_the_rest_is_scored(folder):
+    """After any error while scoring, Ctrl-C too, what was scored is published."""
+    examples, before = make_examples(60), Scorer()
 
-    def stopped(block):
+    def interrupted(block):
         if len(before.blocks) == 3:
             raise KeyboardInterrupt
         return before(block)
 
     with pytest.raises(KeyboardInterrupt):
-        ReferenceCache(folder).fetch(examples, stopped, block_tokens=100)
+        ReferenceCache(folder).fetch(examples, interrupted, block_tokens=100)
     assert len(shards(folder)) == 1
     after = Scorer()
-    found = ReferenceCache(folder).fetch(examples, after, block_tokens=100)
+    result = ReferenceCache(folder).fetch(examples, after, block_tokens=100)
     assert sorted(before.examples + after.examples) == sorted(examples)
-    assert (found.hits, equal(found, examples)) == (len(before.examples), True)
+    assert (result.hits, all_equal(result, examples)) == (len(before.examples), True)
 
 
-def test_work_is_published_when_its_time_has_come(folder, monkeypatch):
+def test_results_are_published_at_intervals(folder, monkeypatch):
     """20 blocks of 10 s each, every 30 s: six shards of three blocks, and one of the last two."""
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
@@ -642,7 +664,7 @@ def test_work_is_published_when_its_time_has_come(folder, monkeypatch):
 
 
 class Gate(Scorer):
-    """`score` that waits, at every block, until it is let on."""
+    """`score` that waits, at every block, until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -656,7 +678,7 @@ class Gate(Scorer):
 
 @pytest.fixture
 def building(folder, monkeypatch):
-    """A thread that builds 4 examples one by one, stopped at the first: (examples, gate, thread)."""
+    """A thread that scores 4 examples one by one, stopped at the first: (examples, gate, thread)."""
     monkeypatch.setattr(reference_cache, "POLL_SECONDS", 0.005)
     examples, gate = [([row], [row] * (9 - row)) for row in range(4)], Gate()
     options = {"block_tokens": 1, "publish_seconds": 0}
@@ -668,62 +690,66 @@ def building(folder, monkeypatch):
     thread.join(30)
 
 
-def test_who_waits_says_so_once_and_goes_on_when_its_own_is_there(folder, building):
-    """The builder still has two examples to score then."""
+def test_a_waiting_process_says_so_once_and_returns_when_its_examples_are_published(folder, building):
+    """The scoring process still has two examples to score then."""
     examples, gate, thread = building
-    said, found = [], []
+    messages, results = [], []
     waiting = threading.Thread(
-        target=lambda: found.append(ReferenceCache(folder).fetch(examples[1::-1], None, notify=said.append))
+        target=lambda: results.append(
+            ReferenceCache(folder).fetch(examples[1::-1], None, notify=messages.append)
+        )
     )
     waiting.start()
-    wait(lambda: said)
+    wait(lambda: messages)
     time.sleep(0.05)
     assert waiting.is_alive()
     gate.go.release(2)
     waiting.join(30)
     assert thread.is_alive() and len(gate.blocks) == 2
-    assert (found[0].hits, found[0].scored, equal(found[0], examples[1::-1])) == (2, 0, True)
-    assert said == [f"Another process computes reference log-probabilities in {folder}: waiting for it."]
+    assert (results[0].hits, results[0].scored, all_equal(results[0], examples[1::-1])) == (2, 0, True)
+    assert messages == [f"Another process computes reference log-probabilities in {folder}: waiting for it."]
 
 
-def test_who_waits_for_something_else_scores_only_that(folder, building):
+def test_a_waiting_process_scores_only_its_own_examples(folder, building):
     examples, gate, _ = building
-    mine = [([9], [9]), *examples]
-    score, said, found = Scorer(), [], []
+    own_examples = [([9], [9]), *examples]
+    score, messages, results = Scorer(), [], []
     waiting = threading.Thread(
-        target=lambda: found.append(ReferenceCache(folder).fetch(mine, score, notify=said.append))
+        target=lambda: results.append(
+            ReferenceCache(folder).fetch(own_examples, score, notify=messages.append)
+        )
     )
     waiting.start()
-    wait(lambda: said)
+    wait(lambda: messages)
     gate.go.release(4)
     waiting.join(30)
-    assert score.examples == mine[:1]
-    assert (found[0].hits, equal(found[0], mine)) == (4, True)
+    assert score.examples == own_examples[:1]
+    assert (results[0].hits, all_equal(results[0], own_examples)) == (4, True)
 
 
-def test_what_came_just_before_its_turn_is_not_scored_again(folder, monkeypatch):
+def test_what_is_published_just_before_the_lock_is_not_scored_again(folder, monkeypatch):
     """Another process ends between the last look at the shards and the lock."""
-    examples, locked = made(10), reference_cache.try_lock
+    examples, try_lock = make_examples(10), reference_cache.try_lock
 
-    def late(file):
-        monkeypatch.setattr(reference_cache, "try_lock", locked)
+    def lock_late(file):
+        monkeypatch.setattr(reference_cache, "try_lock", try_lock)
         ReferenceCache(folder).fetch(examples, Scorer())
-        return locked(file)
+        return try_lock(file)
 
-    monkeypatch.setattr(reference_cache, "try_lock", late)
-    found = ReferenceCache(folder).fetch(examples, None)
-    assert (found.hits, found.scored, equal(found, examples)) == (10, 0, True)
+    monkeypatch.setattr(reference_cache, "try_lock", lock_late)
+    result = ReferenceCache(folder).fetch(examples, None)
+    assert (result.hits, result.scored, all_equal(result, examples)) == (10, 0, True)
 
 
-def test_what_is_stored_needs_no_turn(folder, building):
-    """While another one builds."""
+def test_a_hit_needs_no_lock(folder, building):
+    """While another process computes."""
     examples, gate, _ = building
     gate.go.release()
     assert gate.arrived.acquire(timeout=30)
-    assert equal(ReferenceCache(folder).fetch(examples[:1], None, notify=pytest.fail), examples[:1])
+    assert all_equal(ReferenceCache(folder).fetch(examples[:1], None, notify=pytest.fail), examples[:1])
 
 
-def test_the_turn_ends_with_the_fetch_even_if_a_child_was_left_behind(folder):
+def test_the_lock_is_released_even_if_a_child_was_left_behind(folder):
     """A child has its parent's open files, and with them the parent's lock."""
     children = []
 
@@ -737,7 +763,7 @@ def test_the_turn_ends_with_the_fetch_even_if_a_child_was_left_behind(folder):
         return [formula(example) for example in block]
 
     try:
-        ReferenceCache(folder).fetch(made(2), score)
+        ReferenceCache(folder).fetch(make_examples(2), score)
         with (folder / ".lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
@@ -747,30 +773,30 @@ def test_the_turn_ends_with_the_fetch_even_if_a_child_was_left_behind(folder):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_without_locks_it_builds_all_the_same(folder, monkeypatch, code):
+def test_without_file_locks_it_still_works(folder, monkeypatch, code):
     """Two at once do some work twice, and both are right."""
 
     def flock(*_):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    examples, inner = made(10), Scorer()
+    examples, inner = make_examples(10), Scorer()
 
     def score(block):
         ReferenceCache(folder).fetch(examples, inner)
         return [formula(example) for example in block]
 
-    assert equal(ReferenceCache(folder).fetch(examples, score), examples)
+    assert all_equal(ReferenceCache(folder).fetch(examples, score), examples)
     assert len(inner.examples) == 10 and len(shards(folder)) == 2
-    assert equal(ReferenceCache(folder).fetch(examples, None), examples)
+    assert all_equal(ReferenceCache(folder).fetch(examples, None), examples)
 
 
-def test_half_written_files_of_the_dead_are_deleted_and_those_of_the_living_are_not(folder):
+def test_stale_partial_files_are_deleted_and_recent_ones_are_not(folder):
     folder.mkdir(parents=True)
     for name, age in ((".dead.safetensors.1.partial", 7200), (".living.safetensors.2.partial", 60)):
         (folder / name).write_bytes(b"half")
         os.utime(folder / name, (time.time() - age, time.time() - age))
-    ReferenceCache(folder).fetch(made(2), Scorer())
+    ReferenceCache(folder).fetch(make_examples(2), Scorer())
     assert leftovers(folder) == [".living.safetensors.2.partial"]
 
 
@@ -778,72 +804,79 @@ def test_half_written_files_of_the_dead_are_deleted_and_those_of_the_living_are_
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
+    """Resident bytes of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_large_store_is_mapped_and_not_loaded(folder, quick):
-    """32 MB of log-probabilities: opening them costs less than 4 MB, and what is read lies in the file."""
+def test_a_large_shard_is_mapped_and_not_loaded(folder, no_fsync):
+    """32 MB of log-probabilities: opening them costs less than 4 MB, and the arrays are views of the file."""
     tokens = np.arange(2**20)
     examples = [(tokens[:row], tokens) for row in range(8)]
     scores = np.linspace(-9, 0, len(tokens), dtype=np.float32)
     ReferenceCache(folder).fetch(examples, lambda block: [scores] * len(block))
     before = resident()
-    found = ReferenceCache(folder).fetch(examples, None)
+    result = ReferenceCache(folder).fetch(examples, None)
     assert resident() - before < 4 * 2**20
-    base = found.logps[3]
+    base = result.logps[3]
     while isinstance(base, np.ndarray):
         assert not base.flags.writeable
         base = base.base
     assert isinstance(base.obj, mmap.mmap)
-    assert all(np.array_equal(row, scores) for row in found.logps)
+    assert all(np.array_equal(row, scores) for row in result.logps)
 
 
-def test_many_shards_hold_few_open_files(folder, monkeypatch, quick):
+def test_many_shards_hold_few_open_files(folder, monkeypatch, no_fsync):
     monkeypatch.setattr(reference_shard, "MIN_MAPPED_BYTES", 1)
     monkeypatch.setattr(reference_cache, "MAX_MAPPED_FILES", 10)
     examples = [([row], [row]) for row in range(40)]
     ReferenceCache(folder).fetch(examples, Scorer(), block_tokens=1, publish_seconds=0)
     before = len(os.listdir("/proc/self/fd"))
-    store = ReferenceCache(folder)
-    assert equal(store.fetch(examples, None), examples)
+    cache = ReferenceCache(folder)
+    assert all_equal(cache.fetch(examples, None), examples)
     assert len(shards(folder)) == 40 and len(os.listdir("/proc/self/fd")) - before <= 10
 
 
 def test_it_imports_no_torch():
-    code = "import sys, alignment_lab.engine.reference_cache; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = (
+        "import sys, alignment_lab.engine.reference_cache; "
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-# ---- the check against a live model
+# ---- the check against recomputed values
 
 
-def test_what_fits_passes_and_what_does_not_is_a_sentence(tmp_path):
+def test_agreement_passes_and_disagreement_is_one_sentence(tmp_path):
     """Means of |difference|: (0.02 + 0) / 2 = 0.01 and 0.03; the largest decides, whatever the sign."""
     stored = [np.array([-1.0, -2.0], np.float32), np.array([-3.0], np.float32), np.array([], np.float32)]
-    live = [np.array([-1.02, -2.0], np.float32), np.array([-2.97], np.float32), np.array([], np.float32)]
-    check_agreement(stored, live, tolerance=0.031, folder=tmp_path)
+    recomputed = [
+        np.array([-1.02, -2.0], np.float32),
+        np.array([-2.97], np.float32),
+        np.array([], np.float32),
+    ]
+    check_agreement(stored, recomputed, tolerance=0.031, folder=tmp_path)
     check_agreement([], [], tolerance=0.0, folder=tmp_path)
     check_agreement(stored, stored, tolerance=0.0, folder=tmp_path)
     with pytest.raises(
         UserError, match=r"off by 0\.03 nats per token .* more than 0\.029.*delete that folder"
-    ) as refused:
-        check_agreement(stored, live, tolerance=0.029, folder=tmp_path)
-    assert str(tmp_path) in str(refused.value)
+    ) as caught:
+        check_agreement(stored, recomputed, tolerance=0.029, folder=tmp_path)
+    assert str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", [0, 1])
-def test_what_is_no_number_does_not_fit(tmp_path, value, place):
+@pytest.mark.parametrize("bad_row", [0, 1])
+def test_a_nonfinite_value_does_not_agree(tmp_path, value, bad_row):
     stored = [np.array([-1.0], np.float32)] * 2
-    live = [np.array([value if row == place else -1.0], np.float32) for row in range(2)]
+    recomputed = [np.array([value if row == bad_row else -1.0], np.float32) for row in range(2)]
     with pytest.raises(UserError, match="delete that folder"):
-        check_agreement(stored, live, tolerance=1e9, folder=tmp_path)
+        check_agreement(stored, recomputed, tolerance=1e9, folder=tmp_path)
 
 
 def test_other_examples_cannot_be_compared(tmp_path):
-    one, two = np.zeros(1, np.float32), np.zeros(2, np.float32)
+    short, long = np.zeros(1, np.float32), np.zeros(2, np.float32)
     with pytest.raises(AssertionError):
-        check_agreement([one], [two], tolerance=1, folder=tmp_path)
+        check_agreement([short], [long], tolerance=1, folder=tmp_path)
     with pytest.raises(ValueError, match="zip"):
-        check_agreement([one], [one, one], tolerance=1, folder=tmp_path)
+        check_agreement([short], [short, short], tolerance=1, folder=tmp_path)

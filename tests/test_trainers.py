@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import far
+from small_models import relative_difference
 from small_runs import Workshop, printed, shifted, step, trainer
 
 from alignment_lab.engine.layout import Engine
@@ -95,7 +95,7 @@ def test_the_order_of_rows_in_a_batch_changes_nothing(method, workshop):
         step(trainer(context), other),
     )  # BCO remembers steps: each trainer has its own
     assert again == pytest.approx(loss, rel=EXACT)
-    assert all(far(others[name], gradient) < EXACT for name, gradient in gradients.items())
+    assert all(relative_difference(others[name], gradient) < EXACT for name, gradient in gradients.items())
 
 
 @pytest.mark.usefixtures("in_float64")
@@ -183,7 +183,7 @@ def test_a_document_in_a_block_is_alone(workshop):
     (loss, gradients, metrics), (again, others, again_metrics) = step(made), step(made, alone)
     assert again == pytest.approx(loss, rel=EXACT)
     assert again_metrics == pytest.approx(metrics, rel=EXACT)
-    assert all(far(others[name], gradient) < EXACT for name, gradient in gradients.items())
+    assert all(relative_difference(others[name], gradient) < EXACT for name, gradient in gradients.items())
     ids = [torch.tensor([row["input_ids"]]) for row in alone]
     by_hand = sum(
         -context.model(input_ids=one).logits[0, :-1].log_softmax(-1).gather(-1, one[0, 1:, None]).sum()
