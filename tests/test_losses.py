@@ -21,7 +21,7 @@ from alignment_lab.losses.divergences import derivative
 
 LOG_2 = math.log(2)
 REFERENCED = [name for name in PAIRWISE if config.METHOD_SCHEMAS[name].needs_reference]
-FUNCTIONS: dict[str, Callable[..., Any]] = losses.PAIRWISE | {
+FUNCTIONS: dict[str, Callable[..., Any]] = losses.PAIRWISE_LOSSES | {
     "reward": losses.bradley_terry,
     "kto": losses.kto,
     "bco": losses.bco,
@@ -81,7 +81,7 @@ def test_an_objective_takes_a_reference_where_its_method_needs_one(name):
 
 
 def test_every_method_on_pairs_has_its_loss_and_the_other_way_round():
-    assert list(losses.PAIRWISE) == PAIRWISE
+    assert list(losses.PAIRWISE_LOSSES) == PAIRWISE
     assert set(PAIRWISE) | {"reward", "sft", "cpt", "kto", "bco"} == set(config.METHOD_SCHEMAS)
 
 

@@ -488,7 +488,13 @@ def test_simpo_is_trls(cpo_bench, beta, gamma, monkeypatch):
 def test_alphapo_is_trls(cpo_bench, alpha, monkeypatch):
     """TRL's SimPO with an alpha."""
     trainer = cpo_bench.trainer
-    options = {"loss_type": "simpo", "label_smoothing": 0.0, "cpo_alpha": 0.0, "beta": BETA, "simpo_gamma": 0.5}
+    options = {
+        "loss_type": "simpo",
+        "label_smoothing": 0.0,
+        "cpo_alpha": 0.0,
+        "beta": BETA,
+        "simpo_gamma": 0.5,
+    }
     for name, value in (options | {"alpha": alpha}).items():
         monkeypatch.setattr(trainer, name, value, raising=False)
     theirs, metrics = trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)

@@ -8,13 +8,13 @@ the loss compares: sums of log-ratios for most, means over tokens where it takes
 
 from .common import PairLogprobs, PairLoss, SingleLoss, pair_accuracy
 from .divergences import under_divergence
-from .pairwise import PAIRWISE
+from .pairwise import PAIRWISE_LOSSES
 from .reward import bradley_terry
 from .sums import length_damped_sum, weighted_sum, wpo_weights
 from .unpaired import balanced_weights, bco, kto, kto_kl
 
 __all__ = [
-    "PAIRWISE",
+    "PAIRWISE_LOSSES",
     "PairLogprobs",
     "PairLoss",
     "SingleLoss",

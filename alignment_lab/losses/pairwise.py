@@ -29,8 +29,9 @@ from .sums import weighted_sum
 def dpo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, label_smoothing: float) -> PairLoss:
     """-log sigmoid(beta * (r_w - r_l)), r the log-ratio: Eq. 7 of Rafailov et al. 2023 (arXiv:2305.18290).
 
-    Smoothed, it is cDPO. The chosen answer is to gain more over its reference than the rejected one. Log-ratios are sums over
-    tokens: a longer answer weighs more, and the loss falls just as well when both answers become less likely.
+    Smoothed, it is cDPO. The chosen answer is to gain more over its reference than the rejected one.
+    Log-ratios are sums over tokens: a longer answer weighs more, and the loss falls just as well when both
+    answers become less likely.
     """
     chosen, rejected = log_ratios(policy, reference)  # [B] nats each
     return with_rewards(
@@ -117,8 +118,8 @@ def discopop(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, tau:
 def nca(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairLoss:
     """-log sigmoid(r_w) - (log sigmoid(-r_w) + log sigmoid(-r_l)) / 2, r = beta * log-ratio.
 
-    Chen et al. 2024 (arXiv:2402.05369). Each answer's own likelihood counts, not the difference: the chosen one does not fall, as it may under
-    DPO.
+    Chen et al. 2024 (arXiv:2402.05369). Each answer's own likelihood counts, not the difference: the chosen
+    one does not fall, as it may under DPO.
     """
     chosen, rejected = log_ratios(policy, reference)  # [B] nats each
     noise = F.logsigmoid(-beta * chosen) + F.logsigmoid(-beta * rejected)
@@ -140,9 +141,9 @@ def sppo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairL
 def aot(policy: PairLogprobs, reference: PairLogprobs, *, beta: float, label_smoothing: float) -> PairLoss:
     """-log sigmoid(beta * (sort(d) - sort(d_ref))), d = log pi(y_w) - log pi(y_l).
 
-    The paired form of Melnyk et al. 2024 (arXiv:2406.05882). The policy's distribution of margins is to lie above the reference's, quantile by
-    quantile. Loss i is that of the batch's i-th quantile, not of pair i; the mean depends on which pairs
-    share a batch, and for a batch of one it is DPO.
+    The paired form of Melnyk et al. 2024 (arXiv:2406.05882). The policy's distribution of margins is to lie
+    above the reference's, quantile by quantile. Loss i is that of the batch's i-th quantile, not of pair i;
+    the mean depends on which pairs share a batch, and for a batch of one it is DPO.
     """
     chosen, rejected = log_ratios(policy, reference)  # [B] nats each, for the rewards only
     margins = _sorted_margins(policy) - _sorted_margins(reference)  # [B] nats, of quantiles
@@ -173,8 +174,8 @@ def apo_down(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> P
 def bco_pair(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairLoss:
     """-log sigmoid(r_w) - log sigmoid(-r_l), r = beta * log-ratio.
 
-    Jung et al. 2024 (arXiv:2404.04656), on pairs. A classifier of good and bad answers whose logit is the reward. The paper's shift, a running mean of the
-    rewards, is left out, as in TRL; `bco` has it.
+    Jung et al. 2024 (arXiv:2404.04656), on pairs. A classifier of good and bad answers whose logit is the
+    reward. The paper's shift, a running mean of the rewards, is left out, as in TRL; `bco` has it.
     """
     chosen, rejected = log_ratios(policy, reference)  # [B] nats each
     return with_rewards(-F.logsigmoid(beta * chosen) - F.logsigmoid(-beta * rejected), beta, chosen, rejected)
@@ -198,9 +199,9 @@ def mpo(
 def orpo(policy: PairLogprobs, *, beta: float) -> PairLoss:
     """-beta * log sigmoid(log odds(y_w) - log odds(y_l)): Eq. 7 of Hong et al. 2024 times its lambda.
 
-    arXiv:2403.07691. odds = p / (1 - p), p the geometric mean of the tokens' probabilities. Only the odds ratio: the other term
-    of the paper's loss, the chosen answer's NLL, is `sft_weight` and added by the trainer. Without it nothing
-    keeps the model a language model.
+    arXiv:2403.07691. odds = p / (1 - p), p the geometric mean of the tokens' probabilities. Only the odds
+    ratio: the other term of the paper's loss, the chosen answer's NLL, is `sft_weight` and added by the
+    trainer. Without it nothing keeps the model a language model.
     """
     chosen = per_token(policy.chosen, policy.chosen_lengths)  # [B] nats per token
     rejected = per_token(policy.rejected, policy.rejected_lengths)
@@ -210,8 +211,9 @@ def orpo(policy: PairLogprobs, *, beta: float) -> PairLoss:
 def simpo(policy: PairLogprobs, *, beta: float, gamma: float) -> PairLoss:
     """-log sigmoid(beta * (p_w - p_l) - gamma), p = log pi(y|x) / |y|: Eq. 6 of Meng et al. 2024.
 
-    arXiv:2405.14734. The reward is the mean log-probability, so that nothing is gained by length. gamma is the margin of the
-    rewards, after beta: it is TRL's simpo_gamma, and beta times the gamma_beta_ratio of the authors' code.
+    arXiv:2405.14734. The reward is the mean log-probability, so that nothing is gained by length. gamma is
+    the margin of the rewards, after beta: it is TRL's simpo_gamma, and beta times the gamma_beta_ratio of the
+    authors' code.
     """
     chosen = per_token(policy.chosen, policy.chosen_lengths)  # [B] nats per token
     rejected = per_token(policy.rejected, policy.rejected_lengths)
@@ -221,9 +223,9 @@ def simpo(policy: PairLogprobs, *, beta: float, gamma: float) -> PairLoss:
 def alphapo(policy: PairLogprobs, *, beta: float, gamma: float, alpha: float) -> PairLoss:
     """-log sigmoid(beta * (r_w - r_l) - gamma), r = (1 - p^-alpha) / alpha: Gupta et al. 2025.
 
-    arXiv:2501.03884. p is the geometric mean of the tokens' probabilities. alpha bends SimPO's reward, which is its limit at 0:
-    above 0 an unlikely answer costs more than its logarithm says, which slows the fall of the chosen one. As
-    in TRL; from p^-alpha = exp(40) on the reward is clamped, without gradient.
+    arXiv:2501.03884. p is the geometric mean of the tokens' probabilities. alpha bends SimPO's reward, which
+    is its limit at 0: above 0 an unlikely answer costs more than its logarithm says, which slows the fall of
+    the chosen one. As in TRL; from p^-alpha = exp(40) on the reward is clamped, without gradient.
     """
     chosen = per_token(policy.chosen, policy.chosen_lengths)  # [B] nats per token
     rejected = per_token(policy.rejected, policy.rejected_lengths)
@@ -236,8 +238,8 @@ def alphapo(policy: PairLogprobs, *, beta: float, gamma: float, alpha: float) ->
 def cpo(policy: PairLogprobs, *, beta: float, label_smoothing: float) -> PairLoss:
     """-log sigmoid(beta * (log pi(y_w|x) - log pi(y_l|x))): the first term of Eq. 3 of Xu et al. 2024.
 
-    arXiv:2401.08417. DPO with a uniform reference; the second term, the chosen answer's NLL, is `sft_weight`. Sums over tokens:
-    of two equally good answers the shorter one has the higher reward from the start.
+    arXiv:2401.08417. DPO with a uniform reference; the second term, the chosen answer's NLL, is `sft_weight`.
+    Sums over tokens: of two equally good answers the shorter one has the higher reward from the start.
     """
     chosen, rejected = to_float32(policy.chosen), to_float32(policy.rejected)  # [B] nats
     return with_rewards(
@@ -263,7 +265,7 @@ def _log_odds(log_p: Tensor) -> Tensor:
     return log_p - (-torch.expm1(log_p)).log()
 
 
-PAIRWISE: dict[str, Callable[..., PairLoss]] = {  # by the name of the method
+PAIRWISE_LOSSES: dict[str, Callable[..., PairLoss]] = {  # by the name of the method
     "dpo": dpo,
     "robust_dpo": robust_dpo,
     "ipo": ipo,

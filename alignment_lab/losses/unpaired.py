@@ -64,10 +64,10 @@ def balanced_weights(desirable: int, undesirable: int) -> tuple[float, float]:
 def bco(policy: Tensor, reference: Tensor, desirable: Tensor, *, beta: float, shift: Tensor) -> SingleLoss:
     """-log sigmoid(+-(r - shift)), r = beta * log-ratio: Jung et al. 2024 (arXiv:2404.04656).
 
-    [B], [B], [B] bool. A classifier of good and bad answers whose logit is the reward. `shift` is the running mean of the rewards
-    of both classes, a scalar without gradient: without it, a policy that drifts as a whole is all good or all
-    bad. The paper's weights for prompts that differ between the classes (underlying distribution matching)
-    are left out.
+    [B], [B], [B] bool. A classifier of good and bad answers whose logit is the reward. `shift` is the running
+    mean of the rewards of both classes, a scalar without gradient: without it, a policy that drifts as a
+    whole is all good or all bad. The paper's weights for prompts that differ between the classes (underlying
+    distribution matching) are left out.
     """
     rewards = beta * (to_float32(policy) - to_float32(reference))  # [B]
     gain = torch.where(desirable, rewards - shift, shift - rewards)

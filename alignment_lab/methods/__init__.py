@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..config import METHOD_SCHEMAS, Format, Method, Pairwise
+from ..config import Format, Method, Pairwise
+from ..config.methods import PAIRWISE_SCHEMAS
 from ..data import Row, tokenization
 from ..training import Objective, TrainContext
 from .preference import PreferenceObjective
@@ -35,14 +36,14 @@ class MethodSpec:
     objective: Callable[[TrainContext], Objective]
 
 
-PAIRWISE = MethodSpec(tokenization.tokenize_pairs, PreferenceObjective)
+PAIRWISE_SPEC = MethodSpec(tokenization.tokenize_pairs, PreferenceObjective)
 METHODS: dict[str, MethodSpec] = {
     "sft": MethodSpec(tokenization.tokenize_conversations, SupervisedObjective),
     "cpt": MethodSpec(tokenization.tokenize_texts, SupervisedObjective),
     "reward": MethodSpec(tokenization.tokenize_pairs, RewardObjective),
     "kto": MethodSpec(tokenization.tokenize_unpaired, KTOObjective),
     "bco": MethodSpec(tokenization.tokenize_unpaired, BCOObjective),
-    **{name: PAIRWISE for name, schema in METHOD_SCHEMAS.items() if issubclass(schema, Pairwise)},
+    **dict.fromkeys(PAIRWISE_SCHEMAS, PAIRWISE_SPEC),
 }
 
 
@@ -51,5 +52,5 @@ def method_spec(method: Method) -> MethodSpec:
     pairwise one.
     """
     if method.format is Format.preference and isinstance(method, Pairwise):
-        return PAIRWISE
+        return PAIRWISE_SPEC
     return METHODS[method.name]

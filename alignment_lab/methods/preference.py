@@ -1,4 +1,4 @@
-"""Every pairwise method: one objective, one batch layout, the losses of losses.PAIRWISE."""
+"""Every pairwise method: one objective, one batch layout, the losses of losses.PAIRWISE_LOSSES."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..data import Row
 from ..engine.logprobs import TokenLogprobs
 from ..engine.packing import ScoredSequence
 from ..losses import (
-    PAIRWISE,
+    PAIRWISE_LOSSES,
     PairLogprobs,
     PairLoss,
     length_damped_sum,
@@ -36,9 +36,9 @@ def bind_loss(method: Pairwise) -> Callable[..., PairLoss]:
     """The loss with the method's settings: each keyword-only parameter is a field of the schema."""
     if method.parts:
         return partial(
-            PAIRWISE[method.name], parts=[(weight, bind_loss(part)) for weight, part in method.parts]
+            PAIRWISE_LOSSES[method.name], parts=[(weight, bind_loss(part)) for weight, part in method.parts]
         )
-    function = plugin_loss(method) or PAIRWISE[method.name]
+    function = plugin_loss(method) or PAIRWISE_LOSSES[method.name]
     parameters = inspect.signature(function).parameters.values()
     keywords = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     loss = partial(function, **{name: getattr(method, name) for name in keywords})
@@ -105,7 +105,9 @@ class PreferenceObjective(Objective):
 
     def batch_columns(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """The reference's sums, and the number of tokens that the NLL is over."""
-        columns = {"nll_tokens": torch.tensor([len(self.score_inputs(row)[0].scored_tokens()) for row in rows])}
+        columns = {
+            "nll_tokens": torch.tensor([len(self.score_inputs(row)[0].scored_tokens()) for row in rows])
+        }
         if self.method.needs_reference:
             columns |= {name: torch.tensor([row[name] for row in rows]) for name in REFERENCE_COLUMNS}
         return columns

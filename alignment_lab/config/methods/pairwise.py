@@ -340,3 +340,12 @@ class CPO(Pairwise):
         super().__post_init__()
         check_beta(self.beta, "there is no reward")
         check_label_smoothing(self.label_smoothing)
+
+
+PAIRWISE_SCHEMAS: dict[str, type[Pairwise]] = {
+    schema.name: schema
+    for schema in (
+        *(DPO, RobustDPO, IPO, Hinge, EXO, NCA, SPPO, AOT, APOZero, APODown, BCOPair),
+        *(DiscoPOP, DPONorm, LDDPO, MPO, ORPO, SimPO, AlphaPO, CPO),
+    )
+}
