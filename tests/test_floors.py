@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,3 +157,36 @@ def test_the_test_sees_what_it_forbids(source, tmp_path, monkeypatch):
     file.parent.mkdir()
     file.write_text(source)
     assert packages_used(file) == (set() if source in EXEMPT else {"actions"})
+
+
+PAGE = ROOT / "docs" / "ARCHITECTURE.md"
+BETWEEN = re.compile(r"(?<=<!-- floors -->\n).*?(?=<!-- /floors -->)", re.DOTALL)
+
+
+def drawn() -> str:
+    """The floors from the top down, each package with the first sentence of its docstring."""
+    width = max(map(len, FLOORS))
+    lines = []
+    for floor in sorted(set(FLOORS.values()), reverse=True):
+        for name in (name for name, other in FLOORS.items() if other == floor and name != "__init__"):
+            file = ROOT / "train.py" if name == "train" else PACKAGE / name / "__init__.py"
+            sentence = " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split()).split(". ")[0]
+            label = "train.py" if name == "train" else name
+            lines += textwrap.wrap(
+                sentence.rstrip("."),
+                100,
+                initial_indent=f"{floor}  {label:<{width}}  ",
+                subsequent_indent=" " * (width + 5),
+            )
+        lines.append("-" * 100)
+    return "\n".join(["```text", *lines[:-1], "```", ""])
+
+
+def test_the_architecture_page_has_the_floors():
+    """`python tests/test_floors.py` draws them anew."""
+    found = BETWEEN.search(PAGE.read_text())
+    assert found and found[0] == drawn()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(BETWEEN.sub(lambda _: drawn(), PAGE.read_text()))
