@@ -1,4 +1,4 @@
-"""train.py as a user calls it: a sweep, its report, a run from its own spec, and what mistakes leave behind."""
+"""train.py as a user calls it: a sweep, its report, a run from its own spec, and what a mistake leaves."""
 
 import json
 import os
@@ -153,7 +153,7 @@ def test_bad_data_is_one_sentence_and_leaves_nothing(tmp_path, mistake):
 @pytest.mark.parametrize(
     ("arguments", "phrase"),
     [
-        (["model=hub", "model.path=./nowhere"], "no model lies there"),
+        (["model=hub", "model.path=./nowhere"], "no model is there"),
         (["model=hub", "model.path=nobody/nothing"], "the Hub"),
         (["data=hub", "data.path=nobody/nothing"], "the Hub"),
         (["model.chat_template=nowhere"], "zephyr"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -45,6 +46,15 @@ def unpatched(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def as_installed(name: str) -> ModuleType:
+    """A copy of a library's module that nothing has patched: other tests of this process may have."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def parsed(*overrides: str):
     return OverridesParser.create().parse_overrides(list(overrides))
 
@@ -56,7 +66,7 @@ def test_hydra_reports_errors_through_a_function_of_one_module():
     assert "run_and_report(" in inspect.getsource(utils._run_hydra)
     assert "run_and_report(" in inspect.getsource(utils._run_app)
     with pytest.raises(SystemExit):
-        utils.run_and_report(lambda: 1 / 0)
+        as_installed("hydra._internal.utils").run_and_report(lambda: 1 / 0)
     internals.let_hydra_errors_propagate()
     with pytest.raises(ZeroDivisionError):
         utils.run_and_report(lambda: 1 / 0)
@@ -90,9 +100,12 @@ def test_the_cells_of_a_grid_are_those_of_hydras_sweeper():
 def test_the_basic_sweeper_validates_through_one_method():
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+    unpatched = as_installed("hydra._internal.core_plugins.basic_sweeper")
     assert "self.validate_batch_is_legal(" in inspect.getsource(BasicSweeper.sweep)
     with pytest.raises(AttributeError, match="config_loader"):
-        BasicSweeper(max_batch_size=None).validate_batch_is_legal([["a=1"]])  # it has no config loader
+        unpatched.BasicSweeper(max_batch_size=None).validate_batch_is_legal(
+            [["a=1"]]
+        )  # it has no config loader
     internals.skip_batch_validation()
     BasicSweeper(max_batch_size=None).validate_batch_is_legal([["a=1"]])
 

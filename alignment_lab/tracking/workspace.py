@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..config.metrics import metric
+from ..runtime.library_internals import workspace_as_json
 from .forwarder import STEP
 
 NAME = "Methods compared"
@@ -113,7 +114,7 @@ def main() -> int:
         print(f"error: the package wandb-workspaces is not installed; {remedy}", file=sys.stderr)
         return 2
     if arguments.dry_run:
-        print(workspace(entity, project)._to_model().model_dump_json(indent=2))
+        print(workspace_as_json(workspace(entity, project)))
         return 0
     import wandb
 
