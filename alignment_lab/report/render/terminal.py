@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -75,7 +77,7 @@ def before_after_table(record: RunRecord) -> Table:
     return table
 
 
-def _first_samples(samples: list[Row], count: int = 3) -> RenderableType:
+def _first_samples(samples: Sequence[Row], count: int = 3) -> RenderableType:
     """The first `count` samples, before and after: the first ones, so that they are not cherry-picked."""
     if not samples:
         return Text("No samples were generated.", style="dim")

@@ -22,7 +22,7 @@ from .columns import Column, fit_tables
 from .formatting import ABSENT, clip, format_duration, format_gigabytes, format_measured, format_number
 from .terminal import STATE_STYLES
 
-T = TypeVar("T", RunRecord, Configuration)  # a row of the table
+T = TypeVar("T", bound=RunRecord | Configuration)  # a row of the table
 VERDICT_STYLES = {"higher": "bold", "lower": "bold", "reference": "green"}
 
 

@@ -29,7 +29,7 @@ PREDICATES = {  # in a sentence: "2 are ..."
     "higher": "significantly higher",
     "lower": "significantly lower",
     "noise": "not significantly different, so that the difference may be noise",
-    ONE_SEED: "not to be judged from one seed",
+    ONE_SEED: "undecided, with one seed",
     "no spread": "different by the same amount with every seed, which leaves no spread to judge by",
 }
 
