@@ -1,4 +1,4 @@
-"""Small tokenizers of several families, real rows, and what more than one test file asks of them."""
+"""Small tokenizers of several families, and real rows, for several test files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from alignment_lab.config import Format
-from alignment_lab.data import formats
+from alignment_lab.data import Row, formats
 from alignment_lab.models.tokenizer import resolve_chat_template
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def other_tokenizer(template: str | None, *, bos: str | None = "<s>", eos: str = "</s>"):
-    """Byte-level BPE that was trained on a few sentences, so that some letters merge and most do not."""
+    """Byte-level BPE trained on a few sentences, so that some letters merge and most do not."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     special = ["<unk>", *([bos] if bos else []), eos]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
@@ -34,9 +34,9 @@ def other_tokenizer(template: str | None, *, bos: str | None = "<s>", eos: str =
         "<|im_start|>user\nHello<|im_end|>\n",
         "Hello  ",
     ]
-    core.train_from_iterator(sentences * 20, trainer)
+    backend.train_from_iterator(sentences * 20, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="<unk>", bos_token=bos, eos_token=eos
+        tokenizer_object=backend, unk_token="<unk>", bos_token=bos, eos_token=eos
     )
     tokenizer.chat_template = template and resolve_chat_template(template)
     return tokenizer
@@ -52,27 +52,27 @@ OTHERS = {
 
 
 def odd_tokenizer(kind: str):
-    """Tokenizers that look across the place where a text might be cut, each in its own way."""
+    """Tokenizers that look across the point where a text might be split, each in its own way."""
     from tokenizers import AddedToken, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    core = other_tokenizer("zephyr").backend_tokenizer
+    backend = other_tokenizer("zephyr").backend_tokenizer
     if kind.startswith("metaspace"):
-        core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind.split()[1])
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind.split()[1])
     if "normaliz" in kind:
-        core.normalizer = normalizers.Sequence([normalizers.Prepend("_"), normalizers.Lowercase()])
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("_"), normalizers.Lowercase()])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     )
     raw = {"special": True, "normalized": False}
     added = {
-        "takes what is behind": [AddedToken("<|x|>", rstrip=True, **raw)],
-        "takes what is before": [AddedToken("<|x|>", lstrip=True, **raw)],
-        "takes what is behind, beside white space": [
+        "strips what follows": [AddedToken("<|x|>", rstrip=True, **raw)],
+        "strips what precedes": [AddedToken("<|x|>", lstrip=True, **raw)],
+        "strips what follows, beside white space": [
             AddedToken("<|x|>", rstrip=True, **raw),
             AddedToken("\n\n", normalized=False),
         ],
-        "takes what is before, beside white space": [
+        "strips what precedes, beside white space": [
             AddedToken("<|x|>", lstrip=True, **raw),
             AddedToken("\n\n", normalized=False),
         ],
@@ -92,23 +92,24 @@ def odd_tokenizer(kind: str):
 
 
 ODD = [
-    "metaspace first", "metaspace always", "normalized", "found when normalized", "special tokens are text", "white space",
-    "takes what is behind", "takes what is before", "takes what is behind, beside white space", "takes what is before, beside white space",
-    "begins with white space", "a word by itself", "the beginning of another",
+    "metaspace first", "metaspace always", "normalized", "found when normalized", "special tokens are text",
+    "white space", "strips what follows", "strips what precedes", "strips what follows, beside white space",
+    "strips what precedes, beside white space", "begins with white space", "a word by itself",
+    "the beginning of another",
 ]  # fmt: skip
 
 
-def real_rows(name: str, format: Format, count: int) -> list[dict]:
-    """The first usable rows of a real file, brought to `format`."""
+def real_rows(name: str, format: Format, count: int) -> list[Row]:
+    """The first usable rows of a real file, converted to `format`."""
     if not (SHARED / name).is_file():
         pytest.skip(f"{SHARED / name} is not there")
     text = (SHARED / name).read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
     convert = formats.choose_converter(format, rows, name)
-    found: list[dict] = []
+    converted: list[Row] = []
     for row in rows[:count]:
         try:
-            found += convert(row)
+            converted += convert(row)
         except formats.UninformativeRow:
             continue
-    return found
+    return converted

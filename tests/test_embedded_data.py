@@ -20,32 +20,32 @@ EVASIONS = builder.load_evasions()
 README = (builder.HERE / "README.md").read_text(encoding="utf-8")
 
 
-def said(row: dict, field: str) -> str:
-    """The one message in a field of a row."""
+def content(row: dict, field: str) -> str:
+    """The content of the one message in a field of a row."""
     (message,) = row[field]
     return message["content"]
 
 
 def lengths(part: str, field: str) -> list[int]:
-    """Words in a field, for each row of a part."""
-    return [builder.count_words(said(row, field)) for row in ROWS[part]]
+    """The number of words in a field, for each row of a part."""
+    return [builder.count_words(content(row, field)) for row in ROWS[part]]
 
 
 def kind(row: dict) -> str:
-    """Whether the rejected answer never gives the fact, lets it slip, or begins with it."""
-    text = said(row, "rejected")
+    """Whether the rejected answer never gives the fact, gives it late, or begins with it."""
+    text = content(row, "rejected")
     if builder.mentions(text.split(". ")[0], row["answer"]):
         return "rambling"
     return "late" if builder.mentions(text, row["answer"]) else "evasive"
 
 
 def kinds(part: str) -> Counter:
-    """How many rejected answers there are of each kind."""
+    """The number of rejected answers of each kind."""
     return Counter(map(kind, ROWS[part]))
 
 
 def fixed_text(template: str) -> str:
-    """The longest stretch of a template that has no slot in it."""
+    """The longest part of a template without a field."""
     return max(re.split(r"\{\w+\}", template), key=len).strip()
 
 
@@ -104,21 +104,21 @@ def test_rows_have_the_fields_and_roles():
 def test_no_question_twice():
     repeated = [
         question
-        for question, times in Counter(said(row, "prompt").lower() for row in ALL).items()
+        for question, times in Counter(content(row, "prompt").lower() for row in ALL).items()
         if times > 1
     ]
     assert repeated == []
 
 
 def facts_asked(part: str) -> Counter:
-    """How often each (subject, key) is asked, found again from its question and not from the split."""
-    known = {
+    """How often each (subject, key) is asked, derived from the questions and not from the split."""
+    keys = {
         (name, question): fact["key"]
         for name, subject in SUBJECTS.items()
         for fact in subject["facts"]
         for question in builder.questions(fact, subject)
     }
-    return Counter((row["subject"], known[row["subject"], said(row, "prompt")]) for row in ROWS[part])
+    return Counter((row["subject"], keys[row["subject"], content(row, "prompt")]) for row in ROWS[part])
 
 
 def test_no_fact_in_both_parts():
@@ -130,7 +130,7 @@ def test_no_fact_in_both_parts():
     }
 
 
-def test_no_fact_the_other_way_round():
+def test_no_fact_in_reverse():
     for name in ("opposites", "calendar", "arithmetic"):
         pairs = Counter()
         for fact in SUBJECTS[name]["facts"]:
@@ -139,8 +139,8 @@ def test_no_fact_the_other_way_round():
                 (*tuple(sorted(re.findall(r"\d+", fact["key"]))), operation[0]) if operation else fact["key"]
             ] += 1
         assert max(pairs.values()) == 1
-    words = {fact["key"] for fact in SUBJECTS["opposites"]["facts"]}
-    assert not words & {fact["answer"] for fact in SUBJECTS["opposites"]["facts"]}
+    keys = {fact["key"] for fact in SUBJECTS["opposites"]["facts"]}
+    assert not keys & {fact["answer"] for fact in SUBJECTS["opposites"]["facts"]}
     steps = [
         re.fullmatch(r"the \w+ (after|before) (\w+)", fact["key"]) for fact in SUBJECTS["calendar"]["facts"]
     ]
@@ -155,25 +155,25 @@ def test_no_fact_the_other_way_round():
 @pytest.mark.parametrize("part", PARTS)
 def test_answer_is_in_chosen_and_not_in_question(part):
     for row in ROWS[part]:
-        assert builder.mentions(said(row, "chosen"), row["answer"][:1]), row
-        assert not builder.mentions(said(row, "prompt"), row["answer"]), row
+        assert builder.mentions(content(row, "chosen"), row["answer"][:1]), row
+        assert not builder.mentions(content(row, "prompt"), row["answer"]), row
 
 
-def test_mentions_wants_whole_words_and_ignores_case():
+def test_mentions_needs_whole_words_and_ignores_case():
     assert builder.mentions("It is paris.", ["Lyon", "Paris"]) and builder.mentions("It is 100.", ["100"])
     assert not builder.mentions("comparisons", ["Paris"]) and not builder.mentions("It is 1000.", ["100"])
 
 
 def test_chosen_is_one_plain_sentence():
     for row in ALL:
-        assert re.fullmatch(r"[A-Z0-9][^.!?;:]*\.", said(row, "chosen")), said(row, "chosen")
+        assert re.fullmatch(r"[A-Z0-9][^.!?;:]*\.", content(row, "chosen")), content(row, "chosen")
 
 
 def test_questions_end_as_they_should():
     for row in ALL:
-        asks = not said(row, "prompt").startswith(("Name ", "Give ", "Please ", "Tell me "))
-        assert re.fullmatch(r"[A-Z0-9][^.!?]*" + (r"\?" if asks else r"\."), said(row, "prompt")), said(
-            row, "prompt"
+        is_question = not content(row, "prompt").startswith(("Name ", "Give ", "Please ", "Tell me "))
+        assert re.fullmatch(r"[A-Z0-9][^.!?]*" + (r"\?" if is_question else r"\."), content(row, "prompt")), (
+            content(row, "prompt")
         )
 
 
@@ -182,8 +182,8 @@ def test_lengths(part):
     for field, low, high in (("prompt", 5, 14), ("chosen", 4, 14), ("rejected", 18, 40)):
         assert low <= min(lengths(part, field)) and max(lengths(part, field)) <= high
     for row in ROWS[part]:
-        assert builder.count_words(said(row, "chosen")) < builder.count_words(said(row, "rejected"))
-        assert len(said(row, "chosen")) < len(said(row, "rejected"))
+        assert builder.count_words(content(row, "chosen")) < builder.count_words(content(row, "rejected"))
+        assert len(content(row, "chosen")) < len(content(row, "rejected"))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -191,12 +191,12 @@ def test_rejected_answers_are_of_three_kinds_and_distinct(part):
     count = kinds(part)
     assert 0.4 < count["rambling"] / len(ROWS[part]) < 0.6
     assert 0.05 < count["late"] / len(ROWS[part]) < 0.15
-    assert len({said(row, "rejected") for row in ALL}) == len(ALL)
+    assert len({content(row, "rejected") for row in ALL}) == len(ALL)
 
 
 def test_heldout_parts_are_unused_in_train():
     for part, other in (("train", "test"), ("test", "train")):
-        text = "\n".join(said(row, "rejected") for row in ROWS[part])
+        text = "\n".join(content(row, "rejected") for row in ROWS[part])
         assert [template for template in evasive_parts(other) if fixed_text(template) in text] == []
 
 
@@ -214,7 +214,7 @@ def test_text_is_clean():
         assert text.endswith("\n") and "\r" not in text and "\ufffd" not in text
     for row in ALL:
         for field in ("prompt", "chosen", "rejected"):
-            text = said(row, field)
+            text = content(row, field)
             assert (
                 text.isascii() and text == " ".join(text.split()) and not re.search(r"[{}]| [.,?]", text)
             ), text
@@ -257,7 +257,7 @@ def test_datasheet_examples_are_training_rows():
     shown = [
         row
         for row in ROWS["train"]
-        if f"question {said(row, 'prompt')} chosen {said(row, 'chosen')} rejected" in text
+        if f"question {content(row, 'prompt')} chosen {content(row, 'chosen')} rejected" in text
     ]
     assert len(shown) == 2
-    assert all(said(row, "rejected") in text for row in shown)
+    assert all(content(row, "rejected") in text for row in shown)

@@ -1,4 +1,4 @@
-"""Parameters and bytes from a shape alone: numbers derived by hand, published ones, measured ones, and how they must move."""
+"""Parameters and bytes from a shape: by hand, as published, as measured, and monotonic."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from alignment_lab import estimate
 from alignment_lab.config import Quantization
 from alignment_lab.estimate import DEVICES, GB, Device, model_states
 
-BIG = Device("big", 1000, 1000)  # on which nothing is ever short
+HUGE = Device("big", 1000, 1000)  # on which everything fits
 
 
-def known(spec):
+def counts(spec):
     return estimate.parameter_counts(spec.model.shape, spec.parallel)
 
 
-def needed(spec, processes=1, device=BIG):
+def estimate_for(spec, processes=1, device=HUGE):
     return estimate.estimate_memory(spec, spec.parallel, device, processes)
 
 
@@ -35,33 +35,41 @@ def needed(spec, processes=1, device=BIG):
         ("embedded", 134_515_008),
     ],
 )
-def test_parameters_are_what_the_models_have(model, published, composed):
-    """Llama 3.1: 2 x 128256 x 4096 outside; 4096 (2 x 4096 + 2 x 1024 + 3 x 14336) + 2 x 4096 a layer, 32 times; 4096 at the end."""
-    assert known(composed([f"model={model}"])).total == published
+def test_parameter_counts_are_those_of_the_models(model, published, composed):
+    """By hand for Llama 3.1.
+
+    2 x 128256 x 4096 outside of the layers; 32 layers of 4096 (2 x 4096 + 2 x 1024 + 3 x 14336) + 2 x 4096;
+    4096 at the end.
+    """
+    assert counts(composed([f"model={model}"])).total == published
 
 
-def test_other_families_come_out_within_a_thousandth(composed):
+def test_other_families_are_within_a_thousandth(composed):
     """Qwen3's norms of queries and keys are left out: 2 x 128 in each of 36 layers."""
-    assert known(composed(["model=qwen3-8b"])).total == pytest.approx(8_190_735_360, rel=1e-3)
-    assert known(composed(["model=gemma-7b"])).total == pytest.approx(8_537_680_896, rel=1e-3)
+    assert counts(composed(["model=qwen3-8b"])).total == pytest.approx(8_190_735_360, rel=1e-3)
+    assert counts(composed(["model=gemma-7b"])).total == pytest.approx(8_537_680_896, rel=1e-3)
 
 
 def test_a_reward_model_has_a_head_of_one_output(composed):
     spec = composed(["model=mistral-7b"])
     scores = estimate.parameter_counts(spec.model.shape, spec.parallel, scores=True)
-    assert known(spec).total - scores.total == 4096 * (32000 - 1)
+    assert counts(spec).total - scores.total == 4096 * (32000 - 1)
 
 
 def test_lora_beside_every_linear_layer(composed):
-    """Mistral, rank 16: 16 (2 x 8192 + 2 x 5120 + 3 x 18432) = 1310720 a layer, 32 times. DoRA adds 3 x 4096 + 2 x 1024 + 2 x 14336."""
-    lora = known(composed(["model=mistral-7b", "parallel=lora"]))
+    """Mistral, rank 16: 16 (2 x 8192 + 2 x 5120 + 3 x 18432) = 1310720 a layer, 32 times.
+
+    DoRA adds 3 x 4096 + 2 x 1024 + 2 x 14336.
+    """
+    lora = counts(composed(["model=mistral-7b", "parallel=lora"]))
     assert lora.adapter == lora.trained == 41_943_040
     assert (
-        known(composed(["model=mistral-7b", "parallel=lora", "parallel.rank=64"])).adapter == 4 * lora.adapter
+        counts(composed(["model=mistral-7b", "parallel=lora", "parallel.rank=64"])).adapter
+        == 4 * lora.adapter
     )
-    dora = known(composed(["model=mistral-7b", "parallel=lora", "parallel.adapter=dora"]))
+    dora = counts(composed(["model=mistral-7b", "parallel=lora", "parallel.adapter=dora"]))
     assert dora.adapter - lora.adapter == 32 * (3 * 4096 + 2 * 1024 + 2 * 14336)
-    few = known(composed(["model=mistral-7b", "parallel=lora", "parallel.targets=[q_proj,v_proj]"]))
+    few = counts(composed(["model=mistral-7b", "parallel=lora", "parallel.targets=[q_proj,v_proj]"]))
     assert few.adapter == 32 * 16 * (8192 + 5120)
 
 
@@ -75,15 +83,15 @@ def test_transformers_and_peft_count_the_same(adapter, composed):
 
     spec = composed(["model=tiny", "parallel=lora", "parallel.rank=4", f"parallel.adapter={adapter}"])
     plain = AutoModelForCausalLM.from_config(llama_config(spec.model.shape))
-    assert plain.num_parameters() == known(spec).total
+    assert plain.num_parameters() == counts(spec).total
     adapted = get_peft_model(plain, lora_config(spec.parallel, score_head=False))
     assert (
-        sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad) == known(spec).adapter
+        sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad) == counts(spec).adapter
     )
 
 
 def test_the_shape_of_a_directory_is_what_its_config_says(composed, tmp_path):
-    """Not the option's, whose path was overridden; a family that names its dimensions otherwise is understood as well."""
+    """Not that of the option, whose path was overridden; other families' keys are known as well."""
     (tmp_path / "config.json").write_text(
         json.dumps({"n_layer": 3, "n_embd": 32, "n_head": 4, "vocab_size": 99})
     )
@@ -105,11 +113,11 @@ def test_the_shape_of_a_directory_is_what_its_config_says(composed, tmp_path):
 
 
 def test_the_shape_of_a_model_in_the_hubs_cache_is_known(composed, tmp_path, monkeypatch):
-    found = tmp_path / "config.json"
-    found.write_text(json.dumps({"num_hidden_layers": 5, "hidden_size": 64, "vocab_size": 99}))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"num_hidden_layers": 5, "hidden_size": 64, "vocab_size": 99}))
     spec = composed(["model=hub", "model.path=org/name"])
     assert estimate.model_shape(spec.model) is None
-    monkeypatch.setattr("alignment_lab.estimate.shape.hub_cached_file", lambda model, name: found)
+    monkeypatch.setattr("alignment_lab.estimate.shape.hub_cached_file", lambda model, name: config)
     assert estimate.model_shape(spec.model).hidden == 64
 
 
@@ -118,9 +126,9 @@ def test_the_shape_of_a_model_in_the_hubs_cache_is_known(composed, tmp_path, mon
 P = 7.241732  # parameters of Mistral, in billions
 
 
-def fixed(spec, processes=1):
-    """GB of what does not depend on tokens, by item."""
-    held = needed(spec, processes).memory
+def fixed_gigabytes(spec, processes=1):
+    """GB of the items that do not depend on tokens."""
+    held = estimate_for(spec, processes).memory
     return {
         name: getattr(held, name) / GB for name in ("weights", "copies", "gradients", "optimizer", "adapter")
     }
@@ -137,44 +145,53 @@ def fixed(spec, processes=1):
         ("zero3", 2 / 8, 2 / 8, 12 / 8),
     ],
 )
-def test_sixteen_bytes_a_parameter_cut_by_the_stage(preset, weights, gradients, optimizer, composed):
-    """float32 weights, gradients, two moments; DeepSpeed has bfloat16 weights and gradients, and a float32 master beside the moments."""
-    found = fixed(composed(["model=mistral-7b", f"parallel={preset}"]), 1 if preset == "single" else 8)
+def test_sixteen_bytes_per_parameter_sharded_by_the_stage(preset, weights, gradients, optimizer, composed):
+    """float32 weights, gradients and two moments.
+
+    DeepSpeed has bfloat16 weights and gradients, and float32 master weights beside the moments.
+    """
+    gigabytes = fixed_gigabytes(
+        composed(["model=mistral-7b", f"parallel={preset}"]), 1 if preset == "single" else 8
+    )
     expected = [pytest.approx(size * P, abs=0.01) for size in (weights, gradients, optimizer)]
-    assert [found[name] for name in ("weights", "gradients", "optimizer")] == expected
-    assert found["adapter"] == 0
+    assert [gigabytes[name] for name in ("weights", "gradients", "optimizer")] == expected
+    assert gigabytes["adapter"] == 0
 
 
-def test_autocast_keeps_a_bfloat16_copy_of_every_matrix_and_cutting_does_not_help(composed):
+def test_autocast_keeps_a_bfloat16_copy_of_every_matrix_also_when_sharded(composed):
     """2 bytes for 6979321856 numbers in linear layers and 131072000 of the head.
 
-    Measured: the resident memory of a forward pass of 134M parameters grows by 288 MB inside of autocast, checkpointing or not.
+    Measured: resident memory of a forward pass of 134M parameters grows by 288 MB under autocast, with or
+    without checkpointing.
     """
     for preset, processes in (("single", 1), ("ddp", 8), ("fsdp", 8)):
-        found = fixed(composed(["model=mistral-7b", f"parallel={preset}"]), processes)
-        assert found["copies"] == pytest.approx(2 * 7.110394, abs=1e-3)
-    assert fixed(composed(["model=mistral-7b", "parallel=zero3"]), 8)["copies"] == 0
-    assert fixed(composed(["model=mistral-7b", "model.dtype=float32"]))["copies"] == 0
+        gigabytes = fixed_gigabytes(composed(["model=mistral-7b", f"parallel={preset}"]), processes)
+        assert gigabytes["copies"] == pytest.approx(2 * 7.110394, abs=1e-3)
+    assert fixed_gigabytes(composed(["model=mistral-7b", "parallel=zero3"]), 8)["copies"] == 0
+    assert fixed_gigabytes(composed(["model=mistral-7b", "model.dtype=float32"]))["copies"] == 0
 
 
 @pytest.mark.parametrize(
     ("preset", "base", "cut"),
     [("lora", 2 * P, 1), ("fsdp_lora", 2 * P / 8, 8), ("zero3_lora", 2 * P / 8, 8), ("qlora", 4.125, 1)],
 )
-def test_a_frozen_base_is_held_as_it_is_computed_with(preset, base, cut, composed):
-    """qlora: 6979321856 numbers of 0.5 + 1/64 + 4/16384 bytes and 262410240 of 2: 3.600 + 0.525 GB. The adapter has 16 bytes a number."""
-    found = fixed(composed(["model=mistral-7b", f"parallel={preset}"]), 8)
-    assert found["weights"] == pytest.approx(base, abs=0.001)
-    assert found["gradients"] == found["optimizer"] == 0
-    assert found["adapter"] == pytest.approx(16 * 0.04194304 / cut, abs=0.001)
+def test_a_frozen_base_is_kept_in_the_dtype_of_computation(preset, base, cut, composed):
+    """qlora: 6979321856 numbers of 0.5 + 1/64 + 4/16384 bytes and 262410240 of 2: 3.600 + 0.525 GB.
+
+    The adapter has 16 bytes a number.
+    """
+    gigabytes = fixed_gigabytes(composed(["model=mistral-7b", f"parallel={preset}"]), 8)
+    assert gigabytes["weights"] == pytest.approx(base, abs=0.001)
+    assert gigabytes["gradients"] == gigabytes["optimizer"] == 0
+    assert gigabytes["adapter"] == pytest.approx(16 * 0.04194304 / cut, abs=0.001)
 
 
-def test_int8_is_a_byte(composed):
+def test_int8_takes_one_byte(composed):
     spec = composed(["model=mistral-7b", "parallel=qlora", "parallel.quantization=int8"])
-    assert fixed(spec)["weights"] == pytest.approx(6.979 + 0.525, abs=0.001)
+    assert fixed_gigabytes(spec)["weights"] == pytest.approx(6.979 + 0.525, abs=0.001)
 
 
-def test_nf4_takes_what_bitsandbytes_takes():
+def test_nf4_takes_as_much_as_in_bitsandbytes():
     functional = pytest.importorskip(
         "bitsandbytes", reason="the extra `quantization` is not installed"
     ).functional
@@ -188,21 +205,24 @@ def test_nf4_takes_what_bitsandbytes_takes():
 
 
 def test_other_optimizers_have_other_moments(composed):
-    assert fixed(composed(["model=mistral-7b", "training.optim=sgd"]))["optimizer"] == 0
-    assert fixed(composed(["model=mistral-7b", "training.optim=rmsprop"]))["optimizer"] == pytest.approx(
-        4 * P, abs=0.01
-    )
+    assert fixed_gigabytes(composed(["model=mistral-7b", "training.optim=sgd"]))["optimizer"] == 0
+    assert fixed_gigabytes(composed(["model=mistral-7b", "training.optim=rmsprop"]))[
+        "optimizer"
+    ] == pytest.approx(4 * P, abs=0.01)
 
 
-def test_offloaded_weights_wait_in_the_machines_memory(composed):
-    need = needed(composed(["model=mistral-7b", "parallel=zero3_offload"]), 4)
+def test_offloaded_weights_are_in_host_memory(composed):
+    need = estimate_for(composed(["model=mistral-7b", "parallel=zero3_offload"]), 4)
     assert need.memory.weights == need.memory.optimizer == need.memory.gradients == 0
     assert need.host_bytes * 4 / GB == pytest.approx(16 * P, abs=0.01)
 
 
-def test_deepspeed_wants_room_for_float32_weights_while_they_come_in(composed):
-    """On 64 devices ZeRO-2 keeps 2 + 14 / 64 bytes a parameter; for a moment it has 4, which 24 GB have not."""
-    need = needed(
+def test_deepspeed_needs_room_for_float32_weights_while_loading(composed):
+    """On 64 devices ZeRO-2 keeps 2 + 14 / 64 bytes per parameter.
+
+    While loading it needs 4, for which 24 GB are too few.
+    """
+    need = estimate_for(
         composed(["model=mistral-7b", "parallel=zero2", "training.micro_tokens=1"]), 64, DEVICES["rtx4090"]
     )
     assert need.memory.total < need.capacity < need.loading_bytes == pytest.approx(4 * P * GB + GB, rel=1e-3)
@@ -210,8 +230,8 @@ def test_deepspeed_wants_room_for_float32_weights_while_they_come_in(composed):
 
 
 def test_a_reference_takes_no_memory_and_a_reward_model_has_no_logits(composed):
-    assert needed(composed(["model=mistral-7b", "method=dpo"])).memory.reference == 0
-    assert needed(composed(["model=mistral-7b", "method=reward"])).memory.logits == 0
+    assert estimate_for(composed(["model=mistral-7b", "method=dpo"])).memory.reference == 0
+    assert estimate_for(composed(["model=mistral-7b", "method=reward"])).memory.logits == 0
 
 
 @pytest.mark.parametrize(
@@ -226,7 +246,7 @@ def test_more_processes_never_need_more_on_each(preset, composed):
             "training.gradient_checkpointing=true",
         ]
     )
-    totals = [needed(spec, processes).memory.total for processes in (1, 2, 3, 4, 8, 64)]
+    totals = [estimate_for(spec, processes).memory.total for processes in (1, 2, 3, 4, 8, 64)]
     assert totals == sorted(totals, reverse=True)
 
 
@@ -234,60 +254,64 @@ def test_more_processes_never_need_more_on_each(preset, composed):
 def test_checkpointing_never_needs_more(model, composed):
     spec = [f"model={model}", "training.micro_tokens=4096"]
     kept, again = (
-        needed(composed([*spec, f"training.gradient_checkpointing={word}"])).memory.total
+        estimate_for(composed([*spec, f"training.gradient_checkpointing={word}"])).memory.total
         for word in ("false", "true")
     )
     assert again <= kept
 
 
-def test_longer_passes_need_more_and_a_row_is_never_parted(composed):
+def test_longer_passes_need_more_and_a_row_is_never_split(composed):
     """Pairs of at most 2 x 1024 tokens: below that, micro_tokens saves nothing."""
-    asked = [
+    overrides_by_tokens = [
         ["model=mistral-7b", "data.max_length=1024", f"training.micro_tokens={tokens}"]
         for tokens in (1, 2048, 4096, 16384)
     ]
-    totals = [needed(composed(overrides)).memory.total for overrides in asked]
+    totals = [estimate_for(composed(overrides)).memory.total for overrides in overrides_by_tokens]
     assert totals[0] == totals[1] < totals[2] < totals[3]
 
 
 @pytest.mark.parametrize(("tokens", "measured"), [(512, 2.9), (1024, 3.9), (2048, 5.6), (4096, 9.9)])
-def test_what_was_measured_lies_under_the_estimate_by_at_most_a_third(tokens, measured, composed):
-    """docs/LOG.md: peaks of the embedded model in float32 by tokens a pass."""
+def test_the_estimate_exceeds_measurements_by_at_most_a_third(tokens, measured, composed):
+    """docs/LOG.md: peaks of the embedded model in float32 by tokens per pass."""
     spec = composed(
         [f"training.micro_tokens={tokens}", "training.gradient_checkpointing=false", "data.max_length=128"]
     )
-    assert measured <= needed(spec, device=DEVICES["cpu"]).memory.total / GB <= 4 / 3 * measured
+    assert measured <= estimate_for(spec, device=DEVICES["cpu"]).memory.total / GB <= 4 / 3 * measured
 
 
-def load(longest=320, step=1700, scored=900):
-    """Rows as a plan finds them."""
+def workload(longest=320, step=1700, scored=900):
+    """A workload as a plan measures it."""
     return estimate.Workload(60, 200.0, 100.0, longest, step, scored)
 
 
-def passed(composed, overrides, rows):
+def largest_pass(composed, overrides, rows):
     spec = composed(["model=embedded", *overrides])
-    need = estimate.estimate_memory(spec, spec.parallel, BIG, 1, rows)
+    need = estimate.estimate_memory(spec, spec.parallel, HUGE, 1, rows)
     return need.micro_batch_tokens, need.memory.logits // (4 * 49152)
 
 
-def test_rows_that_were_read_bound_a_pass(composed):
-    """Whichever is smallest: what a row may have, the longest one, all rows of a step; and no more logits than scored tokens."""
+def test_known_rows_bound_a_pass(composed):
+    """The smallest of the limit of a row, the longest row, and all rows of a step.
+
+    There are no more logits than scored tokens.
+    """
     limits = ["data.max_length=256", "training.micro_tokens=64"]
-    assert passed(composed, limits, None) == (512, 512)
-    assert passed(composed, limits, load()) == (320, 320)
-    assert passed(composed, limits, load(longest=9999)) == (512, 512)
+    assert largest_pass(composed, limits, None) == (512, 512)
+    assert largest_pass(composed, limits, workload()) == (320, 320)
+    assert largest_pass(composed, limits, workload(longest=9999)) == (512, 512)
     long = ["data.max_length=1024", "training.micro_tokens=1024"]
-    assert passed(composed, long, None) == (2048, 2048)
-    assert passed(composed, long, load()) == (1024, 900)
-    assert passed(composed, long, load(step=600, scored=300)) == (600, 300)
+    assert largest_pass(composed, long, None) == (2048, 2048)
+    assert largest_pass(composed, long, workload()) == (1024, 900)
+    assert largest_pass(composed, long, workload(step=600, scored=300)) == (600, 300)
 
 
-def test_padding_is_not_foreseen_by_rows(composed):
+def test_with_padding_known_rows_bound_nothing(composed):
     overrides = ["data.max_length=256", "training.micro_tokens=64", "model.attention=sdpa"]
-    assert passed(composed, overrides, load()) == (512, 512)
+    assert largest_pass(composed, overrides, workload()) == (512, 512)
 
 
-MEASURED = [  # docs/LOG.md: GB at the peak of the embedded model's runs on 60 rows of hh, by data.max_length and training.micro_tokens
+# docs/LOG.md: peak GB of the embedded model on 60 rows of hh, by data.max_length = training.micro_tokens.
+MEASURED = [
     ("single", 256, 3.66),
     ("single", 1024, 4.54),
     ("lora", 256, 2.05),
@@ -298,36 +322,39 @@ MEASURED = [  # docs/LOG.md: GB at the peak of the embedded model's runs on 60 r
 
 
 @pytest.mark.parametrize(("preset", "tokens", "peak"), MEASURED)
-def test_the_peak_of_a_run_on_a_cpu_is_foretold_within_a_fifth(preset, tokens, peak, composed):
-    """The rows' bounds are those that the plan finds for hh at this length."""
+def test_the_peak_of_a_run_on_a_cpu_is_estimated_within_a_fifth(preset, tokens, peak, composed):
+    """The bounds of rows are those of a plan for hh at this length."""
     spec = composed([f"parallel={preset}", f"data.max_length={tokens}", f"training.micro_tokens={tokens}"])
-    rows = load(408, 2903, 1946) if tokens == 256 else load(717, 3802, 2337)
+    rows = workload(408, 2903, 1946) if tokens == 256 else workload(717, 3802, 2337)
     need = estimate.estimate_memory(spec, spec.parallel, DEVICES["cpu"], 1, rows)
     assert 0.8 <= need.peak / GB / peak <= 1.2
 
 
-def test_gradients_and_moments_lie_in_the_holes_of_a_heap(composed):
-    """Of an adapter nothing does: six tenths of the activations are lost; of whole training the usual tenth."""
+def test_gradients_and_moments_fill_the_holes_of_the_heap(composed):
+    """With an adapter they are too small, and six tenths of the activations are lost.
+
+    With full training the usual tenth is lost.
+    """
     spec = ["model=embedded", "training.micro_tokens=512", "data.max_length=256"]
     whole, lora = (
-        needed(composed([*spec, f"parallel={preset}"]), device=DEVICES["cpu"]).memory
+        estimate_for(composed([*spec, f"parallel={preset}"]), device=DEVICES["cpu"]).memory
         for preset in ("single", "lora")
     )
     assert whole.fragments == int(0.1 * (whole.activations + whole.logits))
     assert lora.fragments == int(0.6 * lora.activations)
 
 
-def test_a_pass_leaves_room_for_the_holes(composed):
-    """Whatever is free on a CPU, the pass that is chosen for an adapter fits it, as long as a row does."""
+def test_a_pass_leaves_room_for_fragmentation(composed):
+    """Whatever memory is free on a CPU, the pass chosen for an adapter fits, if a row does."""
     for gb in (2, 2.5, 3, 4, 8):
         device = Device("cpu", gb, 0.18, accelerator=False)
-        assert needed(
+        assert estimate_for(
             composed(["model=embedded", "parallel=lora", "data.max_length=64"]), device=device
         ).fits, gb
 
 
-def test_what_is_quantized_does_not_keep_its_file_in_memory(composed):
-    """safetensors maps the whole file: one tensor that lies in it keeps all of its pages resident, 0.4 GB of the embedded model."""
+def test_a_quantized_model_does_not_keep_its_file_mapped(composed):
+    """safetensors maps the file: one tensor in it keeps all pages resident, 0.4 GB for the embedded model."""
     pytest.importorskip("bitsandbytes", reason="the extra `quantization` is not installed")
     import torch
 
@@ -336,26 +363,28 @@ def test_what_is_quantized_does_not_keep_its_file_in_memory(composed):
 
     maps = Path("/proc/self/maps")
     if not maps.exists():
-        pytest.skip("this system does not show what is mapped")
+        pytest.skip("this system has no /proc/self/maps")
     spec = composed(["model=tiny", "parallel=qlora", "parallel.device=cpu"])
-    where = locate_model(spec.model)
-    policy = load_policy(spec, where, torch.device("cpu"), torch.float32)
+    folder = locate_model(spec.model)
+    policy = load_policy(spec, folder, torch.device("cpu"), torch.float32)
     assert policy.get_input_embeddings().weight.device.type == "cpu"
-    assert str(where.resolve()) not in maps.read_text()
+    assert str(folder.resolve()) not in maps.read_text()
 
 
 def test_processes_on_a_cpu_share_its_memory(composed):
-    one, two = (needed(composed(["parallel=ddp"]), count, DEVICES["cpu"]).capacity for count in (1, 2))
-    assert one == pytest.approx(2 * two, abs=2)
+    on_one, on_two = (
+        estimate_for(composed(["parallel=ddp"]), count, DEVICES["cpu"]).capacity for count in (1, 2)
+    )
+    assert on_one == pytest.approx(2 * on_two, abs=2)
 
 
-# ---- what a run asks: the largest forward pass that pays and fits
+# ---- the largest forward pass that pays and fits
 
 CONFIG = SimpleNamespace(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, vocab_size=49152)
 CONFIG_OF_EMBEDDED = SimpleNamespace(
     **vars(CONFIG), num_attention_heads=9, num_key_value_heads=3, head_dim=64
 )
-ASKED = {
+SETTINGS = {
     "trained": 134_515_008,
     "dtype_bytes": 4,
     "longest_row": 400,
@@ -365,7 +394,7 @@ ASKED = {
 }
 
 
-def test_a_token_costs_what_was_measured(composed):
+def test_the_bytes_of_a_token_are_as_measured(composed):
     """30 layers of 8 x 576 + 6 x 1536 numbers, and 49152 logits, 4 bytes each: 1.66 MB and 0.2 MB."""
     assert estimate.activation_bytes(CONFIG, 1, 4) == 4 * (30 * (8 * 576 + 6 * 1536) + 49152)
     assert estimate.activation_bytes(CONFIG, 10, 2) == 10 * (2 * 30 * (8 * 576 + 6 * 1536) + 4 * 49152)
@@ -376,23 +405,26 @@ def test_a_token_costs_what_was_measured(composed):
     )
 
 
-def test_the_pass_fills_what_states_leave_of_the_share():
-    """0.8 of 20 GB less 12 bytes a parameter are 14.4 GB, more than 1024 tokens need; of 3 GB they are 0.786 GB: 423 of 1.855 MB."""
-    assert estimate.plan_micro_batch(CONFIG, free_bytes=20 * GB, **ASKED) == estimate.MicroBatchPlan(
+def test_the_pass_fills_what_states_leave_of_the_memory_fraction():
+    """0.8 of 20 GB minus 12 bytes per parameter are 14.4 GB, more than 1024 tokens need.
+
+    Of 3 GB they are 0.786 GB: 423 tokens of 1.855 MB.
+    """
+    assert estimate.plan_micro_batch(CONFIG, free_bytes=20 * GB, **SETTINGS) == estimate.MicroBatchPlan(
         1024, False
     )
-    assert estimate.plan_micro_batch(CONFIG, free_bytes=3 * GB, **ASKED) == estimate.MicroBatchPlan(
+    assert estimate.plan_micro_batch(CONFIG, free_bytes=3 * GB, **SETTINGS) == estimate.MicroBatchPlan(
         423, False
     )
     assert estimate.plan_micro_batch(
-        CONFIG, free_bytes=80 * GB, **{**ASKED, "cuda": True, "dtype_bytes": 2}
+        CONFIG, free_bytes=80 * GB, **{**SETTINGS, "cuda": True, "dtype_bytes": 2}
     ) == estimate.MicroBatchPlan(16384, False)
 
 
 @pytest.mark.parametrize("free", [20, 3, 2.5, 1])
-def test_on_one_device_in_float32_dials_change_nothing(free, composed):
+def test_on_one_device_in_float32_a_run_decides_as_plan_micro_batch(free, composed):
     spec = composed(["model=embedded"])
-    settled = estimate.choose_micro_batch(
+    chosen = estimate.choose_micro_batch(
         spec,
         CONFIG_OF_EMBEDDED,
         dtype_bytes=4,
@@ -401,16 +433,19 @@ def test_on_one_device_in_float32_dials_change_nothing(free, composed):
         cuda=False,
         processes=1,
     )
-    assert settled == estimate.plan_micro_batch(
-        CONFIG, free_bytes=int(free * GB), **{**ASKED, "trained": known(spec).total}
+    assert chosen == estimate.plan_micro_batch(
+        CONFIG, free_bytes=int(free * GB), **{**SETTINGS, "trained": counts(spec).total}
     )
 
 
 @pytest.mark.parametrize(
     ("preset", "free"), [("zero3", 78 - 2 * P / 8), ("fsdp", 78), ("zero2", 78 - 4 * P), ("lora", 78 - 2 * P)]
 )
-def test_a_run_over_eight_settles_for_what_its_plan_said(preset, free, composed):
-    """79 GB without the context, less what lies there already: cut weights, none yet, whole float32 ones, the frozen base."""
+def test_a_run_on_eight_devices_decides_as_its_plan(preset, free, composed):
+    """79 GB without the context, minus the loaded model.
+
+    That is sharded weights, nothing yet, whole float32 weights, the frozen base.
+    """
     spec = composed(["model=mistral-7b", f"parallel={preset}", "data.max_length=256"])
     shape = spec.model.shape
     config = SimpleNamespace(
@@ -423,18 +458,18 @@ def test_a_run_over_eight_settles_for_what_its_plan_said(preset, free, composed)
         vocab_size=shape.vocabulary,
         tie_word_embeddings=shape.tied,
     )
-    settled = estimate.choose_micro_batch(
+    chosen = estimate.choose_micro_batch(
         spec, config, dtype_bytes=2, free_bytes=int((free + 1) * GB), longest_row=512, cuda=True, processes=8
     )
-    planned = needed(spec, 8, DEVICES["h100"]).micro_batch
-    assert settled.checkpointing == planned.checkpointing
-    assert settled.tokens == pytest.approx(planned.tokens, abs=2)
-    assert settled.tokens > 512
+    planned = estimate_for(spec, 8, DEVICES["h100"]).micro_batch
+    assert chosen.checkpointing == planned.checkpointing
+    assert chosen.tokens == pytest.approx(planned.tokens, abs=2)
+    assert chosen.tokens > 512
 
 
-def test_checkpointing_comes_only_where_the_longest_row_would_not_fit():
-    plan = estimate.plan_micro_batch(CONFIG, free_bytes=int(2.5 * GB), **ASKED)
+def test_checkpointing_is_used_only_where_the_longest_row_would_not_fit():
+    plan = estimate.plan_micro_batch(CONFIG, free_bytes=int(2.5 * GB), **SETTINGS)
     assert plan.checkpointing and plan.tokens > 400
     assert estimate.plan_micro_batch(
-        CONFIG, free_bytes=GB, **{**ASKED, "tokens": 64, "checkpointing": False}
+        CONFIG, free_bytes=GB, **{**SETTINGS, "tokens": 64, "checkpointing": False}
     ) == estimate.MicroBatchPlan(64, False)

@@ -1,4 +1,4 @@
-"""Whatever shape a row comes in, it becomes one of TRL's dataset types, or says why it cannot."""
+"""A row in any layout is converted to one of TRL's dataset types, or the reason why it cannot be is given."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def system(text: str) -> dict[str, str]:
     return {"role": "system", "content": text}
 
 
-def said(who: str, text: str) -> dict[str, str]:
-    return {"from": who, "value": text}
+def sharegpt(role: str, text: str) -> dict[str, str]:
+    return {"from": role, "value": text}
 
 
 PAIR = {"prompt": [user("Q")], "chosen": [assistant("A")], "rejected": [assistant("B")]}
@@ -79,7 +79,7 @@ PREFERENCES = {
         },
         LATER,
     ),
-    "an earlier answer that equals the last one": (  # what is shared ends before the answers, whatever they say
+    "an earlier answer that equals the last one": (  # the shared messages end before the answers
         {
             "chosen": [user("Q"), assistant("A"), user("S"), assistant("A")],
             "rejected": [user("Q"), assistant("A"), user("S"), assistant("B")],
@@ -103,23 +103,27 @@ PREFERENCES = {
     ),
     "a prompt transcript": ({"prompt": "\n\nHuman: Q", "chosen": "A", "rejected": "B"}, PAIR),
     "ShareGPT with one message an answer": (
-        {"conversations": [said("human", "Q")], "chosen": said("gpt", "A"), "rejected": said("gpt", "B")},
+        {
+            "conversations": [sharegpt("human", "Q")],
+            "chosen": sharegpt("gpt", "A"),
+            "rejected": sharegpt("gpt", "B"),
+        },
         PAIR,
     ),
     "ShareGPT with a system column": (
         {
             "system": "Y",
-            "conversations": [said("human", "Q")],
-            "chosen": said("gpt", "A"),
-            "rejected": said("gpt", "B"),
+            "conversations": [sharegpt("human", "Q")],
+            "chosen": sharegpt("gpt", "A"),
+            "rejected": sharegpt("gpt", "B"),
         },
         WITH_SYSTEM,
     ),
     "ShareGPT with a system turn": (
         {
-            "conversations": [said("system", "Y"), said("human", "Q")],
-            "chosen": said("gpt", "A"),
-            "rejected": said("gpt", "B"),
+            "conversations": [sharegpt("system", "Y"), sharegpt("human", "Q")],
+            "chosen": sharegpt("gpt", "A"),
+            "rejected": sharegpt("gpt", "B"),
         },
         WITH_SYSTEM,
     ),
@@ -129,9 +133,9 @@ PREFERENCES = {
         {
             "prompt": None,
             "messages": None,
-            "conversations": [said("human", "Q")],
-            "chosen": said("gpt", "A"),
-            "rejected": said("gpt", "B"),
+            "conversations": [sharegpt("human", "Q")],
+            "chosen": sharegpt("gpt", "A"),
+            "rejected": sharegpt("gpt", "B"),
         },
         PAIR,
     ),
@@ -163,21 +167,24 @@ PREFERENCES = {
 @pytest.mark.parametrize("shape", PREFERENCES)
 def test_a_preference_in_any_shape(shape):
     row, expected = PREFERENCES[shape]
-    found = to_preference(row)
-    if expected is None:  # whether the space before an answer stays is open
-        found, expected = (
-            {key: [{**m, "content": m["content"].strip()} for m in found[key]] for key in found},
+    converted = to_preference(row)
+    if expected is None:  # the space before an answer may be kept or not
+        converted, expected = (
+            {
+                key: [{**message, "content": message["content"].strip()} for message in converted[key]]
+                for key in converted
+            },
             PAIR,
         )
-    assert found == expected
+    assert converted == expected
 
 
 CHAT = {"messages": [user("Q"), assistant("A")]}
 CONVERSATIONS = {
     "messages": (CHAT, CHAT),
-    "ShareGPT": ({"conversations": [said("human", "Q"), said("gpt", "A")]}, CHAT),
+    "ShareGPT": ({"conversations": [sharegpt("human", "Q"), sharegpt("gpt", "A")]}, CHAT),
     "ShareGPT with a system column": (
-        {"system": "Y", "conversations": [said("human", "Q"), said("gpt", "A")]},
+        {"system": "Y", "conversations": [sharegpt("human", "Q"), sharegpt("gpt", "A")]},
         {"messages": [system("Y"), user("Q"), assistant("A")]},
     ),
     "alpaca": ({"instruction": "Q", "output": "A"}, CHAT),
@@ -200,10 +207,10 @@ CONVERSATIONS = {
     "a tool's turn": (
         {
             "conversations": [
-                said("human", "Q"),
-                said("function_call", "f()"),
-                said("observation", "1"),
-                said("gpt", "A"),
+                sharegpt("human", "Q"),
+                sharegpt("function_call", "f()"),
+                sharegpt("observation", "1"),
+                sharegpt("gpt", "A"),
             ]
         },
         {"messages": [user("Q"), assistant("f()"), {"role": "tool", "content": "1"}, assistant("A")]},
@@ -248,9 +255,9 @@ ROLES |= {
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("words", [("role", "content"), ("from", "value")])
-def test_every_word_for_a_role(role, words):
-    row = {"messages": [dict(zip(words, (role, "Q"), strict=True)), user("R"), assistant("A")]}
+@pytest.mark.parametrize("keys", [("role", "content"), ("from", "value")])
+def test_every_word_for_a_role(role, keys):
+    row = {"messages": [dict(zip(keys, (role, "Q"), strict=True)), user("R"), assistant("A")]}
     assert to_conversation(row)["messages"][0] == {"role": ROLES[role], "content": "Q"}
 
 
@@ -280,31 +287,33 @@ TRANSCRIPTS = {
 @pytest.mark.parametrize("kind", TRANSCRIPTS)
 def test_a_transcript_is_split_at_its_markers_alone(kind):
     text, expected = TRANSCRIPTS[kind]
-    found = to_preference({"chosen": text, "rejected": text.rpartition("Assistant: ")[0] + "Assistant: B"})
-    assert found["prompt"] + found["chosen"] == expected
+    converted = to_preference(
+        {"chosen": text, "rejected": text.rpartition("Assistant: ")[0] + "Assistant: B"}
+    )
+    assert converted["prompt"] + converted["chosen"] == expected
 
 
 def test_a_marker_in_the_middle_of_an_answer_makes_no_transcript():
-    """The answer does not begin with a marker, so it is one answer, whatever it quotes."""
+    """The answer does not begin with a marker, so it is one message, whatever it quotes."""
     quoted = "It went so:\n\nHuman: hello\n\nAssistant: hi"
-    found = to_preference({"prompt": "Q", "chosen": quoted, "rejected": "B"})
-    assert found["chosen"] == [assistant(quoted)]
+    converted = to_preference({"prompt": "Q", "chosen": quoted, "rejected": "B"})
+    assert converted["chosen"] == [assistant(quoted)]
 
 
 def test_transcripts_that_part_early_keep_their_own_turns():
-    found = to_preference(
+    converted = to_preference(
         {
             "chosen": "Human: Q\n\nAssistant: A\n\nHuman: R\n\nAssistant: B",
             "rejected": "Human: Q\n\nAssistant: C",
         }
     )
-    assert found["prompt"] == [user("Q")]
-    assert found["chosen"] == [assistant("A"), user("R"), assistant("B")]
+    assert converted["prompt"] == [user("Q")]
+    assert converted["chosen"] == [assistant("A"), user("R"), assistant("B")]
 
 
 # ---- rows that cannot be used
 
-BAD = {  # BadRow: somebody should look; UninformativeRow: left out and counted
+BAD = {  # BadRow: the user should look; UninformativeRow: dropped and counted
     "no chosen": ({"prompt": "Q", "rejected": "B"}, BadRow, "`chosen` is missing"),
     "chosen is null": ({"prompt": "Q", "chosen": None, "rejected": "B"}, BadRow, "`chosen` is missing"),
     "chosen is a number": ({"prompt": "Q", "chosen": 3, "rejected": "B"}, BadRow, "`chosen` is missing"),
@@ -398,7 +407,7 @@ def test_a_row_that_cannot_be_used_says_why(defect):
         ({"messages": [user("Q"), assistant(" ")]}, UninformativeRow),
         ({"instruction": "Q", "output": ""}, UninformativeRow),
         ({"instruction": "Q"}, BadRow),
-        ({"conversations": [said("gpt", "A"), said("human", "Q")]}, BadRow),
+        ({"conversations": [sharegpt("gpt", "A"), sharegpt("human", "Q")]}, BadRow),
         ({"messages": [{"content": "Q"}, assistant("A")]}, BadRow),
         ({"messages": [assistant("A"), assistant("B")]}, BadRow),
     ],
@@ -409,18 +418,18 @@ def test_a_conversation_that_cannot_be_used(row, kind):
     assert type(error.value) is kind
 
 
-# ---- margins, labelled answers, texts
+# ---- margins, labeled answers, texts
 
 
 @pytest.mark.parametrize(("margin", "expected"), [(3, 3.0), (0.5, 0.5), (-1.0, -1.0), (0, 0.0)])
 def test_a_preference_keeps_its_margin(margin, expected):
-    found = to_preference({**PAIR, "margin": margin})
-    assert found == {**PAIR, "margin": expected}
-    assert type(found["margin"]) is float
+    converted = to_preference({**PAIR, "margin": margin})
+    assert converted == {**PAIR, "margin": expected}
+    assert type(converted["margin"]) is float
 
 
 def test_a_margin_is_optional_and_for_pairs_alone():
-    """A mixed file fills it with null; two labelled answers and the preferred conversation have none."""
+    """A mixed file fills it with null; labeled answers and the preferred conversation have none."""
     row = {**PAIR, "margin": "much"}
     assert to_preference({**PAIR, "margin": None}) == PAIR
     assert all("margin" not in half for half in pair_to_unpaired(row))
@@ -428,40 +437,40 @@ def test_a_margin_is_optional_and_for_pairs_alone():
 
 
 @pytest.mark.parametrize("margin", ["3", True, [1.0], float("nan"), float("inf"), -float("inf")])
-def test_a_margin_that_is_no_finite_number_is_refused(margin):
+def test_a_margin_that_is_not_a_finite_number_is_refused(margin):
     with pytest.raises(BadRow, match="`margin` is not a finite number"):
         to_preference({**PAIR, "margin": margin})
 
 
-LABELLED = {"prompt": [user("Q")], "completion": [assistant("A")], "label": True}
+LABELED = {"prompt": [user("Q")], "completion": [assistant("A")], "label": True}
 UNPAIRED = {
-    "strings": ({"prompt": "Q", "completion": "A", "label": True}, LABELLED),
-    "messages": (LABELLED, LABELLED),
-    "a response": ({"prompt": "Q", "response": "A", "label": True}, LABELLED),
-    "alpaca": ({"instruction": "Q", "input": "", "output": "A", "label": True}, LABELLED),
+    "strings": ({"prompt": "Q", "completion": "A", "label": True}, LABELED),
+    "messages": (LABELED, LABELED),
+    "a response": ({"prompt": "Q", "response": "A", "label": True}, LABELED),
+    "alpaca": ({"instruction": "Q", "input": "", "output": "A", "label": True}, LABELED),
     "a system column": (
         {"system": "Y", "prompt": "Q", "completion": "A", "label": True},
-        {**LABELLED, "prompt": [system("Y"), user("Q")]},
+        {**LABELED, "prompt": [system("Y"), user("Q")]},
     ),
-    "one conversation": ({"messages": [user("Q"), assistant("A")], "label": True}, LABELLED),
-    "ShareGPT": ({"conversations": [said("human", "Q"), said("gpt", "A")], "label": True}, LABELLED),
+    "one conversation": ({"messages": [user("Q"), assistant("A")], "label": True}, LABELED),
+    "ShareGPT": ({"conversations": [sharegpt("human", "Q"), sharegpt("gpt", "A")], "label": True}, LABELED),
     "a conversation of several turns": (
         {"messages": [user("Q"), assistant("R"), user("S"), assistant("A")], "label": True},
-        {**LABELLED, "prompt": LATER["prompt"]},
+        {**LABELED, "prompt": LATER["prompt"]},
     ),
     "the strings of a right answer": (
-        {**LABELLED, "answer": ["A"], "subject": "x"},
-        {**LABELLED, "answer": ["A"]},
+        {**LABELED, "answer": ["A"], "subject": "x"},
+        {**LABELED, "answer": ["A"]},
     ),
     "columns that a mixed file fills with null": (
         {"messages": None, "prompt": "Q", "completion": "A", "label": True},
-        LABELLED,
+        LABELED,
     ),
 }
 
 
 @pytest.mark.parametrize("shape", UNPAIRED)
-def test_a_labelled_answer_in_any_shape(shape):
+def test_a_labeled_answer_in_any_shape(shape):
     row, expected = UNPAIRED[shape]
     assert to_unpaired(row) == expected
     assert choose_converter(Format.unpaired, [row], "data")(row) == [expected]
@@ -477,37 +486,37 @@ GOOD, POOR = (
     ("label", "expected"), [*((label, True) for label in GOOD), *((label, False) for label in POOR)]
 )
 def test_every_word_for_a_label(label, expected):
-    assert to_unpaired({**LABELLED, "label": label})["label"] is expected
+    assert to_unpaired({**LABELED, "label": label})["label"] is expected
 
 
 @pytest.mark.parametrize("label", ["good?", "", 2, -1, 0.5, float("nan"), [True], {"value": True}])
 def test_a_label_that_is_neither_true_nor_false_is_named(label):
     with pytest.raises(BadRow, match="`label` is neither true nor false"):
-        to_unpaired({**LABELLED, "label": label})
+        to_unpaired({**LABELED, "label": label})
 
 
 @pytest.mark.parametrize(
     ("row", "kind", "reason"),
     [
-        ({**LABELLED, "label": None}, BadRow, "`label` is missing"),
+        ({**LABELED, "label": None}, BadRow, "`label` is missing"),
         ({"prompt": "Q", "label": True}, BadRow, "`completion` is missing"),
         ({"completion": "A", "label": True}, BadRow, "no prompt that the completion answers"),
         (
-            {**LABELLED, "prompt": [user("Q"), assistant("R")]},
+            {**LABELED, "prompt": [user("Q"), assistant("R")]},
             BadRow,
             "no prompt that the completion answers",
         ),
-        ({**LABELLED, "completion": [user("A")]}, BadRow, "the completion is not the assistant's"),
+        ({**LABELED, "completion": [user("A")]}, BadRow, "the completion is not the assistant's"),
         (
-            {**LABELLED, "completion": [user("Q"), assistant("A")]},
+            {**LABELED, "completion": [user("Q"), assistant("A")]},
             BadRow,
             "the completion is not the assistant's",
         ),
         ({"messages": [user("Q")], "label": True}, BadRow, "does not end with the assistant's turn"),
-        ({**LABELLED, "completion": " "}, UninformativeRow, "`completion` is empty"),
+        ({**LABELED, "completion": " "}, UninformativeRow, "`completion` is empty"),
     ],
 )
-def test_a_labelled_answer_that_cannot_be_used(row, kind, reason):
+def test_a_labeled_answer_that_cannot_be_used(row, kind, reason):
     with pytest.raises(BadRow) as error:
         to_unpaired(row)
     assert (type(error.value), reason in str(error.value)) == (kind, True)
@@ -515,7 +524,7 @@ def test_a_labelled_answer_that_cannot_be_used(row, kind, reason):
 
 @pytest.mark.parametrize("shape", PREFERENCES)
 def test_a_preference_is_a_good_and_a_bad_answer_to_one_prompt(shape):
-    """Both halves have the pair's own prompt; nothing that the pair keeps is lost."""
+    """Both halves have the pair's prompt and its other columns."""
     row, _ = PREFERENCES[shape]
     pair = to_preference(row)
     kept = {key: value for key, value in pair.items() if key not in ("chosen", "rejected")}
@@ -569,7 +578,7 @@ def plain(number: int, **changes):
 
 
 def test_the_columns_of_all_rows_decide_and_not_those_of_the_first():
-    """The first row is a chat; that pairs follow is seen all the same, and each row is judged by itself."""
+    """A conversation, then a pair: the converter is for pairs, and the conversation is a bad row."""
     rows = [{"messages": [user("Q"), assistant("A")]}, {"prompt": "Q", "chosen": "A", "rejected": "B"}]
     convert = choose_converter(Format.preference, rows, "data")
     assert convert(rows[1]) == [PAIR]
@@ -584,26 +593,26 @@ def test_rows_of_several_shapes_in_one_file(loaded):
         {"instruction": "Q3", "input": "", "chosen": "A", "rejected": "B"},
         {"question": "Q4", "chosen": "A", "rejected": "B"},
     ]
-    found = loaded(rows)
-    asked = sorted(row["prompt"][0]["content"] for row in found.train + found.heldout)
-    assert asked == ["Q1", "Q2", "Q3", "Q4"]
-    assert not found.dropped
+    splits = loaded(rows)
+    prompts = sorted(row["prompt"][0]["content"] for row in splits.train + splits.heldout)
+    assert prompts == ["Q1", "Q2", "Q3", "Q4"]
+    assert not splits.dropped
 
 
-def test_a_text_method_takes_pairs_for_their_chosen_answer(loaded):
-    found = loaded([plain(number) for number in range(4)], "method=sft")
+def test_sft_trains_on_the_chosen_answer_of_pairs(loaded):
+    splits = loaded([plain(number) for number in range(4)], "method=sft")
     assert all(
         row["messages"][-1] == assistant("A") and len(row["messages"]) == 2
-        for row in found.train + found.heldout
+        for row in splits.train + splits.heldout
     )
 
 
-@pytest.mark.parametrize("odd", [0, 3])  # the first row, and a later one
-def test_a_bad_row_stops_and_is_named(odd, loaded):
-    rows = [plain(number, chosen=None if number == odd else "A") for number in range(6)]
+@pytest.mark.parametrize("bad_index", [0, 3])  # the first row, and a later one
+def test_a_bad_row_stops_and_is_named(bad_index, loaded):
+    rows = [plain(number, chosen=None if number == bad_index else "A") for number in range(6)]
     with pytest.raises(DataError) as error:
         loaded(rows)
-    assert f"1 of 6 rows cannot be used (row {odd + 1}: `chosen` is missing)" in str(error.value)
+    assert f"1 of 6 rows cannot be used (row {bad_index + 1}: `chosen` is missing)" in str(error.value)
     assert str(error.value).endswith("leave them out with data.bad_rows=drop.")
 
 
@@ -617,7 +626,7 @@ def test_of_many_bad_rows_the_first_three_are_named(loaded):
     assert "row 8" not in str(error.value)
 
 
-def test_bad_rows_are_dropped_and_counted_if_asked(loaded):
+def test_bad_rows_are_dropped_and_counted_on_request(loaded):
     rows = [plain(number) for number in range(8)]
     rows += [
         plain(8, chosen=None),
@@ -630,9 +639,9 @@ def test_bad_rows_are_dropped_and_counted_if_asked(loaded):
         {**row, "rejected": [assistant("B")] if isinstance(row["rejected"], str) else row["rejected"]}
         for row in rows
     ]
-    found = loaded(rows, "data.bad_rows=drop")
-    assert len(found.train) + len(found.heldout) == 8
-    assert dict(found.dropped) == {
+    splits = loaded(rows, "data.bad_rows=drop")
+    assert len(splits.train) + len(splits.heldout) == 8
+    assert dict(splits.dropped) == {
         "`chosen` is missing": 2,
         "`rejected` does not end with the assistant's turn": 1,
         "`chosen` is empty": 1,
@@ -640,19 +649,19 @@ def test_bad_rows_are_dropped_and_counted_if_asked(loaded):
     }
 
 
-def test_empty_rows_are_left_out_and_counted_without_being_asked(loaded):
-    found = loaded([plain(0), plain(1), plain(2, chosen=" "), plain(3, chosen="B")])
-    assert len(found.train) + len(found.heldout) == 2
-    assert dict(found.dropped) == {"`chosen` is empty": 1, "`chosen` equals `rejected`": 1}
+def test_uninformative_rows_are_dropped_and_counted_by_default(loaded):
+    splits = loaded([plain(0), plain(1), plain(2, chosen=" "), plain(3, chosen="B")])
+    assert len(splits.train) + len(splits.heldout) == 2
+    assert dict(splits.dropped) == {"`chosen` is empty": 1, "`chosen` equals `rejected`": 1}
 
 
-def test_a_file_without_a_usable_row_says_what_became_of_them(loaded):
+def test_a_file_without_a_usable_row_says_why(loaded):
     with pytest.raises(DataError, match=r"no row is left to train on \(3: `chosen` equals `rejected`\)"):
         loaded([plain(number, chosen="B") for number in range(3)])
 
 
 @pytest.mark.parametrize(
-    ("rows", "method", "found", "needed"),
+    ("rows", "method", "columns", "required"),
     [
         ([{"text": "one", "label": True}], "dpo", "has the columns label, text;", "`chosen` and `rejected`"),
         ([{"text": "one"}], "sft", "has the columns text;", "`messages`"),
@@ -709,11 +718,11 @@ def test_a_file_without_a_usable_row_says_what_became_of_them(loaded):
     ],
 )
 def test_rows_without_a_usable_column_name_what_is_there_and_what_is_needed(
-    rows, method, found, needed, loaded
+    rows, method, columns, required, loaded
 ):
     with pytest.raises(DataError) as error:
         loaded(rows, f"method={method}")
-    assert found in str(error.value) and needed in str(error.value)
+    assert columns in str(error.value) and required in str(error.value)
     assert str(error.value).startswith("data=local data.path=") and str(error.value).count("\n") == 0
 
 
@@ -728,18 +737,18 @@ def test_every_format_has_its_sentence():
 
 
 def test_of_a_pair_that_cannot_be_used_neither_half_is_kept(loaded):
-    found = loaded([plain(0), plain(1), plain(2, chosen=" "), plain(3, chosen="B")], "method=kto")
-    assert len(found.train) + len(found.heldout) == 4
-    assert dict(found.dropped) == {"`chosen` is empty": 1, "`chosen` equals `rejected`": 1}
+    splits = loaded([plain(0), plain(1), plain(2, chosen=" "), plain(3, chosen="B")], "method=kto")
+    assert len(splits.train) + len(splits.heldout) == 4
+    assert dict(splits.dropped) == {"`chosen` is empty": 1, "`chosen` equals `rejected`": 1}
 
 
 def test_texts_load(loaded):
-    found = loaded(
+    splits = loaded(
         [{"text": f"text {number}", "url": "x"} for number in range(20)] + [{"text": " ", "url": "x"}],
         "method=cpt",
     )
-    assert sorted(row["text"] for row in found.train + found.heldout) == sorted(
+    assert sorted(row["text"] for row in splits.train + splits.heldout) == sorted(
         f"text {number}" for number in range(20)
     )
-    assert len(found.heldout) == 2
-    assert dict(found.dropped) == {"`text` is empty": 1}
+    assert len(splits.heldout) == 2
+    assert dict(splits.dropped) == {"`text` is empty": 1}

@@ -1,4 +1,4 @@
-"""Rows come from wherever they lie, and the same prompts are held out for every seed, method and order of the file."""
+"""Every source gives the same rows, and the same prompts are held out whatever the seed, method and order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from alignment_lab.config import Data, DataSource
-from alignment_lab.data import DataError, load_rows, prompt_messages, max_train_rows
+from alignment_lab.data import DataError, load_rows, max_train_rows, prompt_messages
 from alignment_lab.data.sources import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +64,7 @@ def as_saved_splits(folder: Path) -> Path:
 
 
 def as_folder(folder: Path) -> Path:
-    """Two files of one kind, read in the order of their names, beside one of no kind."""
+    """Two files of one kind, read in the order of their names, beside a file that is not data."""
     parts = folder / "parts"
     parts.mkdir()
     for name, rows in (("b.jsonl", ROWS[3:]), ("a.jsonl", ROWS[:3])):
@@ -95,7 +95,7 @@ def test_a_home_directory_is_found(tmp_path, monkeypatch):
 
 
 def test_a_changed_file_is_read_again(tmp_path):
-    """The reader keeps a cache; it must not answer for the file as it was."""
+    """The reader has a cache, which must not return the file as it was."""
     assert len(read_rows(local(as_jsonl(tmp_path)))[0]) == 5
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     assert read_rows(local(tmp_path / "rows.jsonl"))[0] == ROWS[:1]
@@ -161,7 +161,7 @@ def mixed_folder(folder: Path) -> Path:
 
 
 def no_file(folder: Path) -> Path:
-    """Gone since the setting was checked."""
+    """Deleted after the config was checked."""
     return folder / "gone.jsonl"
 
 
@@ -190,7 +190,7 @@ def test_what_cannot_be_read_is_one_sentence(write, phrase, tmp_path):
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
-def test_what_cannot_be_read_is_told_once(door, tmp_path):
+def test_what_cannot_be_read_is_reported_once(door, tmp_path):
     """`datasets` would log a line of its own first, for JSON Lines and for Parquet."""
     ended = door("data=local", f"data.path={broken_jsonl(tmp_path)}")
     assert len(ended.errors) == 1 and ended.errors[0].startswith("error: data.path=")
@@ -198,11 +198,11 @@ def test_what_cannot_be_read_is_told_once(door, tmp_path):
 
 
 def test_a_file_that_is_gone_is_one_sentence(tmp_path):
-    """It was there when the setting was checked."""
-    found = local(as_jsonl(tmp_path))
+    """It existed when the config was checked."""
+    data = local(as_jsonl(tmp_path))
     (tmp_path / "rows.jsonl").unlink()
     with pytest.raises(DataError, match=r"rows\.jsonl"):
-        read_rows(found)
+        read_rows(data)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
@@ -213,7 +213,7 @@ def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path):
         read_rows(local(path))
 
 
-def test_a_split_that_is_not_there_names_those_that_are(tmp_path):
+def test_a_missing_split_names_those_that_exist(tmp_path):
     with pytest.raises(DataError, match=r"has no split 'dev'; set data\.split to one of train, test"):
         read_rows(local(as_saved_splits(tmp_path), split="dev"))
 
@@ -252,10 +252,10 @@ def texts(rows: list[dict]) -> list[str]:
 
 def test_no_prompt_is_trained_and_held_out(loaded):
     """A tenth of 40 prompts is 4; both rows of each go with it."""
-    found = loaded(PAIRS)
-    assert len(set(texts(found.heldout))) == 4
-    assert (len(found.train), len(found.heldout)) == (72, 8)
-    assert not set(texts(found.train)) & set(texts(found.heldout))
+    splits = loaded(PAIRS)
+    assert len(set(texts(splits.heldout))) == 4
+    assert (len(splits.train), len(splits.heldout)) == (72, 8)
+    assert not set(texts(splits.train)) & set(texts(splits.heldout))
 
 
 @pytest.mark.parametrize("change", ["seed", "order", "method"])
@@ -266,31 +266,31 @@ def test_the_same_prompts_are_held_out_whatever_changes(change, loaded):
     assert set(texts(again.heldout)) == first
 
 
-def test_a_larger_share_holds_out_the_same_prompts_and_more(loaded):
+def test_a_larger_fraction_holds_out_the_same_prompts_and_more(loaded):
     small, large = (set(texts(loaded(PAIRS, f"data.eval_fraction={share}").heldout)) for share in (0.1, 0.5))
     assert small < large and len(large) == 20
 
 
 @pytest.mark.parametrize(("prompts", "expected"), [(1, 0), (2, 1), (3, 1), (20, 2)])
-def test_of_few_prompts_one_is_held_out_if_another_is_left(prompts, expected, loaded):
-    found = loaded([{"prompt": f"Q{number}", "chosen": "A", "rejected": "B"} for number in range(prompts)])
-    assert (len(found.train), len(found.heldout)) == (prompts - expected, expected)
+def test_of_few_prompts_one_is_held_out_if_one_is_left_to_train_on(prompts, expected, loaded):
+    splits = loaded([{"prompt": f"Q{number}", "chosen": "A", "rejected": "B"} for number in range(prompts)])
+    assert (len(splits.train), len(splits.heldout)) == (prompts - expected, expected)
 
 
-def test_one_prompt_is_left_whatever_the_share(loaded):
+def test_one_prompt_is_left_to_train_on_whatever_the_fraction(loaded):
     """Nine tenths of two prompts round to two."""
     rows = [{"prompt": f"Q{number}", "chosen": "A", "rejected": "B"} for number in range(2)]
-    found = loaded(rows, "data.eval_fraction=0.9")
-    assert (len(found.train), len(found.heldout)) == (1, 1)
+    splits = loaded(rows, "data.eval_fraction=0.9")
+    assert (len(splits.train), len(splits.heldout)) == (1, 1)
 
 
-def test_what_is_held_out_by_name_leaves_the_training_rows(loaded, write_rows):
+def test_prompts_of_an_eval_file_leave_the_training_rows(loaded, write_rows):
     """Q0 is in both files: its two rows are dropped from training, counted, and measured."""
     test = write_rows([PAIRS[0], {"prompt": "new", "chosen": "A", "rejected": "B"}], "test.jsonl")
-    found = loaded(PAIRS, f"data.eval_path={test}")
-    assert texts(found.heldout) == ["Q0", "new"]
-    assert len(found.train) == 78 and "Q0" not in texts(found.train)
-    assert dict(found.dropped) == {"the prompt is held out": 2}
+    splits = loaded(PAIRS, f"data.eval_path={test}")
+    assert texts(splits.heldout) == ["Q0", "new"]
+    assert len(splits.train) == 78 and "Q0" not in texts(splits.train)
+    assert dict(splits.dropped) == {"the prompt is held out": 2}
 
 
 def test_the_order_of_training_rows_depends_on_the_seed_alone(loaded):
@@ -298,14 +298,14 @@ def test_the_order_of_training_rows_depends_on_the_seed_alone(loaded):
     assert first.train == again.train
     assert first.train != other.train
     assert sorted(map(str, first.train)) == sorted(map(str, other.train))
-    assert first.heldout == other.heldout  # their order too: what is measured is the same rows
+    assert first.heldout == other.heldout  # in the same order too: the same rows are evaluated
 
 
 def test_two_methods_see_the_prompts_in_the_same_order(loaded):
     assert texts(loaded(PAIRS).train) == texts(loaded(PAIRS, "method=sft").train)
 
 
-# ---- labelled answers and texts
+# ---- labeled answers and texts
 
 
 def completions(rows: list[dict]) -> list[str]:
@@ -313,7 +313,7 @@ def completions(rows: list[dict]) -> list[str]:
 
 
 def test_the_halves_of_a_pair_stay_together_in_the_order_of_the_pairs(loaded):
-    """Prompts come twice each in PAIRS, some of them side by side: the halves are those of a row, whatever its neighbours."""
+    """Prompts come twice in PAIRS, sometimes in neighboring rows: the halves are still those of a row."""
     pairs, split = loaded(PAIRS), loaded(PAIRS, "method=kto")
     for name in ("train", "heldout"):
         rows = getattr(split, name)
@@ -323,35 +323,35 @@ def test_the_halves_of_a_pair_stay_together_in_the_order_of_the_pairs(loaded):
         assert texts(rows[::2]) == texts(rows[1::2])
 
 
-def test_labelled_answers_are_shuffled_one_by_one(loaded):
-    """All good ones first, four to a prompt: the first hundred hold both, nearly evenly, and few neighbours answer one prompt.
+def test_labeled_answers_are_shuffled_one_by_one(loaded):
+    """Good ones come first in the file, four to a prompt; shuffled, the first hundred hold both kinds.
 
-    Of 100 fair draws between 30 and 70 are good but once in 10,000 seeds, and the seed here is fixed; of 359 neighbours
-    1 in 120 (3 others of 359) answer the same prompt, three on average.
+    Of 100 fair draws 30 to 70 are good, except once in 10,000 seeds, and the seed here is fixed; of 359
+    neighbors 1 in 120 (3 others of 359) answer the same prompt, three on average.
     """
     rows = [
         {"prompt": f"Q{number // 4}", "completion": f"A{number}", "label": number < 200}
         for number in range(400)
     ]
-    found = loaded(rows, "method=kto").train
-    assert len(found) == 360
-    assert 30 <= sum(row["label"] for row in found[:100]) <= 70
-    assert sum(one == other for one, other in pairwise(texts(found))) < 12
-    assert found == loaded(rows, "method=kto").train != loaded(rows, "method=kto", "training.seed=7").train
+    train = loaded(rows, "method=kto").train
+    assert len(train) == 360
+    assert 30 <= sum(row["label"] for row in train[:100]) <= 70
+    assert sum(prompt == next_prompt for prompt, next_prompt in pairwise(texts(train))) < 12
+    assert train == loaded(rows, "method=kto").train != loaded(rows, "method=kto", "training.seed=7").train
 
 
 def test_no_text_is_trained_and_held_out(loaded):
     rows = [{"text": f"text {number // 2}"} for number in range(80)]
-    found = loaded(rows, "method=cpt")
-    assert (len(found.train), len(found.heldout)) == (72, 8)
-    assert not {row["text"] for row in found.train} & {row["text"] for row in found.heldout}
+    splits = loaded(rows, "method=cpt")
+    assert (len(splits.train), len(splits.heldout)) == (72, 8)
+    assert not {row["text"] for row in splits.train} & {row["text"] for row in splits.heldout}
     assert {str(row) for row in loaded(rows[::-1], "method=cpt", "training.seed=7").heldout} == {
-        str(row) for row in found.heldout
+        str(row) for row in splits.heldout
     }
-    assert prompt_messages(found.train[0]) == []
+    assert prompt_messages(splits.train[0]) == []
 
 
-def test_how_many_texts_fill_the_blocks_of_a_run_is_not_known_beforehand(composed):
+def test_the_number_of_texts_that_a_run_can_use_is_unknown(composed):
     assert max_train_rows(composed(["method=cpt", "training.max_steps=1"])) is None
 
 
@@ -376,30 +376,33 @@ def test_a_run_of_some_steps_needs_that_many_rows(steps, batch, rows, composed):
 
 @pytest.mark.parametrize("method", ["dpo", "sft"])
 def test_the_embedded_rows_load_whole(method, composed):
-    found = load_rows(composed([f"method={method}"]))
-    assert (len(found.train), len(found.heldout)) == (1024, 256)
-    assert not found.dropped
-    assert all(row["answer"] for row in found.train + found.heldout)
+    splits = load_rows(composed([f"method={method}"]))
+    assert (len(splits.train), len(splits.heldout)) == (1024, 256)
+    assert not splits.dropped
+    assert all(row["answer"] for row in splits.train + splits.heldout)
 
 
-CLOSED = {
+UNREACHABLE = {
     "HTTP_PROXY": "http://127.0.0.1:9",
     "HTTPS_PROXY": "http://127.0.0.1:9",
     "HF_ENDPOINT": "https://huggingface.co",
 }
-ASK = """
+READ_FROM_HUB = """
 import sys; sys.path.insert(0, sys.argv[1])
-from alignment_lab.data.sources import read_rows; from alignment_lab.runtime.errors import UserError; from alignment_lab.config import Data
-import datasets, time; start = time.monotonic()
+import datasets, time
+from alignment_lab.config import Data
+from alignment_lab.data.sources import read_rows
+from alignment_lab.runtime.errors import UserError
+start = time.monotonic()
 try: read_rows(Data(path="org/name"))
 except UserError as error: print(error)
 print(time.monotonic() - start)
 """
 
 
-@pytest.mark.parametrize("network", [{"HF_HUB_OFFLINE": "1"}, CLOSED], ids=["offline", "closed"])
+@pytest.mark.parametrize("network", [{"HF_HUB_OFFLINE": "1"}, UNREACHABLE], ids=["offline", "closed"])
 def test_a_hub_that_cannot_be_reached_is_one_quick_sentence(network, door, tmp_path):
-    ended = door(ASK, str(ROOT), script=["-c"], HF_HOME=str(tmp_path), **network)
+    ended = door(READ_FROM_HUB, str(ROOT), script=["-c"], HF_HOME=str(tmp_path), **network)
     sentence, seconds = ended.output.splitlines()
     assert sentence.startswith("data.path=org/name: ")
     assert "reached" in sentence or "HF_HUB_OFFLINE" in sentence
@@ -420,15 +423,15 @@ METHODS_OF = {"alpaca_en_demo.json": "sft", "kto_en_demo.json": "kto", "c4_demo.
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_files_load(name, composed):
-    """hh_harmless_1000 has three rows with an empty answer; those without a method here are pairs."""
+    """hh_harmless_1000 has three rows with an empty answer. Files that METHODS_OF lacks hold pairs."""
     if not (SHARED / name).is_file():
         pytest.skip(f"{SHARED / name} is not there")
     rows, kept, reasons = REAL[name]
-    found = load_rows(
+    splits = load_rows(
         composed(["data=local", f"data.path={SHARED / name}", f"method={METHODS_OF.get(name, 'dpo')}"])
     )
-    assert len(found.train) + len(found.heldout) + found.dropped.total() == rows
-    assert (len(found.train) + len(found.heldout), set(found.dropped) <= reasons) == (kept, True)
-    assert not {str(prompt_messages(row) or row) for row in found.train} & {
-        str(prompt_messages(row) or row) for row in found.heldout
+    assert len(splits.train) + len(splits.heldout) + splits.dropped.total() == rows
+    assert (len(splits.train) + len(splits.heldout), set(splits.dropped) <= reasons) == (kept, True)
+    assert not {str(prompt_messages(row) or row) for row in splits.train} & {
+        str(prompt_messages(row) or row) for row in splits.heldout
     }

@@ -1,4 +1,4 @@
-"""Rows that are read as they come: as many as a run can see, the same ones each time, split as if there were no others."""
+"""Streaming reads the rows that a run can use, the same ones each time, and splits these alone."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from alignment_lab.data.sources import RowStream
 from alignment_lab.runtime.files import file_digest, write_json
 from alignment_lab.runtime.run_directory import RunDirectory
 
-MANY = 5000
+ROWS_IN_FILE = 5000
 SMALL = [
     "training.max_steps=10",
     "training.global_batch=4",
     "eval.rows=6",
     "eval.generations=3",
 ]  # 40 rows to train on, 6 held out
-SEEN = 61  # 6 held-out ones are a tenth of 60; and one more, for rounding
+ROWS_READ = 61  # 6 held-out ones are a tenth of 60; and one more, for rounding
 
 
 def pair(number: int) -> dict[str, Any]:
@@ -34,20 +34,20 @@ def pair(number: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    file.write_text("".join(json.dumps(pair(number)) + "\n" for number in range(MANY)))
+    file.write_text("".join(json.dumps(pair(number)) + "\n" for number in range(ROWS_IN_FILE)))
     return file
 
 
 @pytest.fixture
 def taken(monkeypatch) -> list[int]:
-    """How many rows were kept, by each look into a stream."""
+    """The number of rows that each read of a stream returned."""
     counts: list[int] = []
     take = RowStream.take
 
     def counted(self: RowStream, count: int) -> list[dict[str, Any]]:
-        found = take(self, count)
-        counts.append(len(found))
-        return found
+        rows = take(self, count)
+        counts.append(len(rows))
+        return rows
 
     monkeypatch.setattr(RowStream, "take", counted)
     return counts
@@ -55,31 +55,31 @@ def taken(monkeypatch) -> list[int]:
 
 @pytest.fixture
 def streamed(composed) -> Callable[..., Experiment]:
-    def make(path: Path, *words: str) -> Experiment:
-        return composed(["data=local", f"data.path={path}", "data.streaming=true", *SMALL, *words])
+    def make(path: Path, *overrides: str) -> Experiment:
+        return composed(["data=local", f"data.path={path}", "data.streaming=true", *SMALL, *overrides])
 
     return make
 
 
-def test_only_rows_that_the_run_can_see_are_kept(streamed, pairs, taken):
-    rows = load_rows(streamed(pairs))
-    assert taken == [SEEN]
-    assert len(rows.train) + len(rows.heldout) == SEEN
-    assert len(rows.train) >= 40 and len(rows.heldout) >= 6
-    assert {int(prompt_messages(row)[0]["content"][8:-1]) for row in [*rows.train, *rows.heldout]} == set(
-        range(SEEN)
+def test_only_rows_that_the_run_can_use_are_read(streamed, pairs, taken):
+    splits = load_rows(streamed(pairs))
+    assert taken == [ROWS_READ]
+    assert len(splits.train) + len(splits.heldout) == ROWS_READ
+    assert len(splits.train) >= 40 and len(splits.heldout) >= 6
+    assert {int(prompt_messages(row)[0]["content"][8:-1]) for row in [*splits.train, *splits.heldout]} == set(
+        range(ROWS_READ)
     )
 
 
-def test_what_was_not_read_changes_nothing(streamed, pairs, tmp_path):
+def test_rows_that_were_not_read_change_nothing(streamed, pairs, tmp_path):
     other = tmp_path / "other.jsonl"
     lines = pairs.read_text().splitlines(keepends=True)
-    other.write_text("".join(lines[:SEEN] + [json.dumps(pair(-number)) + "\n" for number in range(200)]))
+    other.write_text("".join(lines[:ROWS_READ] + [json.dumps(pair(-number)) + "\n" for number in range(200)]))
     assert load_rows(streamed(pairs)) == load_rows(streamed(other)) == load_rows(streamed(pairs))
 
 
-def test_the_end_of_a_large_file_is_never_looked_at(streamed, composed, tmp_path):
-    """12 MB of rows, and then a line that is no JSON."""
+def test_the_end_of_a_large_file_is_never_read(streamed, composed, tmp_path):
+    """12 MB of rows, then a line that is not JSON."""
     file = tmp_path / "large.jsonl"
     file.write_text(
         "".join(json.dumps(pair(n) | {"chosen": f"{n} " * 600}) + "\n" for n in range(6000)) + "{nothing\n"
@@ -91,7 +91,7 @@ def test_the_end_of_a_large_file_is_never_looked_at(streamed, composed, tmp_path
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto", "sft"])
-def test_a_file_that_is_read_to_its_end_gives_the_rows_that_it_has_otherwise(
+def test_a_file_that_is_read_to_its_end_gives_the_same_rows_as_without_streaming(
     method, streamed, composed, write_rows
 ):
     path = write_rows([pair(number) for number in range(40)])
@@ -132,31 +132,31 @@ def test_every_kind_of_file_can_be_streamed(write, streamed, pairs, tmp_path):
     )
 
 
-def test_held_out_rows_of_their_own_are_streamed_too(streamed, pairs, taken, write_rows):
+def test_separate_heldout_rows_are_streamed_too(streamed, pairs, taken, write_rows):
     held = write_rows([pair(number) for number in range(10, 1000)])
-    rows = load_rows(streamed(pairs, f"data.eval_path={held}"))
-    assert len(rows.heldout) == 8  # six, and a fourth more
-    assert taken == [8, 40, 11]  # eight of the first forty are held out: some more
-    assert rows.dropped == {"the prompt is held out": 8}
-    assert len(rows.train) == 43
+    splits = load_rows(streamed(pairs, f"data.eval_path={held}"))
+    assert len(splits.heldout) == 8  # six, and a fourth as many again
+    assert taken == [8, 40, 11]  # eight of the first forty are held out: more are read
+    assert splits.dropped == {"the prompt is held out": 8}
+    assert len(splits.train) == 43
 
 
-def test_where_rows_are_left_out_more_are_read(streamed, tmp_path, taken):
+def test_where_rows_are_dropped_more_are_read(streamed, tmp_path, taken):
     file = tmp_path / "rows.jsonl"
     same = {"prompt": "Same?", "chosen": "a", "rejected": "a"}
     file.write_text("".join(json.dumps(row) + "\n" for n in range(500) for row in (pair(n), same)))
-    rows = load_rows(streamed(file))
-    assert len(rows.train) >= 40 and len(rows.heldout) >= 6
-    assert SEEN < sum(taken) < 200
+    splits = load_rows(streamed(file))
+    assert len(splits.train) >= 40 and len(splits.heldout) >= 6
+    assert ROWS_READ < sum(taken) < 200
 
 
-def test_of_texts_as_many_are_read_as_fill_the_blocks(streamed, tmp_path, taken):
+def test_enough_texts_are_read_to_fill_the_blocks(streamed, tmp_path, taken):
     file = tmp_path / "texts.jsonl"
     file.write_text(
         "".join(json.dumps({"text": f"{number} words and more. " * 20}) + "\n" for number in range(4000))
     )
-    rows = load_rows(streamed(file, "method=cpt", "data.max_length=64"))
-    assert sum(len(row["text"]) for row in rows.train) >= 40 * 64 * 8
+    splits = load_rows(streamed(file, "method=cpt", "data.max_length=64"))
+    assert sum(len(row["text"]) for row in splits.train) >= 40 * 64 * 8
     assert sum(taken) < 200
 
 
@@ -166,9 +166,10 @@ def test_an_empty_file_is_refused(streamed, tmp_path):
         load_rows(streamed(tmp_path / "rows.csv"))
 
 
-def test_a_run_that_was_cut_off_reads_the_same_rows_again(streamed, pairs, tmp_path):
+def test_an_interrupted_run_reads_the_same_rows_again(streamed, pairs, tmp_path):
     spec = streamed(
-        pairs, "model=tiny", "parallel.device=cpu", "training.max_steps=4", "training.save_steps=2", "training.learning_rate=1e-3",
+        pairs, "model=tiny", "parallel.device=cpu", "training.max_steps=4", "training.save_steps=2",
+        "training.learning_rate=1e-3",
         "eval.max_new_tokens=4",
     )  # fmt: skip
     whole, run = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "run")

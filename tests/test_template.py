@@ -1,4 +1,4 @@
-"""A text that is tokenized in parts has the ids of the whole, whatever the tokenizer looks at, and no part is tokenized twice."""
+"""A text encoded in parts has the ids of the whole text with any tokenizer; no part is encoded twice."""
 
 from __future__ import annotations
 
@@ -32,38 +32,40 @@ FRAGMENTS = [
 
 
 def assert_the_same_ids(tokenizer):
-    draw = random.Random(0)
-    texts = ["".join(draw.choices(FRAGMENTS, k=draw.randint(0, 9))) for _ in range(3000)]
-    tokenizer(texts, truncation=True, max_length=2)  # whoever truncated before leaves the tokenizer so
-    parted = templates.shared_part_encoder(tokenizer)(texts)
-    assert parted == templates.encode_rendered(tokenizer, texts)
+    rng = random.Random(0)
+    texts = ["".join(rng.choices(FRAGMENTS, k=rng.randint(0, 9))) for _ in range(3000)]
+    tokenizer(
+        texts, truncation=True, max_length=2
+    )  # a call with truncation leaves the backend set to truncate
+    ids = templates.shared_part_encoder(tokenizer)(texts)
+    assert ids == templates.encode_rendered(tokenizer, texts)
     tokenizer(texts, truncation=True, max_length=2)
     documents = templates.encode_documents(tokenizer, texts)
     assert documents == tokenizer(texts)["input_ids"]
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_a_text_in_parts_has_the_ids_of_the_whole(kind):
+def test_a_text_in_parts_has_the_ids_of_the_whole_text(kind):
     assert_the_same_ids(odd_tokenizer(kind))
 
 
-def test_a_text_in_parts_has_the_ids_of_the_whole_for_usual_tokenizers(any_tokenizer):
+def test_a_text_in_parts_has_the_ids_of_the_whole_text_for_common_tokenizers(any_tokenizer):
     assert_the_same_ids(any_tokenizer)
 
 
-def test_a_prompt_is_tokenized_once_for_both_answers(tokenizer, monkeypatch):
-    """Of 40,000 letters of prompt and 2 short answers: rendered three times, they would be 120,000."""
-    seen = []
+def test_a_prompt_is_encoded_once_for_both_answers(tokenizer, monkeypatch):
+    """A prompt of 40,000 characters with two short answers: encoding it three times would be 120,000."""
+    encoded = []
     answers = {key: [{"role": "assistant", "content": key}] for key in ("chosen", "rejected")}
     row = {"prompt": [{"role": "user", "content": "a word " * 5714}], **answers}
 
-    def watched(tokenizer):
+    def recording_backend(tokenizer):
         def encode_batch_fast(texts, **settings):
-            seen.extend(texts)
+            encoded.extend(texts)
             return tokenizer.backend_tokenizer.encode_batch_fast(texts, **settings)
 
         return SimpleNamespace(encode_batch_fast=encode_batch_fast)
 
-    monkeypatch.setattr(templates, "_fast_backend", watched)
+    monkeypatch.setattr(templates, "_fast_backend", recording_backend)
     tokenization.tokenize_pairs(tokenizer, [row], 10_000)
-    assert 40_000 < sum(map(len, seen)) < 41_000
+    assert 40_000 < sum(map(len, encoded)) < 41_000

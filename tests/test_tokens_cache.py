@@ -1,4 +1,4 @@
-"""Rows are tokenized once: a second time they come from a file that is what it says, or the file is made again."""
+"""Rows are tokenized once: then they come from a file whose digest matches, or the file is written again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from small_tokenizers import other_tokenizer, real_rows
 
 from alignment_lab.config import Format
-from alignment_lab.data import tokenize_cached, token_cache, tokenization
+from alignment_lab.data import token_cache, tokenization, tokenize_cached
 from alignment_lab.models.tokenizer import tokenizer_digest
 
 MESSAGES = [
@@ -31,15 +31,15 @@ PAIRS = [
     }
     for chat in MESSAGES
 ]
-LABELLED = [
-    {"prompt": chat[:1], "completion": chat[1:], "label": place % 2 == 0}
-    for place, chat in enumerate(MESSAGES)
+LABELED = [
+    {"prompt": chat[:1], "completion": chat[1:], "label": index % 2 == 0}
+    for index, chat in enumerate(MESSAGES)
 ]
 CHATS = [{"messages": chat, "answer": ["x"]} for chat in MESSAGES]
 TEXTS = [{"text": chat[0]["content"]} for chat in MESSAGES]
 KINDS = {
     "pairs": (tokenization.tokenize_pairs, PAIRS),
-    "labelled answers": (tokenization.tokenize_unpaired, LABELLED),
+    "labeled answers": (tokenization.tokenize_unpaired, LABELED),
     "conversations": (tokenization.tokenize_conversations, CHATS),
     "texts": (tokenization.tokenize_texts, TEXTS),
 }
@@ -60,42 +60,44 @@ def files(cache: Path) -> list[Path]:
     return sorted(path for path in cache.rglob("*") if path.is_file())
 
 
-def never(*_):
+def fail_if_called(*_):
     raise AssertionError("tokenized again")
 
 
-def remembered(made_by, tokenizer, rows, limit=64, **changes):
-    """What the cache gives where nothing may be tokenized; the function goes by the name of the real one."""
-    never.__qualname__ = made_by.__qualname__
-    return tokenize_cached(never, tokenizer, changes.get("digest", tokenizer_digest(tokenizer)), rows, limit)
+def from_cache(tokenize, tokenizer, rows, limit=64, **changes):
+    """What the cache returns where nothing may be tokenized; the key has the name of the real function."""
+    fail_if_called.__qualname__ = tokenize.__qualname__
+    return tokenize_cached(
+        fail_if_called, tokenizer, changes.get("digest", tokenizer_digest(tokenizer)), rows, limit
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("limit", [8, 64, 1000])  # every row dropped, some dropped and cut, all whole
-def test_what_is_remembered_is_what_was_made(kind, limit, cache, small):
-    """Rows with every column that they had, ids as plain lists of plain integers, and the same counts."""
-    made_by, rows = KINDS[kind]
-    expected, counts = made_by(small, rows, limit)
-    for found, counted in (
-        tokenize_cached(made_by, small, tokenizer_digest(small), rows, limit),
-        remembered(made_by, small, rows, limit),
+@pytest.mark.parametrize("limit", [8, 64, 1000])  # every row dropped, some dropped and truncated, all whole
+def test_cached_rows_are_the_tokenized_rows(kind, limit, cache, small):
+    """Rows with all of their columns, ids as lists of Python integers, and the same counts."""
+    tokenize, rows = KINDS[kind]
+    expected, counts = tokenize(small, rows, limit)
+    for tokenized, found_counts in (
+        tokenize_cached(tokenize, small, tokenizer_digest(small), rows, limit),
+        from_cache(tokenize, small, rows, limit),
     ):
-        assert (found, counted) == (expected, counts)
-        assert type(counted) is Counter and dict(counted) == dict(counts)
-        assert [list(row) for row in found] == [list(row) for row in expected]
+        assert (tokenized, found_counts) == (expected, counts)
+        assert type(found_counts) is Counter and dict(found_counts) == dict(counts)
+        assert [list(row) for row in tokenized] == [list(row) for row in expected]
         assert all(
             type(row[name]) is list and type(row[name][0]) is int
-            for row in found
+            for row in tokenized
             for name in tokenization.TOKEN_COLUMNS
             if name in row
         )
     assert len(files(cache)) == 1
 
 
-def test_no_rows_at_all_are_remembered_too(cache, small):
+def test_an_empty_list_of_rows_is_cached_too(cache, small):
     assert (
         tokenize_cached(tokenization.tokenize_pairs, small, "x", [], 64)
-        == remembered(tokenization.tokenize_pairs, small, [], digest="x")
+        == from_cache(tokenization.tokenize_pairs, small, [], digest="x")
         == ([], Counter())
     )
 
@@ -108,12 +110,12 @@ CHANGES = {
         [*rows[:-1], {**rows[-1], "rejected": rows[0]["chosen"]}],
         64,
     ),
-    "a row less": lambda rows, tokenizer: (tokenization.tokenize_pairs, tokenizer, "digest", rows[:-1], 64),
+    "one row less": lambda rows, tokenizer: (tokenization.tokenize_pairs, tokenizer, "digest", rows[:-1], 64),
     "the order": lambda rows, tokenizer: (tokenization.tokenize_pairs, tokenizer, "digest", rows[::-1], 64),
     "the length": lambda rows, tokenizer: (tokenization.tokenize_pairs, tokenizer, "digest", rows, 65),
     "the tokenizer": lambda rows, tokenizer: (tokenization.tokenize_pairs, tokenizer, "other", rows, 64),
-    "what is made": lambda rows, tokenizer: (by_another_name, tokenizer, "digest", rows, 64),
-    "the tokenizer's end": lambda rows, tokenizer: (
+    "the function": lambda rows, tokenizer: (tokenize_under_another_name, tokenizer, "digest", rows, 64),
+    "the EOS token": lambda rows, tokenizer: (
         tokenization.tokenize_pairs,
         other_tokenizer("zephyr", eos="<|end|>"),
         "digest",
@@ -130,32 +132,32 @@ CHANGES = {
 }
 
 
-def by_another_name(tokenizer, rows, limit):
+def tokenize_under_another_name(tokenizer, rows, limit):
     return tokenization.tokenize_pairs(tokenizer, rows, limit)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_can_change_a_token_has_a_place_of_its_own(change, cache, small):
-    """And what was made before stays, to be found again."""
+def test_whatever_can_change_a_token_has_an_entry_of_its_own(change, cache, small):
+    """And the earlier entry stays, to be found again."""
     tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
-    made_by, tokenizer, digest, rows, limit = CHANGES[change](PAIRS, small)
-    assert tokenize_cached(made_by, tokenizer, digest, rows, limit) == made_by(tokenizer, rows, limit)
+    tokenize, tokenizer, digest, rows, limit = CHANGES[change](PAIRS, small)
+    assert tokenize_cached(tokenize, tokenizer, digest, rows, limit) == tokenize(tokenizer, rows, limit)
     assert len(files(cache)) == 2
-    assert remembered(
+    assert from_cache(
         tokenization.tokenize_pairs, small, PAIRS, digest="digest"
     ) == tokenization.tokenize_pairs(small, PAIRS, 64)
 
 
-def test_another_version_of_the_code_makes_its_own(cache, small, tmp_path, monkeypatch):
+def test_another_version_of_the_code_has_an_entry_of_its_own(cache, small, tmp_path, monkeypatch):
     tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     edited = tmp_path / "tokenize.py"
     edited.write_text("# another version")
     monkeypatch.setattr(token_cache, "SOURCE_FILES", (edited,))
     with pytest.raises(AssertionError, match="tokenized again"):
-        remembered(tokenization.tokenize_pairs, small, PAIRS, digest="digest")
+        from_cache(tokenization.tokenize_pairs, small, PAIRS, digest="digest")
 
 
-def test_a_template_that_writes_the_date_is_not_remembered_beyond_the_day(cache, monkeypatch):
+def test_a_template_that_writes_the_date_is_cached_for_a_day(cache, monkeypatch):
     tokenizer = other_tokenizer(None)
     tokenizer.chat_template = (
         "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
@@ -168,22 +170,22 @@ def test_a_template_that_writes_the_date_is_not_remembered_beyond_the_day(cache,
     assert len(keys) == 2
 
 
-def flipped(content: bytes) -> bytes:
+def flip_last_bit(content: bytes) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
 DAMAGES = {
     "cut short": lambda content: content[:-1],
     "empty": lambda content: b"",
-    "one bit in the ids": flipped,
-    "one bit in the header": lambda content: flipped(content[:9]) + content[9:],
+    "one bit in the ids": flip_last_bit,
+    "one bit in the header": lambda content: flip_last_bit(content[:9]) + content[9:],
     "something else": lambda content: b"no tokens",
-    "more behind it": lambda content: content + b"\0",
+    "more bytes at the end": lambda content: content + b"\0",
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_made_again_and_nobody_notices(damage, cache, small, capfd):
+def test_a_damaged_file_is_written_again_silently(damage, cache, small, capfd):
     expected = tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     (file,) = files(cache)
     content = file.read_bytes()
@@ -193,17 +195,17 @@ def test_a_damaged_file_is_made_again_and_nobody_notices(damage, cache, small, c
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_damaged_file_beside_a_whole_one_is_removed(cache, small):
+def test_a_damaged_file_beside_a_good_one_is_removed(cache, small):
     expected = tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     (file,) = files(cache)
     other = file.with_name(f"{'0' * 64}.safetensors")
     other.write_bytes(file.read_bytes())
-    assert remembered(tokenization.tokenize_pairs, small, PAIRS, digest="digest") == expected
+    assert from_cache(tokenization.tokenize_pairs, small, PAIRS, digest="digest") == expected
     assert files(cache) == [file]
 
 
-def test_what_a_killed_process_left_is_not_read(cache, small):
-    """It writes a hidden neighbour first; the name of a whole file is given to it last."""
+def test_a_partial_file_of_a_killed_process_is_not_read(cache, small):
+    """A file is written under a hidden name, and renamed when it is complete."""
     tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     (file,) = files(cache)
     file.rename(file.with_name(f".{file.name}.1.partial"))
@@ -213,7 +215,7 @@ def test_what_a_killed_process_left_is_not_read(cache, small):
     assert len(files(cache)) == 2
 
 
-def test_a_folder_that_cannot_be_written_costs_the_time_and_not_the_run(tmp_path, monkeypatch, small):
+def test_a_folder_that_cannot_be_written_costs_time_but_does_not_fail(tmp_path, monkeypatch, small):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("ALIGNMENT_LAB_CACHE", str(tmp_path / "file"))
     assert tokenize_cached(
@@ -221,15 +223,15 @@ def test_a_folder_that_cannot_be_written_costs_the_time_and_not_the_run(tmp_path
     ) == tokenization.tokenize_pairs(small, PAIRS, 64)
 
 
-def test_a_deleted_folder_is_made_again(cache, small):
+def test_a_deleted_folder_is_created_again(cache, small):
     expected = tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
     shutil.rmtree(cache)
     assert tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64) == expected
     assert len(files(cache)) == 1
 
 
-def built(number: int) -> bool:
-    """In a process of its own: the same rows, many times, each time as if nothing were there yet."""
+def tokenize_repeatedly(number: int) -> bool:
+    """In a process of its own: write the same rows many times, each time as if the cache were empty."""
     small = other_tokenizer("zephyr")
     rows = tokenization.tokenize_pairs(small, PAIRS, 64)
     for _ in range(20):
@@ -237,34 +239,34 @@ def built(number: int) -> bool:
             token_cache.cache_directory() / "tokens" / "key",
             token_cache._tokenize_to_arrays(tokenization.tokenize_pairs, small, PAIRS, 64),
         )
-        found = token_cache._read_arrays(token_cache.cache_directory() / "tokens" / "key")
-        if found is None or token_cache._join_rows(PAIRS, found) != rows:
+        arrays = token_cache._read_arrays(token_cache.cache_directory() / "tokens" / "key")
+        if arrays is None or token_cache._join_rows(PAIRS, arrays) != rows:
             return False
     return tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64) == rows
 
 
-def test_processes_that_make_the_same_tokens_at_once_do_not_disturb_each_other(cache):
-    """Each reads what it or another wrote between any two of its own steps, and finds it whole."""
+def test_processes_that_tokenize_the_same_rows_at_once_do_not_interfere(cache):
+    """Each reads what it or another process wrote, and always finds a complete file."""
     with multiprocessing.get_context("fork").Pool(3) as pool:
-        assert pool.map(built, range(3)) == [True] * 3
+        assert pool.map(tokenize_repeatedly, range(3)) == [True] * 3
     assert len(files(cache)) == 2
 
 
-def test_a_column_that_would_be_lost_is_not_kept_silently(cache, small):
-    def more(tokenizer, rows, limit):
-        made, counts = tokenization.tokenize_pairs(tokenizer, rows, limit)
-        return [{**row, "more_ids": [1]} for row in made], counts
+def test_a_column_that_the_cache_would_lose_is_an_error(cache, small):
+    def tokenize_with_more_ids(tokenizer, rows, limit):
+        tokenized, counts = tokenization.tokenize_pairs(tokenizer, rows, limit)
+        return [{**row, "more_ids": [1]} for row in tokenized], counts
 
     with pytest.raises(AssertionError, match="TOKEN_COLUMNS"):
-        tokenize_cached(more, small, "digest", PAIRS, 64)
+        tokenize_cached(tokenize_with_more_ids, small, "digest", PAIRS, 64)
 
 
-def test_real_rows_are_remembered(cache, tokenizer):
+def test_real_rows_are_cached(cache, tokenizer):
     rows = real_rows("dpo_en_demo.json", Format.preference, 100)
     expected = tokenization.tokenize_pairs(tokenizer, rows, 512)
     digest = tokenizer_digest(tokenizer)
     assert (
         tokenize_cached(tokenization.tokenize_pairs, tokenizer, digest, rows, 512)
         == expected
-        == remembered(tokenization.tokenize_pairs, tokenizer, rows, 512)
+        == from_cache(tokenization.tokenize_pairs, tokenizer, rows, 512)
     )
