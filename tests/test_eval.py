@@ -10,10 +10,8 @@ from alignment_lab.runtime.text_counts import count_sentences
 
 
 def test_mean_and_its_interval_by_hand():
-    """1, 2, 3, 4.
-
-    Mean 2.5, sd sqrt(5/3) = 1.290994, standard error 0.645497, half width 1.959964 * 0.645497 = 1.265151.
-    """
+    """1, 2, 3, 4: mean 2.5, sd sqrt(5/3) = 1.290994, standard error 0.645497, half width 1.959964 * 0.645497
+    = 1.265151."""
     found = Scores([1.0, 2.0, 3.0, 4.0]).estimate()
     assert found["value"] == 2.5
     assert found["n"] == 4
@@ -21,10 +19,8 @@ def test_mean_and_its_interval_by_hand():
 
 
 def test_weighted_mean_is_the_ratio_of_sums():
-    """Losses 2, 9 over 1, 3 tokens: 11 / 4 = 2.75. Residuals 2 - 2.75 = -0.75 and 9 - 8.25 = 0.75.
-
-    Sqrt(1.125 / 2) / 2 = 0.375.
-    """
+    """Losses 2, 9 over 1, 3 tokens: 11 / 4 = 2.75. Residuals 2 - 2.75 = -0.75 and 9 - 8.25 = 0.75; sqrt(1.125
+    / 2) / 2 = 0.375."""
     scores = Scores([2.0, 9.0], [1.0, 3.0])
     assert scores.mean == 2.75
     low, high = scores.estimate()["ci95"]

@@ -1,7 +1,5 @@
-"""The exported model computes what was trained: merged, cast, reloaded, described.
-
-And no mistake costs more than a sentence.
-"""
+"""What is exported computes what was trained: merged, cast, reloaded, described; and no mistake costs more
+than a sentence."""
 
 from __future__ import annotations
 
@@ -44,10 +42,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def a_run(composed, base, tmp_path):
-    """`a_run("parallel=lora")`.
-
-    A finished run of that experiment, with an adapter or full weights that were trained.
-    """
+    """`a_run("parallel=lora")`: a finished run of that experiment, with an adapter or full weights that were
+    trained."""
 
     def make(*overrides: str, kind: str | None = None, name: str = "run", **report):
         spec = composed(["model=tiny", "parallel.device=cpu", *overrides])
@@ -360,10 +356,8 @@ def test_what_the_hub_refuses_is_a_sentence(monkeypatch):
 @pytest.mark.slow
 @quantized
 def test_the_embedded_model_under_an_adapter_on_4_bits(composed, tokenizer, tmp_path, capfd):
-    """Logits of 135 million weights.
-
-    Merged into the dequantized ones they differ by roundings, into the original ones by nats.
-    """
+    """Logits of 135 million weights: merged into the dequantized ones they differ by roundings, into the
+    original ones by nats."""
     options = verify.LoadOptions(quantization=Quantization.nf4)
     trained = trained_adapter(embedded_weights(), tmp_path / "adapter", "lora", options)
     run = finished_run(

@@ -1,7 +1,5 @@
-"""The report.
-
-What differs, what may not be compared, what the terminal and the page say, and how mistakes are met.
-"""
+"""The report: what differs, what may not be compared, what the terminal and the page say, and how mistakes
+are met."""
 
 from __future__ import annotations
 

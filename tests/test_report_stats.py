@@ -11,10 +11,8 @@ from alignment_lab.report.study import stats
 
 @pytest.mark.parametrize("t", [0.01, 0.5, 1.0, 3.0, 12.0])
 def test_students_tails_where_they_have_a_formula(t: float) -> None:
-    """One degree of freedom is Cauchy's: 1 - 2/pi atan t. Two: 1 - t / sqrt(2 + t^2). Four.
-
-    By integration of (1 + t^2/4)^(-5/2).
-    """
+    """One degree of freedom is Cauchy's: 1 - 2/pi atan t. Two: 1 - t / sqrt(2 + t^2). Four: by integration of
+    (1 + t^2/4)^(-5/2)."""
     assert stats.two_sided_p(t, 1) == pytest.approx(1 - 2 / math.pi * math.atan(t), rel=1e-12)
     assert stats.two_sided_p(t, 2) == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-12, abs=1e-15)
     sine = t / math.sqrt(4 + t * t)
@@ -22,20 +20,16 @@ def test_students_tails_where_they_have_a_formula(t: float) -> None:
 
 
 def test_quantiles() -> None:
-    """One: tan(0.95 pi/2) = 12.7062. Two: q sqrt(2) / sqrt(1 - q^2) with q = 0.95, 4.30265. Many.
-
-    The normal's 1.95996.
-    """
+    """One: tan(0.95 pi/2) = 12.7062. Two: q sqrt(2) / sqrt(1 - q^2) with q = 0.95, 4.30265. Many: the
+    normal's 1.95996."""
     assert stats.t_quantile(1) == pytest.approx(math.tan(0.475 * math.pi), rel=1e-9)
     assert stats.t_quantile(2) == pytest.approx(0.95 * math.sqrt(2) / math.sqrt(1 - 0.95**2), rel=1e-9)
     assert stats.t_quantile(1e7) == pytest.approx(1.959964, abs=1e-5)
 
 
 def test_the_mean_of_three() -> None:
-    """1, 2, 3: sd 1, standard error 1/sqrt(3), t(2) = 4.30265: 2 +- 2.48414. Against 0.
-
-    T = 3.4641, p = 1 - 3.4641/sqrt(14) = 0.07418.
-    """
+    """1, 2, 3: sd 1, standard error 1/sqrt(3), t(2) = 4.30265: 2 +- 2.48414. Against 0: t = 3.4641, p = 1 -
+    3.4641/sqrt(14) = 0.07418."""
     estimate = stats.mean([1.0, 2.0, 3.0])
     assert estimate.ci95 == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
     assert (estimate.value, estimate.n) == (2.0, 3) and estimate.p == pytest.approx(0.07418, abs=1e-5)
@@ -49,10 +43,8 @@ def test_pairs_lose_what_they_share() -> None:
 
 
 def test_samples_that_are_not_paired() -> None:
-    """0, 2 and 4, 6: variances 2, error sqrt(2/2 + 2/2), (1+1)^2/(1+1) = 2 degrees: -4 +- 4.30265 sqrt(2).
-
-    P = 1 - sqrt(8/10).
-    """
+    """0, 2 and 4, 6: variances 2, error sqrt(2/2 + 2/2), (1+1)^2/(1+1) = 2 degrees: -4 +- 4.30265 sqrt(2); p
+    = 1 - sqrt(8/10)."""
     estimate = stats.welch_difference([0.0, 2.0], [4.0, 6.0])
     assert estimate.value == -4.0 and estimate.n == 2
     assert estimate.ci95 == pytest.approx((-4 - 6.08487, -4 + 6.08487), abs=1e-4)
@@ -60,19 +52,15 @@ def test_samples_that_are_not_paired() -> None:
 
 
 def test_the_degrees_of_freedom_lie_between_the_smaller_sample_and_both() -> None:
-    """One sample without spread adds none.
-
-    Welch's degrees are the other one's, and the test is that of one sample.
-    """
+    """One sample without spread adds none: Welch's degrees are the other one's, and the test is that of one
+    sample."""
     estimate = stats.welch_difference([1.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0])
     assert estimate.ci95 == pytest.approx(stats.mean([1.0, 2.0, 3.0]).ci95)
 
 
 def test_what_cannot_be_told_is_none() -> None:
-    """One value has no interval; equal values have no spread to judge by, however many.
-
-    Equal sides differ by nothing.
-    """
+    """One value has no interval; equal values have no spread to judge by, however many; equal sides differ by
+    nothing."""
     assert stats.mean([0.7]) == stats.Estimate(0.7, None, None, 1)
     assert stats.welch_difference([0.7], [0.5, 0.6]).p is None
     assert stats.paired_difference([0.7, 0.8], [0.5, 0.6]) == stats.Estimate(
@@ -111,10 +99,8 @@ def test_holm_of_a_part_is_never_below_holm_of_all() -> None:
 
 
 def test_a_paired_test_is_wrong_as_often_as_it_says() -> None:
-    """Where nothing differs, p-values are spread evenly.
-
-    Of 2000 studies of three seeds 5 % +- 1.5 % call a difference.
-    """
+    """Where nothing differs, p-values are spread evenly: of 2000 studies of three seeds 5 % +- 1.5 % call a
+    difference."""
     import random
 
     chance = random.Random(0)

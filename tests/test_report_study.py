@@ -50,10 +50,8 @@ def sentences(comparison: Comparison) -> str:
 
 
 def test_seeds_are_put_together(tmp_path: Path) -> None:
-    """0.6 and 0.8: mean 0.7, sd 0.1414, error 0.1, t(1) = 12.706.
-
-    0.7 +- 1.27, within what a share can be [0, 1].
-    """
+    """0.6 and 0.8: mean 0.7, sd 0.1414, error 0.1, t(1) = 12.706: 0.7 +- 1.27, within what a share can be [0,
+    1]."""
     seeded(tmp_path, {0.1: [0.6, 0.8]})
     (configuration,) = compare_runs(tmp_path).configurations
     assert configuration.label == "every seed" and configuration.seeds == [1, 2]
@@ -68,10 +66,8 @@ def test_seeds_are_put_together(tmp_path: Path) -> None:
 
 
 def test_pairing_by_seed_sees_what_the_spread_of_seeds_hides(tmp_path: Path) -> None:
-    """Seeds move both by tenths; the difference is 0.10, 0.11, 0.12 for each of them.
-
-    Mean 0.11, error 0.00577, t = 19.05, p = 0.0027.
-    """
+    """Seeds move both by tenths; the difference is 0.10, 0.11, 0.12 for each of them: mean 0.11, error
+    0.00577, t = 19.05, p = 0.0027."""
     seeded(tmp_path, {0.1: [0.5, 0.6, 0.7], 0.01: [0.4, 0.49, 0.58]})
     comparison = compare_runs(tmp_path)
     assert comparison.reference and comparison.reference.label == "beta=0.1" and comparison.reference_is_best
@@ -102,10 +98,8 @@ def test_one_seed_cannot_tell_and_says_so(tmp_path: Path) -> None:
 
 
 def test_equal_differences_of_all_seeds_are_no_proof(tmp_path: Path) -> None:
-    """Every seed gives the same numbers, as where seeds change nothing.
-
-    There is no spread to judge a difference by.
-    """
+    """Every seed gives the same numbers, as where seeds change nothing: there is no spread to judge a
+    difference by."""
     seeded(tmp_path, {0.1: [0.5, 0.5], 0.01: [0.25, 0.25]})
     (verdict,) = compare_runs(tmp_path).verdicts[CORRECT].values()
     assert verdict.outcome == "no spread" and verdict.p is None
@@ -126,10 +120,8 @@ def test_the_best_is_corrected_for_all_pairs_and_a_baseline_for_its_own(tmp_path
 
 
 def test_a_correction_can_take_significance_away(tmp_path: Path) -> None:
-    """Differences 0.02, 0.03, 0.04: t = 5.196, p = 0.035. Alone significant.
-
-    As one of three pairs, 0.104, it is not.
-    """
+    """Differences 0.02, 0.03, 0.04: t = 5.196, p = 0.035. Alone significant; as one of three pairs, 0.104, it
+    is not."""
     values = {0.3: [0.5, 0.5, 0.5], 0.2: [0.48, 0.47, 0.46]}
     seeded(tmp_path / "two", values)
     seeded(tmp_path / "three", {**values, 0.1: [0.5, 0.2, 0.4]})
@@ -456,10 +448,8 @@ def test_a_page_stays_small_however_much_was_logged(tmp_path: Path) -> None:
 def test_a_hundred_runs_take_less_than_three_seconds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the processor, so that other work on this machine does not count. Measured.
-
-    0.9 s, of 200 logged steps each.
-    """
+    """Of the processor, so that other work on this machine does not count. Measured: 0.9 s, of 200 logged
+    steps each."""
     for place in range(100):
         run = make_run(tmp_path / str(place), spec(beta=0.1 + place // 5, seed=place % 5))
         run.metrics_file.write_text(

@@ -211,10 +211,8 @@ def test_no_tracker_gets_a_local_run(composed, run):
 
 
 def history(run: RunDirectory) -> list[tuple[str, int, dict[str, Any]]]:
-    """Every row of every offline directory, in the order of their start, as `wandb sync` sends them.
-
-    Run id, step, values.
-    """
+    """Every row of every offline directory, in the order of their start, as `wandb sync` sends them: run id,
+    step, values."""
     rows = []
     for file in sorted(run.path.glob("wandb/offline-run-*/*.wandb")):
         file_records = list(read_records(file))

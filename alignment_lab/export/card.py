@@ -1,7 +1,4 @@
-"""The model card.
-
-What the model was trained from and how, what was measured, and the command that reproduces it.
-"""
+"""The model card: base model, training, metrics before and after, and the command that reproduces it."""
 
 from __future__ import annotations
 
@@ -33,9 +30,9 @@ tokenizer = AutoTokenizer.from_pretrained("{location}")
 
 
 def model_card(run: RunDirectory, facts: ExportFacts, location: str) -> str:
-    """README.md: YAML metadata for the Hub, then a page for people. `location`.
+    """README.md: YAML metadata for the Hub, then a page for people.
 
-    Where the model will be found.
+    `location` is where the model will be found: a folder, or the name of a repository.
     """
     spec, report = run.spec(), run.report() or {}
     origin, method = base_model(spec), spec["method"]["name"]

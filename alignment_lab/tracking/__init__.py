@@ -1,9 +1,6 @@
-"""Trackers of a run: tensorboard, wandb, trackio, as the experiment has them.
+"""The trackers of an experiment: tensorboard, wandb, trackio. They get what metrics.jsonl holds.
 
-They get what metrics.jsonl holds.
-
-A tracker is imported when it is used. Each reports the last step that it has; a resumed run sends it the
-rest.
+A tracker is imported when it is used. It reports the last step that it has; a resumed run sends it the rest.
 """
 
 from __future__ import annotations

@@ -163,10 +163,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 def _curves(
     record: RunRecord, points: Mapping[str, Sequence[Point]], panels: Sequence[Panel], run_count: int
 ) -> dict[str, Any]:
-    """Lines of training and points of held-out rows for each panel, and the drift.
-
-    A share of the page's points.
-    """
+    """Lines of training and points of held-out rows for each panel, and the drift: at most `MAX_POINTS`."""
     limit = max(12, min(200, MAX_POINTS // (run_count * max(1, len(panels)))))
     held_out_limit = max(12, limit // 4)
     names = [panel.metrics[0] for panel in panels]

@@ -122,10 +122,7 @@ def _row_heads(
     settings: Callable[[T], Settings],
     label: Callable[[T], str],
 ) -> list[Column[T]]:
-    """What tells the rows apart.
-
-    A column for each varied key, or their labels where that takes half the width.
-    """
+    """A column for each varied key, or one of labels where those would take half the width."""
     names = short_names(keys)
 
     def setting_column(key: str) -> Column[T]:

@@ -1,7 +1,4 @@
-"""A comparison in sentences.
-
-What was found, what may be noise, what cannot be judged, and what was corrected for.
-"""
+"""A comparison in sentences: findings, what may be noise, what cannot be judged, what was corrected for."""
 
 from __future__ import annotations
 

@@ -82,10 +82,7 @@ class Comparison:
         return self.verdicts.get(self.headline or "", {})
 
     def family_size(self, metric: str) -> int:
-        """For how many comparisons a p-value of this metric is corrected.
-
-        Of all pairs if the best was picked.
-        """
+        """For how many comparisons p-values on a metric are corrected: all pairs if the best was picked."""
         return _family_size(self.verdicts.get(metric, {}).values(), all_pairs=self.reference_is_best)
 
 

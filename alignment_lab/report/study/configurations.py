@@ -57,10 +57,7 @@ class Configuration:
         return self._means[metric, when]
 
     def measured(self, metric: str) -> MetricValue | None:
-        """The value to show.
-
-        The mean over seeds, or of a single run its own value with the interval over rows.
-        """
+        """The value to show: the mean over seeds, or a single run's own value with its interval over rows."""
         mean = self.mean(metric)
         if mean is None:
             return None

@@ -1,6 +1,4 @@
-"""Readers of the values in a report.json: `{"value": 0.7, "ci95": [0.59, 0.81], "n".
-
-64}`, before and after training.
+"""Readers of the values in a report.json, `{"value": 0.7, "ci95": [0.59, 0.81], "n": 64}` before and after.
 
 They judge and format nothing.
 """
