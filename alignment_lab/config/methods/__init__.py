@@ -18,14 +18,12 @@ from .pairwise import (
     APOZero,
     BCOPair,
     DiscoPOP,
-    Divergent,
     DPONorm,
     Hinge,
-    Pairwise,
-    Referenced,
     RobustDPO,
     SimPO,
 )
+from .pairwise_base import Divergent, Pairwise, Referenced
 from .supervised import CPT, SFT, Reward
 from .unpaired import BCO, KTO, Unpaired
 
