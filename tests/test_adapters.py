@@ -1,4 +1,4 @@
-"""Runs with an adapter: what is trained, what it is measured against, what is saved."""
+"""Runs with an adapter: what is trained, what the reference is, what is saved."""
 
 import io
 import math
@@ -15,22 +15,26 @@ from alignment_lab.runtime.files import read_json
 from alignment_lab.runtime.run_directory import RunDirectory
 
 
-def adapted(composed, folder: Path, *overrides: str) -> tuple[RunDirectory, str]:
+def run_with_adapter(composed, folder: Path, *overrides: str) -> tuple[RunDirectory, str]:
     """A short run with an adapter, and what it printed."""
-    run, said = RunDirectory(folder), io.StringIO()
-    with redirect_stdout(said):
+    run, stdout = RunDirectory(folder), io.StringIO()
+    with redirect_stdout(stdout):
         run_action(
             composed([*TINY, "parallel=lora", "parallel.processes=1", "eval.generations=0", *overrides]), run
         )
-    return run, " ".join(said.getvalue().split())
+    return run, " ".join(stdout.getvalue().split())
 
 
-def test_an_adapter_goes_on_and_is_its_own_reference(composed, tmp_path):
-    """SFT trains one, DPO goes on from it: its first loss is log 2, which it would not be against the bare base."""
-    sft, said = adapted(composed, tmp_path / "sft", "method=sft")
-    assert "rank 16, alpha 32" in said and "the reference is the base" in said
-    dpo, said = adapted(composed, tmp_path / "dpo", "method=dpo", f"model.init_adapter={sft.model}")
-    assert f"it goes on from {sft.model}, and is the reference as it lies there" in said
+def test_a_trained_adapter_is_resumed_and_is_its_own_reference(composed, tmp_path):
+    """SFT trains one, DPO starts from it: its first loss is log 2, which it would not be against the bare
+    base.
+    """
+    sft, output = run_with_adapter(composed, tmp_path / "sft", "method=sft")
+    assert "rank 16, alpha 32" in output and "the reference is the base" in output
+    dpo, output = run_with_adapter(
+        composed, tmp_path / "dpo", "method=dpo", f"model.init_adapter={sft.model}"
+    )
+    assert f"it goes on from {sft.model}, and is the reference as it lies there" in output
     assert dpo.metrics()[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert (
         read_json(dpo.provenance_file)["content"]["model"]
@@ -42,7 +46,7 @@ def test_an_adapter_goes_on_and_is_its_own_reference(composed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "dials",
+    "overrides",
     [
         "parallel.adapter=dora",
         "parallel.adapter=rslora",
@@ -50,8 +54,8 @@ def test_an_adapter_goes_on_and_is_its_own_reference(composed, tmp_path):
         "parallel.quantization=int8",
     ],
 )
-def test_every_adapter_and_base_trains_and_is_saved_whole(dials, composed, tmp_path):
-    run, said = adapted(composed, tmp_path / "run", dials)
-    assert "saved model: loaded again by a fresh process" in said
+def test_every_kind_of_adapter_and_base_trains_and_is_saved(overrides, composed, tmp_path):
+    run, output = run_with_adapter(composed, tmp_path / "run", overrides)
+    assert "saved model: loaded again by a fresh process" in output
     losses = [row["loss"] for row in run.metrics() if "loss" in row]
     assert losses[-1] < losses[0]

@@ -1,4 +1,4 @@
-"""The model that comes with the lab is a real one."""
+"""The model that comes with the lab answers questions, and is converted once."""
 
 import pytest
 import torch
@@ -26,29 +26,32 @@ def test_it_answers_factual_questions(loaded, tokenizer):
         [{"role": "user", "content": text}]
         for text in ("What is the capital of France?", "What is the capital of Hungary?")
     ]
-    found = generate_answers(
+    generated = generate_answers(
         loaded, tokenizer, prompts, Eval(max_new_tokens=24), CPU, torch.float32, lambda steps: steps
     )
-    assert is_correct(found[0], ["Paris"]) and is_correct(found[1], ["Budapest"]), found
+    assert is_correct(generated[0], ["Paris"]) and is_correct(generated[1], ["Budapest"]), generated
 
 
-def test_answers_do_not_depend_on_their_neighbours(loaded, tokenizer):
+def test_answers_do_not_depend_on_the_rest_of_the_batch(loaded, tokenizer):
     short = [{"role": "user", "content": "What is the capital of France?"}]
     long = [
         {
             "role": "user",
-            "content": "What colour is the sky on a clear day, as seen by somebody who stands in a field and looks up?",
+            "content": "What colour is the sky on a clear day, as seen by somebody who stands in a field "
+            "and looks up?",
         }
     ]
-    how = Eval(max_new_tokens=12)
-    alone = generate_answers(loaded, tokenizer, [short], how, CPU, torch.float32, lambda steps: steps)
-    beside = generate_answers(loaded, tokenizer, [long, short], how, CPU, torch.float32, lambda steps: steps)
+    settings = Eval(max_new_tokens=12)
+    alone = generate_answers(loaded, tokenizer, [short], settings, CPU, torch.float32, lambda steps: steps)
+    beside = generate_answers(
+        loaded, tokenizer, [long, short], settings, CPU, torch.float32, lambda steps: steps
+    )
     assert alone[0] == beside[1]
 
 
-def test_its_shape_is_what_the_option_says(loaded, composed):
+def test_its_shape_equals_the_option_file(loaded, composed):
     shape, config = composed([]).model.shape, loaded.config
-    said = (
+    configured = (
         shape.layers,
         shape.hidden,
         shape.intermediate,
@@ -57,14 +60,14 @@ def test_its_shape_is_what_the_option_says(loaded, composed):
         shape.vocabulary,
         shape.tied,
     )
-    real = (
+    actual = (
         config.num_hidden_layers,
         config.hidden_size,
         config.intermediate_size,
         config.num_attention_heads,
         config.num_key_value_heads,
     )
-    assert said == (*real, config.vocab_size, config.tie_word_embeddings)
+    assert configured == (*actual, config.vocab_size, config.tie_word_embeddings)
 
 
 def test_it_is_converted_once(loaded):

@@ -1,4 +1,6 @@
-"""The reference: what its folder's name stands for, that it is asked once, and that a wrong store is never believed."""
+"""The reference: what its folder's name depends on, that it is computed once, and that a wrong cache is
+detected.
+"""
 
 import re
 import shutil
@@ -6,7 +8,7 @@ import shutil
 import pytest
 import torch
 from rich.console import Console
-from small_models import SEQUENCES, small
+from small_models import SEQUENCES, small_model
 from small_runs import Workshop, step, trainer
 
 from alignment_lab.actions import run_action
@@ -23,8 +25,8 @@ ANSWERS = [ScoredSequence(one.prompt, one.answer) for one in SEQUENCES if one.pr
 
 
 @pytest.fixture
-def empty(tmp_path, monkeypatch):
-    """A cache of the test's own with the embedded weights in it: the folder of its references."""
+def references_folder(tmp_path, monkeypatch):
+    """A new cache that has the embedded weights; returns its folder of references."""
     weights = embedded_weights()
     (tmp_path / "cache" / "models").mkdir(parents=True)
     (tmp_path / "cache" / "models" / weights.name).symlink_to(weights.resolve())
@@ -33,14 +35,14 @@ def empty(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def workshop(composed, tokenizer, tmp_path, empty):
+def workshop(composed, tokenizer, tmp_path, references_folder):
     return Workshop(composed, tokenizer, tmp_path)
 
 
 # ---- the name
 
 
-def adapted(model, *, trained: bool = False, **settings):
+def with_adapter(model, *, trained: bool = False, **settings):
     from peft import LoraConfig, get_peft_model
 
     wrapped = get_peft_model(
@@ -54,24 +56,26 @@ def adapted(model, *, trained: bool = False, **settings):
     return wrapped
 
 
-def test_a_model_has_one_name_however_it_is_held(tmp_path):
-    """Twice made, saved and loaded, with another attention, in training, or under an adapter that does nothing yet."""
-    plain = small("llama", dtype=torch.float32)
+def test_a_model_has_one_digest_however_it_is_held(tmp_path):
+    """Made twice, saved and loaded, with another attention, in training, or under an adapter that adds
+    nothing yet.
+    """
+    plain = small_model("llama", dtype=torch.float32)
     name = weights_digest(plain)
     plain.save_pretrained(tmp_path)
     assert re.fullmatch("[0-9a-f]{64}", name)
-    assert weights_digest(small("llama", dtype=torch.float32)) == name
+    assert weights_digest(small_model("llama", dtype=torch.float32)) == name
     assert weights_digest(type(plain).from_pretrained(tmp_path)) == name
-    assert weights_digest(small("llama", implementation="sdpa", dtype=torch.float32).train()) == name
-    assert weights_digest(adapted(small("llama", dtype=torch.float32))) == name
-    assert weights_digest(adapted(small("llama", dtype=torch.float32), r=2, lora_alpha=3)) == name
+    assert weights_digest(small_model("llama", implementation="sdpa", dtype=torch.float32).train()) == name
+    assert weights_digest(with_adapter(small_model("llama", dtype=torch.float32))) == name
+    assert weights_digest(with_adapter(small_model("llama", dtype=torch.float32), r=2, lora_alpha=3)) == name
 
 
-def test_what_changes_a_number_changes_the_name(tmp_path):
-    """One weight by a rounding, the type of the weights, a constant of the config, a trained adapter, how strong it is."""
+def test_what_changes_a_number_changes_the_digest(tmp_path):
+    """One weight by 1e-7, the weights' dtype, a constant of the config, a trained adapter, its scale."""
 
     def model(**settings):
-        return small("llama", **({"dtype": torch.float32} | settings))
+        return small_model("llama", **({"dtype": torch.float32} | settings))
 
     nudged = model()
     with torch.no_grad():
@@ -82,70 +86,79 @@ def test_what_changes_a_number_changes_the_name(tmp_path):
         model(rope_parameters={"rope_type": "default", "rope_theta": 5e5}),
         model(rms_norm_eps=1e-5),
         model(hidden_act="gelu"),
-        adapted(model(), trained=True),
-        adapted(model(), trained=True, lora_alpha=16),
-        adapted(model(), trained=True, use_rslora=True),
+        with_adapter(model(), trained=True),
+        with_adapter(model(), trained=True, lora_alpha=16),
+        with_adapter(model(), trained=True, use_rslora=True),
         model(),
     ]
-    assert len({weights_digest(one) for one in others}) == len(others)
+    assert len({weights_digest(model) for model in others}) == len(others)
 
 
-def test_a_trained_adapter_has_its_name_after_loading(tmp_path):
+def test_a_trained_adapter_keeps_its_digest_after_loading(tmp_path):
     from peft import PeftModel
 
-    trained = adapted(small("llama", dtype=torch.float32), trained=True)
+    trained = with_adapter(small_model("llama", dtype=torch.float32), trained=True)
     trained.save_pretrained(tmp_path)
     assert weights_digest(
-        PeftModel.from_pretrained(small("llama", dtype=torch.float32), tmp_path)
+        PeftModel.from_pretrained(small_model("llama", dtype=torch.float32), tmp_path)
     ) == weights_digest(trained)
 
 
-def test_a_folder_is_named_by_weights_and_type():
-    one, other = (reference_folder("ab" * 32, dtype) for dtype in (torch.float32, torch.bfloat16))
-    assert (one.name, other.name) == ("ab" * 16 + "-float32", "ab" * 16 + "-bfloat16")
+def test_a_folder_is_named_by_digest_and_dtype():
+    float32_folder, bfloat16_folder = (
+        reference_folder("ab" * 32, dtype) for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert (float32_folder.name, bfloat16_folder.name) == ("ab" * 16 + "-float32", "ab" * 16 + "-bfloat16")
 
 
-# ---- who is asked
+# ---- what is computed
 
 
-def fetched(model, where, sequences=ANSWERS):
+def fetch(model, where, sequences=ANSWERS):
     return fetch_reference_logps(model, sequences, PACKED, torch.float32, where, Console(quiet=True))
 
 
-def test_what_is_fetched_is_what_the_model_says_and_then_what_was_stored(tmp_path):
-    """In the order of the sequences; a second model that would say otherwise is not asked."""
-    model = small("llama", dtype=torch.float32)
-    true = score_sequences(model, ANSWERS, PACKED, torch.float32, iter)
-    for asked, who in (
+def test_log_probabilities_are_the_models_first_and_then_the_stored_ones(tmp_path):
+    """In the order of the sequences; a second model, which would give others, is not run."""
+    model = small_model("llama", dtype=torch.float32)
+    expected = score_sequences(model, ANSWERS, PACKED, torch.float32, iter)
+    for num_scored, scoring_model in (
         (len(ANSWERS), model),
-        (0, small("llama", dtype=torch.float32, initializer_range=0.2)),
+        (0, small_model("llama", dtype=torch.float32, initializer_range=0.2)),
     ):
-        found, count = fetched(who, tmp_path / "store")
-        assert count == asked
-        for one, two in zip(found, true, strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
-    backwards, count = fetched(model, tmp_path / "store", ANSWERS[::-1])
+        logps, count = fetch(scoring_model, tmp_path / "store")
+        assert count == num_scored
+        for actual, target in zip(logps, expected, strict=True):
+            torch.testing.assert_close(actual, target, rtol=1e-5, atol=1e-5)
+    backwards, count = fetch(model, tmp_path / "store", ANSWERS[::-1])
     assert count == 0
-    assert all(torch.equal(one, two) for one, two in zip(backwards[::-1], found, strict=True))
+    assert all(torch.equal(actual, target) for actual, target in zip(backwards[::-1], logps, strict=True))
 
 
-def test_a_fresh_adapter_is_off_and_a_trained_one_is_the_reference(tmp_path):
-    """Its A is not even multiplied while it does nothing; afterwards the bare base would be wrong by nats."""
-    base = small("llama", dtype=torch.float32)
-    true = score_sequences(base, ANSWERS, PACKED, torch.float32, iter)
-    fresh = adapted(base)
+def test_a_new_adapter_is_disabled_and_a_trained_one_is_the_reference(tmp_path):
+    """Its A is not even multiplied while B is zero; after training the bare base would be wrong by nats."""
+    base = small_model("llama", dtype=torch.float32)
+    expected = score_sequences(base, ANSWERS, PACKED, torch.float32, iter)
+    fresh = with_adapter(base)
     calls = []
     for name, module in fresh.named_modules():
         if "lora_A.default" in name:
             module.register_forward_hook(lambda *_: calls.append(1))
-    found, _ = fetched(fresh, tmp_path / "fresh")
+    logps, _ = fetch(fresh, tmp_path / "fresh")
     assert calls == []
-    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(found, true, strict=True))
-    trained = adapted(small("llama", dtype=torch.float32), trained=True)
-    found, _ = fetched(trained, tmp_path / "trained")
-    with_it = score_sequences(trained, ANSWERS, PACKED, torch.float32, iter)
-    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(found, with_it, strict=True))
-    assert max(float((one - two).abs().max()) for one, two in zip(found, true, strict=True)) > 0.1
+    assert all(
+        torch.allclose(actual, target, atol=1e-5) for actual, target in zip(logps, expected, strict=True)
+    )
+    trained = with_adapter(small_model("llama", dtype=torch.float32), trained=True)
+    logps, _ = fetch(trained, tmp_path / "trained")
+    adapter_logps = score_sequences(trained, ANSWERS, PACKED, torch.float32, iter)
+    assert all(
+        torch.allclose(actual, target, atol=1e-5) for actual, target in zip(logps, adapter_logps, strict=True)
+    )
+    assert (
+        max(float((actual - target).abs().max()) for actual, target in zip(logps, expected, strict=True))
+        > 0.1
+    )
 
 
 # ---- whole runs
@@ -164,19 +177,23 @@ RUN = [
 ]
 
 
-def test_a_sweep_asks_the_reference_once(composed, empty, tmp_path, write_rows, capsys, monkeypatch):
-    """20 pairs, 18 of them to train on: 40 answers are asked for by the first run, and by no other that sees the same tokens.
+def test_a_sweep_computes_the_reference_once(
+    composed, references_folder, tmp_path, write_rows, capsys, monkeypatch
+):
+    """20 pairs, 18 of them to train on: the first run computes 40 answers, and no later run with the same
+    tokens any.
 
-    KTO sees the halves of the same pairs, and as many prompts with other answers. Another template, or another answer, is another question.
+    KTO has the halves of the same pairs, and as many prompts with other answers. Another chat template, or
+    another answer, is computed again.
     """
     path = write_rows(ROWS)
     monkeypatch.setattr(
         "alignment_lab.report.render.run_page.write_run_page", lambda run: None
     )  # half of so short a run's time
 
-    def said(*more: str) -> tuple[int, int]:
+    def count_cached(*overrides: str) -> tuple[int, int]:
         run = RunDirectory(tmp_path / f"run{len(list(tmp_path.iterdir()))}")
-        run_action(composed([*RUN, f"data.path={path}", *more]), run)
+        run_action(composed([*RUN, f"data.path={path}", *overrides]), run)
         return tuple(
             map(
                 int,
@@ -186,8 +203,8 @@ def test_a_sweep_asks_the_reference_once(composed, empty, tmp_path, write_rows, 
             )
         )
 
-    assert said() == (0, 40)
-    for same in (
+    assert count_cached() == (0, 40)
+    for override in (
         "",
         "beta=0.3",
         "method=ipo",
@@ -196,47 +213,52 @@ def test_a_sweep_asks_the_reference_once(composed, empty, tmp_path, write_rows, 
         "training.micro_tokens=50",
         "method=aot",
     ):
-        assert said(*same.split()) == (40, 40), same
-    assert said("method=kto") == (40, 80)
-    assert said("method=bco") == (40, 40)
-    assert said("model.shape.layers=1") == (0, 40)
-    assert said("model.chat_template=zephyr") == (0, 40)
+        assert count_cached(*override.split()) == (40, 40), override
+    assert count_cached("method=kto") == (40, 80)
+    assert count_cached("method=bco") == (40, 40)
+    assert count_cached("model.shape.layers=1") == (0, 40)
+    assert count_cached("model.chat_template=zephyr") == (0, 40)
     path.write_text(path.read_text().replace("Perhaps 20.", "Perhaps not 20."))
-    assert said() == (39, 40)
-    assert {folder.name.rpartition("-")[2] for folder in empty.iterdir()} == {"float32"}
+    assert count_cached() == (39, 40)
+    assert {folder.name.rpartition("-")[2] for folder in references_folder.iterdir()} == {"float32"}
 
 
-# ---- a wrong store
+# ---- a wrong cache
 
 
 @pytest.mark.parametrize("method", ["dpo", "ld_dpo", "ipo", "kto", "bco"])
-def test_the_first_step_proves_the_store(method, workshop, empty):
-    """A right one passes. One whose numbers other weights made, under the same name, is caught before an update, in a sentence."""
+def test_the_first_step_checks_the_cache(method, workshop, references_folder):
+    """A right cache passes.
+
+    One with the numbers of other weights under the same name raises before an update.
+    """
     context = workshop.context(method)
     step(trainer(context), is_first=True)
-    (folder,) = empty.iterdir()
+    (folder,) = references_folder.iterdir()
     shutil.rmtree(folder)
-    other = workshop.policy(workshop.spec(method))
+    other_model = workshop.policy(workshop.spec(method))
     with torch.no_grad():
-        other.model.embed_tokens.weight.mul_(1.3)
-    true = context.weights_digest
-    sequences = [one for row in [*context.train_rows, *context.heldout_rows] for one in answers(row)]
+        other_model.model.embed_tokens.weight.mul_(1.3)
+    digest = context.weights_digest
+    sequences = [
+        sequence for row in [*context.train_rows, *context.heldout_rows] for sequence in answer_sequences(row)
+    ]
     fetch_reference_logps(
-        other,
+        other_model,
         sequences,
         context.engine,
         context.dtype,
-        reference_folder(true, context.dtype),
+        reference_folder(digest, context.dtype),
         Console(quiet=True),
     )
-    made = trainer(context)
+    broken_trainer = trainer(context)
     with pytest.raises(UserError, match=r"are off by .* nats per token .* delete that folder"):
-        step(made, is_first=True)
-    step(made)  # later the policy has left its reference
+        step(broken_trainer, is_first=True)
+    step(broken_trainer)  # later the policy has left its reference
 
 
-def answers(row):
-    """The answers of a pair, or of a labelled row."""
+def answer_sequences(row):
+    """The answers of a pair, or of a labeled row."""
     return [
         ScoredSequence(row["prompt_ids"], row[name])
         for name in ("chosen_ids", "rejected_ids", "completion_ids")
@@ -244,24 +266,26 @@ def answers(row):
     ]
 
 
-def test_shards_of_another_folder_are_set_aside(workshop, empty):
-    """Copied under this model's name they are not read: a shard knows which folder it was made for."""
+def test_shards_of_another_folder_are_renamed(workshop, references_folder):
+    """Copied into this model's folder they are not used: a shard's digest covers its folder's name."""
     context = workshop.context("dpo")
-    mine = reference_folder(context.weights_digest, context.dtype)
-    stranger = mine.with_name("0" * 32 + "-float32")
-    sequences = [one for row in [*context.train_rows, *context.heldout_rows] for one in answers(row)]
+    own_folder = reference_folder(context.weights_digest, context.dtype)
+    other_folder = own_folder.with_name("0" * 32 + "-float32")
+    sequences = [
+        sequence for row in [*context.train_rows, *context.heldout_rows] for sequence in answer_sequences(row)
+    ]
     fetch_reference_logps(
-        context.model, sequences, context.engine, context.dtype, stranger, Console(quiet=True)
+        context.model, sequences, context.engine, context.dtype, other_folder, Console(quiet=True)
     )
-    shutil.copytree(stranger, mine)
+    shutil.copytree(other_folder, own_folder)
     text = trainer_text(context)
     assert "reference: 0 of" in text
-    assert list(mine.glob("*.damaged"))
+    assert list(own_folder.glob("*.damaged"))
     assert trainer_text(context).count("reference: 24 of 24") == 1
 
 
 def trainer_text(context) -> str:
-    """What building the trainer says."""
+    """What building the trainer prints."""
     before = len(context.console.file.getvalue())
     trainer(context)
     return context.console.file.getvalue()[before:]

@@ -1,4 +1,4 @@
-"""A reader of a run directory never sees half a file, and nothing that was written is lost to what came after."""
+"""A reader of a run directory never sees half a file, and no crash loses what was written before."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from alignment_lab.report.study.runs import find_runs
 from alignment_lab.runtime.files import (
     file_digest,
     publish_directory,
@@ -18,7 +19,7 @@ from alignment_lab.runtime.files import (
     write_atomic,
     write_json,
 )
-from alignment_lab.runtime.run_directory import RunDirectory, find_runs
+from alignment_lab.runtime.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def run(tmp_path):
     return RunDirectory(tmp_path / "outputs" / "2026-01-01" / "run")
 
 
-def stop(*_):
-    raise OSError("power cut")
+def raise_power_loss(*_):
+    raise OSError("power loss")
 
 
 # ---- files
@@ -43,12 +44,12 @@ def test_what_is_written_is_read(content, tmp_path):
 @pytest.mark.parametrize("where", ["pathlib.Path.replace", "os.fsync"])
 @pytest.mark.parametrize("old", [b"old", None])
 def test_a_crash_before_the_rename_leaves_the_old_file(where, old, tmp_path, monkeypatch):
-    """What is left besides has a hidden name that no reader looks for."""
+    """The leftover has a hidden name that no reader looks for."""
     path = tmp_path / "run.json"
     if old:
         path.write_bytes(old)
-    monkeypatch.setattr(where, stop)
-    with pytest.raises(OSError, match="power cut"):
+    monkeypatch.setattr(where, raise_power_loss)
+    with pytest.raises(OSError, match="power loss"):
         write_atomic(path, "new and longer")
     assert (path.read_bytes() if path.exists() else None) == old
     assert all(other.name.startswith(".") for other in tmp_path.iterdir() if other != path)
@@ -57,8 +58,8 @@ def test_a_crash_before_the_rename_leaves_the_old_file(where, old, tmp_path, mon
 def test_a_crash_while_the_state_changes_leaves_the_state(run, monkeypatch):
     run.start_attempt(run_id="abc", spec="name: a\n")
     before = run.state()
-    monkeypatch.setattr("pathlib.Path.replace", stop)
-    with pytest.raises(OSError, match="power cut"):
+    monkeypatch.setattr("pathlib.Path.replace", raise_power_loss)
+    with pytest.raises(OSError, match="power loss"):
         run.finish()
     assert run.state() == before
 
@@ -81,12 +82,12 @@ LINES = {
 
 
 @pytest.mark.parametrize("text", LINES)
-def test_a_last_line_that_was_cut_off_is_left_out(text, tmp_path):
+def test_a_truncated_last_line_is_skipped(text, tmp_path):
     (tmp_path / "rows.jsonl").write_text(text)
     assert [row["a"] for row in read_jsonl(tmp_path / "rows.jsonl")] == LINES[text]
 
 
-def test_missing_lines_are_none(tmp_path):
+def test_a_missing_file_has_no_lines(tmp_path):
     assert read_jsonl(tmp_path / "rows.jsonl") == []
 
 
@@ -115,8 +116,8 @@ def test_a_crash_while_publishing_leaves_no_half_directory(tmp_path, monkeypatch
     partial, final = tmp_path / "partial", tmp_path / "final"
     partial.mkdir()
     (partial / "file").write_text("whole")
-    monkeypatch.setattr("pathlib.Path.replace", stop)
-    with pytest.raises(OSError, match="power cut"):
+    monkeypatch.setattr("pathlib.Path.replace", raise_power_loss)
+    with pytest.raises(OSError, match="power loss"):
         publish_directory(partial, final)
     assert not final.exists()
     assert (partial / "file").read_text() == "whole"
@@ -128,7 +129,7 @@ def test_discard_removes_the_run_and_only_the_parents_that_are_empty(run, tmp_pa
     assert list(tmp_path.iterdir()) == []  # outputs/2026-01-01 was made for it
 
 
-def test_discard_leaves_a_neighbour_and_what_is_above_it(run, tmp_path):
+def test_discard_keeps_a_neighbor_and_the_parents(run, tmp_path):
     run.start_attempt(run_id="abc", spec="")
     other = RunDirectory(run.path.with_name("other"))
     other.start_attempt(run_id="def", spec="")
@@ -137,14 +138,14 @@ def test_discard_leaves_a_neighbour_and_what_is_above_it(run, tmp_path):
     assert other.state()["id"] == "def"
 
 
-def test_discard_of_what_never_was_is_nothing(run, tmp_path):
+def test_discard_of_a_run_that_never_started_deletes_nothing(run, tmp_path):
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "file").touch()
     run.discard_if_unused()
     assert (tmp_path / "outputs" / "file").exists()
 
 
-def test_discard_never_takes_what_was_there_before(tmp_path):
+def test_discard_never_deletes_what_was_there_before(tmp_path):
     """As with hydra.run.dir=MY_FOLDER: the folder and its files stay."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
@@ -156,10 +157,10 @@ def test_discard_never_takes_what_was_there_before(tmp_path):
     assert [path.name for path in run.path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("other", [{"attempts": 2}, {"pid": -1}])
-def test_discard_keeps_the_record_of_another_attempt(run, other):
+@pytest.mark.parametrize("fields", [{"attempts": 2}, {"pid": -1}])
+def test_discard_keeps_the_record_of_another_attempt(run, fields):
     run.start_attempt(run_id="abc", spec="")
-    write_json(run.state_file, run.state() | other)
+    write_json(run.state_file, run.state() | fields)
     run.discard_if_unused()
     assert run.state()["id"] == "abc"
 
@@ -214,15 +215,15 @@ def test_nothing_partial_is_left_at_the_end(end, run):
     assert not run.partial.exists()
 
 
-def test_a_missing_part_reads_as_nothing(run):
+def test_a_missing_file_reads_as_empty(run):
     assert (run.spec(), run.state(), run.metrics(), run.samples(), run.report()) == ({}, {}, [], [], None)
 
 
-def test_every_part_has_a_place_of_its_own(run):
+def test_every_file_has_a_path_of_its_own(run):
     names = ["spec", "state", "provenance", "metrics", "samples", "report", "page"]
-    places = [getattr(run, f"{name}_file") for name in names] + [run.checkpoints, run.model, run.partial]
-    assert len(set(places)) == len(places)
-    assert {place.parent for place in places} == {run.path}
+    paths = [getattr(run, f"{name}_file") for name in names] + [run.checkpoints, run.model, run.partial]
+    assert len(set(paths)) == len(paths)
+    assert {path.parent for path in paths} == {run.path}
 
 
 def test_a_spec_reads_as_plain_data(run):
@@ -242,8 +243,8 @@ def test_logged_steps_are_appended_in_order(run):
     assert run.metrics() == [*rows, {"step": 3}]
 
 
-def test_what_is_logged_after_a_crash_is_not_lost(run):
-    """The next row does not go on the line that was cut off."""
+def test_a_row_logged_after_a_crash_is_not_lost(run):
+    """The next row is not appended to the truncated line."""
     run.start_attempt(run_id="abc", spec="")
     run.log_metrics({"step": 1})
     with run.metrics_file.open("a") as file:
@@ -254,7 +255,7 @@ def test_what_is_logged_after_a_crash_is_not_lost(run):
     assert [row["step"] for row in run.metrics()] == [1, 2, 3, 4]
 
 
-# str.splitlines() would part a line at all of these
+# str.splitlines() would split a line at all of these
 @pytest.mark.parametrize("character", ["\n", "\u2028", "\u2029", "\x85"])
 def test_samples_hold_any_text(character, run):
     rows = [{"before": f"a{character}b"}, {"before": "c"}]
@@ -263,13 +264,11 @@ def test_samples_hold_any_text(character, run):
     assert run.samples() == rows
 
 
-def test_runs_are_found_wherever_they_lie_in_the_order_of_their_names(tmp_path):
+def test_runs_are_found_at_any_depth_sorted_by_path(tmp_path):
     for name in ("b", "a/deep", "c"):
         RunDirectory(tmp_path / name).start_attempt(run_id=name, spec="")
     (tmp_path / "d").mkdir()
     (tmp_path / "e.json").write_text(json.dumps({}))
-    assert [found.path for found in find_runs(tmp_path)] == [
-        tmp_path / name for name in ("a/deep", "b", "c")
-    ]
-    assert [found.path for found in find_runs(tmp_path / "b")] == [tmp_path / "b"]
+    assert [run.path for run in find_runs(tmp_path)] == [tmp_path / name for name in ("a/deep", "b", "c")]
+    assert [run.path for run in find_runs(tmp_path / "b")] == [tmp_path / "b"]
     assert list(find_runs(tmp_path / "nowhere")) == []

@@ -151,6 +151,14 @@ def _make_batch(
         offsets += [position - prompt_length for position, _ in scored]
         lengths.append(len(scored))
         last_positions.append(positions[-1])
-    columns = (predict_at, targets, offsets, lengths, last_positions, indices)
-    tensors = [torch.tensor(column, dtype=torch.long) for column in columns]
-    return ForwardBatch(torch.tensor(ids), torch.tensor(position_ids), layout, *tensors)
+    return ForwardBatch(
+        input_ids=torch.tensor(ids),
+        position_ids=torch.tensor(position_ids),
+        layout=layout,
+        predict_at=torch.tensor(predict_at, dtype=torch.long),
+        targets=torch.tensor(targets, dtype=torch.long),
+        offsets=torch.tensor(offsets, dtype=torch.long),
+        lengths=torch.tensor(lengths, dtype=torch.long),
+        last_positions=torch.tensor(last_positions, dtype=torch.long),
+        sequence_ids=torch.tensor(indices, dtype=torch.long),
+    )

@@ -216,11 +216,3 @@ class RunDirectory:
     def _set_state(self, state: str, **fields: Any) -> None:
         assert state in RUN_STATES
         self.update_state(state=state, **fields)
-
-
-def find_runs(folder: Path) -> Iterator[RunDirectory]:
-    """Every run below `folder`, itself included, sorted by path. A folder with a run.json is a run."""
-    for file in sorted(folder.rglob("run.json")):
-        # hidden folders are a sweep's own
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts):
-            yield RunDirectory(file.parent)
