@@ -141,7 +141,10 @@ class RowWriter:
     def draw(
         self, fact: Fact, shapes: Sequence[tuple[str, ...]], start: str, fits: Callable[[str], bool]
     ) -> str:
-        """`start` and random parts in one of the shapes: the first draw that is new and fits."""
+        """`start` and random parts in one of the shapes.
+
+        Returns the first draw that is new, has an allowed length, and fits.
+        """
         for _ in range(1000):
             parts = " ".join(self.rng.choice(self.parts[part]) for part in self.rng.choice(shapes))
             text = start + parts.format(**template_fields(fact, self.subject))
