@@ -1,8 +1,8 @@
 """Commits a checkpoint: it is complete, its manifest proves it, and only then does it get its name.
 
-All processes write into a partial folder; when all are done one of them forces it to the disk, writes the manifest
-and renames the folder. A folder with a missing, truncated, changed or foreign file is not a checkpoint. Knows
-bytes, not tensors.
+All processes write into a partial folder; when all are done one of them forces it to the disk, writes the
+manifest and renames the folder. A folder with a missing, truncated, changed or foreign file is not a
+checkpoint. Knows bytes, not tensors.
 """
 
 from __future__ import annotations

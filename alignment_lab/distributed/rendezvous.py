@@ -42,9 +42,9 @@ def find_rendezvous(num_nodes: int, environment: Mapping[str, str] = os.environ)
         return Rendezvous(num_nodes, node_rank, master_addr, int(variables.get("MASTER_PORT", 29500)))
     except (KeyError, ValueError):
         raise UserError(
-            f"parallel.nodes={num_nodes}: say where the machines meet: start the same command on each of "
-            f"them with NODE_RANK=0 to {num_nodes - 1} and MASTER_ADDR=HOST of the first one in its environment, "
-            "or run it under Slurm."
+            f"parallel.nodes={num_nodes}: say where the machines meet: start the same command on each "
+            f"of them with NODE_RANK=0 to {num_nodes - 1} and MASTER_ADDR=HOST of the first one in its "
+            "environment, or run it under Slurm."
         ) from None
 
 

@@ -1,7 +1,8 @@
-"""Proof that a saved model is complete: a fresh process loads it, and its outputs must be the trained model's.
+"""Proof that a saved model is complete: a fresh process loads it, and its outputs must be the trained
+model's.
 
-This finds a weight that was never gathered (empty), a head that was not saved (new and random), a scale that was
-lost (every number changes), before anybody builds on it. Refuses to know runs, methods and data.
+This finds a weight that was never gathered (empty), a head that was not saved (new and random), a scale that
+was lost (every number changes), before anybody builds on it. Refuses to know runs, methods and data.
 """
 
 from .fresh_process import verify_saved

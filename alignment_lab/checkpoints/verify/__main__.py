@@ -1,7 +1,7 @@
 """The fresh process of `verify_saved`.
 
-Run as python -m alignment_lab.checkpoints.verify FOLDER SCRATCH LOAD_OPTIONS. Reads SCRATCH/expected.safetensors
-and writes SCRATCH/result.json.
+Run as python -m alignment_lab.checkpoints.verify FOLDER SCRATCH LOAD_OPTIONS. Reads
+SCRATCH/expected.safetensors and writes SCRATCH/result.json.
 """
 
 from __future__ import annotations

@@ -39,9 +39,9 @@ def verify_saved(
 ) -> float:
     """Load a saved model in a fresh process and compare its outputs with the trained model's.
 
-    `expected` is what `probe_outputs` returned for it. Returns the largest difference, in nats or in scores. Raises
-    UserError, one sentence: which tensors are empty, missing, unexpected or not finite, or how large the difference
-    is. The folder is not changed.
+    `expected` is what `probe_outputs` returned for it. Returns the largest difference, in nats or in scores.
+    Raises UserError, one sentence: which tensors are empty, missing, unexpected or not finite, or how large
+    the difference is. The folder is not changed.
     """
     options = options or LoadOptions()
     fail_if(
