@@ -1,9 +1,11 @@
-"""One optimizer step of every method: its layout, its budget of tokens and the cache of its reference change no loss and no gradient."""
+"""One optimizer step of every method: its layout, its budget of tokens and the cache of its reference change
+no loss and no gradient.
+"""
 
 import pytest
 import torch
 from small_models import relative_difference
-from small_runs import Workshop, printed, shifted, step, trainer
+from small_runs import ContextFactory, console_output, make_trainer, perturb, run_step
 
 from alignment_lab.engine.layout import Engine
 from alignment_lab.engine.logprobs import score_sequences
@@ -33,26 +35,28 @@ VARIANTS = [
 
 
 @pytest.fixture(scope="module")
-def workshop(composed, tokenizer, tmp_path_factory):
-    return Workshop(composed, tokenizer, tmp_path_factory.mktemp("workshop"))
+def contexts(composed, tokenizer, tmp_path_factory):
+    return ContextFactory(composed, tokenizer, tmp_path_factory.mktemp("workshop"))
 
 
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_is_the_same_in_every_layout(variant, workshop):
-    """Six rows, policy and reference nats apart: the global batch in one forward pass, against many, packed or padded.
+def test_a_step_is_the_same_in_every_layout(variant, contexts):
+    """Six rows, policy and reference nats apart: the global batch in one forward pass, against many, packed
+    or padded.
 
-    So a loss over the whole batch (AOT's sorted margins, KTO's reference point), a mean over tokens (SFT, NLL terms) and a shift (BCO)
-    must be those of the batch and not of a pack. Metrics and held-out scores are held to the same.
+    So a loss over the whole batch (AOT's sorted margins, KTO's reference point), a mean over tokens (SFT, NLL
+    terms) and a shift (BCO) must be those of the batch and not of a pack. Metrics and held-out scores are
+    held to the same.
     """
     method, *options = variant.split()
-    context = workshop.context(method, *options)
-    made = trainer(context, WHOLE)
-    others = [trainer(context, engine) for engine in OTHERS.values()]
+    context = contexts.context(method, *options)
+    made = make_trainer(context, WHOLE)
+    others = [make_trainer(context, engine) for engine in OTHERS.values()]
     assert [row for other in others for row in other.train_rows] == made.train_rows * len(
         others
     )  # the reference too, asked once and then read
-    shifted(context.model)
+    perturb(context.model)
     batch = collate(made.objective, made.train_rows)
     assert len(batch.passes) == 1
     assert (
@@ -60,11 +64,12 @@ def test_a_step_is_the_same_in_every_layout(variant, workshop):
         == len(build_trees([one for row in made.train_rows for one in made.objective.score_inputs(row)]))
         > 5
     )
-    loss, gradients, metrics = step(made)
+    loss, gradients, metrics = run_step(made)
     heldout = made.heldout.scores()
+    assert {name.removeprefix("eval_") for name in heldout} == set(context.spec.method.metrics)
     assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-3
     for other in others:
-        other_loss, other_gradients, other_metrics = step(other)
+        other_loss, other_gradients, other_metrics = run_step(other)
         assert other_loss == pytest.approx(loss, rel=EXACT)
         assert other_metrics == pytest.approx(metrics, rel=EXACT)
         assert other_gradients.keys() == gradients.keys()
@@ -83,32 +88,34 @@ def test_a_step_is_the_same_in_every_layout(variant, workshop):
 
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("method", ["sft", "cpt", "reward", "kto", "bco", "aot", "orpo"])
-def test_the_order_of_rows_in_a_batch_changes_nothing(method, workshop):
+def test_the_order_of_rows_in_a_batch_changes_nothing(method, contexts):
     """Backwards, with the halves of a pair in their order."""
-    context = workshop.context(method)
-    made = trainer(context)
-    shifted(context.model)
+    context = contexts.context(method)
+    made = make_trainer(context)
+    perturb(context.model)
     units, _ = made.objective.groups(made.train_rows)
     one, other = ([made.train_rows[row] for unit in order for row in unit] for order in (units, units[::-1]))
     (loss, gradients, _), (again, others, _) = (
-        step(made, one),
-        step(trainer(context), other),
+        run_step(made, one),
+        run_step(make_trainer(context), other),
     )  # BCO remembers steps: each trainer has its own
     assert again == pytest.approx(loss, rel=EXACT)
     assert all(relative_difference(others[name], gradient) < EXACT for name, gradient in gradients.items())
 
 
 @pytest.mark.usefixtures("in_float64")
-def test_the_coupled_method_is_coupled(workshop):
-    """AOT on rows one by one is DPO; on the batch it is another loss. So the test above proves something about it."""
+def test_the_coupled_method_is_coupled(contexts):
+    """AOT on rows one by one is DPO; on the batch it is another loss. So the test above proves something
+    about it.
+    """
     losses = {}
     for method in ("aot", "dpo"):
-        context = workshop.context(method)
-        made = trainer(context)
-        shifted(context.model, 0.05)
+        context = contexts.context(method)
+        made = make_trainer(context)
+        perturb(context.model, 0.05)
         losses[method] = [
-            step(made)[0],
-            sum(step(made, [row])[0] for row in made.train_rows) / len(made.train_rows),
+            run_step(made)[0],
+            sum(run_step(made, [row])[0] for row in made.train_rows) / len(made.train_rows),
         ]
     assert losses["aot"][1] == pytest.approx(losses["dpo"][0], rel=1e-9)
     assert losses["dpo"][0] == pytest.approx(losses["dpo"][1], rel=1e-9)
@@ -116,13 +123,15 @@ def test_the_coupled_method_is_coupled(workshop):
 
 
 @pytest.mark.usefixtures("in_float64")
-def test_ktos_reference_point_is_the_global_batchs(workshop):
-    """It is above 0 here, the same for every pack, and that of `aside`'s sequences by hand. A reference of noisier weights sees to that."""
-    noisy = workshop.policy(workshop.spec("kto"))
-    shifted(noisy, 0.05)
-    context = workshop.context("kto", policy=noisy)
-    made = trainer(context, Engine(True, 1))
-    shifted(context.model, -0.05)
+def test_ktos_reference_point_is_the_global_batchs(contexts):
+    """It is above 0 here, the same for every pack, and that of `aside`'s sequences by hand. A reference of
+    noisier weights sees to that.
+    """
+    noisy = contexts.policy(contexts.spec("kto"))
+    perturb(noisy, 0.05)
+    context = contexts.context("kto", policy=noisy)
+    made = make_trainer(context, Engine(True, 1))
+    perturb(context.model, -0.05)
     batch = collate(made.objective, made.train_rows)
     stats = made.objective.aux_stats(batch)
     asked = [ScoredSequence(row["prompt_ids"], row["KL_completion_ids"]) for row in made.train_rows]
@@ -134,7 +143,7 @@ def test_ktos_reference_point_is_the_global_batchs(workshop):
     ) / len(asked)
     assert by_hand > 0.1
     assert stats["kl"].item() == pytest.approx(by_hand, rel=1e-6)
-    assert step(made)[2]["kl"] == pytest.approx(by_hand, rel=1e-6)
+    assert run_step(made)[2]["kl"] == pytest.approx(by_hand, rel=1e-6)
 
 
 WITH_NLL = ["dpo method.sft_weight=0.5", "ld_dpo method.sft_weight=0.5"]
@@ -143,10 +152,12 @@ WITH_NLL = ["dpo method.sft_weight=0.5", "ld_dpo method.sft_weight=0.5"]
 @pytest.mark.parametrize(
     "variant", [*(name for name in METHODS if name not in ("sft", "cpt", "reward")), *WITH_NLL]
 )
-def test_before_training_held_out_rows_need_no_second_look(variant, workshop):
-    """The initial policy is the reference: what was stored of it gives the scores that the model itself would."""
+def test_before_training_held_out_rows_need_no_second_look(variant, contexts):
+    """The initial policy is the reference: what was stored of it gives the scores that the model itself
+    would.
+    """
     method, *options = variant.split()
-    rows = workshop.rows(workshop.spec(method))
+    rows = contexts.rows(contexts.spec(method))
     if "chosen_ids" in rows[0]:  # the longer answer on either side
         rows = [
             {
@@ -155,8 +166,8 @@ def test_before_training_held_out_rows_need_no_second_look(variant, workshop):
             }
             for n, row in enumerate(rows)
         ]
-    context = workshop.context(method, *options, rows=rows)
-    made = trainer(context)
+    context = contexts.context(method, *options, rows=rows)
+    made = make_trainer(context)
     told, found = made.heldout.scores(initial=True), made.heldout.scores()
     assert found.keys() - told.keys() <= {"eval_kl"}  # it is 0 before training
     assert not told.keys() - found.keys()
@@ -169,10 +180,12 @@ def test_before_training_held_out_rows_need_no_second_look(variant, workshop):
 
 
 @pytest.mark.usefixtures("in_float64")
-def test_a_document_in_a_block_is_alone(workshop):
-    """Continued pre-training: the loss and gradients of blocks are those of their documents by themselves, each token once."""
-    context = workshop.context("cpt")
-    made = trainer(context)
+def test_a_document_in_a_block_is_alone(contexts):
+    """Continued pre-training: the loss and gradients of blocks are those of their documents by themselves,
+    each token once.
+    """
+    context = contexts.context("cpt")
+    made = make_trainer(context)
     assert any(len(row["seq_lengths"]) > 1 for row in made.train_rows)
     alone = []
     for row in made.train_rows:
@@ -180,7 +193,7 @@ def test_a_document_in_a_block_is_alone(workshop):
         for length in row["seq_lengths"]:
             alone.append({"input_ids": row["input_ids"][start : start + length], "seq_lengths": [length]})
             start += length
-    (loss, gradients, metrics), (again, others, again_metrics) = step(made), step(made, alone)
+    (loss, gradients, metrics), (again, others, again_metrics) = run_step(made), run_step(made, alone)
     assert again == pytest.approx(loss, rel=EXACT)
     assert again_metrics == pytest.approx(metrics, rel=EXACT)
     assert all(relative_difference(others[name], gradient) < EXACT for name, gradient in gradients.items())
@@ -193,30 +206,33 @@ def test_a_document_in_a_block_is_alone(workshop):
 
 
 @pytest.mark.parametrize("engine", [WHOLE, Engine(False, 10**6)], ids=["packed", "padded"])
-def test_a_step_counts_its_tokens(engine, workshop):
+def test_a_step_counts_its_tokens(engine, contexts):
     """6 N T: N parameters without the embedding, T tokens of the forward passes."""
-    context = workshop.context("dpo")
-    made = trainer(context, engine)
+    context = contexts.context("dpo")
+    made = make_trainer(context, engine)
     batch = collate(made.objective, made.train_rows)
     parameters = sum(p.numel() for name, p in context.model.named_parameters() if "embed_tokens" not in name)
     tokens = sum(one.input_ids.numel() for one in batch.passes)
     assert made.floating_point_ops(batch) == 6 * parameters * tokens
 
 
-def test_a_run_says_how_rows_are_laid_out(workshop):
-    assert "engine: packed, prompts shared; 77 tokens a pass; float32, no gradient checkpointing" in printed(
-        workshop.context("dpo", "training.micro_tokens=77")
+def test_a_run_says_how_rows_are_laid_out(contexts):
+    assert (
+        "engine: packed, prompts shared; 77 tokens a pass; float32, no gradient checkpointing"
+        in console_output(contexts.context("dpo", "training.micro_tokens=77"))
     )
-    found = printed(workshop.context("dpo", "model.attention=sdpa", "training.gradient_checkpointing=true"))
+    found = console_output(
+        contexts.context("dpo", "model.attention=sdpa", "training.gradient_checkpointing=true")
+    )
     assert "engine: padded: model.attention=sdpa; " in found and found.endswith(
         "float32, gradient checkpointing\n"
     )
 
 
-def test_the_loader_gives_global_batches(workshop):
+def test_the_loader_gives_global_batches(contexts):
     """One item is one step's rows, in the seed's order: with workers too, as collating chooses nothing."""
-    context = workshop.context("dpo", "training.global_batch=4")
-    made = trainer(context, Engine(True, 100))
+    context = contexts.context("dpo", "training.global_batch=4")
+    made = make_trainer(context, Engine(True, 100))
     epoch = [[one.input_ids.tolist() for one in batch.passes] for batch in made.dataloader()]
     assert len(epoch) == 2
     rows = [[made.train_rows[index] for index in indices] for indices in made.sampler]

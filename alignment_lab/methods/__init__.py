@@ -5,7 +5,7 @@ data.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "MethodSpec", "method_spec"]
 
-Tokenize = Callable[["PreTrainedTokenizerBase", Sequence[Row], int], tuple[list[Row], Counter[str]]]
+Tokenize = Callable[["PreTrainedTokenizerBase", list[Row], int], tuple[list[Row], Counter[str]]]
 
 
 @dataclass(frozen=True)

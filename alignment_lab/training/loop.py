@@ -112,7 +112,7 @@ class Trainer:
         else:
             self.backend.skip_step()
             self.hooks.on_nonfinite(self.state.step + 1, self.grad_norm, self._describe_rows(batch))
-        self.learning_rate = self.scheduler.get_last_lr()[0]
+        self.learning_rate = float(self.scheduler.get_last_lr()[0])
         self.scheduler.step()  # the schedule is one of steps, taken or not
         self.state.step += 1
         return self.grad_norm
@@ -204,7 +204,8 @@ class Trainer:
     def log_step(self) -> None:
         """Log what the steps since the last log came to."""
         loss, means = self.metrics.pop()
-        self.log({"loss": loss, "grad_norm": self.grad_norm, "learning_rate": self.learning_rate, **means})
+        last = {"grad_norm": self.grad_norm, "learning_rate": self.learning_rate}
+        self.log({"loss": loss, **last, **means})
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Tell the callbacks, with what the objective derives."""

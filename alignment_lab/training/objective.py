@@ -64,14 +64,12 @@ class Objective:
         return rows
 
     def groups(self, rows: Sequence[Row]) -> tuple[list[list[int]], list[Hashable]]:
-        """Indices of rows that stay together in an epoch's order, and each group's kind: see
-        GlobalBatchSampler.
-        """
+        """Groups of indices that an epoch keeps together, and the kind of each: see GlobalBatchSampler."""
         return [[index] for index in range(len(rows))], [0] * len(rows)
 
     def forward(self, model: torch.nn.Module, batch: ForwardBatch) -> TokenLogprobs:
         """One forward pass."""
-        return token_logprobs(model, batch, **self.logprob_options)  # type: ignore[arg-type]
+        return token_logprobs(model, batch, **self.logprob_options)
 
     def observe(self, metrics: Mapping[str, Tensor]) -> None:
         """Take note of a training pass's metrics, for steps to come."""

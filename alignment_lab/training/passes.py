@@ -65,6 +65,8 @@ def pass_loss(
     counts 0.
     """
     values = trainer.objective.loss_and_metrics(outputs, batch)
+    undeclared = values.keys() - set(trainer.context.spec.method.metrics)
+    assert not undeclared, f"{sorted(undeclared)}: the method's schema does not name them in its metrics"
     if not is_filler:
         trainer.metrics.add(values)
         trainer.objective.observe(values)

@@ -82,7 +82,8 @@ def _random_file(folder: Path) -> Path:
 
 
 def _random_states() -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()
+    generator: Any = np.random.get_state()
+    kind, keys, *rest = generator
     states: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (kind, keys.tolist(), *rest),
