@@ -93,7 +93,7 @@ def _run_fresh_process(folder: Path, expected: Tensor, options: LoadOptions) -> 
 
 
 def _environment(options: LoadOptions) -> dict[str, str]:
-    """The environment of a process outside any run, without network, that finds the lab from any directory."""
+    """The environment of a process outside any run, offline, that finds the lab from any directory."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(RUN_VARIABLES)}
     kept["PYTHONPATH"] = pythonpath()
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
