@@ -27,7 +27,9 @@ PATIENCE = 30
 
 
 class Page:
-    """One tab. `js` evaluates an expression; errors of the page's own script are in `errors`, what it asked of a network in `requests`."""
+    """One tab. `js` evaluates an expression; errors of the page's own script are in `errors`, what it asked
+    of a network in `requests`.
+    """
 
     def __init__(self, socket: WebSocket) -> None:
         self.socket, self.ids = socket, itertools.count(1)

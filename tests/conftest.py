@@ -1,6 +1,8 @@
-"""What tests share: an experiment composed in this process, the embedded tokenizer, rows in a file, the command as a process.
+"""What tests share: an experiment composed in this process, the embedded tokenizer, rows in a file, the
+command as a process.
 
-No test reaches the network: the Hub's address is a closed port of this machine. None writes into the user's cache but the embedded weights.
+No test reaches the network: the Hub's address is a closed port of this machine. None writes into the user's
+cache but the embedded weights.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ IMPORT = "import time:"  # how a line of `python -X importtime` begins
 
 @pytest.fixture(scope="session")
 def composed() -> Callable[..., Experiment]:
-    """`composed(["method=sft"])`: the experiment that `python train.py method=sft` would run; with a folder, its spec.yaml instead."""
+    """`composed(["method=sft"])`: the experiment that `python train.py method=sft` would run; with a folder,
+    its spec.yaml instead.
+    """
 
     def make(overrides: Sequence[str] = (), folder: Path = compose.CONF, name: str = "config") -> Experiment:
         compose.register_with_hydra()
@@ -67,10 +71,13 @@ def composed() -> Callable[..., Experiment]:
 
 
 @pytest.fixture
-def refused(
+def error_message(
     composed: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[str], str]:
-    """`refused("beta=-1")`: the sentence that the user reads. Fails unless it is one line and the exit code is 2."""
+    """`error_message("beta=-1")`: the message that the user reads.
+
+    Fails unless it is one line and the exit code is 2.
+    """
 
     def sentence(overrides: str) -> str:
         words = overrides.split(" ")
@@ -87,7 +94,9 @@ def refused(
 
 @dataclass
 class Ended:
-    """A process that has ended: its exit code, what it wrote, the CPU seconds that it took, the packages that it imported."""
+    """A process that has ended: its exit code, what it wrote, the CPU seconds that it took, the packages that
+    it imported.
+    """
 
     code: int
     output: str
@@ -97,8 +106,8 @@ class Ended:
 
 
 @pytest.fixture
-def door(tmp_path: Path) -> Callable[..., Ended]:
-    """`door("method=nope")`: `python train.py method=nope` in an empty directory."""
+def run_command(tmp_path: Path) -> Callable[..., Ended]:
+    """`run_command("method=nope")`: `python train.py method=nope` in an empty directory."""
 
     def run(*arguments: str, script: Sequence[str] = (str(ROOT / "train.py"),), **environment: str) -> Ended:
         here = tmp_path / "here"
@@ -155,7 +164,9 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What is written to compute in float32 (norms, rotations, softmax) computes in float64: only an error is larger than 1e-12."""
+    """What is written to compute in float32 (norms, rotations, softmax) computes in float64: only an error is
+    larger than 1e-12.
+    """
     import torch
 
     torch.set_default_dtype(torch.float64)
@@ -168,7 +179,9 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def write_rows(tmp_path: Path) -> Callable[..., Path]:
-    """`write_rows(rows, "rows.jsonl")`: the path of a JSON Lines file (or, by its suffix, a JSON array) that holds them."""
+    """`write_rows(rows, "rows.jsonl")`: the path of a JSON Lines file (or, by its suffix, a JSON array) that
+    holds them.
+    """
 
     def write(rows: Sequence[dict[str, Any]], name: str = "rows.jsonl") -> Path:
         path = tmp_path / name

@@ -1,4 +1,6 @@
-"""The losses as a trainer binds them: `objectives.dpo(policy, reference, beta=0.1)`; what is not given is the schema's default."""
+"""The losses as a trainer binds them: `objectives.dpo(policy, reference, beta=0.1)`; what is not given is the
+schema's default.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,14 @@ kto = partial(losses.kto, desirable_weight=1.0, undesirable_weight=1.0)
 reward = partial(losses.bradley_terry, margin=None, centering=0.0)
 
 
-def bound(name: str, **settings: Any) -> Callable[..., PairLoss]:
+def bind_method_loss(name: str, **settings: Any) -> Callable[..., PairLoss]:
     """The loss of a method with these settings."""
     return bind_loss(config.METHOD_SCHEMAS[name](**settings))  # type: ignore[arg-type]
 
 
 def _objective(name: str) -> Callable[..., PairLoss]:
     def call(*models: Any, **settings: Any) -> PairLoss:
-        return bound(name, **settings)(*models)
+        return bind_method_loss(name, **settings)(*models)
 
     call.__name__ = name
     return call

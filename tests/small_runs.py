@@ -1,4 +1,6 @@
-"""Trainers of every method on tokenized embedded rows, without a run around them: what a run builds, for a step or two by hand."""
+"""Trainers of every method on tokenized embedded rows, without a run around them: what a run builds, for a
+step or two by hand.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ WEIGHTS, MOVE = 0.1, 0.01  # of random weights, and of what training did to them
 
 
 def renumbered(rows: list[Row]) -> list[Row]:
-    """The same rows in a language of few words: ids by their rank among those that occur. Its head is a hundredth of the embedded one's."""
+    """The same rows in a language of few words: ids by their rank among those that occur. Its head is a
+    hundredth of the embedded one's.
+    """
     used = sorted(
         {
             token
@@ -58,7 +62,7 @@ def renumbered(rows: list[Row]) -> list[Row]:
 
 
 @dataclass
-class Workshop:
+class ContextFactory:
     """Makes contexts and trainers. Rows are read and tokenized once for each format of data."""
 
     composed: Callable[..., Any]
@@ -106,10 +110,12 @@ class Workshop:
             )
         return copy.deepcopy(self.known[spec.method.format])
 
-    def context(
+    def create(
         self, method: str, *more: str, rows: list[Row] | None = None, policy: Any = None
     ) -> TrainContext:
-        """One experiment, loaded as a run loads it, on `rows` (half of them held out) and `policy` where given."""
+        """One experiment, loaded as a run loads it, on `rows` (half of them held out) and `policy` where
+        given.
+        """
         spec = self.spec(method, *more)
         rows = rows or self.rows(spec)
         half = len(rows) // 2
@@ -124,11 +130,11 @@ class Workshop:
         """Random weights in the widest type there is, and large enough for every mistake to show."""
         model = load_model(spec.model, locate_model(spec.model), score_head=not spec.method.generates)
         model = model.to(torch.float64)
-        shifted(model, WEIGHTS)
+        perturb(model, WEIGHTS)
         return model
 
 
-def trainer(context: TrainContext, engine: Engine | None = None) -> Trainer:
+def make_trainer(context: TrainContext, engine: Engine | None = None) -> Trainer:
     """The method's trainer, prepared, its reference computed, with another layout if one is given."""
     context = replace(context, engine=engine) if engine else context
     made = Trainer(context, method_spec(context.spec.method).objective(context))
@@ -136,12 +142,12 @@ def trainer(context: TrainContext, engine: Engine | None = None) -> Trainer:
     return made
 
 
-def printed(context: TrainContext) -> str:
+def console_output(context: TrainContext) -> str:
     """What was printed."""
     return context.console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def shifted(policy: Any, by: float = MOVE, seed: int = 3) -> None:
+def perturb(policy: Any, by: float = MOVE, seed: int = 3) -> None:
     """Another policy than it was, by a fixed draw."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -150,10 +156,11 @@ def shifted(policy: Any, by: float = MOVE, seed: int = 3) -> None:
                 weight += by * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
 
 
-def step(
+def run_step(
     trainer: Trainer, rows: Sequence[Row] | None = None, *, is_first: bool = False
 ) -> tuple[float, dict[str, Tensor], dict[str, float]]:
-    """Loss, gradients and means of the metrics of one training step on `rows`, all of the trainer's by default.
+    """Loss, gradients and means of the metrics of one training step on `rows`, all of the trainer's by
+    default.
 
     The weights are not updated. In a first step the policy must agree with its reference.
     """

@@ -1,4 +1,6 @@
-"""The benchmark's own arithmetic, and one comparison with TRL from end to end on the tiny model: a harness that cannot run is no claim."""
+"""The benchmark's own arithmetic, and one comparison with TRL from end to end on the tiny model: a harness
+that cannot run is no claim.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def test_kto_is_compared_where_no_kl_comes_in() -> None:
 
 
 def test_a_ratio_is_the_median_of_pairs() -> None:
-    """TRL takes 2, 9 and 4 times what the lab takes beside it: 4, whatever the machine did between pairs. Memory is the lab's share."""
+    """TRL takes 2, 9 and 4 times what the lab takes beside it: 4, whatever the machine did between pairs.
+    Memory is the lab's share.
+    """
     ours = [{"seconds": s, "cpu_seconds": 1.0, "peak_gb": 1.0} for s in (1.0, 10.0, 2.0)]
     theirs = [{"seconds": s, "cpu_seconds": 3.0, "peak_gb": 2.0} for s in (2.0, 90.0, 8.0)]
     found = costs.ratios(ours, theirs)
@@ -90,10 +94,12 @@ def test_rows_of_the_grid_have_exact_lengths() -> None:
 
 
 def test_arithmetic_of_a_step() -> None:
-    """One layer: body 4 * 8 * (2*1+2*1) + 3 * 8 * 16 = 512 with one head of 4, head 8 * 10 = 80. A prompt of 2, answers of 1 and 3.
+    """One layer: body 4 * 8 * (2*1+2*1) + 3 * 8 * 16 = 512 with one head of 4, head 8 * 10 = 80. A prompt of
+    2, answers of 1 and 3.
 
-    Shared, 6 tokens: 6 * (512 * 6 + 80 * 4), and attention 12 * 4 per pair of a token and one that it sees: 3 + (2+1) + (6+6) = 18.
-    Not shared the prompt counts twice: 8 tokens, 21 such pairs. LoRA has 4 in the place of 6.
+    Shared, 6 tokens: 6 * (512 * 6 + 80 * 4), and attention 12 * 4 per pair of a token and one that it sees: 3
+    + (2+1) + (6+6) = 18. Not shared the prompt counts twice: 8 tokens, 21 such pairs. LoRA has 4 in the place
+    of 6.
     """
     shape = shapes.Shape(
         layers=1, hidden=8, intermediate=16, heads=1, kv_heads=1, head_dim=4, vocabulary=10, tied=True
@@ -144,7 +150,9 @@ def test_what_is_not_comparable_ends_with_1(
 
 
 def test_dpo_beside_trl_from_end_to_end(tmp_path: Path) -> None:
-    """Eight pairs of the embedded data: both sides run, take the same log-probabilities of the same rows, and leave figures and a plot."""
+    """Eight pairs of the embedded data: both sides run, take the same log-probabilities of the same rows, and
+    leave figures and a plot.
+    """
     out = tmp_path / "results.json"
     options = [
         "--only",

@@ -51,16 +51,16 @@ KEYS = [
 
 
 @pytest.mark.parametrize(("override", "remedy"), KEYS)
-def test_a_key_that_does_not_exist_names_the_nearest_that_does(override, remedy, refused):
-    sentence = refused(override)
+def test_a_key_that_does_not_exist_names_the_nearest_that_does(override, remedy, error_message):
+    sentence = error_message(override)
     assert sentence.startswith(f"{override.lstrip('+~')}: no such key; ")
     assert remedy in sentence
     assert "\n" not in sentence
 
 
-def test_each_method_has_its_own_keys(refused):
+def test_each_method_has_its_own_keys(error_message):
     """No other key is suggested: `beta` would be refused as well."""
-    sentence = refused("method=sft method.beta=0.1")
+    sentence = error_message("method=sft method.beta=0.1")
     assert (
         sentence.startswith("method.beta=0.1: ")
         and "method=sft" in sentence
@@ -69,8 +69,8 @@ def test_each_method_has_its_own_keys(refused):
 
 
 @pytest.mark.parametrize("override", ["+method.beta=0.2", "+training.seed=3"])
-def test_a_plus_before_a_key_that_exists_is_the_mistake(override, refused):
-    sentence = refused(override)
+def test_a_plus_before_a_key_that_exists_is_the_mistake(override, error_message):
+    sentence = error_message(override)
     assert override in sentence and "no such key" not in sentence
 
 
@@ -123,8 +123,8 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("override", "remedy"), VALUES)
-def test_a_value_of_another_kind_says_which_kind(override, remedy, refused):
-    sentence = refused(override)
+def test_a_value_of_another_kind_says_which_kind(override, remedy, error_message):
+    sentence = error_message(override)
     assert override in sentence
     assert remedy in sentence
     assert not re.search(r"full_key|object_type|reference_type|ConfigKey", sentence)  # OmegaConf's own words
@@ -133,17 +133,17 @@ def test_a_value_of_another_kind_says_which_kind(override, remedy, refused):
 @pytest.mark.parametrize(
     "override", ["model.shape.layers=4", "+model.shape.layers=4", "model.shape={layers:4,hidden:64}"]
 )
-def test_a_model_without_a_shape_has_none_to_change(override, refused):
-    assert refused(f"model=hub model.path=org/name {override}") == (
+def test_a_model_without_a_shape_has_none_to_change(override, error_message):
+    assert error_message(f"model=hub model.path=org/name {override}") == (
         f"{override.lstrip('+')}: model=hub has no shape to change, "
         "as its weights bring their own in config.json; leave it out, "
         "or plan with a model of its size, as model=llama-3.1-8b."
     )
 
 
-def test_what_is_null_has_no_parts(refused):
+def test_what_is_null_has_no_parts(error_message):
     assert (
-        refused("parallel.targets.x=4")
+        error_message("parallel.targets.x=4")
         == "parallel.targets.x=4: parallel.targets is one value and has no parts; set it as a whole."
     )
 
@@ -161,24 +161,24 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("override", "remedy"), OPTIONS)
-def test_an_option_that_does_not_exist_lists_those_that_do(override, remedy, refused):
-    sentence = refused(override)
+def test_an_option_that_does_not_exist_lists_those_that_do(override, remedy, error_message):
+    sentence = error_message(override)
     assert sentence.startswith(f"{override}: no such option")
     assert remedy in sentence
     assert "schema" not in sentence
 
 
 @pytest.mark.parametrize("override", ["data.path=[a", "x", "beta=0.1,[a", "name=a:b}", "training.seed='1"])
-def test_what_cannot_be_read_is_said_with_how_to_write_it(override, refused):
-    sentence = refused(override)
+def test_what_cannot_be_read_is_said_with_how_to_write_it(override, error_message):
+    sentence = error_message(override)
     assert sentence.startswith(f"{override}: ") and "KEY=VALUE" in sentence
 
 
 @pytest.mark.parametrize(
     "override", ["~method", "~model", "~data", "method=1", "method=null", "data=null", "+method=1", "=3"]
 )
-def test_a_group_needs_one_of_its_options(override, refused):
-    sentence = refused(override)
+def test_a_group_needs_one_of_its_options(override, error_message):
+    sentence = error_message(override)
     assert override in sentence
     assert not re.search("full_key|object_type|Config group", sentence)
 
@@ -186,8 +186,8 @@ def test_a_group_needs_one_of_its_options(override, refused):
 @pytest.mark.parametrize(
     "override", ["training.seed=${nope}", "name=${nope}", "data.path=${oc.env:NO_SUCH_VARIABLE}"]
 )
-def test_a_reference_to_nothing_names_the_key_and_what_it_refers_to(override, refused):
-    sentence = refused(override)
+def test_a_reference_to_nothing_names_the_key_and_what_it_refers_to(override, error_message):
+    sentence = error_message(override)
     assert override.partition("=")[0] in sentence
     assert re.search("nope|NO_SUCH_VARIABLE", override)[0] in sentence
     assert not re.search("full_key|object_type|reference_type", sentence)
@@ -230,8 +230,8 @@ CHEAP = [  # CPU seconds; what answers without torch takes a third of one
 @pytest.mark.parametrize(
     ("arguments", "sentence"), CHEAP, ids=lambda value: " ".join(value) if isinstance(value, list) else None
 )
-def test_a_mistake_imports_nothing_heavy_and_leaves_nothing(arguments, sentence, door, tmp_path):
-    ended = door(*arguments)
+def test_a_mistake_imports_nothing_heavy_and_leaves_nothing(arguments, sentence, run_command, tmp_path):
+    ended = run_command(*arguments)
     assert len(ended.errors) == 1, ended.errors[-1]
     assert ended.errors[0].startswith(f"error: {sentence}")
     assert (ended.code, ended.output) == (2, "")
@@ -239,24 +239,24 @@ def test_a_mistake_imports_nothing_heavy_and_leaves_nothing(arguments, sentence,
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_a_traceback_is_there_for_whoever_asks(door, tmp_path):
-    ended = door("beta=-1", HYDRA_FULL_ERROR="1")
+def test_a_traceback_is_there_for_whoever_asks(run_command, tmp_path):
+    ended = run_command("beta=-1", HYDRA_FULL_ERROR="1")
     assert ended.code == 1
     assert "Traceback (most recent call last):" in ended.errors
     assert "SpecError: method.beta=-1.0" in ended.errors[-1]
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_columns_are_judged_without_torch(door, write_rows, tmp_path):
-    ended = door("data=local", f"data.path={write_rows([{'text': 'one'}])}")
+def test_columns_are_judged_without_torch(run_command, write_rows, tmp_path):
+    ended = run_command("data=local", f"data.path={write_rows([{'text': 'one'}])}")
     assert ended.code == 2
     assert "has the columns text; this method needs `chosen` and `rejected`" in ended.errors[-1]
     assert not {"torch", "transformers", "trl"} & ended.imported
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_the_settings_are_shown_within_a_second(door, composed, tmp_path):
-    ended = door("--cfg", "job", "recipe=demo", "beta=0.2")
+def test_the_settings_are_shown_within_a_second(run_command, composed, tmp_path):
+    ended = run_command("--cfg", "job", "recipe=demo", "beta=0.2")
     assert (ended.code, ended.errors) == (0, [])
     shown = yaml.safe_load(ended.output)
     assert (shown["training"]["max_steps"], shown["beta"], shown["method"]["name"]) == (12, 0.2, "dpo")
@@ -265,13 +265,13 @@ def test_the_settings_are_shown_within_a_second(door, composed, tmp_path):
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_a_written_spec_is_found_by_the_command(door, composed, tmp_path):
+def test_a_written_spec_is_found_by_the_command(run_command, composed, tmp_path):
     from alignment_lab.config import to_yaml
 
     first = composed(["method=sft", "training.seed=7"])
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "spec.yaml").write_text(to_yaml(first))
-    ended = door("--config-path", str(tmp_path / "run"), "--config-name", "spec", "--cfg", "job")
+    ended = run_command("--config-path", str(tmp_path / "run"), "--config-name", "spec", "--cfg", "job")
     assert (ended.code, ended.errors) == (0, [])
     assert yaml.safe_load(ended.output) == to_plain(first)
 
@@ -353,9 +353,9 @@ def test_what_every_cell_shares_names_none_of_them():
     assert constant_keys(grid_cells(["a=1"])) == ["a"]
 
 
-def test_a_sweep_over_all_options_is_checked_too(door):
+def test_a_sweep_over_all_options_is_checked_too(run_command):
     """`glob` needs the list of options. Three of them have no beta, and all three are listed."""
-    first, *errors = door("--multirun", "method=glob(*)", "beta=0.1").errors
+    first, *errors = run_command("--multirun", "method=glob(*)", "beta=0.1").errors
     assert first == "error: 3 things are wrong, and nothing was started:"
     assert errors == [
         f"  beta=0.1: method={name} has no beta; leave it out, or use one of: {WITH_BETA}."

@@ -165,7 +165,7 @@ def test_what_a_pairwise_method_scores_otherwise_is_a_fact_of_its_settings():
 
 
 @pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
-def test_beta_reaches_every_method_that_has_one_and_no_other(name, composed, refused):
+def test_beta_reaches_every_method_that_has_one_and_no_other(name, composed, error_message):
     if any(f.name == "beta" for f in fields(config.METHOD_SCHEMAS[name])):
         spec = composed([f"method={name}", "beta=0.25"])
         assert (spec.method.beta, spec.beta) == (0.25, None)
@@ -173,7 +173,7 @@ def test_beta_reaches_every_method_that_has_one_and_no_other(name, composed, ref
     else:
         others = ", ".join(other for other in config.METHOD_SCHEMAS if other not in ("sft", "cpt", "reward"))
         assert (
-            refused(f"method={name} beta=0.25")
+            error_message(f"method={name} beta=0.25")
             == f"beta=0.25: method={name} has no beta; leave it out, or use one of: {others}."
         )
 
@@ -261,9 +261,9 @@ NUMBERS = [(key, f"{key}={value}", phrase) for key, cases in RANGES.items() for 
 
 
 @pytest.mark.parametrize(("key", "override", "phrase"), NUMBERS)
-def test_a_number_out_of_its_range_is_refused(key, override, phrase, refused):
+def test_a_number_out_of_its_range_is_refused(key, override, phrase, error_message):
     """The sentence begins with the key and the value, and goes on with what it must be."""
-    sentence, value = refused(override), override.rpartition("=")[2]
+    sentence, value = error_message(override), override.rpartition("=")[2]
     match = re.match(rf"{re.escape(key)}=(\S+): (.+)\.$", sentence)
     assert match, sentence
     assert float(match[1]) == float(value) or (match[1], value) == ("nan", "nan")
@@ -280,13 +280,13 @@ def test_a_number_out_of_its_range_is_refused(key, override, phrase, refused):
         "training.warmup_steps=inf",
     ],
 )
-def test_infinity_is_no_setting(override, refused):
-    assert refused(override).rpartition("=")[0].endswith(override.partition("=")[0])
+def test_infinity_is_no_setting(override, error_message):
+    assert error_message(override).rpartition("=")[0].endswith(override.partition("=")[0])
 
 
-def test_a_seed_that_numpy_cannot_take_is_refused(refused):
+def test_a_seed_that_numpy_cannot_take_is_refused(error_message):
     """numpy.random.seed takes 0 to 2**32 - 1; what is larger would be a traceback once torch is loaded."""
-    assert "training.seed=4294967296: " in refused("training.seed=4294967296")
+    assert "training.seed=4294967296: " in error_message("training.seed=4294967296")
 
 
 def number_keys(schema: type, prefix: str) -> list[str]:
@@ -363,8 +363,8 @@ def test_the_learning_rate_of_each_method(composed):
     assert rates == dict.fromkeys(config.METHOD_SCHEMAS, 1e-6) | others
 
 
-def test_a_null_learning_rate_is_refused(refused):
-    assert refused("training.learning_rate=null") == (
+def test_a_null_learning_rate_is_refused(error_message):
+    assert error_message("training.learning_rate=null") == (
         "training.learning_rate=null: give a value: null is not one here."
     )
 
@@ -496,8 +496,8 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("overrides", "begins", "remedy"), PAIRS)
-def test_what_cannot_stand_together_is_refused(overrides, begins, remedy, refused, rows_here):
-    sentence = refused(overrides)
+def test_what_cannot_stand_together_is_refused(overrides, begins, remedy, error_message, rows_here):
+    sentence = error_message(overrides)
     assert sentence.startswith(begins) and remedy in sentence and sentence.endswith(".")
 
 

@@ -298,9 +298,9 @@ def test_weights_that_are_not_finite_are_not_exported(a_run, in_this_process, re
     assert sorted(path.name for path in run.path.iterdir() if "export" in path.name) == []
 
 
-def test_a_push_without_a_login_is_refused_before_any_work(a_run, door, tmp_path):
+def test_a_push_without_a_login_is_refused_before_any_work(a_run, run_command, tmp_path):
     run = a_run()
-    ended = door(
+    ended = run_command(
         str(run.path),
         "--push",
         "org/name",

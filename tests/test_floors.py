@@ -124,8 +124,8 @@ def test_the_module_that_loads_a_plugin_is_the_only_one_that_is_let():
     assert LOADS_BY_NAME in FILES
 
 
-def test_all_that_the_command_imports_leaves_torch_out(door):
-    ended = door("import sys; sys.path.insert(0, sys.argv[1]); import train", str(ROOT), script=["-c"])
+def test_all_that_the_command_imports_leaves_torch_out(run_command):
+    ended = run_command("import sys; sys.path.insert(0, sys.argv[1]); import train", str(ROOT), script=["-c"])
     assert (ended.code, ended.errors) == (0, [])
     assert {"alignment_lab", "hydra"} <= ended.imported
     assert not HEAVY & ended.imported

@@ -218,8 +218,8 @@ def test_five_differences_are_named_and_the_others_counted(composed, finished):
     assert ", and 2 more: this is another experiment" in sentence
 
 
-def test_the_command_ends_with_one_sentence_and_2(door, finished):
-    ended = door(*TINY, "training.seed=43", f"hydra.run.dir={finished.path}")
+def test_the_command_ends_with_one_sentence_and_2(run_command, finished):
+    ended = run_command(*TINY, "training.seed=43", f"hydra.run.dir={finished.path}")
     assert ended.code == 2
     assert len(ended.errors) == 1 and ended.errors[0].startswith("error: ")
     assert "training.seed is 42 there and 43 here: this is another experiment" in ended.errors[0]

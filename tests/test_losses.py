@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_losses import PAIRWISE, bound, objectives
+from small_losses import PAIRWISE, bind_method_loss, objectives
 
 from alignment_lab import config, losses
 from alignment_lab.config import Divergence
@@ -61,7 +61,9 @@ def call(
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_keyword_is_a_setting_and_its_default_stands_in_the_schema_alone(name):
-    """Some come from elsewhere: KTO's reference point and BCO's shift from the batch, a margin from the row, MPO's parts."""
+    """Some come from elsewhere: KTO's reference point and BCO's shift from the batch, a margin from the row,
+    MPO's parts.
+    """
     settings = {field.name for field in fields(config.METHOD_SCHEMAS[name])}
     for key, default in keywords(FUNCTIONS[name]).items():
         assert (key in settings) == (key not in ("kl", "shift", "margin", "parts"))
@@ -86,7 +88,9 @@ def test_every_method_on_pairs_has_its_loss_and_the_other_way_round():
 
 
 def test_what_can_be_mixed_is_what_the_settings_offer():
-    """All with a reference but three: itself, one whose losses are no pair's own, one that needs other sums."""
+    """All with a reference but three: itself, one whose losses are no pair's own, one that needs other
+    sums.
+    """
     mixable = [schema.name for schema in MIXABLE]
     assert mixable == list(config.MPO().objectives)
     assert set(mixable) == set(REFERENCED) - {"mpo", "aot", "ld_dpo"}
@@ -126,7 +130,7 @@ def test_the_first_loss(name):
     """Policy and reference are one; without a reference, both answers are as likely and as long."""
     sums = [-10.0, -20.0, -3.0]
     model = pair(sums, [-12.0, -18.0, -30.0]) if name in REFERENCED else pair(sums, sums, (5, 5))
-    found = call(bound(name, beta=0.25), name, model, model)
+    found = call(bind_method_loss(name, beta=0.25), name, model, model)
     torch.testing.assert_close(found.losses, torch.full_like(model.chosen, IDENTITIES[name]))
     if name in REFERENCED:
         assert found.chosen_rewards.tolist() == found.rejected_rewards.tolist() == [0, 0, 0]
@@ -144,7 +148,7 @@ TOWARDS = dict.fromkeys(PAIRWISE, (-1, 1)) | {  # the signs of the first gradien
 def test_the_first_gradient(name):
     chosen, rejected = (torch.tensor([-10.0], dtype=torch.float64, requires_grad=True) for _ in range(2))
     found = call(
-        bound(name),
+        bind_method_loss(name),
         name,
         PairLogprobs(chosen, rejected, torch.tensor([5]), torch.tensor([5])),
         pair(-10.0, -10.0),
@@ -200,7 +204,9 @@ BY_HAND = [
     ids=lambda value: value.func.__name__ if isinstance(value, partial) else "",
 )
 def test_by_hand_with_a_reference(objective, expected):
-    """The chosen answer of 4 tokens gains 2 nats over its reference, the rejected one of 2 tokens loses 3; beta is 0.1.
+    """The chosen answer of 4 tokens gains 2 nats over its reference, the rejected one of 2 tokens loses 3.
+
+    beta is 0.1.
 
     Margin m = 0.1 * 5 = 0.5, rewards r_w = 0.2 and r_l = -0.3; with L(x) = -log sigmoid(x) = log(1 + e^-x):
     L(0.5) = 0.474077, L(-0.5) = 0.974077, L(0.2) = 0.598139, L(-0.2) = 0.798139, L(0.3) = 0.554355.
@@ -239,12 +245,16 @@ FREE_BY_HAND = [
 
 @pytest.mark.parametrize(("objective", "expected", "reward"), FREE_BY_HAND)
 def test_by_hand_without_a_reference(objective, expected, reward):
-    """The policy gives the chosen answer -8 nats over 4 tokens, the rejected one -15 over 2: -2 and -7.5 per token; beta is 0.1.
+    """The policy gives the chosen answer -8 nats over 4 tokens (-2 each), the rejected one -15 over 2 (-7.5).
+
+    beta is 0.1.
 
     cpo    L(0.1 * 7) = log(1 + e^-0.7) = 0.403186; smoothed by 0.1, a tenth of the margin of 0.7 more
     simpo  L(0.1 * 5.5 - 0.2) = L(0.35)
-    alphapo  rewards 2 * (1 - e^1) = -3.436564 and 2 * (1 - e^3.75) = -83.042164: L(0.1 * 79.605600 - 0.2) = L(7.760560)
-    orpo   odds e^-2 / (1 - e^-2) = 0.156518 and e^-7.5 / (1 - e^-7.5) = 0.000553390; log of their ratio 5.644865; 0.1 * L(5.644865)
+    alphapo  rewards 2 * (1 - e^1) = -3.436564 and 2 * (1 - e^3.75) = -83.042164:
+             L(0.1 * 79.605600 - 0.2) = L(7.760560)
+    orpo   odds e^-2 / (1 - e^-2) = 0.156518 and e^-7.5 / (1 - e^-7.5) = 0.000553390;
+           log of their ratio 5.644865; 0.1 * L(5.644865)
     """
     found = objective(POLICY)
     assert found.losses.item() == pytest.approx(expected, abs=1e-6)
@@ -301,7 +311,7 @@ MODELS = [
 
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_swapping_the_answers_swaps_their_rewards(name):
-    objective = bound(name)
+    objective = bind_method_loss(name)
     one, other = (call(objective, name, *models) for models in (MODELS, [turned(model) for model in MODELS]))
     torch.testing.assert_close(one.chosen_rewards, other.rejected_rewards)
     torch.testing.assert_close(one.rejected_rewards, other.chosen_rewards)
@@ -310,7 +320,7 @@ def test_swapping_the_answers_swaps_their_rewards(name):
 @pytest.mark.parametrize("name", ["dpo", "ld_dpo", "dpo_norm", "cpo"])
 def test_swapping_the_answers_adds_the_margin(name):
     """-log sigmoid(-m) + log sigmoid(m) = m."""
-    objective = bound(name)
+    objective = bind_method_loss(name)
     one, other = (call(objective, name, *models) for models in (MODELS, [turned(model) for model in MODELS]))
     torch.testing.assert_close(other.losses - one.losses, one.chosen_rewards - one.rejected_rewards)
 
@@ -320,7 +330,7 @@ def test_what_both_models_gain_changes_nothing(name):
     """Only log-ratios count where there is a reference."""
     policy, reference = MODELS
     moved = [pair(model.chosen - 7.0, model.rejected + 3.0) for model in (policy, reference)]
-    objective = bound(name)
+    objective = bind_method_loss(name)
     torch.testing.assert_close(objective(*moved).losses, objective(policy, reference).losses)
 
 
@@ -328,7 +338,7 @@ def test_what_both_models_gain_changes_nothing(name):
 def test_what_is_averaged_is_blind_to_length(name):
     """Each answer twice over, tokens and log-probabilities: the same loss for means, another for sums."""
     twice = [pair(2 * model.chosen, 2 * model.rejected, (8, 4)) for model in MODELS]
-    objective = bound(name)
+    objective = bind_method_loss(name)
     one, other = call(objective, name, *MODELS).losses, call(objective, name, *twice).losses
     assert torch.allclose(one, other) == (name in ("ipo", "dpo_norm", "orpo", "simpo", "alphapo"))
 
@@ -371,7 +381,9 @@ def test_ipo_and_sppo_rest_at_their_targets():
 
 
 def test_aot_compares_sorted_margins():
-    """Margins 7, -4, 25.5, 1 of the policy and 2, -2, 27, -3 of the reference: sorted, -4 + 3, 1 + 2, 7 - 2, 25.5 - 27."""
+    """Margins 7, -4, 25.5, 1 of the policy and 2, -2, 27, -3 of the reference: sorted, -4 + 3, 1 + 2, 7 - 2,
+    25.5 - 27.
+    """
     found = objectives.aot(*MODELS, beta=0.1)
     gaps = torch.tensor([-1.0, 3.0, 5.0, -1.5], dtype=torch.float64)
     torch.testing.assert_close(found.losses, torch.log1p(torch.exp(-0.1 * gaps)))

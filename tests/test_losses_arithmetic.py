@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from small_losses import PAIRWISE, bound, kto, objectives, reward
+from small_losses import PAIRWISE, bind_method_loss, kto, objectives, reward
 from test_losses import LOG_2, MODELS, call, pair
 from test_losses_single import GOOD, singles
 from torch import Tensor
@@ -27,7 +27,7 @@ NAMED = [f"{name} {knobs['divergence'].name}" if knobs else name for name, knobs
 @pytest.mark.parametrize(("name", "knobs"), VARIANTS, ids=NAMED)
 def test_the_gradient_is_that_of_the_loss(name, knobs):
     """Against differences, in float64."""
-    objective, reference = bound(name, **knobs), MODELS[1]
+    objective, reference = bind_method_loss(name, **knobs), MODELS[1]
 
     def of(chosen: Tensor, rejected: Tensor) -> Tensor:
         policy = PairLogprobs(chosen, rejected, reference.chosen_lengths, reference.rejected_lengths)
@@ -56,7 +56,7 @@ def test_the_gradients_of_the_others_are_those_of_their_losses():
 @pytest.mark.parametrize(("name", "knobs"), VARIANTS, ids=NAMED)
 def test_it_computes_in_float32_at_least(name, knobs):
     """Sums that bfloat16 holds exactly: no type changes the loss, and none below float32 is computed in."""
-    objective, types = bound(name, **knobs), (torch.float64, torch.float32, torch.bfloat16)
+    objective, types = bind_method_loss(name, **knobs), (torch.float64, torch.float32, torch.bfloat16)
     sums = [[-8.0, -21.0, -3.5], [-15.0, -17.0, -29.0]], [[-10.0, -20.0, -3.0], [-12.0, -18.0, -30.0]]
     found = {dtype: call(objective, name, *(pair(*model, dtype=dtype) for model in sums)) for dtype in types}
     assert [loss.losses.dtype for loss in found.values()] == [torch.float64, torch.float32, torch.float32]
@@ -94,11 +94,13 @@ FAR = [[-2000.0, -1.0, -2000.0, -1e-9, 0.0], [-1.0, -2000.0, -2000.0, 0.0, 0.0]]
 
 @pytest.mark.parametrize(("name", "knobs"), VARIANTS, ids=NAMED)
 def test_far_away_it_is_finite(name, knobs):
-    """Thousands of nats to either side, and answers that are certain: in float32 neither loss nor gradient overflows or is NaN."""
+    """Thousands of nats to either side, and answers that are certain: in float32 neither loss nor gradient
+    overflows or is NaN.
+    """
     chosen, rejected = (torch.tensor(values, requires_grad=True) for values in FAR)
     still = pair([-1000.0] * 5, [-1000.0] * 5, dtype=torch.float32)
     lengths = (still.chosen_lengths, still.rejected_lengths)
-    found = call(bound(name, **knobs), name, PairLogprobs(chosen, rejected, *lengths), still)
+    found = call(bind_method_loss(name, **knobs), name, PairLogprobs(chosen, rejected, *lengths), still)
     found.losses.sum().backward()
     for values in (found.losses, chosen.grad, rejected.grad):
         assert values.isfinite().all(), values

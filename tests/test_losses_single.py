@@ -1,4 +1,6 @@
-"""Objectives on single answers and scores, and the weights of tokens and pairs: numbers by hand, relations, the balance of labels."""
+"""Objectives on single answers and scores, and the weights of tokens and pairs: numbers by hand, relations,
+the balance of labels.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def singles(*values: float) -> Tensor:
 
 
 def test_kto_by_hand():
-    """Gains of 2 and -3 nats against a drift of 0.5, beta 0.1: 2 * (1 - sigmoid(0.15)) and 3 * (1 - sigmoid(0.35)), whichever the label."""
+    """Gains of 2 and -3 nats against a drift of 0.5, beta 0.1: 2 * (1 - sigmoid(0.15)) and 3 * (1 -
+    sigmoid(0.35)), whichever the label.
+    """
     policy, reference = singles(-8.0, -15.0), singles(-10.0, -12.0)
     knobs = {"kl": torch.tensor(0.5), "beta": 0.1, "desirable_weight": 2.0, "undesirable_weight": 3.0}
     found = kto(policy, reference, torch.tensor([True, False]), **knobs)
@@ -96,7 +100,9 @@ def test_bco_pair_is_bco_on_both_answers_without_a_shift():
 
 
 def test_bco_by_hand():
-    """Rewards 0.2 and -0.3 against a shift of 0.05: log(1 + e^-0.15) for the good one, log(1 + e^-0.35) for the bad one."""
+    """Rewards 0.2 and -0.3 against a shift of 0.05: log(1 + e^-0.15) for the good one, log(1 + e^-0.35) for
+    the bad one.
+    """
     found = losses.bco(
         singles(-8.0, -15.0),
         singles(-10.0, -12.0),
@@ -132,7 +138,9 @@ def test_balanced_weights_keep_ktos_rule(desirable, undesirable):
 
 
 def test_balanced_weights_by_hand():
-    """300 to 100: 3 becomes 4/3 where the hundred count 2.25 times. 100 to 300: three times. One class: nothing to balance."""
+    """300 to 100: 3 becomes 4/3 where the hundred count 2.25 times. 100 to 300: three times. One class:
+    nothing to balance.
+    """
     assert losses.balanced_weights(300, 100) == (1.0, 2.25)
     assert losses.balanced_weights(100, 300) == (3.0, 1.0)
     assert losses.balanced_weights(100, 0) == losses.balanced_weights(0, 100) == (1.0, 1.0)
@@ -142,7 +150,9 @@ def test_balanced_weights_by_hand():
 
 
 def test_reward_by_hand():
-    """Scores 1.5 and -0.5: log(1 + e^-2) = 0.126928; a margin of 1 leaves log(1 + e^-1) = 0.313262; centring adds 0.01 * 1^2."""
+    """Scores 1.5 and -0.5: log(1 + e^-2) = 0.126928; a margin of 1 leaves log(1 + e^-1) = 0.313262; centring
+    adds 0.01 * 1^2.
+    """
     chosen, rejected = torch.tensor([1.5]), torch.tensor([-0.5])
     assert reward(chosen, rejected).losses.item() == pytest.approx(0.126928, abs=1e-6)
     found = reward(chosen, rejected, margin=torch.tensor([1.0]), centering=0.01)

@@ -1,7 +1,9 @@
-"""Every objective that TRL has against TRL's own code: value and gradient, on a batch of TRL's collator, in float64.
+"""Every objective that TRL has against TRL's own code: value and gradient, on a batch of TRL's collator, in
+float64.
 
-TRL's fused head computes log-probabilities in float32 whatever the model is; here it is replaced by the same quantities in the model's own
-type, so that what is compared is the objective. Everything on our side comes from the model's plain logits.
+TRL's fused head computes log-probabilities in float32 whatever the model is; here it is replaced by the same
+quantities in the model's own type, so that what is compared is the objective. Everything on our side comes
+from the model's plain logits.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, Rewa
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from alignment_lab import config, losses
+from alignment_lab import losses
 from alignment_lab.config import Divergence
 from alignment_lab.config.methods import MIXABLE
 from alignment_lab.losses import PairLogprobs, PairLoss
@@ -75,7 +77,9 @@ def in_float64(monkeypatch):
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word: the embedded tokenizer's 49152 would make every logit tensor a thousand times larger."""
+    """One token a word: the embedded tokenizer's 49152 would make every logit tensor a thousand times
+    larger.
+    """
     words = Tokenizer(
         models.WordLevel({word: place for place, word in enumerate(SPECIAL + WORDS)}, unk_token="<unk>")
     )
@@ -221,7 +225,9 @@ def test_an_objective_with_a_reference_is_trls(name, dpo_bench):
 
 
 def test_rewards_are_trls_but_where_the_objective_compares_means(dpo_bench):
-    """TRL logs beta times the sum of log-ratios for all; ours are beta times what is compared: means per token for ipo and dpo_norm."""
+    """TRL logs beta times the sum of log-ratios for all; ours are beta times what is compared: means per
+    token for ipo and dpo_norm.
+    """
     policy, reference = both(dpo_bench)
     settings(dpo_bench.trainer, "sigmoid")
     dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
@@ -257,7 +263,9 @@ def test_an_objective_under_another_divergence_is_trls(name, divergence, dpo_ben
 @pytest.mark.parametrize("alpha", [0.5, 0.2, 0.9])
 @pytest.mark.parametrize("name", DIVERGENT)
 def test_the_alpha_divergence_is_trls_in_float32(name, alpha, dpo_bench, monkeypatch):
-    """TRL bounds the exponent by a table that has no float64. Its coefficient is the power of the ratio plus 1: 1 - alpha of the paper."""
+    """TRL bounds the exponent by a table that has no float64. Its coefficient is the power of the ratio plus
+    1: 1 - alpha of the paper.
+    """
     kind, attributes, ours = DPO_LIKE[name]
     monkeypatch.undo()
     monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", Exact)
@@ -291,7 +299,8 @@ def test_the_mixture_is_trls(dpo_bench):
 
 @pytest.mark.parametrize("name", [name for name in DPO_LIKE if not name.startswith("aot")])
 def test_wpos_weights_are_trls(name, dpo_bench):
-    """The mean over tokens of log p(token) - log sum_v p(v)^2 comes from plain logits; the weights have no gradient.
+    """The mean over tokens of log p(token) - log sum_v p(v)^2 comes from plain logits; the weights have no
+    gradient.
 
     TRL 1.16 weighs in place, which autograd refuses after a hinge: of that, only the value is compared.
     """
@@ -351,7 +360,9 @@ def kto_bench(tmp_path_factory):
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.7, 0.6)])
 def test_kto_is_trls(kto_bench, weights, turned):
-    """Seven answers, four of them desirable. With the models turned round the log-ratios change sign, so that one of the two is clamped."""
+    """Seven answers, four of them desirable. With the models turned round the log-ratios change sign, so that
+    one of the two is clamped.
+    """
     trainer, batch = kto_bench.trainer, kto_bench.batch
     policy, reference = (kto_bench.policy, kto_bench.reference)[:: -1 if turned else 1]
     trainer.ref_model, trainer.desirable_weight, trainer.undesirable_weight = reference, *weights
@@ -436,7 +447,9 @@ def orpo_bench(tmp_path_factory):
 
 
 def free(found: Bench) -> tuple[PairLogprobs, Tensor, Tensor]:
-    """The policy's log-probabilities, and the NLL per token of the chosen answers without and with their prompts."""
+    """The policy's log-probabilities, and the NLL per token of the chosen answers without and with their
+    prompts.
+    """
     sides = []
     for kind in ("chosen", "rejected"):
         ids, attention, labels = (

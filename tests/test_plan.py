@@ -244,9 +244,9 @@ def test_the_embedded_rows_are_estimated_within_a_factor(method, composed, token
 # ---- how it answers
 
 
-def test_the_command_answers_at_once_without_torch_and_leaves_nothing(door, tmp_path):
+def test_the_command_answers_at_once_without_torch_and_leaves_nothing(run_command, tmp_path):
     """Imports no torch; leaves no file."""
-    ended = door("method=dpo", "model=mistral-7b", "parallel=zero3", "action=plan")
+    ended = run_command("method=dpo", "model=mistral-7b", "parallel=zero3", "action=plan")
     assert (ended.code, ended.errors) == (0, [])
     assert ended.output.splitlines()[-1].startswith(
         "    python train.py method=dpo model=mistral-7b parallel="
@@ -255,8 +255,8 @@ def test_the_command_answers_at_once_without_torch_and_leaves_nothing(door, tmp_
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_a_run_that_does_not_fit_is_refused_at_once(door):
-    ended = door("method=dpo", "model=llama-3.1-8b", "parallel=ddp", "parallel.device=cpu")
+def test_a_run_that_does_not_fit_is_refused_at_once(run_command):
+    ended = run_command("method=dpo", "model=llama-3.1-8b", "parallel=ddp", "parallel.device=cpu")
     (error,) = ended.errors
     assert ended.code == 2
     assert error.startswith(

@@ -263,10 +263,10 @@ def test_an_option_without_a_schema_says_what_is_missing(mistake, folder):
     assert "defaults: [/schema/method/plugin@method, _self_]" in sentence
 
 
-def test_mistakes_are_answered_without_torch(door, tmp_path):
-    """`door` runs in tmp_path/here."""
+def test_mistakes_are_answered_without_torch(run_command, tmp_path):
+    """`run_command` runs in tmp_path/here."""
     write_plugin(tmp_path / "here")
-    ended = door("--config-dir", "options", "method=tilted", "method.tilt=-1")
+    ended = run_command("--config-dir", "options", "method=tilted", "method.tilt=-1")
     assert (ended.code, ended.errors) == (2, ["error: method.tilt=-1.0: must be 0 or more."])
     assert not {"torch", "transformers"} & ended.imported
     assert [path.name for path in (tmp_path / "here").iterdir() if path.name == "outputs"] == []

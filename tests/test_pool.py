@@ -195,12 +195,12 @@ def sweep_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_problems_of_all_cells_are_reported_before_one_starts(door):
-    ended = door(*POOL, *TINY, "beta=0.1,-1", "parallel.nodes=1")
+def test_problems_of_all_cells_are_reported_before_one_starts(run_command):
+    ended = run_command(*POOL, *TINY, "beta=0.1,-1", "parallel.nodes=1")
     assert ended.code == 2 and "beta" in ended.errors[0]
-    ended = door(*POOL, *TINY, "parallel=ddp", "parallel.nodes=2")
+    ended = run_command(*POOL, *TINY, "parallel=ddp", "parallel.nodes=2")
     assert ended.code == 2 and "hydra/launcher=pool runs cells on this machine alone" in ended.errors[0]
-    ended = door(*POOL, *TINY, "model=embedded", "hydra.launcher.n_jobs=1000")
+    ended = run_command(*POOL, *TINY, "model=embedded", "hydra.launcher.n_jobs=1000")
     assert ended.code == 2 and "are free for each of 1000 cells at once" in ended.errors[0]
-    ended = door(*POOL[1:], *TINY)
+    ended = run_command(*POOL[1:], *TINY)
     assert ended.code == 2 and "hydra/launcher=pool: give --multirun" in ended.errors[0]

@@ -1,4 +1,5 @@
-"""A run on two processes: the losses and weights of one, whatever is cut; how it ends when one dies; how it goes on.
+"""A run on two processes: the losses and weights of one, whatever is cut; how it ends when one dies; how it
+goes on.
 
 On the CPU over gloo, tiny weights, float32. Each run is the command as a user types it.
 """
@@ -97,7 +98,9 @@ def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
 
 
 def assert_same(one: RunDirectory, other: RunDirectory) -> None:
-    """Losses of every step to 1e-5, final weights to 1e-4 of the largest in their tensor, the held-out measures and answers too."""
+    """Losses of every step to 1e-5, final weights to 1e-4 of the largest in their tensor, the held-out
+    measures and answers too.
+    """
     assert losses(one) == pytest.approx(losses(other), rel=1e-5)
     mine, theirs = weights(one), weights(other)
     assert mine.keys() == theirs.keys()
@@ -183,7 +186,9 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(preset, tmp_path):
     [("zero2", "zero3"), ("zero3", "single"), ("fsdp", "ddp"), ("single", "fsdp"), ("ddp", "zero1")],
 )
 def test_a_checkpoint_goes_on_under_another_sharding(first, then, alone, tmp_path):
-    """It is whole: other processes, and other ways to cut it, take it up where it was; only the order of sums is another."""
+    """It is whole: other processes, and other ways to cut it, take it up where it was; only the order of sums
+    is another.
+    """
 
     def words(preset: str) -> list[str]:
         return [
@@ -204,7 +209,9 @@ def test_a_checkpoint_goes_on_under_another_sharding(first, then, alone, tmp_pat
 
 @pytest.mark.parametrize("preset", ["ddp", "zero2", "zero3", "fsdp"])
 def test_a_gradient_that_is_no_number_takes_no_step_on_any_process(preset, tmp_path):
-    """A rate that throws the weights out of the range of float32 at the first step: the second one's loss is no number."""
+    """A rate that throws the weights out of the range of float32 at the first step: the second one's loss is
+    no number.
+    """
     words = [
         f"parallel={preset}",
         "parallel.processes=2",
@@ -268,7 +275,9 @@ def test_under_a_launcher_it_is_one_run(launcher, alone, tmp_path):
 
 
 def test_two_machines_meet(alone, tmp_path):
-    """Two of them on this one, as the guide says: the same command on each, with its number and the first one's address."""
+    """Two of them on this one, as the guide says: the same command on each, with its number and the first
+    one's address.
+    """
     words = command(tmp_path / "run", "parallel=ddp", "parallel.processes=1", "parallel.nodes=2")
     port = str(20000 + os.getpid() % 10000)
     started = [

@@ -310,13 +310,13 @@ def test_provenance_holds_the_command_the_diff_and_the_folder_without_secrets(mo
     assert VALUE not in json.dumps(collected)
 
 
-def test_an_error_is_recorded_and_printed_without_secrets(monkeypatch, tmp_path, refused):
+def test_an_error_is_recorded_and_printed_without_secrets(monkeypatch, tmp_path, error_message):
     monkeypatch.setenv("MY_SECRET", VALUE)
     run = RunDirectory(tmp_path)
     run.start_attempt(run_id="abc", spec="")
     run.fail(f"no {VALUE} there")
     assert run.state()["error"] == "no ***MY_SECRET*** there"
-    assert "***MY_SECRET***" in refused(f"training.seed={VALUE}")
+    assert "***MY_SECRET***" in error_message(f"training.seed={VALUE}")
 
 
 def test_a_workers_error_file_is_written_without_secrets(monkeypatch, tmp_path):

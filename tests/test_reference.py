@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 from small_models import SEQUENCES, small_model
-from small_runs import Workshop, step, trainer
+from small_runs import ContextFactory, make_trainer, run_step
 
 from alignment_lab.actions import run_action
 from alignment_lab.engine.layout import Engine
@@ -35,8 +35,8 @@ def references_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def workshop(composed, tokenizer, tmp_path, references_folder):
-    return Workshop(composed, tokenizer, tmp_path)
+def contexts(composed, tokenizer, tmp_path, references_folder):
+    return ContextFactory(composed, tokenizer, tmp_path)
 
 
 # ---- the name
@@ -227,16 +227,16 @@ def test_a_sweep_computes_the_reference_once(
 
 
 @pytest.mark.parametrize("method", ["dpo", "ld_dpo", "ipo", "kto", "bco"])
-def test_the_first_step_checks_the_cache(method, workshop, references_folder):
+def test_the_first_step_checks_the_cache(method, contexts, references_folder):
     """A right cache passes.
 
     One with the numbers of other weights under the same name raises before an update.
     """
-    context = workshop.context(method)
-    step(trainer(context), is_first=True)
+    context = contexts.create(method)
+    run_step(make_trainer(context), is_first=True)
     (folder,) = references_folder.iterdir()
     shutil.rmtree(folder)
-    other_model = workshop.policy(workshop.spec(method))
+    other_model = contexts.policy(contexts.spec(method))
     with torch.no_grad():
         other_model.model.embed_tokens.weight.mul_(1.3)
     digest = context.weights_digest
@@ -251,10 +251,10 @@ def test_the_first_step_checks_the_cache(method, workshop, references_folder):
         reference_folder(digest, context.dtype),
         Console(quiet=True),
     )
-    broken_trainer = trainer(context)
+    broken_trainer = make_trainer(context)
     with pytest.raises(UserError, match=r"are off by .* nats per token .* delete that folder"):
-        step(broken_trainer, is_first=True)
-    step(broken_trainer)  # later the policy has left its reference
+        run_step(broken_trainer, is_first=True)
+    run_step(broken_trainer)  # later the policy has left its reference
 
 
 def answer_sequences(row):
@@ -266,9 +266,9 @@ def answer_sequences(row):
     ]
 
 
-def test_shards_of_another_folder_are_renamed(workshop, references_folder):
+def test_shards_of_another_folder_are_renamed(contexts, references_folder):
     """Copied into this model's folder they are not used: a shard's digest covers its folder's name."""
-    context = workshop.context("dpo")
+    context = contexts.create("dpo")
     own_folder = reference_folder(context.weights_digest, context.dtype)
     other_folder = own_folder.with_name("0" * 32 + "-float32")
     sequences = [
@@ -287,5 +287,5 @@ def test_shards_of_another_folder_are_renamed(workshop, references_folder):
 def trainer_text(context) -> str:
     """What building the trainer prints."""
     before = len(context.console.file.getvalue())
-    trainer(context)
+    make_trainer(context)
     return context.console.file.getvalue()[before:]

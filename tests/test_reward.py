@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_runs import Workshop, trainer
+from small_runs import ContextFactory, make_trainer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from alignment_lab import data
@@ -77,14 +77,14 @@ def test_a_reward_model_has_one_output_and_answers_nobody(finished):
 
 
 def test_a_reward_model_is_packed(composed, tokenizer, tmp_path):
-    context = Workshop(composed, tokenizer, tmp_path).context("reward")
+    context = ContextFactory(composed, tokenizer, tmp_path).create("reward")
     assert context.engine.packed
-    assert len(collate(trainer(context).objective, context.train_rows).passes) == 1
+    assert len(collate(make_trainer(context).objective, context.train_rows).passes) == 1
 
 
 def test_the_margin_of_rows_counts_only_where_all_have_one(composed, tokenizer, tmp_path):
-    workshop = Workshop(composed, tokenizer, tmp_path)
-    rows = workshop.rows(workshop.spec("reward"))
-    made = trainer(workshop.context("reward", rows=[{**row, "margin": 0.5} for row in rows]))
+    contexts = ContextFactory(composed, tokenizer, tmp_path)
+    rows = contexts.rows(contexts.spec("reward"))
+    made = make_trainer(contexts.create("reward", rows=[{**row, "margin": 0.5} for row in rows]))
     assert made.objective.batch_columns(made.train_rows)["margin"].tolist() == [0.5] * 6
     assert made.objective.batch_columns([made.train_rows[0], rows[0]]) == {}

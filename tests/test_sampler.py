@@ -1,4 +1,6 @@
-"""In which order rows are seen: every row once an epoch, by seed and epoch alone, kinds in proportion, units whole."""
+"""In which order rows are seen: every row once an epoch, by seed and epoch alone, kinds in proportion, units
+whole.
+"""
 
 import random
 from collections import Counter
@@ -70,7 +72,9 @@ def test_inside_of_a_kind_the_order_is_random():
 
 
 def test_units_stay_together():
-    """Halves of a pair come behind each other, in their order, and share a batch where it holds an even number of rows."""
+    """Halves of a pair come behind each other, in their order, and share a batch where it holds an even
+    number of rows.
+    """
     units = [[2 * place, 2 * place + 1] for place in range(15)]
     sampler = GlobalBatchSampler(units, [(True, False)] * 15, 6, seed=2)
     order = sampler.order()

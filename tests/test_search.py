@@ -72,8 +72,8 @@ def test_the_objective_and_its_direction_can_be_set(composed):
         ("eval.direction=up", "minimize"),
     ],
 )
-def test_an_objective_that_is_not_measured_is_refused(overrides, message, refused):
-    assert message in refused(overrides)
+def test_an_objective_that_is_not_measured_is_refused(overrides, message, error_message):
+    assert message in error_message(overrides)
 
 
 def test_the_objective_is_read_from_the_report(composed):
@@ -205,17 +205,17 @@ def test_seeds_are_an_axis():
         (["beta=interval(0.1,0.5)", "training.lerning_rate=1"], "did you mean training.learning_rate?"),
     ],
 )
-def test_a_mistake_is_reported_before_anything_starts(words, message, door, tmp_path):
+def test_a_mistake_is_reported_before_anything_starts(words, message, run_command, tmp_path):
     given = {word.partition("=")[0] for word in words}
     defaults = [word for word in (*SEARCH, *SHORT) if word.partition("=")[0] not in given]
-    ended = door(*defaults, *words)
+    ended = run_command(*defaults, *words)
     assert (ended.code, len(ended.errors)) == (2, 1), ended.errors
     assert message in ended.errors[0]
     assert "torch" not in ended.imported
     assert not list((tmp_path / "here").rglob("run.json"))
 
 
-def test_a_search_is_resumed_and_ends_with_the_best(door, tmp_path):
+def test_a_search_is_resumed_and_ends_with_the_best(run_command, tmp_path):
     """Two trials, of which the second is then interrupted; then the same command with one more."""
     words = [
         *SEARCH,
@@ -223,7 +223,7 @@ def test_a_search_is_resumed_and_ends_with_the_best(door, tmp_path):
         "training.learning_rate=tag(log,interval(1e-5,1e-2))",
         "eval.objective=eval_rewards/margins",
     ]
-    first = door(*words, "hydra.sweeper.n_trials=2")
+    first = run_command(*words, "hydra.sweeper.n_trials=2")
     folder = tmp_path / "here" / "found"
     assert first.code == 0, first.errors
     assert "best of 2: eval_rewards/margins" in first.output
@@ -234,7 +234,7 @@ def test_a_search_is_resumed_and_ends_with_the_best(door, tmp_path):
     # op_code 6 sets a trial's state and value: the command was killed before it told the study
     last_result = max(index for index, line in enumerate(lines) if json.loads(line)["op_code"] == 6)
     (folder / STUDY).write_text("".join(f"{line}\n" for line in lines[:last_result]))
-    again = door(*words, "hydra.sweeper.n_trials=3")
+    again = run_command(*words, "hydra.sweeper.n_trials=3")
     assert again.code == 0, again.errors
     result = read_json(folder / RESULT)
     assert result["trials"][:2] == before["trials"] and len(result["trials"]) == 3
@@ -260,11 +260,11 @@ def test_a_search_is_resumed_and_ends_with_the_best(door, tmp_path):
         str(trial["params"]["training.learning_rate"]): trial["value"] for trial in result["trials"]
     }
 
-    other = door(*words, "training.seed=7", "hydra.sweeper.n_trials=3")
+    other = run_command(*words, "training.seed=7", "hydra.sweeper.n_trials=3")
     assert other.code == 2 and "another search lies there" in other.errors[-1]
 
 
-def test_a_failed_trial_lets_the_search_go_on_and_many_in_a_row_end_it(door, tmp_path):
+def test_a_failed_trial_lets_the_search_go_on_and_many_in_a_row_end_it(run_command, tmp_path):
     broken = [
         *SEARCH,
         *SHORT,
@@ -273,7 +273,7 @@ def test_a_failed_trial_lets_the_search_go_on_and_many_in_a_row_end_it(door, tmp
         "data=hub",
         "data.path=nobody/nothing",
     ]
-    ended = door(*broken, "beta=interval(0.1,0.5)")
+    ended = run_command(*broken, "beta=interval(0.1,0.5)")
     assert ended.code == 1 and "2 trials failed in a row" in ended.errors[-1]
     trials = read_json(tmp_path / "here" / "found" / RESULT)["trials"]
     assert [trial["state"] for trial in trials] == ["fail", "fail"]

@@ -190,9 +190,9 @@ def test_what_cannot_be_read_is_one_sentence(write, phrase, tmp_path):
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
-def test_what_cannot_be_read_is_reported_once(door, tmp_path):
+def test_what_cannot_be_read_is_reported_once(run_command, tmp_path):
     """`datasets` would log a line of its own first, for JSON Lines and for Parquet."""
-    ended = door("data=local", f"data.path={broken_jsonl(tmp_path)}")
+    ended = run_command("data=local", f"data.path={broken_jsonl(tmp_path)}")
     assert len(ended.errors) == 1 and ended.errors[0].startswith("error: data.path=")
     assert ended.code == 2
 
@@ -401,8 +401,8 @@ print(time.monotonic() - start)
 
 
 @pytest.mark.parametrize("network", [{"HF_HUB_OFFLINE": "1"}, UNREACHABLE], ids=["offline", "closed"])
-def test_a_hub_that_cannot_be_reached_is_one_quick_sentence(network, door, tmp_path):
-    ended = door(READ_FROM_HUB, str(ROOT), script=["-c"], HF_HOME=str(tmp_path), **network)
+def test_a_hub_that_cannot_be_reached_is_one_quick_sentence(network, run_command, tmp_path):
+    ended = run_command(READ_FROM_HUB, str(ROOT), script=["-c"], HF_HOME=str(tmp_path), **network)
     sentence, seconds = ended.output.splitlines()
     assert sentence.startswith("data.path=org/name: ")
     assert "reached" in sentence or "HF_HUB_OFFLINE" in sentence

@@ -27,12 +27,12 @@ SWEEP = [
 SWEEP += ["training.global_batch=4", "eval.rows=4", "eval.generations=0"]
 
 
-def test_cells_have_the_usual_folders_and_states(door, tmp_path):
+def test_cells_have_the_usual_folders_and_states(run_command, tmp_path):
     """One cell finishes, the other records why it failed.
 
     submitit's pickles hold secrets: only the user can read them.
     """
-    ended = door(
+    ended = run_command(
         *SWEEP,
         "training.learning_rate=1e-4,1e30",
         "training.warmup_steps=0",

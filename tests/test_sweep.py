@@ -435,8 +435,8 @@ def test_retries_are_counted_for_each_submission(tmp_path):
     assert RetryCounter(run, "b").increment("failures") == 1
 
 
-def test_the_command_imports_no_torch(door, tmp_path):
-    ended = door("status", str(tmp_path), script=["-m", "alignment_lab.sweep"], PYTHONPATH=str(ROOT))
+def test_the_command_imports_no_torch(run_command, tmp_path):
+    ended = run_command("status", str(tmp_path), script=["-m", "alignment_lab.sweep"], PYTHONPATH=str(ROOT))
     assert ended.code == 2 and "no sweep.json" in ended.errors[-1]
     assert not {"torch", "transformers", "datasets"} & ended.imported
 

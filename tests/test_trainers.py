@@ -36,7 +36,7 @@ VARIANTS = [
 
 @pytest.fixture(scope="module")
 def contexts(composed, tokenizer, tmp_path_factory):
-    return ContextFactory(composed, tokenizer, tmp_path_factory.mktemp("workshop"))
+    return ContextFactory(composed, tokenizer, tmp_path_factory.mktemp("contexts"))
 
 
 @pytest.mark.usefixtures("in_float64")
@@ -50,7 +50,7 @@ def test_a_step_is_the_same_in_every_layout(variant, contexts):
     held to the same.
     """
     method, *options = variant.split()
-    context = contexts.context(method, *options)
+    context = contexts.create(method, *options)
     made = make_trainer(context, WHOLE)
     others = [make_trainer(context, engine) for engine in OTHERS.values()]
     assert [row for other in others for row in other.train_rows] == made.train_rows * len(
@@ -90,7 +90,7 @@ def test_a_step_is_the_same_in_every_layout(variant, contexts):
 @pytest.mark.parametrize("method", ["sft", "cpt", "reward", "kto", "bco", "aot", "orpo"])
 def test_the_order_of_rows_in_a_batch_changes_nothing(method, contexts):
     """Backwards, with the halves of a pair in their order."""
-    context = contexts.context(method)
+    context = contexts.create(method)
     made = make_trainer(context)
     perturb(context.model)
     units, _ = made.objective.groups(made.train_rows)
@@ -110,7 +110,7 @@ def test_the_coupled_method_is_coupled(contexts):
     """
     losses = {}
     for method in ("aot", "dpo"):
-        context = contexts.context(method)
+        context = contexts.create(method)
         made = make_trainer(context)
         perturb(context.model, 0.05)
         losses[method] = [
@@ -129,7 +129,7 @@ def test_ktos_reference_point_is_the_global_batchs(contexts):
     """
     noisy = contexts.policy(contexts.spec("kto"))
     perturb(noisy, 0.05)
-    context = contexts.context("kto", policy=noisy)
+    context = contexts.create("kto", policy=noisy)
     made = make_trainer(context, Engine(True, 1))
     perturb(context.model, -0.05)
     batch = collate(made.objective, made.train_rows)
@@ -166,7 +166,7 @@ def test_before_training_held_out_rows_need_no_second_look(variant, contexts):
             }
             for n, row in enumerate(rows)
         ]
-    context = contexts.context(method, *options, rows=rows)
+    context = contexts.create(method, *options, rows=rows)
     made = make_trainer(context)
     told, found = made.heldout.scores(initial=True), made.heldout.scores()
     assert found.keys() - told.keys() <= {"eval_kl"}  # it is 0 before training
@@ -184,7 +184,7 @@ def test_a_document_in_a_block_is_alone(contexts):
     """Continued pre-training: the loss and gradients of blocks are those of their documents by themselves,
     each token once.
     """
-    context = contexts.context("cpt")
+    context = contexts.create("cpt")
     made = make_trainer(context)
     assert any(len(row["seq_lengths"]) > 1 for row in made.train_rows)
     alone = []
@@ -208,7 +208,7 @@ def test_a_document_in_a_block_is_alone(contexts):
 @pytest.mark.parametrize("engine", [WHOLE, Engine(False, 10**6)], ids=["packed", "padded"])
 def test_a_step_counts_its_tokens(engine, contexts):
     """6 N T: N parameters without the embedding, T tokens of the forward passes."""
-    context = contexts.context("dpo")
+    context = contexts.create("dpo")
     made = make_trainer(context, engine)
     batch = collate(made.objective, made.train_rows)
     parameters = sum(p.numel() for name, p in context.model.named_parameters() if "embed_tokens" not in name)
@@ -219,10 +219,10 @@ def test_a_step_counts_its_tokens(engine, contexts):
 def test_a_run_says_how_rows_are_laid_out(contexts):
     assert (
         "engine: packed, prompts shared; 77 tokens a pass; float32, no gradient checkpointing"
-        in console_output(contexts.context("dpo", "training.micro_tokens=77"))
+        in console_output(contexts.create("dpo", "training.micro_tokens=77"))
     )
     found = console_output(
-        contexts.context("dpo", "model.attention=sdpa", "training.gradient_checkpointing=true")
+        contexts.create("dpo", "model.attention=sdpa", "training.gradient_checkpointing=true")
     )
     assert "engine: padded: model.attention=sdpa; " in found and found.endswith(
         "float32, gradient checkpointing\n"
@@ -231,7 +231,7 @@ def test_a_run_says_how_rows_are_laid_out(contexts):
 
 def test_the_loader_gives_global_batches(contexts):
     """One item is one step's rows, in the seed's order: with workers too, as collating chooses nothing."""
-    context = contexts.context("dpo", "training.global_batch=4")
+    context = contexts.create("dpo", "training.global_batch=4")
     made = make_trainer(context, Engine(True, 100))
     epoch = [[one.input_ids.tolist() for one in batch.passes] for batch in made.dataloader()]
     assert len(epoch) == 2

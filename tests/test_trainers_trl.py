@@ -1,6 +1,8 @@
-"""A step of the lab's trainers against TRL's own, on the ids that TRL made: loss, gradients and metrics, packed and padded, in float64.
+"""A step of the lab's trainers against TRL's own, on the ids that TRL made: loss, gradients and metrics,
+packed and padded, in float64.
 
-The objectives by themselves are held to TRL in test_losses_trl.py, whose small models, rows and patches of TRL's fused head serve here.
+The objectives by themselves are held to TRL in test_losses_trl.py, whose small models, rows and patches of
+TRL's fused head serve here.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from small_runs import Workshop, step, trainer
+from small_runs import ContextFactory, make_trainer, run_step
 from test_losses_trl import (
     BETA,
     QUIET,
@@ -35,8 +37,8 @@ LAYOUTS = [Engine(True, 10**6), Engine(True, 1), Engine(False, 10**6)]
 
 
 @pytest.fixture(scope="module")
-def workshop(composed, tmp_path_factory):
-    return Workshop(composed, tiny_tokenizer(), tmp_path_factory.mktemp("workshop"))
+def contexts(composed, tmp_path_factory):
+    return ContextFactory(composed, tiny_tokenizer(), tmp_path_factory.mktemp("contexts"))
 
 
 @pytest.fixture(autouse=True)
@@ -53,16 +55,23 @@ def again(model: Any) -> Any:
 
 
 def ours(
-    workshop: Workshop, model: Any, rows: list[dict[str, Any]], method: str, *more: str, policy: Any = None
+    contexts: ContextFactory,
+    model: Any,
+    rows: list[dict[str, Any]],
+    method: str,
+    *more: str,
+    policy: Any = None,
 ) -> list[Any]:
-    """Loss, gradients and metrics of one step in each layout; of a method with a reference, `model` is that, and `policy` the policy."""
+    """Loss, gradients and metrics of one step in each layout; of a method with a reference, `model` is that,
+    and `policy` the policy.
+    """
     packed_attention.register()
     model.set_attn_implementation(packed_attention.SHARED_PREFIX)
-    context = workshop.context(method, *more, rows=[*rows, *rows], policy=model)  # half of them are held out
-    made = [trainer(context, engine) for engine in LAYOUTS]
+    context = contexts.create(method, *more, rows=[*rows, *rows], policy=model)  # half of them are held out
+    made = [make_trainer(context, engine) for engine in LAYOUTS]
     if policy is not None:
         model.load_state_dict(policy.state_dict())
-    return [step(one) for one in made]
+    return [run_step(one) for one in made]
 
 
 def assert_trls(found: list[Any], theirs: torch.Tensor, model: Any, tolerance: float = EXACT) -> None:
@@ -96,12 +105,12 @@ def pairs(batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
     return made
 
 
-def test_dpos_step_is_trls(workshop, dpo_bench):
+def test_dpos_step_is_trls(contexts, dpo_bench):
     """The reference comes out of the store, where it is float32: good to a ten-millionth."""
     trl = dpo_bench.trainer
     theirs = trl.compute_loss(dpo_bench.policy, dict(dpo_bench.batch))
     found = ours(
-        workshop,
+        contexts,
         again(dpo_bench.reference),
         pairs(dpo_bench.batch),
         "dpo",
@@ -121,11 +130,11 @@ def test_dpos_step_is_trls(workshop, dpo_bench):
             assert metrics[name] == pytest.approx(trl._metrics["train"][name][-1], rel=1e-5), name
 
 
-def test_orpos_step_is_trls_with_the_nll_of_prompt_and_answer(workshop, orpo_bench):
+def test_orpos_step_is_trls_with_the_nll_of_prompt_and_answer(contexts, orpo_bench):
     trl = orpo_bench.trainer
     theirs, metrics = trl.get_batch_loss_metrics(orpo_bench.policy, orpo_bench.batch)
     found = ours(
-        workshop,
+        contexts,
         again(orpo_bench.policy),
         free_pairs(orpo_bench.batch),
         "orpo",
@@ -156,11 +165,11 @@ def free_pairs(batch: dict[str, Any]) -> list[dict[str, Any]]:
     return made
 
 
-def test_cpos_step_is_trls(workshop, tmp_path):
+def test_cpos_step_is_trls(contexts, tmp_path):
     found = bench(CPOTrainer, CPOConfig(str(tmp_path), beta=BETA, **QUIET), ROWS, reference=False)
     theirs, _ = found.trainer.get_batch_loss_metrics(found.policy, found.batch)
     assert_trls(
-        ours(workshop, again(found.policy), free_pairs(found.batch), "cpo", f"method.beta={BETA}"),
+        ours(contexts, again(found.policy), free_pairs(found.batch), "cpo", f"method.beta={BETA}"),
         theirs,
         found.policy,
     )
@@ -168,7 +177,7 @@ def test_cpos_step_is_trls(workshop, tmp_path):
 
 @pytest.mark.parametrize("centering", [0.0, 0.01])
 @pytest.mark.parametrize("margins", [None, [0.0, 1.0, 0.5, 0.25]])
-def test_the_reward_models_step_is_trls(workshop, reward_bench, centering, margins):
+def test_the_reward_models_step_is_trls(contexts, reward_bench, centering, margins):
     """TRL's ids hold prompt and answer in one: where the seam lies makes no difference to a score."""
     trl, batch = reward_bench.trainer, reward_bench.batch
     trl.args.center_rewards_coefficient = centering or None
@@ -182,7 +191,7 @@ def test_the_reward_models_step_is_trls(workshop, reward_bench, centering, margi
     rows = [{"prompt_ids": a[:1], "chosen_ids": a[1:], "rejected_ids": b[1:]} for a, b in both]
     if margins is not None:
         rows = [{**row, "margin": margin} for row, margin in zip(rows, margins, strict=True)]
-    found = ours(workshop, again(reward_bench.policy), rows, "reward", f"method.centering={centering}")
+    found = ours(contexts, again(reward_bench.policy), rows, "reward", f"method.centering={centering}")
     assert_trls(found, theirs, reward_bench.policy)
     for _, _, metrics in found:
         assert metrics["margin"] == pytest.approx(trl._metrics["train"]["margin"][-1], rel=EXACT)
@@ -190,8 +199,10 @@ def test_the_reward_models_step_is_trls(workshop, reward_bench, centering, margi
         assert metrics["accuracy"] == pytest.approx(trl._metrics["train"]["accuracy"][-1], rel=EXACT)
 
 
-def test_sfts_step_is_trls_over_accumulated_batches(workshop, tmp_path):
-    """Two micro-batches of TRL's, divided by the tokens of both (`num_items_in_batch`), are one global batch of ours."""
+def test_sfts_step_is_trls_over_accumulated_batches(contexts, tmp_path):
+    """Two micro-batches of TRL's, divided by the tokens of both (`num_items_in_batch`), are one global batch
+    of ours.
+    """
     model = tiny_model(0)
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in ROWS]
     config = SFTConfig(str(tmp_path), **QUIET | {"per_device_train_batch_size": 2})
@@ -205,5 +216,5 @@ def test_sfts_step_is_trls_over_accumulated_batches(workshop, tmp_path):
             batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True
         ):
             made.append({"input_ids": ids[attended].tolist(), "labels": labels[attended].tolist()})
-    found = ours(workshop, again(model), made, "sft")
+    found = ours(contexts, again(model), made, "sft")
     assert_trls(found, theirs, model)

@@ -1,11 +1,13 @@
-"""Labelled single answers: which answers stand beside which prompts, both labels in every batch, KTO's weights, BCO's memory."""
+"""Labelled single answers: which answers stand beside which prompts, both labels in every batch, KTO's
+weights, BCO's memory.
+"""
 
 import random
 from collections import Counter
 
 import pytest
 import torch
-from small_runs import Workshop, printed, shifted, step, trainer
+from small_runs import ContextFactory, console_output, make_trainer, perturb, run_step
 
 from alignment_lab.actions import run_action
 from alignment_lab.methods.unpaired import with_mismatched_answers
@@ -27,8 +29,8 @@ def drawn(seed: int, prompts: int = 9, rows: int = 40):
 
 
 @pytest.fixture(scope="module")
-def workshop(composed, tokenizer, tmp_path_factory):
-    return Workshop(composed, tokenizer, tmp_path_factory.mktemp("workshop"))
+def contexts(composed, tokenizer, tmp_path_factory):
+    return ContextFactory(composed, tokenizer, tmp_path_factory.mktemp("contexts"))
 
 
 # ---- answers to other prompts
@@ -36,7 +38,9 @@ def workshop(composed, tokenizer, tmp_path_factory):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_mismatched_answer_is_another_prompts(seed):
-    """It was given to a prompt that is not the row's own, all of one prompt's to one other; what was there stays as it was."""
+    """It was given to a prompt that is not the row's own, all of one prompt's to one other; what was there
+    stays as it was.
+    """
     rows = drawn(seed)
     found = with_mismatched_answers(rows, 1000)
     given = {}
@@ -75,11 +79,11 @@ def test_one_prompt_has_no_other():
     assert with_mismatched_answers(rows, 100) == rows
 
 
-def test_without_another_prompt_ktos_reference_point_is_0(workshop):
+def test_without_another_prompt_ktos_reference_point_is_0(contexts):
     """The loss of an answer as the reference has it is 1/2, whatever its label."""
     one = [row([1, 2], [3, 4]), row([1, 2], [5], False)]
-    made = trainer(workshop.context("kto", rows=[*one, *one]))
-    loss, _, metrics = step(made)
+    made = make_trainer(contexts.create("kto", rows=[*one, *one]))
+    loss, _, metrics = run_step(made)
     assert loss == pytest.approx(0.5, abs=1e-5)
     assert "kl" not in metrics
 
@@ -87,9 +91,9 @@ def test_without_another_prompt_ktos_reference_point_is_0(workshop):
 # ---- labels
 
 
-def unbalanced(workshop, good: int, bad: int):
+def unbalanced(contexts, good: int, bad: int):
     """Rows without a partner, made of the embedded ones."""
-    rows = workshop.rows(workshop.spec("kto"))
+    rows = contexts.rows(contexts.spec("kto"))
     found = []
     for place in range(good + bad):
         one = rows[place % len(rows)]
@@ -97,20 +101,22 @@ def unbalanced(workshop, good: int, bad: int):
     return [*found, *found]
 
 
-def test_the_labels_and_their_weights_are_told(workshop):
-    """Eq. 8 of KTO's paper: of 12 good and 4 bad, 12 w_d / 4 w_u must come to 4/3 at most, so w_u = 9/4. One's own weights go first."""
-    context = workshop.context("kto", rows=unbalanced(workshop, 12, 4))
-    made = trainer(context)
-    assert "labels: 12 desirable, weight 1; 4 undesirable, weight 2.25" in printed(context)
+def test_the_labels_and_their_weights_are_told(contexts):
+    """Eq. 8 of KTO's paper: of 12 good and 4 bad, 12 w_d / 4 w_u must come to 4/3 at most, so w_u = 9/4.
+    One's own weights go first.
+    """
+    context = contexts.create("kto", rows=unbalanced(contexts, 12, 4))
+    made = make_trainer(context)
+    assert "labels: 12 desirable, weight 1; 4 undesirable, weight 2.25" in console_output(context)
     assert made.objective.weights == (1.0, 2.25)
-    context = workshop.context("kto", "method.undesirable_weight=3", rows=unbalanced(workshop, 12, 4))
-    assert trainer(context).objective.weights == (1.0, 3.0)
+    context = contexts.create("kto", "method.undesirable_weight=3", rows=unbalanced(contexts, 12, 4))
+    assert make_trainer(context).objective.weights == (1.0, 3.0)
 
 
 @pytest.mark.parametrize("method", ["kto", "bco"])
-def test_every_batch_has_its_share_of_both_labels(method, workshop):
+def test_every_batch_has_its_share_of_both_labels(method, contexts):
     """12 good rows and 4 bad ones in batches of four: three and one each, in every epoch."""
-    made = trainer(workshop.context(method, "training.global_batch=4", rows=unbalanced(workshop, 12, 4)))
+    made = make_trainer(contexts.create(method, "training.global_batch=4", rows=unbalanced(contexts, 12, 4)))
     order = made.sampler
     for epoch in range(3):
         order.set_epoch(epoch)
@@ -118,9 +124,9 @@ def test_every_batch_has_its_share_of_both_labels(method, workshop):
 
 
 @pytest.mark.parametrize("method", ["kto", "bco"])
-def test_halves_of_a_pair_share_a_batch_and_a_prompt(method, workshop):
-    context = workshop.context(method, "training.global_batch=4")
-    made = trainer(context)
+def test_halves_of_a_pair_share_a_batch_and_a_prompt(method, contexts):
+    context = contexts.create(method, "training.global_batch=4")
+    made = make_trainer(context)
     for batch in made.sampler:
         rows = [made.train_rows[place] for place in batch]
         assert [one["label"] for one in rows] == [True, False] * (len(rows) // 2)
@@ -133,26 +139,28 @@ def test_halves_of_a_pair_share_a_batch_and_a_prompt(method, workshop):
 
 
 @pytest.mark.parametrize("method", ["kto", "bco"])
-def test_pairs_have_margins_and_single_answers_have_none(method, workshop):
+def test_pairs_have_margins_and_single_answers_have_none(method, contexts):
     """The margin of a pair is the difference of its halves' rewards, and one above 0 is an accuracy."""
-    context = workshop.context(method)
-    made = trainer(context)
-    shifted(context.model)
+    context = contexts.create(method)
+    made = make_trainer(context)
+    perturb(context.model)
     found = made.heldout.scores()
     good, bad = (torch.tensor(found[f"eval_rewards/{name}"].values) for name in ("chosen", "rejected"))
     assert found["eval_rewards/margins"].values == pytest.approx((good - bad).tolist())
     assert found["eval_rewards/accuracies"].values == (good > bad).float().tolist()
     assert found["eval_rewards/accuracies"].share
-    alone = trainer(workshop.context(method, rows=unbalanced(workshop, 5, 3))).heldout.scores()
+    alone = make_trainer(contexts.create(method, rows=unbalanced(contexts, 5, 3))).heldout.scores()
     assert "eval_rewards/margins" not in alone
     assert len(alone["eval_rewards/chosen"].values) == 5
 
 
-def test_the_logged_margin_is_a_difference_of_means(workshop):
-    """Answers are not paired: the margin of a step is the mean reward of its good ones less that of its bad ones."""
-    context = workshop.context("kto")
-    made = trainer(context)
-    shifted(context.model)
+def test_the_logged_margin_is_a_difference_of_means(contexts):
+    """Answers are not paired: the margin of a step is the mean reward of its good ones less that of its bad
+    ones.
+    """
+    context = contexts.create("kto")
+    made = make_trainer(context)
+    perturb(context.model)
     logged = []
 
     class Keep(Callback):
@@ -172,15 +180,17 @@ def test_the_logged_margin_is_a_difference_of_means(workshop):
 
 
 @pytest.mark.usefixtures("in_float64")
-def test_the_shift_is_the_mean_reward_of_all_steps_before(workshop):
-    """0 in the first step, then the mean over the rows of both labels, whatever the packs; evaluation adds nothing."""
-    context = workshop.context("bco", "training.micro_tokens=1")
-    made = trainer(context)
+def test_the_shift_is_the_mean_reward_of_all_steps_before(contexts):
+    """0 in the first step, then the mean over the rows of both labels, whatever the packs; evaluation adds
+    nothing.
+    """
+    context = contexts.create("bco", "training.micro_tokens=1")
+    made = make_trainer(context)
     rewards = []
     for number in range(3):
-        shifted(context.model, seed=number)
+        perturb(context.model, seed=number)
         expected = sum(rewards) / len(rewards) if rewards else 0.0
-        _, _, metrics = step(made)
+        _, _, metrics = run_step(made)
         assert metrics["shift"] == pytest.approx(expected, rel=1e-9, abs=1e-12)
         half = len(made.train_rows) // 2
         rewards += [metrics["rewards/chosen"]] * half + [metrics["rewards/rejected"]] * half

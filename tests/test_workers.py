@@ -1,4 +1,6 @@
-"""Rows that are laid out in other processes give the same run, bit for bit; a batch of many tensors comes through."""
+"""Rows that are laid out in other processes give the same run, bit for bit; a batch of many tensors comes
+through.
+"""
 
 from __future__ import annotations
 

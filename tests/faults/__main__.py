@@ -1,4 +1,6 @@
-"""make torture: every fault there is, many times, and a table of what survived.  python tests/faults [--quick] [--only kills,damage,...]"""
+"""make torture: every fault there is, many times, and a table of what survived.  python tests/faults
+[--quick] [--only kills,damage,...]
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a disk, a careless copy or a careless person does to a checkpoint: it is never used, the one before it is."""
+"""What a disk, a careless copy or a careless person does to a checkpoint: it is never used, the one before it
+is.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A file system that is full: a sentence, what was saved before stays good, and the same command goes on when there is room."""
+"""A file system that is full: a sentence, what was saved before stays good, and the same command goes on when
+there is room.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Runs an experiment in a process of its own, does something bad to it, and says what became of it.
 
-A child is forked from a process that has imported everything, so that an attempt costs what training costs. It calls what `train.py` calls.
+A child is forked from a process that has imported everything, so that an attempt costs what training costs.
+It calls what `train.py` calls.
 """
 
 from __future__ import annotations
@@ -136,7 +137,9 @@ def said(folder: Path) -> str:
 
 
 def digest(run: RunDirectory) -> str:
-    """Of all that training came to: the final weights, and the optimizer's state and schedule in the last checkpoint."""
+    """Of all that training came to: the final weights, and the optimizer's state and schedule in the last
+    checkpoint.
+    """
     last = manifest.list_checkpoints(run.checkpoints)[-1]
     found = hashlib.sha256()
     for file in [
@@ -146,7 +149,9 @@ def digest(run: RunDirectory) -> str:
     ]:
         found.update(file.name.encode() + file.read_bytes())
     kept = json.loads((last / "trainer_state.json").read_text())
-    found.update(json.dumps([kept["optimizer"], kept["scheduler"], kept["objective"]], sort_keys=True).encode())
+    found.update(
+        json.dumps([kept["optimizer"], kept["scheduler"], kept["objective"]], sort_keys=True).encode()
+    )
     return found.hexdigest()
 
 
@@ -175,7 +180,9 @@ def at_event(number: int, do: Callable[[], object]) -> None:
 
 
 def tell_at(number: int) -> Prepare:
-    """Tell the parent when the child is at the `number`-th file event of its saves, and wait a moment there."""
+    """Tell the parent when the child is at the `number`-th file event of its saves, and wait a moment
+    there.
+    """
 
     def tell() -> None:
         os.write(int(os.environ["FAULTS_PIPE"]), b"x")

@@ -1,4 +1,6 @@
-"""SIGKILL and signals at any time, in the middle of saves too: the same command again must come to the same bits."""
+"""SIGKILL and signals at any time, in the middle of saves too: the same command again must come to the same
+bits.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Undisturbed:
 
 
 def undisturbed(spec: Experiment, folder: Path) -> Undisturbed:
-    """Run once to fill the caches and list the saves' file events, and once for the clock; both must come to the same bits."""
+    """Run once to fill the caches and list the saves' file events, and once for the clock; both must come to
+    the same bits.
+    """
     found = events(spec, folder)
     first = digest(RunDirectory(folder))
     clean(folder)
@@ -51,7 +55,9 @@ def campaign(
     seed: int,
     share: float = INSIDE,
 ) -> Iterator[Row]:
-    """`faults` that hit, a few in a row, this share of them aimed at saves; then the run is let to finish, and compared."""
+    """`faults` that hit, a few in a row, this share of them aimed at saves; then the run is let to finish,
+    and compared.
+    """
     dice = chances(seed)
     calm = undisturbed(spec, folder)
     anywhere, inside = Row(f"{name}: at any time"), Row(f"{name}: inside a save")
@@ -89,7 +95,9 @@ def campaign(
 
 
 def _wrong(folder: Path, code: int, number: signal.Signals) -> str | None:
-    """What must not be after one fault: an end of another kind, or a step that is neither in a checkpoint nor was in progress."""
+    """What must not be after one fault: an end of another kind, or a step that is neither in a checkpoint nor
+    was in progress.
+    """
     if code not in ((-number,) if number is signal.SIGKILL else (128 + number, -number)):
         return f"exit {code}: {said(folder)}"
     run = RunDirectory(folder)

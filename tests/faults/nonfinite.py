@@ -1,4 +1,6 @@
-"""A loss, a gradient or an input that is no number: no step is taken, no such checkpoint is made, the rows are named."""
+"""A loss, a gradient or an input that is no number: no step is taken, no such checkpoint is made, the rows
+are named.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ PLACES: dict[str, Callable[[int, float], None]] = {
 
 
 def campaign(spec: Experiment, folder: Path, steps: Sequence[int]) -> Iterator[Row]:
-    """NaN and infinity in each place, at a step before, at and after a save; the run stops, or goes on without that step."""
+    """NaN and infinity in each place, at a step before, at and after a save; the run stops, or goes on
+    without that step.
+    """
     for name, place in PLACES.items():
         for policy in OnNonfinite:
             row = Row(f"no number in the {name}, on_nonfinite={policy.name}")

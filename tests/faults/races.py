@@ -1,4 +1,6 @@
-"""Several processes build the same caches at once, and some of them are killed: one builds, the others read, nobody reads half of it."""
+"""Several processes build the same caches at once, and some of them are killed: one builds, the others read,
+nobody reads half of it.
+"""
 
 from __future__ import annotations
 
