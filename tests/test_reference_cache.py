@@ -678,7 +678,7 @@ class Gate(Scorer):
 @pytest.fixture
 def building(folder, monkeypatch):
     """A thread that scores 4 examples one by one, stopped at the first: (examples, gate, thread)."""
-    monkeypatch.setattr(reference_cache, "POLL_SECONDS", 0.005)
+    monkeypatch.setattr(reference_cache, "LOCK_POLL_SECONDS", 0.005)
     examples, gate = [([row], [row] * (9 - row)) for row in range(4)], Gate()
     options = {"block_tokens": 1, "publish_seconds": 0}
     thread = threading.Thread(target=lambda: ReferenceCache(folder).fetch(examples, gate, **options))

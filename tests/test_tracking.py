@@ -381,7 +381,7 @@ def test_the_comparison_is_built_without_a_network():
 def test_every_curve_of_the_comparison_is_one_that_runs_have():
     from alignment_lab.config import METHOD_SCHEMAS, measured_metrics
     from alignment_lab.config.metrics import METRICS
-    from alignment_lab.tracking.workspace import COSTS, CURVES, RESULTS, title_of
+    from alignment_lab.tracking.workspace import COST_SUMMARIES, CURVES, RESULTS, title_of
 
     known = {name for schema in METHOD_SCHEMAS.values() for name in measured_metrics(schema())}
     assert set(CURVES) <= {f"train/{name.removeprefix('eval_')}" for name in known} | {"eval/loss"}
@@ -389,7 +389,7 @@ def test_every_curve_of_the_comparison_is_one_that_runs_have():
     assert set(map(title_of, (*CURVES, *RESULTS))) <= {
         row.label + suffix for row in METRICS.values() for suffix in ("", ", held out", ", after training")
     }
-    assert set(COSTS) <= {*SUMMARY_KEYS, "seconds/total"}
+    assert set(COST_SUMMARIES) <= {*SUMMARY_KEYS, "seconds/total"}
 
 
 # ---- tensorboard

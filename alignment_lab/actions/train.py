@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -39,7 +39,6 @@ from .training_process import train
 if TYPE_CHECKING:
     pass
 
-Row = dict[str, Any]
 NOISY_LOGGERS = (  # their warnings do not concern the user
     "bitsandbytes",
     "DeepSpeed",

@@ -5,6 +5,7 @@ one writes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from ..runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from ..training import Callback, TrainContext, Trainer
+    from .assembly import TokenizedData
 
 
 def train(
@@ -57,41 +59,21 @@ def _train(
     stop: StopRequest,
 ) -> None:
     timer = PhaseTimer()
+    before: list[Measured] = []
+    stacks = run.path / f"stacks-{ranks.rank()}.txt"
+    watchdog = Watchdog(spec.training.watchdog_minutes, stacks, partial(_on_hang, run))
     with timer("load"):
-        from ..checkpoints.manager import CheckpointManager
-        from ..training import Hooks
-        from ..training.nonfinite import NonfiniteGuard
         from ..training.saving import save_model
         from . import assembly
 
         tokens = assembly.tokenize(spec, splits, model_folder, console)
-        before: list[Measured] = []
-        watchdog = Watchdog(
-            spec.training.watchdog_minutes, run.path / f"stacks-{ranks.rank()}.txt", partial(_on_hang, run)
-        )
 
         def on_start(trainer: Trainer) -> None:
             watchdog.heartbeat()  # the watchdog starts here: the reference may have been waited for, and long
             _write_provenance(run, trainer.context, tokens, splits)
             before.append(measure(trainer, timer, initial=True))
 
-        def notice(text: str) -> None:
-            console.print(text, highlight=False, soft_wrap=True)
-
-        trainer = assembly.build_trainer(
-            spec,
-            tokens,
-            console,
-            hooks=Hooks(
-                heartbeat=watchdog.heartbeat,
-                reference_timer=timer("reference"),
-                on_start=on_start,
-                on_nonfinite=NonfiniteGuard(run, spec.training, notice),
-            ),
-            callbacks=partial(_callbacks, spec, run, console),
-            checkpoints=CheckpointManager(run, spec.run_id, spec.training.save_total_limit, notice),
-            stop=stop,
-        )
+        trainer = _build_trainer(spec, run, tokens, console, stop, timer, watchdog, on_start)
     with watchdog.watch():
         with timer("train"):
             trainer.train()
@@ -107,6 +89,42 @@ def _train(
     collectives.barrier()
 
 
+def _build_trainer(
+    spec: Experiment,
+    run: RunDirectory,
+    tokens: TokenizedData,
+    console: Console,
+    stop: StopRequest,
+    timer: PhaseTimer,
+    watchdog: Watchdog,
+    on_start: Callable[[Trainer], None],
+) -> Trainer:
+    """The trainer with what this run does at the loop's turning points."""
+    from ..checkpoints.manager import CheckpointManager
+    from ..training import Hooks
+    from ..training.nonfinite import NonfiniteGuard
+    from . import assembly
+
+    def notify(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    hooks = Hooks(
+        heartbeat=watchdog.heartbeat,
+        reference_timer=timer("reference"),
+        on_start=on_start,
+        on_nonfinite=NonfiniteGuard(run, spec.training, notify),
+    )
+    return assembly.build_trainer(
+        spec,
+        tokens,
+        console,
+        hooks=hooks,
+        callbacks=partial(_callbacks, spec, run, console),
+        checkpoints=CheckpointManager(run, spec.run_id, spec.training.save_total_limit, notify),
+        stop=stop,
+    )
+
+
 def _callbacks(
     spec: Experiment, run: RunDirectory, console: Console, context: TrainContext
 ) -> list[Callback]:
@@ -118,7 +136,9 @@ def _callbacks(
     return [MetricsLog(run, context), TrackerCallback(spec, run, console), ProgressCallback(console)]
 
 
-def _write_provenance(run: RunDirectory, context: TrainContext, tokens: Any, splits: data.Splits) -> None:
+def _write_provenance(
+    run: RunDirectory, context: TrainContext, tokens: TokenizedData, splits: data.Splits
+) -> None:
     """provenance.json, with digests of the content that the run starts from."""
     if not ranks.is_main_process():
         return

@@ -10,7 +10,7 @@ from .rows import Row
 from .sources import RowStream, open_streams, read_rows
 from .split import Splits, group_pairs, max_train_rows, split_rows
 
-CHARACTERS_PER_TOKEN = 8  # an upper bound on the average: enough texts are read to fill all blocks
+MAX_CHARACTERS_PER_TOKEN = 8  # an upper bound on the average: enough texts are read to fill all blocks
 FIRST_TEXTS = 100  # texts that are read first
 GROWTH = 4  # where the rows were too few, a fourth as many again is read
 
@@ -72,7 +72,7 @@ def _is_enough(spec: Experiment, splits: Splits, *, own_heldout: bool) -> bool:
     training = spec.training
     if spec.method.format is Format.text:
         tokens = training.max_steps * training.global_batch * spec.data.max_length
-        enough = sum(len(row["text"]) for row in splits.train) >= tokens * CHARACTERS_PER_TOKEN
+        enough = sum(len(row["text"]) for row in splits.train) >= tokens * MAX_CHARACTERS_PER_TOKEN
     else:
         enough = len(splits.train) >= (max_train_rows(spec) or 0)
     return enough and (own_heldout or len(group_pairs(splits.heldout)) >= _evaluated_rows(spec))

@@ -22,7 +22,7 @@ from .packing import ScoredSequence
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-TOLERANCE = 1e-3  # nats between packed and padded log-probabilities
+PACKING_TOLERANCE = 1e-3  # nats between packed and padded log-probabilities
 TOLERANCE_16_BIT = 0.3  # the same for weights in bfloat16 or float16
 
 
@@ -69,7 +69,7 @@ def _packing_problem(model: PreTrainedModel, device: torch.device | None) -> str
     except (ValueError, TypeError, RuntimeError) as error:
         return f"its forward pass refuses packed rows ({' '.join(str(error).split())[:100]})"
     difference = max(float((one - other).abs().max()) for one, other in zip(packed, padded, strict=True))
-    if difference <= (TOLERANCE_16_BIT if is_16_bit else TOLERANCE):
+    if difference <= (TOLERANCE_16_BIT if is_16_bit else PACKING_TOLERANCE):
         return None
     return f"packed and padded log-probabilities differ by {difference:.2g}"
 

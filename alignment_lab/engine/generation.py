@@ -12,7 +12,8 @@ import torch
 from ..config import Eval
 from ..data.templates import encode_prompts, stop_token_ids
 from ..distributed import collectives, ranks
-from .logprobs import Progress, evaluation_mode
+from ..runtime.progress import Progress
+from .logprobs import evaluation_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

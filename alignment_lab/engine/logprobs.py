@@ -6,7 +6,7 @@ logits. Refuses to know objectives and rows of data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..distributed import collectives
+from ..runtime.progress import Progress
 from .layout import Engine, ForwardBatch
 from .packing import ScoredSequence
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOGIT_ROWS = 128  # rows of logits in one step: their float32 copies stay in the cache
-Progress = Callable[[Sequence[Any]], Iterable[Any]]  # wraps a sequence of steps and shows how far along it is
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,21 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..runtime.errors import UserError
 from ..runtime.files import fsync, try_lock, write_atomic
+from ..runtime.progress import Progress
 from .reference_shard import Array, encode_shard, open_shard
 
 Example = tuple[Sequence[int], Sequence[int]]  # prompt ids, completion ids
 Score = Callable[
     [Sequence[Example]], Sequence[Array]
 ]  # a block of N examples -> N arrays of [completion tokens] nats
-Progress = Callable[[Sequence[Any]], Iterable[Any]]  # wraps a sequence of steps and shows how far along it is
 
 MAX_MAPPED_FILES = 512  # shards after the first 512 are read, too
-POLL_SECONDS = 0.25  # between two looks at what another process computes
+LOCK_POLL_SECONDS = 0.25  # between two looks at what another process computes
 STALE_SECONDS = 3600.0  # an unpublished file this old belongs to no living process
 
 
@@ -185,7 +184,7 @@ class ReferenceCache:
                     f"Another process computes reference log-probabilities in {self.folder}: waiting for it."
                 )
                 while not try_lock(file) and self._missing(keys):
-                    time.sleep(POLL_SECONDS)
+                    time.sleep(LOCK_POLL_SECONDS)
                     self._refresh()
             self._refresh()
             try:

@@ -85,7 +85,7 @@ def _load_policy(spec: Experiment, path: Path, device: torch.device, dtype: torc
     return _policies[key]
 
 
-def run_worker(folder: RunDirectory) -> None:
+def run_prewarm_worker(folder: RunDirectory) -> None:
     """One of several processes that `prewarm` launched."""
     train.prepare_libraries()
     stop = StopRequest()
@@ -94,4 +94,4 @@ def run_worker(folder: RunDirectory) -> None:
 
 
 if __name__ == "__main__":
-    worker.main(run_worker)
+    worker.main(run_prewarm_worker)

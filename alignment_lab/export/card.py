@@ -16,10 +16,10 @@ from ..runtime.files import read_json
 from ..runtime.run_directory import RunDirectory
 from .write import ExportFacts, describe
 
-Spec = Mapping[str, Any]  # a spec.yaml
+SpecMapping = Mapping[str, Any]  # a spec.yaml
 Report = Mapping[str, Any]  # a report.json
-EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
-LICENSES = {EMBEDDED: "apache-2.0"}  # of the embedded weights; another base has it in its own card
+EMBEDDED_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+LICENSES = {EMBEDDED_MODEL_ID: "apache-2.0"}  # of the embedded weights; another base has it in its own card
 TRAINING_KEYS = ("learning_rate", "num_train_epochs", "max_steps", "global_batch", "seed")
 USAGE = """```python
 from transformers import {auto_class}, AutoTokenizer
@@ -62,12 +62,12 @@ def model_card(run: RunDirectory, facts: ExportFacts, location: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def base_model(spec: Spec) -> str:
+def base_model(spec: SpecMapping) -> str:
     """The initial weights by their public name."""
     model = spec["model"]
     if model["source"] == "hub":
         return str(model["path"])
-    return EMBEDDED if model["source"] == "embedded" else f"random weights ({model['name']})"
+    return EMBEDDED_MODEL_ID if model["source"] == "embedded" else f"random weights ({model['name']})"
 
 
 def _is_on_hub(origin: str) -> bool:
@@ -87,7 +87,7 @@ def _license(origin: str, base: str | None) -> str | None:
     return str(metadata["license"]) if isinstance(metadata, dict) and metadata.get("license") else None
 
 
-def _license_section(spec: Spec, origin: str, license_name: str | None) -> Iterator[str]:
+def _license_section(spec: SpecMapping, origin: str, license_name: str | None) -> Iterator[str]:
     if spec["model"]["source"] == "random":
         return
     yield "## License"
@@ -97,12 +97,12 @@ def _license_section(spec: Spec, origin: str, license_name: str | None) -> Itera
         yield f"The license of the base model, {origin}, applies to these weights; see there."
 
 
-def _describe_data(spec: Spec) -> str:
+def _describe_data(spec: SpecMapping) -> str:
     data = spec["data"]
     return f"{data['path']} ({data['split']})" if data.get("path") else f"the lab's {data['name']} data"
 
 
-def _training_rows(spec: Spec, report: Report, facts: ExportFacts) -> Iterator[tuple[str, str]]:
+def _training_rows(spec: SpecMapping, report: Report, facts: ExportFacts) -> Iterator[tuple[str, str]]:
     """Rows of the table: what matters to somebody who compares models."""
     parallel, rows = spec.get("parallel") or {}, report.get("rows") or {}
     method_options = {name: value for name, value in spec["method"].items() if name != "name"}

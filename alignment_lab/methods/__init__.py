@@ -4,35 +4,27 @@ data.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..config import Format, Method, Pairwise
 from ..config.methods import PAIRWISE_SCHEMAS
-from ..data import Row, tokenization
+from ..data import tokenization
+from ..data.token_cache import Tokenize
 from ..training import Objective, TrainContext
 from .preference import PreferenceObjective
 from .reward import RewardObjective
 from .supervised import SupervisedObjective
 from .unpaired import BCOObjective, KTOObjective
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 __all__ = ["METHODS", "MethodSpec", "method_spec"]
-
-Tokenize = Callable[["PreTrainedTokenizerBase", list[Row], int], tuple[list[Row], Counter[str]]]
 
 
 @dataclass(frozen=True)
 class MethodSpec:
     """What a run needs of a method besides its settings."""
 
-    tokenize: (
-        Tokenize  # (tokenizer, rows, max_length) -> tokenized rows, counts of what was dropped or truncated
-    )
+    tokenize: Tokenize
     objective: Callable[[TrainContext], Objective]
 
 

@@ -28,7 +28,7 @@ from ..training import Objective, TrainContext
 from ..training.batch import GlobalBatch
 from .referenced import check_first_step, reference_logps
 
-ANSWERS = ("chosen", "rejected")
+PAIR_KEYS = ("chosen", "rejected")
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
 
 
@@ -54,7 +54,7 @@ def _divergent_loss(
 
 def pair_sequences(row: Row, *, scores_prompt: bool = False) -> list[ScoredSequence]:
     """Chosen and rejected answer of a row; with `scores_prompt`, the chosen one's prompt is scored too."""
-    chosen, rejected = (ScoredSequence(row["prompt_ids"], row[f"{answer}_ids"]) for answer in ANSWERS)
+    chosen, rejected = (ScoredSequence(row["prompt_ids"], row[f"{answer}_ids"]) for answer in PAIR_KEYS)
     if scores_prompt:
         chosen = replace(chosen, labels=chosen.prompt + chosen.answer)
     return [chosen, rejected]
@@ -181,7 +181,7 @@ class PreferenceObjective(Objective):
         if not self.method.needs_reference or self.method.wpo or other_sums:
             return None
         columns = self.batch_columns(rows)
-        lengths = (torch.tensor([len(row[f"{answer}_ids"]) for row in rows]) for answer in ANSWERS)
+        lengths = (torch.tensor([len(row[f"{answer}_ids"]) for row in rows]) for answer in PAIR_KEYS)
         reference = PairLogprobs(*(columns[name] for name in REFERENCE_COLUMNS), *lengths)
         policy = PairOutputs(reference, -reference.chosen, None)
         return self._loss_and_metrics(policy, reference, GlobalBatch([], len(rows), columns))

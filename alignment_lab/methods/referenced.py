@@ -12,7 +12,7 @@ from ..engine.reference import fetch_reference_logps, reference_folder
 from ..engine.reference_cache import check_agreement
 from ..training import TrainContext
 
-TOLERANCE = {
+REFERENCE_TOLERANCE = {
     torch.float32: 1e-3,
     torch.bfloat16: 0.1,
 }  # nats per token between two computations of a log-probability
@@ -26,7 +26,7 @@ def reference_logps(context: TrainContext, sequences: Sequence[ScoredSequence]) 
     logps, computed = fetch_reference_logps(
         context.model, sequences, context.engine, context.dtype, folder, context.console
     )
-    context.notice(f"reference: {len(sequences) - computed} of {len(sequences)} answers from {folder}")
+    context.notify(f"reference: {len(sequences) - computed} of {len(sequences)} answers from {folder}")
     return logps
 
 
@@ -42,4 +42,4 @@ def check_first_step(context: TrainContext, policy: Tensor, reference: Tensor, l
         for sums in (reference, policy)
     )
     folder = reference_folder(context.weights_digest, context.dtype)
-    check_agreement(cached, live, tolerance=TOLERANCE[context.dtype], folder=folder)
+    check_agreement(cached, live, tolerance=REFERENCE_TOLERANCE[context.dtype], folder=folder)

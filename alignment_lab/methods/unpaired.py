@@ -109,7 +109,7 @@ class KTOObjective(UnpairedObjective):
         balanced = balanced_weights(good, bad) if given == (None, None) else (1.0, 1.0)
         weights = [usual if weight is None else weight for weight, usual in zip(given, balanced, strict=True)]
         self.weights = (weights[0], weights[1])
-        context.notice(
+        context.notify(
             f"labels: {good} desirable, weight {weights[0]:.3g}; {bad} undesirable, weight {weights[1]:.3g}"
         )
 

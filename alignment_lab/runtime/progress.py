@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as RichProgress
 
 LOG_LINES = 10  # lines that a loop prints where there is no terminal
 T = TypeVar("T")
+Progress = Callable[[Sequence[Any]], Iterable[Any]]  # wraps a sequence of steps and shows how far along it is
 
 
 class ProgressBar:
@@ -32,7 +33,7 @@ class ProgressBar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.bar = RichProgress(*columns, console=console, disable=not console.is_terminal)
         self.task = self.bar.add_task(label, total=total, note="")
 
     def __enter__(self) -> ProgressBar:
@@ -52,7 +53,7 @@ class ProgressBar:
 
 
 def progress_tracker(label: str, console: Console) -> Callable[[Sequence[T]], Iterable[T]]:
-    """A function that wraps a sequence: iterating over it shows a bar. See `engine.logprobs.Progress`."""
+    """A function that wraps a sequence: iterating over it shows a bar. See `Progress`."""
 
     def track(steps: Sequence[T]) -> Iterable[T]:
         return _iterate(label, steps, console)

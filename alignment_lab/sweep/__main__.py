@@ -15,7 +15,7 @@ from . import commands, manifest, status_table
 from .cell_status import cell_statuses
 from .manifest import Sweep
 
-POLL_SECONDS = 5.0
+STATUS_POLL_SECONDS = 5.0
 MAX_ROWS = 100  # of the table on a terminal, without --all
 
 Command = Callable[[Sweep, argparse.Namespace, Console], int]
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 def status(sweep: Sweep, arguments: argparse.Namespace, console: Console) -> int:
     """Print the table."""
     if arguments.watch:
-        status_table.wait(sweep, console, POLL_SECONDS)
+        status_table.wait(sweep, console, STATUS_POLL_SECONDS)
         return 0
     max_rows = None if arguments.all or not console.is_terminal else MAX_ROWS
     console.print(status_table.status_table(sweep, cell_statuses(sweep), max_rows=max_rows))
@@ -101,7 +101,7 @@ def collect(sweep: Sweep, arguments: argparse.Namespace, console: Console) -> in
         if not any(status.is_active for status in statuses.values()):
             break
         console.print(f"{time.strftime('%H:%M:%S')}  {status_table.summary(statuses)}", highlight=False)
-        time.sleep(POLL_SECONDS if console.is_terminal else 6 * POLL_SECONDS)
+        time.sleep(STATUS_POLL_SECONDS if console.is_terminal else 6 * STATUS_POLL_SECONDS)
     console.print(status_table.summary(statuses), highlight=False)
     finished = [status.state == "finished" for status in statuses.values()]
     exit_code = report([str(sweep.path)]) if any(finished) else 0

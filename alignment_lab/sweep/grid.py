@@ -25,7 +25,7 @@ from ..runtime.errors import UserError
 from ..runtime.library_internals import apply_overrides
 
 Check = Callable[[Experiment], list[str]]  # an experiment -> its problems
-MAX_LISTED = 20  # problems in one error
+MAX_PROBLEMS_LISTED = 20  # problems in one error
 COMPOSE_ERRORS = (
     UserError,
     HydraException,
@@ -122,8 +122,8 @@ def raise_problems(counts: Mapping[str, int], cells: int, only: Exception | None
     if counts:
         lines = [
             f"  {sentence}{f' ({count} cells of {cells})' if count > 1 else ''}"
-            for sentence, count in list(counts.items())[:MAX_LISTED]
+            for sentence, count in list(counts.items())[:MAX_PROBLEMS_LISTED]
         ]
-        if len(counts) > MAX_LISTED:
-            lines.append(f"  and {len(counts) - MAX_LISTED} more")
+        if len(counts) > MAX_PROBLEMS_LISTED:
+            lines.append(f"  and {len(counts) - MAX_PROBLEMS_LISTED} more")
         raise UserError("\n".join([f"{len(counts)} things are wrong, and nothing was started:", *lines]))

@@ -142,7 +142,7 @@ def path_hash(run: RunDirectory) -> str:
     return hashlib.sha256(str(run.path.absolute()).encode()).hexdigest()[:6]
 
 
-def sweep_name(run: RunDirectory) -> str | None:
+def containing_sweep(run: RunDirectory) -> str | None:
     """The folder's name of the sweep that the run is a cell of; None for a single run."""
     parent = run.path.absolute().parent
     is_sweep = any((parent / name).exists() for name in ("multirun.yaml", "sweep.json"))

@@ -15,7 +15,7 @@ from ..config import Experiment, to_plain
 from ..runtime.errors import UserError
 from ..runtime.redaction import redact
 from ..runtime.run_directory import RunDirectory
-from .forwarder import NO_STEP, SAMPLE_COLUMNS, Tracker, last_logged_step, path_hash, sweep_name
+from .forwarder import NO_STEP, SAMPLE_COLUMNS, Tracker, containing_sweep, last_logged_step, path_hash
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,7 @@ class Trackio(Tracker):
                 self.run = trackio.init(
                     project=self.project,
                     name=self.name,
-                    group=config["tracking"]["group"] or sweep_name(run),
+                    group=config["tracking"]["group"] or containing_sweep(run),
                     config=config,
                     resume="allow",
                     embed=False,

@@ -13,7 +13,7 @@ from ..config import Experiment, to_plain
 from ..runtime.errors import UserError
 from ..runtime.redaction import redact
 from ..runtime.run_directory import RunDirectory
-from .forwarder import NO_STEP, SAMPLE_COLUMNS, STEP, Tracker, path_hash, sweep_name
+from .forwarder import NO_STEP, SAMPLE_COLUMNS, STEP, Tracker, containing_sweep, path_hash
 from .wandb_file import last_history_step
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def init_arguments(spec: Experiment, run: RunDirectory) -> dict[str, Any]:
     tags = [*(f"{group}={config[group]['name']}" for group in TAG_GROUPS), *tracking["tags"]]
     return {
         "project": tracking["project"],
-        "group": (tracking["group"] or sweep_name(run) or "")[:MAX_NAME_LENGTH] or None,
+        "group": (tracking["group"] or containing_sweep(run) or "")[:MAX_NAME_LENGTH] or None,
         "name": redact(run.path.name)[:MAX_NAME_LENGTH],
         "tags": list(dict.fromkeys(tag[:MAX_TAG_LENGTH] for tag in tags if tag)),
         "job_type": spec.action.name,

@@ -30,7 +30,7 @@ RESULTS = (
     "after/answers/correct",
     "after/answers/one_sentence",
 )
-COSTS = ("tokens_per_second", "peak_memory_gb", "seconds/total")
+COST_SUMMARIES = ("tokens_per_second", "peak_memory_gb", "seconds/total")
 METHOD, BETA = "method.name", "method.beta"  # of the config
 # In nats on held-out answers. Not a KL divergence, which needs answers sampled from the trained model.
 DRIFT, MARGIN = "drift", "margin"
@@ -93,7 +93,7 @@ def workspace(entity: str, project: str) -> Any:
             is_open=True,
         ),
         ws.Section(name="Margin against drift", panels=against_drift, is_open=True),
-        ws.Section(name="Cost", panels=[bars(name) for name in COSTS], is_open=True),
+        ws.Section(name="Cost", panels=[bars(name) for name in COST_SUMMARIES], is_open=True),
         ws.Section(name="Samples", panels=[wr.WeavePanelSummaryTable(table_name="samples")]),
     ]
     settings = ws.RunsetSettings(groupby=[Config(METHOD), Config(BETA)], pinned_columns=list(TABLE_COLUMNS))

@@ -54,10 +54,10 @@ class TrainContext:
         layout = packed if self.engine.packed else f"padded: {reason}"
         memory = "gradient checkpointing" if self.gradient_checkpointing else "no gradient checkpointing"
         dtype = str(self.dtype).removeprefix("torch.")
-        self.notice(f"engine: {layout}; {self.engine.max_tokens} tokens a pass; {dtype}, {memory}")
+        self.notify(f"engine: {layout}; {self.engine.max_tokens} tokens a pass; {dtype}, {memory}")
         self.weights_digest = weights_digest(self.model)
 
-    def notice(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Print one line; the main process's console alone is not quiet."""
         self.console.print(text, highlight=False, soft_wrap=True)
 

@@ -25,7 +25,7 @@ class NonfiniteGuard:
 
     run: RunDirectory
     training: Training
-    notice: Callable[[str], None]
+    notify: Callable[[str], None]
     last_step: int = -1
     consecutive: int = 0
 
@@ -46,7 +46,7 @@ class NonfiniteGuard:
         )
         skips = self.training.on_nonfinite is OnNonfinite.skip
         if skips and self.consecutive <= self.training.max_nonfinite:
-            self.notice(f"{what}; going on, as training.on_nonfinite=skip")
+            self.notify(f"{what}; going on, as training.on_nonfinite=skip")
             return
         limit = f"more than training.max_nonfinite={self.training.max_nonfinite}"
         count = f"{self.consecutive} in a row, {limit}; " if self.consecutive > 1 else ""

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from .context import TrainContext
     from .loop import Trainer
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}  # nats between two computations of the same weights
+SAVED_TOLERANCE = {
+    torch.float32: 1e-3,
+    torch.bfloat16: 0.5,
+}  # nats between two computations of the same weights
 
 
 def save_model(trainer: Trainer, base: Path, folder: Path) -> None:
@@ -39,8 +42,10 @@ def save_model(trainer: Trainer, base: Path, folder: Path) -> None:
         verify.check_files(folder, state.items())
         if expected is not None:
             options = _load_options(context, base)
-            difference = verify.verify_saved(folder, expected, options, tolerance=TOLERANCE[context.dtype])
-            context.notice(
+            difference = verify.verify_saved(
+                folder, expected, options, tolerance=SAVED_TOLERANCE[context.dtype]
+            )
+            context.notify(
                 f"saved model: loaded again by a fresh process, log-probabilities within {difference:.2g}"
             )
     collectives.barrier()

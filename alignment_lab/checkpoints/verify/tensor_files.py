@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INDEX = "model.safetensors.index.json"
-MAX_LISTED = 3  # tensors that an error message lists
+MAX_TENSORS_LISTED = 3  # tensors that an error message lists
 SAVE_AGAIN = "save it again"
 
 
@@ -98,7 +98,7 @@ def fail_if(condition: bool, folder: Path, problem: str, remedy: str = SAVE_AGAI
 
 
 def fail_if_any(names: Iterable[str], folder: Path, problem: str, remedy: str = SAVE_AGAIN) -> None:
-    """Raise UserError if there are any names; the first MAX_LISTED replace the {} in `problem`."""
+    """Raise UserError if there are any names; the first MAX_TENSORS_LISTED replace the {} in `problem`."""
     ordered = sorted(names)
-    more = f" and {len(ordered) - MAX_LISTED} more" if len(ordered) > MAX_LISTED else ""
-    fail_if(bool(ordered), folder, problem.format(", ".join(ordered[:MAX_LISTED]) + more), remedy)
+    more = f" and {len(ordered) - MAX_TENSORS_LISTED} more" if len(ordered) > MAX_TENSORS_LISTED else ""
+    fail_if(bool(ordered), folder, problem.format(", ".join(ordered[:MAX_TENSORS_LISTED]) + more), remedy)

@@ -19,10 +19,11 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+from ...runtime.text_counts import count_words
 from ..rows import Row
 
 HERE = Path(__file__).resolve().parent
-SEED = 2025
+BUILD_SEED = 2025
 TRAIN_PER_SUBJECT = 32
 TEST_PER_SUBJECT = 8
 RAMBLING_FRACTION = 0.5  # of rejected answers: they give the plain answer and then go on
@@ -49,11 +50,6 @@ LATE_SHAPES = [("opening", "late"), ("opening", "middle", "late"), ("opening", "
 Fact = dict[str, str]
 Subject = dict[str, Any]
 Parts = dict[str, list[str]]
-
-
-def count_words(text: str) -> int:
-    """Number of words, split at white space."""
-    return len(text.split())
 
 
 def has_length(text: str, bounds: tuple[int, int]) -> bool:
@@ -182,13 +178,13 @@ def pair_with_questions(facts: list[Fact], subject: Subject, count: int) -> list
 def split_facts(name: str, subject: Subject) -> tuple[list[Fact], list[Fact]]:
     """(train facts, test facts). Seeded by the name: a change in one table does not affect the others."""
     facts = list(subject["facts"])
-    random.Random(f"{SEED} split {name}").shuffle(facts)
+    random.Random(f"{BUILD_SEED} split {name}").shuffle(facts)
     return facts[TEST_PER_SUBJECT:], facts[:TEST_PER_SUBJECT]
 
 
 def subject_rows(name: str, subject: Subject, evasions: dict[str, Parts]) -> tuple[list[Row], list[Row]]:
     """(train rows, test rows) of one subject."""
-    rng = random.Random(f"{SEED} rows {name}")
+    rng = random.Random(f"{BUILD_SEED} rows {name}")
     train_facts, test_facts = split_facts(name, subject)
     train = RowWriter(name, subject, evasions["train"] | {"aside": subject["aside"]}, rng)
     test = RowWriter(name, subject, evasions["heldout"] | {"aside": subject["aside_heldout"]}, rng)
@@ -229,7 +225,7 @@ def build() -> dict[str, list[Row]]:
     """All rows, by file name."""
     subjects, evasions = load_subjects(), load_evasions()
     by_subject = [subject_rows(name, subject, evasions) for name, subject in subjects.items()]
-    rng = random.Random(f"{SEED} order")
+    rng = random.Random(f"{BUILD_SEED} order")
     train = interleave([rows for rows, _ in by_subject], rng)
     test = interleave([rows for _, rows in by_subject], rng)
     check_disjoint(subjects, train, test)

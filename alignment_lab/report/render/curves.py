@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...config.metrics import EVAL, METRICS, metric
-from ..study.runs import Row
+from ..study.runs import LoggedRow
 from ..study.values import is_finite_number, is_number
 
 Point = tuple[float, float]  # (step, value)
@@ -66,7 +66,7 @@ class Chart:
     series: list[Series] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
-    def add(self, rows: Iterable[Row], name: str, series: Series, limit: int) -> None:
+    def add(self, rows: Iterable[LoggedRow], name: str, series: Series, limit: int) -> None:
         """Add a metric as a series of at most `limit` points; remark on what was averaged or left out."""
         points, dropped = finite_points(rows, name)
         if series.held_out:
@@ -86,7 +86,7 @@ class Chart:
             self.remarks.append(remark)
 
 
-def finite_points(rows: Iterable[Row], name: str) -> tuple[list[Point], int]:
+def finite_points(rows: Iterable[LoggedRow], name: str) -> tuple[list[Point], int]:
     """The finite points (step, value) of a metric, and the number of those that are not."""
     points = [
         (row["step"], row[name]) for row in rows if is_number(row.get(name)) and is_number(row.get("step"))
@@ -95,7 +95,7 @@ def finite_points(rows: Iterable[Row], name: str) -> tuple[list[Point], int]:
     return finite, len(points) - len(finite)
 
 
-def points_by_metric(rows: Iterable[Row]) -> dict[str, list[Point]]:
+def points_by_metric(rows: Iterable[LoggedRow]) -> dict[str, list[Point]]:
     """The finite points (step, value) of every logged metric, in one pass."""
     points: dict[str, list[Point]] = {}
     for row in rows:
@@ -114,14 +114,14 @@ def downsample(points: Sequence[Point], limit: int) -> list[Point]:
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in bins]
 
 
-def run_charts(rows: Sequence[Row], limit: int = 400) -> list[Chart]:
+def run_charts(rows: Sequence[LoggedRow], limit: int = 400) -> list[Chart]:
     """A chart for every panel of which the run logged something."""
     names = dict.fromkeys(name.removeprefix(EVAL) for row in rows for name in row if is_number(row[name]))
     charts = [_run_chart(panel, rows, limit) for panel in [*PANELS, *_other_panels(names)]]
     return [chart for chart in charts if chart.series]
 
 
-def _run_chart(panel: Panel, rows: Sequence[Row], limit: int) -> Chart:
+def _run_chart(panel: Panel, rows: Sequence[LoggedRow], limit: int) -> Chart:
     chart = Chart(panel)
     for color, name in enumerate(panel.metrics):
         label = name.split("/")[-1] if len(panel.metrics) > 1 else "training"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..study.row_scores import prompt_key
-from ..study.runs import Row, RunRecord
+from ..study.runs import LoggedRow, RunRecord
 from .formatting import clip, format_prompt
 from .template import ANSWER_LIMIT
 
@@ -16,8 +16,8 @@ MAX_CHARACTERS = 1_200_000  # of all answers on a page
 
 def page_prompts(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """The first prompts that any run answered, each with the answers of every run before and after."""
-    prompts: dict[str, Row] = {}  # by their key, the first sample of each
-    answers: dict[str, dict[int, Row]] = {}  # by key and the index of the run
+    prompts: dict[str, LoggedRow] = {}  # by their key, the first sample of each
+    answers: dict[str, dict[int, LoggedRow]] = {}  # by key and the index of the run
     for index, record in enumerate(records):
         for row in record.samples:
             key = prompt_key(row)
@@ -32,7 +32,7 @@ def page_prompts(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     ]
 
 
-def _prompt(row: Row) -> dict[str, Any]:
+def _prompt(row: LoggedRow) -> dict[str, Any]:
     expected = row.get("expected")
     return {
         "prompt": format_prompt(row.get("prompt"), ANSWER_LIMIT),
@@ -40,7 +40,7 @@ def _prompt(row: Row) -> dict[str, Any]:
     }
 
 
-def _answer(index: int, row: Row, limit: int) -> list[Any]:
+def _answer(index: int, row: LoggedRow, limit: int) -> list[Any]:
     """[run, before, after, correct before, correct after]; None where it was not generated or is unknown."""
     before, after = (
         None if (answer := row.get(when)) is None else clip(answer, limit) for when in ("before", "after")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ...runtime.run_directory import RunDirectory
 from ..study import comparability
-from ..study.runs import Row, RunRecord, load_record
+from ..study.runs import LoggedRow, RunRecord, load_record
 from ..study.values import n_of_metric, ordered_metrics
 from .formatting import (
     clip,
@@ -77,7 +77,7 @@ def before_after_table(record: RunRecord) -> Table:
     return table
 
 
-def _first_samples(samples: Sequence[Row], count: int = 3) -> RenderableType:
+def _first_samples(samples: Sequence[LoggedRow], count: int = 3) -> RenderableType:
     """The first `count` samples, before and after: the first ones, so that they are not cherry-picked."""
     if not samples:
         return Text("No samples were generated.", style="dim")
@@ -86,7 +86,7 @@ def _first_samples(samples: Sequence[Row], count: int = 3) -> RenderableType:
     return Group(title, *(Padding(_sample_table(row), (1, 0, 0, 0)) for row in first))
 
 
-def _sample_table(row: Row) -> Table:
+def _sample_table(row: LoggedRow) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")

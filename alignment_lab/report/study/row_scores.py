@@ -7,17 +7,17 @@ import math
 from collections.abc import Callable
 
 from ...runtime.text_counts import count_sentences, count_words
-from .runs import Row, RunRecord
+from .runs import LoggedRow, RunRecord
 from .values import is_finite_number, value_of
 
-ROW_SCORES: dict[str, Callable[[Row], float | None]] = {
+ROW_SCORES: dict[str, Callable[[LoggedRow], float | None]] = {
     "answers/correct": lambda row: row.get("after_correct"),
     "answers/words": lambda row: count_words(row["after"]),
     "answers/one_sentence": lambda row: count_sentences(row["after"]) == 1,
 }
 
 
-def prompt_key(row: Row) -> str:
+def prompt_key(row: LoggedRow) -> str:
     """A prompt as text that is equal for equal prompts."""
     return json.dumps(row.get("prompt"), sort_keys=True, ensure_ascii=False)
 

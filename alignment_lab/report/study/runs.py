@@ -27,7 +27,7 @@ from .settings import (
 )
 from .values import BeforeAfter, MetricValue, is_number
 
-Row = Mapping[str, Any]  # of metrics.jsonl or samples.jsonl
+LoggedRow = Mapping[str, Any]  # of metrics.jsonl or samples.jsonl
 # The safe loader in C where there is one: a hundred specs in a tenth of the time.
 YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -84,12 +84,12 @@ class RunRecord:
         return self.provenance.get("content") or {}
 
     @cached_property
-    def logged_steps(self) -> list[Row]:
+    def logged_steps(self) -> list[LoggedRow]:
         """The rows of metrics.jsonl."""
         return _read_rows(self.run.metrics)
 
     @cached_property
-    def samples(self) -> list[Row]:
+    def samples(self) -> list[LoggedRow]:
         """The rows of samples.jsonl: the answers to held-out prompts."""
         return _read_rows(self.run.samples)
 
@@ -102,7 +102,7 @@ class RunRecord:
         return self.metrics.get(metric, BeforeAfter()).get("after")
 
 
-def _read_rows(reader: Callable[[], list[dict[str, Any]]]) -> list[Row]:
+def _read_rows(reader: Callable[[], list[dict[str, Any]]]) -> list[LoggedRow]:
     """The JSON objects of a file; none where it cannot be read."""
     try:
         return [row for row in reader() if isinstance(row, dict)]

@@ -30,7 +30,7 @@ from ..launcher import SweepLauncher
 from ..manifest import Cell, Sweep
 from ..snapshot import snapshot_code, snapshot_folder
 
-POLL_SECONDS = 0.5
+POOL_POLL_SECONDS = 0.5
 ORPHAN_TIMEOUT = 120.0  # seconds that cells of a killed command get to exit
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 LIBC = ctypes.CDLL(None)  # loaded before any fork
@@ -120,7 +120,7 @@ class PoolLauncher(SweepLauncher):
         stop = StopRequest()
         pool = CellPool(sweep, due, slots, stop, self.print_line)
         with stop.listen(), stop.forward_to_children():
-            status_table.follow(sweep, self.console, POLL_SECONDS, pool.poll)
+            status_table.follow(sweep, self.console, POOL_POLL_SECONDS, pool.poll)
         if stop.signal:
             raise Interrupted(
                 stop.signal,
@@ -230,4 +230,4 @@ def _wait_for_orphans(sweep: Sweep) -> None:
             raise UserError(
                 f"{sweep.path}: {', '.join(running)}: still running; wait for it to end, or end it."
             )
-        time.sleep(POLL_SECONDS)
+        time.sleep(POOL_POLL_SECONDS)

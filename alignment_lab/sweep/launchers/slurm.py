@@ -22,7 +22,7 @@ from ..manifest import Cell, Sweep
 from ..snapshot import snapshot_code
 from . import submit
 
-POLL_SECONDS = 5.0  # between two looks at cells that are waited for
+SLURM_POLL_SECONDS = 5.0  # between two looks at cells that are waited for
 
 
 class SlurmLauncher(SweepLauncher):
@@ -82,7 +82,7 @@ class SlurmLauncher(SweepLauncher):
             f"{time.monotonic() - began:.1f} s. Next: python -m alignment_lab.sweep status {path}"
         )
         wait = self.params["wait"]
-        statuses = status_table.wait(sweep, self.console, POLL_SECONDS) if wait else {}
+        statuses = status_table.wait(sweep, self.console, SLURM_POLL_SECONDS) if wait else {}
         return self.job_returns(job_overrides, specs, cells, statuses)
 
     def _resolved_settings(self, specs: Sequence[Experiment]) -> dict[str, Any]:

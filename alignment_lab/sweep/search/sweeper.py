@@ -42,7 +42,7 @@ SAMPLERS = ("tpe", "random")
 STUDY, RESULT, LOCK = "study.jsonl", "search.json", ".search.lock"  # in the sweep's folder
 COUNTS = ("n_trials", "n_jobs", "n_startup_trials", "max_failures")  # settings that must be above 0
 
-Point = dict[str, Any]  # a value for each key of the space
+SearchPoint = dict[str, Any]  # a value for each key of the space
 
 
 def is_search(settings: Any) -> bool:
@@ -163,7 +163,7 @@ class OptunaSweeper(HydraPlugin, Sweeper):
             study.tell(trial.number, state=TrialState.FAIL)
         self._print_trial(study, trial, value)
 
-    def _run(self, points: Sequence[Point], index: int) -> list[float | str]:
+    def _run(self, points: Sequence[SearchPoint], index: int) -> list[float | str]:
         """The value of each point, or why it has none; equal points run once."""
         cells = list(dict.fromkeys(tuple(self.space.overrides(point)) for point in points))
         returned = self.launcher.launch([list(cell) for cell in cells], initial_job_idx=index)
