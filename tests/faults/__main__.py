@@ -1,5 +1,6 @@
-"""make torture: every fault there is, many times, and a table of what survived.  python tests/faults
-[--quick] [--only kills,damage,...]
+"""make torture: every kind of fault, many times, and a table of what survived.
+
+python tests/faults [--quick] [--only kills,damage,...]
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # bitwise: the order of sums depends on how many threads add
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the order of float sums depends on the number of threads
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
 
 import damage
@@ -40,8 +41,8 @@ EMBEDDED = [
 ]
 
 
-def killing(quick: bool, scratch: Path) -> Iterator[Row]:
-    """Over methods, all weights and an adapter."""
+def kill_anytime(quick: bool, scratch: Path) -> Iterator[Row]:
+    """SIGKILL at any time, over methods, with all weights trained and with an adapter."""
     for method in METHODS[1:2] if quick else METHODS:
         for parallel in ("lora",) if quick else ("single", "lora"):
             spec = experiment(*TINY, *STEPS, f"method={method}", f"parallel={parallel}")
@@ -55,8 +56,8 @@ def killing(quick: bool, scratch: Path) -> Iterator[Row]:
             )
 
 
-def striking(quick: bool, scratch: Path) -> Iterator[Row]:
-    """Inside of saves alone."""
+def kill_during_saves(quick: bool, scratch: Path) -> Iterator[Row]:
+    """SIGKILL during saves only."""
     for parallel in ("single", "lora"):
         spec = experiment(*TINY, *STEPS, "method=dpo", f"parallel={parallel}")
         yield from kills.campaign(
@@ -70,8 +71,8 @@ def striking(quick: bool, scratch: Path) -> Iterator[Row]:
         )
 
 
-def asking(quick: bool, scratch: Path) -> Iterator[Row]:
-    """Signals that a run answers."""
+def send_handled_signals(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Signals after which a run saves and ends."""
     for method in METHODS[1:2] if quick else ("sft", "dpo", "kto"):
         spec = experiment(*TINY, *STEPS, f"method={method}", "training.logging_steps=1")
         yield from kills.campaign(
@@ -79,13 +80,13 @@ def asking(quick: bool, scratch: Path) -> Iterator[Row]:
             spec,
             scratch / "run",
             3 if quick else 30,
-            kills.POLITE,
+            kills.HANDLED_SIGNALS,
             seed=2,
         )
 
 
-def embedded(quick: bool, scratch: Path) -> Iterator[Row]:
-    """The 135M model."""
+def kill_embedded_model(quick: bool, scratch: Path) -> Iterator[Row]:
+    """SIGKILL on the 135M model."""
     yield from kills.campaign(
         "SIGKILL, 135M dpo",
         experiment(*EMBEDDED),
@@ -96,61 +97,61 @@ def embedded(quick: bool, scratch: Path) -> Iterator[Row]:
     )
 
 
-def damaging(quick: bool, scratch: Path) -> Iterator[Row]:
-    """The newest of three checkpoints."""
+def damage_checkpoints(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Damage to the newest of three checkpoints."""
     yield from damage.campaign(
         experiment(*TINY, *STEPS, "training.save_total_limit=3"), scratch / "run", every=20 if quick else 1
     )
 
 
-def breaking(quick: bool, scratch: Path) -> Iterator[Row]:
-    """NaN and infinity."""
+def inject_nonfinite(quick: bool, scratch: Path) -> Iterator[Row]:
+    """NaN and infinity in losses, gradients and inputs."""
     yield from nonfinite.campaign(
         experiment(*TINY, *STEPS, "eval=none"), scratch / "run", (3,) if quick else (1, 2, 3, 6)
     )
 
 
-def filling(quick: bool, scratch: Path) -> Iterator[Row]:
+def fill_disks(quick: bool, scratch: Path) -> Iterator[Row]:
     """Full disks."""
     if not disk.can_mount():
-        print("full disks: only root can mount a small file system; not tried")
+        print("full disks: only root can mount a small file system; skipped")
         return
     yield from disk.campaign(experiment(*TINY, *STEPS), scratch, quick)
 
 
-def racing(quick: bool, scratch: Path) -> Iterator[Row]:
-    """Builders of one cache."""
+def race_for_caches(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Concurrent builders of one cache."""
     yield from races.campaign(experiment(*TINY, *STEPS), scratch, 1 if quick else 5)
 
 
-def soaking(quick: bool, scratch: Path) -> Iterator[Row]:
-    """Saves and resumes."""
+def save_and_resume(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Many saves and resumes in one process."""
     spec = experiment(*TINY, "training.max_steps=1000", "eval=none")
     yield from soak.campaign(spec, scratch / "run", 6 if quick else 300)
 
 
 CAMPAIGNS = {
-    "kills": killing,
-    "saves": striking,
-    "signals": asking,
-    "damage": damaging,
-    "numbers": breaking,
-    "disk": filling,
-    "races": racing,
-    "soak": soaking,
-    "embedded": embedded,
+    "kills": kill_anytime,
+    "saves": kill_during_saves,
+    "signals": send_handled_signals,
+    "damage": damage_checkpoints,
+    "numbers": inject_nonfinite,
+    "disk": fill_disks,
+    "races": race_for_caches,
+    "soak": save_and_resume,
+    "embedded": kill_embedded_model,
 }
 
 
 def main() -> int:
-    """Run the campaigns that were asked for."""
+    """Run the selected campaigns."""
     parser = argparse.ArgumentParser(prog="python tests/faults", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few of each")
     parser.add_argument(
         "--only", type=lambda text: text.split(","), default=list(CAMPAIGNS), metavar=",".join(CAMPAIGNS)
     )
-    asked = parser.parse_args()
-    harness.warm()
+    arguments = parser.parse_args()
+    harness.import_everything()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="alignment_lab_faults_") as scratch:
         cache = Path(scratch) / "cache"
@@ -158,11 +159,11 @@ def main() -> int:
         (cache_directory() / "models").mkdir(parents=True, exist_ok=True)
         (cache / "models").symlink_to(cache_directory() / "models")
         os.environ["ALIGNMENT_LAB_CACHE"] = str(cache)
-        for name in asked.only:
+        for name in arguments.only:
             folder = Path(scratch) / name
             folder.mkdir()
             started = time.monotonic()
-            for row in CAMPAIGNS[name](asked.quick, folder):
+            for row in CAMPAIGNS[name](arguments.quick, folder):
                 rows.append(row)
                 print(f"{row.fault}: {row.survived} of {row.tried}", *row.lost, sep="\n  lost: ", flush=True)
             print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)

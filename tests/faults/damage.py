@@ -1,6 +1,4 @@
-"""What a disk, a careless copy or a careless person does to a checkpoint: it is never used, the one before it
-is.
-"""
+"""Damaged checkpoints (disk errors, partial copies, edited files) are never used; the one before is."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness import Row, attempt, clean, digest, said
+from harness import Row, attempt, digest, last_output, remove_run
 
 from alignment_lab.checkpoints import manifest
 from alignment_lab.config import Experiment
@@ -19,88 +17,91 @@ from alignment_lab.runtime.run_directory import RunDirectory
 Damage = Callable[[Path], None]
 
 
-def truncated(file: Path) -> None:
-    """Its second half is gone."""
+def truncate(file: Path) -> None:
+    """Drop the second half of the file."""
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def flipped(file: Path) -> None:
-    """One bit in its middle is another."""
+def flip_bit(file: Path) -> None:
+    """Flip one bit in the middle of the file."""
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
-def emptied(file: Path) -> None:
-    """It has no bytes."""
+def empty(file: Path) -> None:
+    """Leave a file of 0 bytes."""
     file.write_bytes(b"")
 
 
-def kinds(newest: Path) -> dict[str, Damage]:
-    """Everything that is done to the newest checkpoint, by name."""
-    found: dict[str, Damage] = {}
+def list_damages(newest: Path) -> dict[str, Damage]:
+    """Every kind of damage to the newest checkpoint, by name."""
+    damages: dict[str, Damage] = {}
     for file in sorted(path for path in newest.rglob("*") if path.is_file()):
         name = file.relative_to(newest)
-        for done in (truncated, flipped, emptied, Path.unlink):
-            found[f"{name} {'lost' if done is Path.unlink else done.__name__}"] = (
-                lambda folder, name=name, done=done: done(folder / name)
+        for change in (truncate, flip_bit, empty, Path.unlink):
+            damages[f"{name} {'lost' if change is Path.unlink else change.__name__}"] = (
+                lambda folder, name=name, change=change: change(folder / name)
             )
-    return found | {
-        "manifest of another number of processes": lambda folder: _said(folder, world=2),
-        "manifest of another step": lambda folder: _said(folder, step=1),
-        "manifest that lists no files": lambda folder: _said(folder, files={}),
+    return damages | {
+        "manifest of another number of processes": lambda folder: _change_manifest(folder, world=2),
+        "manifest of another step": lambda folder: _change_manifest(folder, step=1),
+        "manifest that lists no files": lambda folder: _change_manifest(folder, files={}),
         "manifest that is no object": lambda folder: (folder / manifest.MANIFEST).write_text("[1, 2]"),
-        "manifest of the checkpoint before": lambda folder: _copied(folder, manifest.MANIFEST),
-        "optimizer of the checkpoint before": lambda folder: _copied(folder, "optimizer-00001.safetensors"),
-        "all files of the checkpoint before": lambda folder: _copied(
+        "manifest of the checkpoint before": lambda folder: _copy_from_previous(folder, manifest.MANIFEST),
+        "optimizer of the checkpoint before": lambda folder: _copy_from_previous(
+            folder, "optimizer-00001.safetensors"
+        ),
+        "all files of the checkpoint before": lambda folder: _copy_from_previous(
             folder, *(file.name for file in folder.iterdir())
         ),
         "an empty folder": lambda folder: [file.unlink() for file in folder.iterdir()],
         "a file in its place": lambda folder: (shutil.rmtree(folder), folder.write_text("")),
-        "a DeepSpeed checkpoint of somebody else's": _foreign,
+        "a DeepSpeed checkpoint of somebody else's": _replace_by_deepspeed,
     }
 
 
 def campaign(spec: Experiment, folder: Path, every: int = 1) -> Iterator[Row]:
-    """Each kind, `every`-th of them with a run to the end."""
-    assert attempt(spec, folder) == 0, said(folder)
-    calm = digest(RunDirectory(folder))
+    """Each kind of damage; every `every`-th of them is followed by a run to the end."""
+    assert attempt(spec, folder) == 0, last_output(folder)
+    expected_digest = digest(RunDirectory(folder))
     run = RunDirectory(folder)
     shutil.rmtree(run.model)
     write_json(run.state_file, {**run.state(), "state": "running"})  # as if killed after its last checkpoint
     before, newest = manifest.list_checkpoints(run.checkpoints)[-2:]
-    seen, finished = (
+    detected, finished = (
         Row("damage to the newest checkpoint: seen, the one before is used"),
         Row("damage: the run ends in the same bits"),
     )
-    for number, (name, damage) in enumerate(kinds(newest).items()):
-        copy = folder.with_name(f"{folder.name}-damaged")
-        clean(copy)
-        shutil.copytree(folder, copy)
-        damage(copy / "checkpoints" / newest.name)
-        found, _ = manifest.newest_valid(copy / "checkpoints", run.state()["id"])
-        seen.count(found is not None and found.name == before.name, f"{name}: {found}")
+    for number, (name, damage) in enumerate(list_damages(newest).items()):
+        damaged_run = folder.with_name(f"{folder.name}-damaged")
+        remove_run(damaged_run)
+        shutil.copytree(folder, damaged_run)
+        damage(damaged_run / "checkpoints" / newest.name)
+        checkpoint, _ = manifest.newest_valid(damaged_run / "checkpoints", run.state()["id"])
+        detected.count(checkpoint is not None and checkpoint.name == before.name, f"{name}: {checkpoint}")
         if number % every == 0:
-            code = attempt(spec, copy)
+            code = attempt(spec, damaged_run)
             finished.count(
-                code == 0 and digest(RunDirectory(copy)) == calm, f"{name}: exit {code}, {said(copy)}"
+                code == 0 and digest(RunDirectory(damaged_run)) == expected_digest,
+                f"{name}: exit {code}, {last_output(damaged_run)}",
             )
-    yield from (seen, finished)
+    yield from (detected, finished)
 
 
-def _said(folder: Path, **facts: object) -> None:
-    found = read_json(folder / manifest.MANIFEST)
-    (folder / manifest.MANIFEST).write_text(json.dumps({**found, **facts}))
+def _change_manifest(folder: Path, **entries: object) -> None:
+    content = read_json(folder / manifest.MANIFEST)
+    (folder / manifest.MANIFEST).write_text(json.dumps({**content, **entries}))
 
 
-def _copied(folder: Path, *names: str) -> None:
+def _copy_from_previous(folder: Path, *names: str) -> None:
     before = manifest.list_checkpoints(folder.parent)[-2]
     for name in names:
         shutil.copyfile(before / name, folder / name)
 
 
-def _foreign(folder: Path) -> None:
-    """What DeepSpeed leaves, with pickles in it that must not be opened."""
+def _replace_by_deepspeed(folder: Path) -> None:
+    """A DeepSpeed checkpoint, with pickles in it that must not be opened."""
     shutil.rmtree(folder)
     shards = folder / "global_step6"
     shards.mkdir(parents=True)

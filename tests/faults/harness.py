@@ -1,6 +1,6 @@
-"""Runs an experiment in a process of its own, does something bad to it, and says what became of it.
+"""Runs an experiment in a child process, injects a fault, and reports what became of the run.
 
-A child is forked from a process that has imported everything, so that an attempt costs what training costs.
+The child is forked from a process that has imported everything, so that an attempt costs what training costs.
 It calls what `train.py` calls.
 """
 
@@ -50,32 +50,25 @@ STEPS = [
     "eval.generations=2",
     "eval.max_new_tokens=4",
 ]
-FILE_EVENTS = {
-    "open",
-    "os.rename",
-    "os.mkdir",
-    "os.remove",
-    "os.rmdir",
-    "shutil.rmtree",
-}  # what the interpreter tells of
+# audit events of the interpreter
+FILE_EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
 LOGS = Path(tempfile.mkdtemp(prefix="alignment_lab_faults_logs_"))
 atexit.register(shutil.rmtree, LOGS, ignore_errors=True)
-SENTENCES = 6  # of an attempt's output that are shown when it was lost
+SHOWN_LINES = 6  # of a failed attempt's output
 
-Prepare = Callable[[], None]  # done in the child before it starts
-Disturb = Callable[
-    [int, int], None
-]  # (pid, a pipe on which the child tells of a point that it has reached), done by the parent
+Prepare = Callable[[], None]  # called in the child before the run starts
+# called in the parent with the child's pid and a pipe on which the child reports that it reached a point
+Disturb = Callable[[int, int], None]
 
 
 def experiment(*overrides: str) -> Experiment:
-    """The experiment that `python train.py` would run with these."""
+    """The experiment that `python train.py` would run with these overrides."""
     compose.register_with_hydra()
     with initialize_config_dir(str(compose.CONF), version_base="1.3"):
         return compose.compose_experiment(list(overrides))
 
 
-def warm() -> None:
+def import_everything() -> None:
     """Import what a run imports, once for all children."""
     prepare_libraries()
 
@@ -91,32 +84,32 @@ def attempt(
     before: Prepare = lambda: None,
     disturb: Disturb = lambda pid, pipe: None,
 ) -> int:
-    """One go at the run in `folder`: its exit code, or minus the signal that ended it."""
-    told, tells = os.pipe()
+    """Run the experiment in `folder` once; returns the exit code, or minus the signal that ended it."""
+    read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(told)
-        _child(spec, folder, before, tells)
-    os.close(tells)
-    disturb(pid, told)
+        os.close(read_end)
+        _child(spec, folder, before, write_end)
+    os.close(write_end)
+    disturb(pid, read_end)
     _, status = os.waitpid(pid, 0)
-    os.close(told)
+    os.close(read_end)
     return os.waitstatus_to_exitcode(status)
 
 
-def _child(spec: Experiment, folder: Path, before: Prepare, tells: int) -> None:
+def _child(spec: Experiment, folder: Path, before: Prepare, write_end: int) -> None:
     code = 70
     try:
         output = os.open(_log(folder), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.environ["FAULTS_PIPE"] = str(tells)
+        os.environ["FAULTS_PIPE"] = str(write_end)
         before()
         with compose.errors_as_sentences():
             run_action(spec, RunDirectory(folder))
         code = 0
-    except SystemExit as ended:
-        code = int(ended.code or 0)
+    except SystemExit as exit:
+        code = int(exit.code or 0)
     except BaseException:
         import traceback
 
@@ -127,85 +120,81 @@ def _child(spec: Experiment, folder: Path, before: Prepare, tells: int) -> None:
 
 
 def _log(folder: Path) -> Path:
-    """Not beside the run: that disk may be full."""
+    """Outside of the run directory, whose disk may be full."""
     return LOGS / f"{str(folder).replace('/', '_')}.log"
 
 
-def said(folder: Path) -> str:
+def last_output(folder: Path) -> str:
     """The last lines of the last attempt."""
-    return "\n".join(_log(folder).read_text().splitlines()[-SENTENCES:])
+    return "\n".join(_log(folder).read_text().splitlines()[-SHOWN_LINES:])
 
 
 def digest(run: RunDirectory) -> str:
-    """Of all that training came to: the final weights, and the optimizer's state and schedule in the last
-    checkpoint.
-    """
+    """SHA-256 of the final weights and of the last checkpoint: weights, optimizer, schedule, random state."""
     last = manifest.list_checkpoints(run.checkpoints)[-1]
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for file in [
         *sorted(run.model.glob("*.safetensors")),
         *sorted(last.glob("*.safetensors")),
         last / "rng_state_0.pth",
     ]:
-        found.update(file.name.encode() + file.read_bytes())
-    kept = json.loads((last / "trainer_state.json").read_text())
-    found.update(
-        json.dumps([kept["optimizer"], kept["scheduler"], kept["objective"]], sort_keys=True).encode()
+        hasher.update(file.name.encode() + file.read_bytes())
+    state = json.loads((last / "trainer_state.json").read_text())
+    hasher.update(
+        json.dumps([state["optimizer"], state["scheduler"], state["objective"]], sort_keys=True).encode()
     )
-    return found.hexdigest()
+    return hasher.hexdigest()
 
 
 # Points of a save.
 
 
-def in_a_save(path: Any) -> bool:
-    """Whether this file event belongs to the making, naming or dropping of a checkpoint."""
+def is_save_event(path: Any) -> bool:
+    """Whether the file event is part of writing, renaming or deleting a checkpoint."""
     return isinstance(path, str | os.PathLike) and (
         "/.partial/checkpoint-" in os.fspath(path) or "/checkpoints" in os.fspath(path)
     )
 
 
-def at_event(number: int, do: Callable[[], object]) -> None:
-    """Do something at the `number`-th file event of this process's saves."""
+def run_at_event(index: int, action: Callable[[], object]) -> None:
+    """Call `action` at the `index`-th file event (from 1) of this process's saves."""
     seen = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
-        if event in FILE_EVENTS and arguments and in_a_save(arguments[0]):
+        if event in FILE_EVENTS and arguments and is_save_event(arguments[0]):
             seen += 1
-            if seen == number:
-                do()
+            if seen == index:
+                action()
 
     sys.addaudithook(hook)
 
 
-def tell_at(number: int) -> Prepare:
-    """Tell the parent when the child is at the `number`-th file event of its saves, and wait a moment
-    there.
-    """
+def notify_at(index: int) -> Prepare:
+    """Notify the parent when the child is at the `index`-th file event of its saves, and wait a moment."""
 
-    def tell() -> None:
+    def notify_parent() -> None:
         os.write(int(os.environ["FAULTS_PIPE"]), b"x")
         time.sleep(0.002)
 
-    return lambda: at_event(number, tell)
+    return lambda: run_at_event(index, notify_parent)
 
 
-def events(spec: Experiment, folder: Path) -> list[str]:
-    """Every file event of the saves of an undisturbed run, by name, in order."""
-    listed = folder.with_suffix(".events")
+def list_save_events(spec: Experiment, folder: Path) -> list[str]:
+    """Every file event of the saves of a run without faults, by name, in order."""
+    events_file = folder.with_suffix(".events")
 
     def before() -> None:
-        file = os.open(listed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        file = os.open(events_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            if event in FILE_EVENTS and arguments and in_a_save(arguments[0]):
+            if event in FILE_EVENTS and arguments and is_save_event(arguments[0]):
                 os.write(file, f"{event} {Path(os.fspath(arguments[0])).name}\n".encode())
 
         sys.addaudithook(hook)
 
-    assert attempt(spec, folder, before=before) == 0, said(folder)
-    return listed.read_text().splitlines()
+    assert attempt(spec, folder, before=before) == 0, last_output(folder)
+    return events_file.read_text().splitlines()
 
 
 def send_after(seconds: float, number: signal.Signals) -> Disturb:
@@ -213,65 +202,65 @@ def send_after(seconds: float, number: signal.Signals) -> Disturb:
 
     def disturb(pid: int, pipe: int) -> None:
         time.sleep(seconds)
-        _send(pid, number)
+        send_signal(pid, number)
 
     return disturb
 
 
-def send_when_told(number: signal.Signals, delay: float) -> Disturb:
-    """Send a signal `delay` seconds after the child has reached its point; none if it never does."""
+def send_when_notified(number: signal.Signals, delay: float) -> Disturb:
+    """Send a signal `delay` seconds after the child has reached its event; none if it never does."""
 
     def disturb(pid: int, pipe: int) -> None:
         if os.read(pipe, 1):
             time.sleep(delay)
-            _send(pid, number)
+            send_signal(pid, number)
 
     return disturb
 
 
-def _send(pid: int, number: signal.Signals) -> None:
+def send_signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
-# What came of it.
+# Results.
 
 
 @dataclass
 class Row:
-    """A line of the table."""
+    """A line of the table: one kind of fault."""
 
     fault: str
     tried: int = 0
     survived: int = 0
     lost: list[str] = field(default_factory=list)
 
-    def count(self, good: bool, what: str) -> None:
-        """One more."""
+    def count(self, survived: bool, description: str) -> None:
+        """Count one more fault; the description is kept where the run was lost."""
         self.tried += 1
-        self.survived += good
-        if not good:
-            self.lost.append(what)
+        self.survived += survived
+        if not survived:
+            self.lost.append(description)
 
 
 def table(rows: Iterable[Row]) -> int:
-    """Print faults tried, survived, lost; returns how many were lost."""
+    """Print the faults tried, survived and lost; returns how many were lost."""
     from rich.console import Console
     from rich.table import Table
 
     rows = list(rows)
-    drawn = Table("fault", "tried", "survived", "lost")
+    console_table = Table("fault", "tried", "survived", "lost")
     for row in rows:
-        drawn.add_row(row.fault, str(row.tried), str(row.survived), str(len(row.lost)))
-    Console().print(drawn)
+        console_table.add_row(row.fault, str(row.tried), str(row.survived), str(len(row.lost)))
+    Console().print(console_table)
     return sum(len(row.lost) for row in rows)
 
 
-def clean(folder: Path) -> None:
-    """Forget a run."""
+def remove_run(folder: Path) -> None:
+    """Delete a run directory."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def chances(seed: int) -> random.Random:
-    """The dice of a campaign: the same seed, the same faults."""
+def seeded_random(seed: int) -> random.Random:
+    """The random numbers of a campaign: the same seed gives the same faults."""
     return random.Random(seed)

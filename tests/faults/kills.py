@@ -1,6 +1,4 @@
-"""SIGKILL and signals at any time, in the middle of saves too: the same command again must come to the same
-bits.
-"""
+"""SIGKILL and handled signals at any time, during saves too: the same command must end in the same bits."""
 
 from __future__ import annotations
 
@@ -10,40 +8,53 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import Row, attempt, chances, clean, digest, events, said, send_after, send_when_told, tell_at
+from harness import (
+    Row,
+    attempt,
+    digest,
+    last_output,
+    list_save_events,
+    notify_at,
+    remove_run,
+    seeded_random,
+    send_after,
+    send_when_notified,
+)
 
 from alignment_lab.checkpoints import manifest
 from alignment_lab.config import Experiment
 from alignment_lab.runtime.run_directory import RunDirectory
 
-IN_A_ROW = 4  # faults that one run suffers before it is let to finish
-INSIDE = 0.4  # share of faults that are aimed at a save; of those some come to a run that has no such save any more, and do not count
-WITHIN = 0.004  # seconds after a point of a save within which a fault may come
-POLITE = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+MAX_FAULTS_PER_RUN = 4  # faults of one run before it may finish
+# Share of the faults that are aimed at a save. Some hit a run that has no such save left, and do not count.
+SAVE_SHARE = 0.4
+MAX_DELAY = 0.004  # seconds between an event of a save and the fault
+HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 @dataclass
-class Undisturbed:
-    """What a run comes to, how long it takes, and what its saves do."""
+class UndisturbedRun:
+    """The result of a run without faults, its duration, and the file events of its saves."""
 
     digest: str
     seconds: float
     events: list[str]
 
 
-def undisturbed(spec: Experiment, folder: Path) -> Undisturbed:
-    """Run once to fill the caches and list the saves' file events, and once for the clock; both must come to
-    the same bits.
+def measure_undisturbed(spec: Experiment, folder: Path) -> UndisturbedRun:
+    """Run once to fill the caches and list the saves' file events, and once to time it.
+
+    Both must end in the same bits.
     """
-    found = events(spec, folder)
+    save_events = list_save_events(spec, folder)
     first = digest(RunDirectory(folder))
-    clean(folder)
+    remove_run(folder)
     started = time.monotonic()
-    assert attempt(spec, folder) == 0, said(folder)
+    assert attempt(spec, folder) == 0, last_output(folder)
     seconds = time.monotonic() - started
     assert digest(RunDirectory(folder)) == first, "two undisturbed runs differ"
-    clean(folder)
-    return Undisturbed(first, seconds, found)
+    remove_run(folder)
+    return UndisturbedRun(first, seconds, save_events)
 
 
 def campaign(
@@ -53,69 +64,66 @@ def campaign(
     faults: int,
     signals: Sequence[signal.Signals],
     seed: int,
-    share: float = INSIDE,
+    share: float = SAVE_SHARE,
 ) -> Iterator[Row]:
-    """`faults` that hit, a few in a row, this share of them aimed at saves; then the run is let to finish,
-    and compared.
-    """
-    dice = chances(seed)
-    calm = undisturbed(spec, folder)
-    anywhere, inside = Row(f"{name}: at any time"), Row(f"{name}: inside a save")
-    left = faults
-    while left:
+    """Hit runs with `faults` faults, a few per run, `share` of them during saves; then finish and compare."""
+    random = seeded_random(seed)
+    undisturbed_run = measure_undisturbed(spec, folder)
+    anywhere, during_save = Row(f"{name}: at any time"), Row(f"{name}: inside a save")
+    faults_left = faults
+    while faults_left:
         suffered: list[tuple[Row, str]] = []
-        for _ in range(min(IN_A_ROW, left)):
-            number = dice.choice(signals)
-            if dice.random() < share:
-                at = dice.randrange(len(calm.events))
-                delay = dice.random() * WITHIN
-                code = attempt(spec, folder, before=tell_at(at + 1), disturb=send_when_told(number, delay))
-                suffered.append(
-                    (inside, f"{number.name} {1000 * delay:.1f} ms after event {at}, {calm.events[at]}")
+        for _ in range(min(MAX_FAULTS_PER_RUN, faults_left)):
+            number = random.choice(signals)
+            if random.random() < share:
+                event_index = random.randrange(len(undisturbed_run.events))
+                delay = random.random() * MAX_DELAY
+                code = attempt(
+                    spec, folder, before=notify_at(event_index + 1), disturb=send_when_notified(number, delay)
                 )
+                event = f"event {event_index}, {undisturbed_run.events[event_index]}"
+                suffered.append((during_save, f"{number.name} {1000 * delay:.1f} ms after {event}"))
             else:
-                after = dice.random() * calm.seconds
-                code = attempt(spec, folder, disturb=send_after(after, number))
+                seconds = random.random() * undisturbed_run.seconds
+                code = attempt(spec, folder, disturb=send_after(seconds, number))
                 saving = number is signal.SIGKILL and any(folder.glob(".partial/checkpoint-*"))
-                suffered.append((inside if saving else anywhere, f"{number.name} after {after:.2f} s"))
-            if code == 0:  # it had ended before: no fault
+                suffered.append((during_save if saving else anywhere, f"{number.name} after {seconds:.2f} s"))
+            if code == 0:  # the run ended before the fault
                 suffered.pop()
                 break
-            left -= 1
-            wrong = _wrong(folder, code, number)
-            if wrong:
-                suffered[-1][0].count(False, f"{suffered[-1][1]}: {wrong}")
+            faults_left -= 1
+            problem = _find_problem(folder, code, number)
+            if problem:
+                suffered[-1][0].count(False, f"{suffered[-1][1]}: {problem}")
                 suffered.pop()
         code = attempt(spec, folder)
-        good = code == 0 and digest(RunDirectory(folder)) == calm.digest
-        for row, what in suffered:
-            row.count(good, f"{what}: exit {code}, {'other bits' if code == 0 else said(folder)}")
-        clean(folder)
-    yield from (row for row in (anywhere, inside) if row.tried)
+        is_recovered = code == 0 and digest(RunDirectory(folder)) == undisturbed_run.digest
+        for row, description in suffered:
+            outcome = "other bits" if code == 0 else last_output(folder)
+            row.count(is_recovered, f"{description}: exit {code}, {outcome}")
+        remove_run(folder)
+    yield from (row for row in (anywhere, during_save) if row.tried)
 
 
-def _wrong(folder: Path, code: int, number: signal.Signals) -> str | None:
-    """What must not be after one fault: an end of another kind, or a step that is neither in a checkpoint nor
-    was in progress.
+def _find_problem(folder: Path, code: int, signal_number: signal.Signals) -> str | None:
+    """What is wrong after one fault, or None.
+
+    The exit must be of the expected kind, and every logged step must be in the checkpoint.
     """
-    if code not in ((-number,) if number is signal.SIGKILL else (128 + number, -number)):
-        return f"exit {code}: {said(folder)}"
+    is_kill = signal_number is signal.SIGKILL
+    if code not in ((-signal_number,) if is_kill else (128 + signal_number, -signal_number)):
+        return f"exit {code}: {last_output(folder)}"
     run = RunDirectory(folder)
-    if (
-        number is signal.SIGKILL
-        or code != 128 + number
-        or not run.metrics()
-        or run.state()["state"] == "finished"
-    ):
+    if is_kill or code != 128 + signal_number or not run.metrics() or run.state()["state"] == "finished":
         return None
-    logged = [row["step"] for row in run.metrics() if "loss" in row]
-    kept, passed = manifest.newest_valid(run.checkpoints, run.state()["id"])
+    logged_steps = [row["step"] for row in run.metrics() if "loss" in row]
+    checkpoint, damaged = manifest.newest_valid(run.checkpoints, run.state()["id"])
     if run.state()["state"] != "interrupted":
         return f"the state is {run.state()['state']}"
     if (
-        logged
-        and "goes on from checkpoint" in run.state()["error"]
-        and (kept is None or passed or manifest.step_of(kept) != logged[-1])
+        logged_steps
+        and "resumes from checkpoint" in run.state()["error"]
+        and (checkpoint is None or damaged or manifest.step_of(checkpoint) != logged_steps[-1])
     ):
-        return f"steps {logged} were taken, and the checkpoint is {kept}"
+        return f"steps {logged_steps} were taken, and the checkpoint is {checkpoint}"
     return None

@@ -1,5 +1,6 @@
-"""Several processes build the same caches at once, and some of them are killed: one builds, the others read,
-nobody reads half of it.
+"""Several processes build the same caches at once, and some of them are killed.
+
+One process builds a cache, the others read it, and none reads half of it.
 """
 
 from __future__ import annotations
@@ -10,57 +11,58 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import Row, attempt, chances, clean, digest, said
+from harness import Row, attempt, digest, last_output, remove_run, seeded_random
 
 from alignment_lab.config import Experiment
 from alignment_lab.runtime.run_directory import RunDirectory
 
-RACERS, KILLED = 8, 4
+RUNS, KILLED = 8, 4
 
 
 def campaign(spec: Experiment, folder: Path, rounds: int) -> Iterator[Row]:
-    """Eight runs of one experiment in eight directories, on an empty cache."""
-    calm_folder = folder / "calm"
-    assert attempt(spec, calm_folder) == 0, said(calm_folder)
-    calm = digest(RunDirectory(calm_folder))
-    dice = chances(11)
-    row = Row(f"{RACERS} builders of one cache, {KILLED} of them killed")
+    """Eight runs of one experiment in eight directories, with an empty cache."""
+    undisturbed_folder = folder / "calm"
+    assert attempt(spec, undisturbed_folder) == 0, last_output(undisturbed_folder)
+    expected_digest = digest(RunDirectory(undisturbed_folder))
+    random = seeded_random(11)
+    row = Row(f"{RUNS} builders of one cache, {KILLED} of them killed")
     for number in range(rounds):
         cache = folder / f"cache-{number}"
         cache.mkdir()
         (cache / "models").symlink_to(Path(os.environ["ALIGNMENT_LAB_CACHE"]) / "models")
-        started = [_start(spec, folder / f"race-{number}-{racer}", cache) for racer in range(RACERS)]
-        time.sleep(dice.random() * 3)
-        for pid in started[:KILLED]:
+        pids = [_fork_run(spec, folder / f"race-{number}-{racer}", cache) for racer in range(RUNS)]
+        time.sleep(random.random() * 3)
+        for pid in pids[:KILLED]:
             os.kill(pid, signal.SIGKILL)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started]
-        for racer in range(RACERS):
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        for racer in range(RUNS):
             path = folder / f"race-{number}-{racer}"
             code = (
                 codes[racer]
                 if racer >= KILLED
-                else attempt(spec, path, before=lambda cache=cache: _use(cache))
+                else attempt(spec, path, before=lambda cache=cache: _use_cache(cache))
             )
             row.count(
-                code == 0 and digest(RunDirectory(path)) == calm, f"racer {racer}: exit {code}, {said(path)}"
+                code == 0 and digest(RunDirectory(path)) == expected_digest,
+                f"racer {racer}: exit {code}, {last_output(path)}",
             )
-            clean(path)
+            remove_run(path)
     yield row
 
 
-def _start(spec: Experiment, path: Path, cache: Path) -> int:
+def _fork_run(spec: Experiment, path: Path, cache: Path) -> int:
     pid = os.fork()
     if pid == 0:
-        os._exit(max(0, attempt(spec, path, before=lambda: _use(cache), disturb=_die_together)))
+        os._exit(max(0, attempt(spec, path, before=lambda: _use_cache(cache), disturb=_do_nothing)))
     return pid
 
 
-def _die_together(pid: int, pipe: int) -> None:
-    """Nothing: the run is the racer's child, and ends with it."""
+def _do_nothing(pid: int, pipe: int) -> None:
+    """The run is the racer's child, and ends with it."""
 
 
-def _use(cache: Path) -> None:
+def _use_cache(cache: Path) -> None:
     import ctypes
 
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: who starts the run is killed in its stead
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: killing the racer kills its run
     os.environ["ALIGNMENT_LAB_CACHE"] = str(cache)
