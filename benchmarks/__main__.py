@@ -1,7 +1,8 @@
-"""What the lab costs beside TRL.  python -m benchmarks [--only dpo/hh,kto,sweep] [--quick]
+"""The cost of the lab against TRL.  python -m benchmarks [--only dpo/hh,kto,sweep] [--quick]
 
-Every figure is of a fresh process, the sides in turn; the table shows medians of paired ratios with their range, results.json every raw
-figure. Exits with 1 where the two sides did not compute the same: such a time means nothing.
+Every figure is from a fresh process, and the sides take turns. The table shows medians of paired ratios with
+their range, results.json every raw figure. The exit code is 1 where the two sides did not compute the same,
+because such a time means nothing.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from rich.console import Console
 
 from . import costs, grid, plot, startup, sweep, tokens
 from .cases import BATCH, CASES, PEERS
-from .machine import bf16_pays
-from .results import Results, failed
-from .table import show
+from .machine import is_bf16_faster
+from .results import Results, incomparable_pieces
+from .table import print_tables
 
-OTHERS = ("tokens", "startup", "sweep", "grid")
+OTHER_PIECES = ("tokens", "startup", "sweep", "grid")
 OUT = Path(__file__).with_name("results.json")
 
 
-def arguments(words: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     assert __doc__
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--only",
         default="",
-        help=f"pieces, by commas: {', '.join([*CASES, *OTHERS])}; dpo means dpo/hh and dpo/dpo_en",
+        help=f"pieces, by commas: {', '.join([*CASES, *OTHER_PIECES])}; dpo means dpo/hh and dpo/dpo_en",
     )
     parser.add_argument(
         "--rows",
@@ -51,95 +52,111 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--embedded",
         action="store_true",
-        help="the lab's own short rows, even where ../shared/data has others",
+        help="use the embedded rows, even where ../shared/data has others",
     )
     parser.add_argument(
         "--lab",
         default="",
-        help="overrides that the lab trains with, such as model.dtype=auto; TRL is tuned to its dtype",
+        help="overrides of the lab's runs, such as model.dtype=auto; TRL is tuned to its dtype",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="the fewest rows and rounds, TRL in float32 untuned: a trial of the harness",
+        help="the fewest rows and rounds, TRL in float32 untuned: a test of the harness",
     )
     parser.add_argument(
-        "--out", type=Path, default=OUT, help="the file to write or to add to; the plot lies beside it"
+        "--out", type=Path, default=OUT, help="the file to write or to add to; the plot is written beside it"
     )
-    found = parser.parse_args(words)
-    found.pieces = chosen(found.only)
-    found.peers = tuple(found.against.split(","))
-    unknown = set(found.peers) - set(PEERS)
+    options = parser.parse_args(argv)
+    options.pieces = select_pieces(options.only)
+    options.peers = tuple(options.against.split(","))
+    unknown = set(options.peers) - set(PEERS)
     if unknown:
         parser.error(f"--against {', '.join(unknown)}: give tuned, shipped or both")
-    return found
+    return options
 
 
-def chosen(only: str) -> list[str]:
-    """The pieces that `--only` names, in their order here."""
-    everything = [*CASES, *OTHERS]
-    wanted = {word.strip() for word in only.split(",") if word.strip()}
-    found = [name for name in everything if not wanted or wanted & {name, name.partition("/")[0]}]
-    unknown = [
-        word for word in wanted if not any(word in (name, name.partition("/")[0]) for name in everything)
-    ]
+def select_pieces(only: str) -> list[str]:
+    """The pieces that `--only` names, in the order of CASES and OTHER_PIECES."""
+    names = [*CASES, *OTHER_PIECES]
+    selected = {name.strip() for name in only.split(",") if name.strip()}
+    pieces = [name for name in names if not selected or selected & {name, name.partition("/")[0]}]
+    unknown = [name for name in selected if not any(name in (name, name.partition("/")[0]) for name in names)]
     if unknown:
-        raise SystemExit(f"--only {', '.join(unknown)}: no such piece; there are {', '.join(everything)}")
-    return found
+        raise SystemExit(f"--only {', '.join(unknown)}: no such piece; choose from {', '.join(names)}")
+    return pieces
 
 
 def main() -> int:
-    """Measure, write, show; 1 where a comparison failed."""
-    asked, console = arguments(), Console(width=None if sys.stdout.isatty() else 140)
-    say = lambda what: print(what, file=sys.stderr, flush=True)  # noqa: E731
-    results = Results(asked.out)
-    for name, figures in measured(asked, bf16_pays(results.content["machine"]["gemm_gflops"]), say):
+    """Measure, write and show; returns 1 where a comparison failed."""
+    options, console = parse_arguments(), Console(width=None if sys.stdout.isatty() else 140)
+    notify = lambda what: print(what, file=sys.stderr, flush=True)  # noqa: E731
+    results = Results(options.out)
+    for name, figures in measure_pieces(
+        options, is_bf16_faster(results.content["machine"]["gemm_gflops"]), notify
+    ):
         results.add(name, figures)
-    show(results.pieces, console)
-    plot.draw(results.pieces, asked.out.with_suffix(".png"))
-    console.print(f"{asked.out}", highlight=False, soft_wrap=True)
-    wrong = [name for name in failed(results.pieces) if name.partition(" ")[0] in asked.pieces]
-    for name in wrong:
+    print_tables(results.pieces, console)
+    plot.draw(results.pieces, options.out.with_suffix(".png"))
+    console.print(f"{options.out}", highlight=False, soft_wrap=True)
+    incomparable = [
+        name for name in incomparable_pieces(results.pieces) if name.partition(" ")[0] in options.pieces
+    ]
+    for name in incomparable:
         console.print(
-            f"[red]{name}: NOT COMPARABLE[/], the two sides did not compute the same: see `check` in {asked.out}",
+            f"[red]{name}: NOT COMPARABLE[/], the two sides did not compute the same: "
+            f"see `check` in {options.out}",
             soft_wrap=True,
         )
-    return 1 if wrong else 0
+    return 1 if incomparable else 0
 
 
-def measured(asked: argparse.Namespace, bf16: bool, say: costs.Say) -> Any:
-    """(name, figures) of every piece that was asked for, as it comes about."""
+def measure_pieces(options: argparse.Namespace, bf16: bool, notify: costs.Notify) -> Any:
+    """Yield (name, figures) of every selected piece. `bf16`: whether bfloat16 is faster here."""
     rows, repeats = (
-        asked.rows or (BATCH if asked.quick else 2 * BATCH),
-        asked.repeats or (1 if asked.quick else 3),
+        options.rows or (BATCH if options.quick else 2 * BATCH),
+        options.repeats or (1 if options.quick else 3),
     )
-    long = asked.repeats or 1  # rounds of what takes long
-    model, peers, lab = asked.model, asked.peers, asked.lab.split()
+    long_repeats = options.repeats or 1  # rounds of the sweep and the grid
+    model, peers, lab = options.model, options.peers, options.lab.split()
     cases = [
-        replace(CASES[name], **({"file": ""} if asked.embedded else {}))
-        for name in asked.pieces
+        replace(CASES[name], **({"file": ""} if options.embedded else {}))
+        for name in options.pieces
         if name in CASES
     ]
-    for found in costs.all_cases(
-        cases, model=model, rows=rows, repeats=repeats, peers=peers, lab=lab, quick=asked.quick, say=say
+    for figures in costs.all_cases(
+        cases,
+        model=model,
+        rows=rows,
+        repeats=repeats,
+        peers=peers,
+        lab=lab,
+        quick=options.quick,
+        notify=notify,
     ):
-        yield " ".join([found["case"], *lab]), found
-    if "tokens" in asked.pieces:
+        yield " ".join([figures["case"], *lab]), figures
+    if "tokens" in options.pieces:
         yield (
             "tokens",
-            tokens.measure(model=model, rows=100 if asked.quick else 1000, repeats=repeats, say=say),
+            tokens.measure(model=model, rows=100 if options.quick else 1000, repeats=repeats, notify=notify),
         )
-    if "startup" in asked.pieces:
-        yield "startup", startup.measure(repeats=repeats, say=say)
-    if "sweep" in asked.pieces:
-        found = sweep.measure(
-            model=model, steps=asked.steps, repeats=long, peers=peers, lab=lab, bf16=bf16, say=say
+    if "startup" in options.pieces:
+        yield "startup", startup.measure(repeats=repeats, notify=notify)
+    if "sweep" in options.pieces:
+        figures = sweep.measure(
+            model=model,
+            steps=options.steps,
+            repeats=long_repeats,
+            peers=peers,
+            lab=lab,
+            bf16=bf16,
+            notify=notify,
         )
-        yield " ".join(["sweep", *lab]), found
-    if "grid" in asked.pieces:
+        yield " ".join(["sweep", *lab]), figures
+    if "grid" in options.pieces:
         yield (
             " ".join(["grid", *lab]),
-            grid.measure(model=model, repeats=long, lab=lab, quick=asked.quick, say=say),
+            grid.measure(model=model, repeats=long_repeats, lab=lab, quick=options.quick, notify=notify),
         )
 
 

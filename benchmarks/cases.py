@@ -1,7 +1,7 @@
-"""What is compared: cases, the two ways in which TRL is run, and the job that a measured process is given. No torch.
+"""What is compared: the cases, TRL's two modes, and the job of a measured process. No torch.
 
-A case is a method on rows. The rows are those of `../shared/data`, beside the checkout, where they lie there; else the embedded data
-stands in, and the results say so.
+A case is a method on the rows of a file in `../shared/data`, beside the checkout. Where it does not exist the
+embedded data is used, and the results say so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared" / "data"
+DATA_FOLDER = ROOT.parent / "shared" / "data"
 BATCH = 8  # rows per optimizer step, and TRL's default rows per forward pass
 MAX_LENGTH = 1024  # tokens, TRL's default
 
@@ -29,12 +29,12 @@ class Case:
 
     @property
     def path(self) -> Path | None:
-        """The file, or None where it is not here."""
-        return SHARED / self.file if (SHARED / self.file).is_file() else None
+        """The file, or None where it does not exist."""
+        return DATA_FOLDER / self.file if (DATA_FOLDER / self.file).is_file() else None
 
     @property
     def data(self) -> list[str]:
-        """The lab's overrides that choose these rows; KTO's weights are TRL's, which the counts of both labels do not change."""
+        """The lab's overrides that choose these rows, and KTO's weights as TRL has them, without balance."""
         weights = ["method.desirable_weight=1", "method.undesirable_weight=1"] if self.method == "kto" else []
         return [
             *weights,
@@ -58,9 +58,9 @@ CASES = {
 
 SHIPPED, TUNED = "shipped", "tuned"
 PEERS = (TUNED, SHIPPED)
-# Beyond its own defaults TRL is given what a CPU without a tracker needs, the rows' order, and the optimizer's schedule of the lab.
+# Besides, TRL gets what a CPU without a tracker needs, the lab's order of rows, and the lab's schedule.
 MODES: dict[str, dict[str, Any]] = {
-    SHIPPED: {},  # bf16 autocast, gradient checkpointing, the reference run live
+    SHIPPED: {},  # bf16 autocast, gradient checkpointing, reference forward passes during training
     TUNED: {"bf16": False, "gradient_checkpointing": False, "precompute_ref_log_probs": True},
 }
 REFERENCED = ("dpo", "ipo", "kto")  # methods whose configuration knows `precompute_ref_log_probs`
@@ -68,14 +68,14 @@ REFERENCED = ("dpo", "ipo", "kto")  # methods whose configuration knows `precomp
 
 @dataclass
 class Job:
-    """One process's work. `work` is a name in worker.WORK; which of the others it reads is its own affair."""
+    """The job of one process. `work` is a name in worker.WORK; each kind of work reads some of the fields."""
 
     work: str
     weights: str = ""  # a directory that plain transformers loads
     method: str = "dpo"
     model: str = "embedded"  # an option of conf/model, or a shape in shapes.py
     data: list[str] = field(default_factory=list)  # the lab's overrides that choose rows
-    feed: str = ""  # a file of token rows in the order of training; of raw rows for `tokens` and `script`
+    feed: str = ""  # a file of token rows in training order; of raw rows for `tokens` and `script`
     peer: str = TUNED
     rows: int = BATCH
     batch: int = BATCH  # rows per optimizer step
@@ -86,8 +86,8 @@ class Job:
     lora: int = 0  # rank; 0 trains every weight
     settings: dict[str, Any] = field(default_factory=dict)  # of TRL's configuration, over its mode's
     overrides: list[str] = field(default_factory=list)  # of the lab's experiment, over the common ones
-    started: float = 0.0  # time.time() at which the process was asked for
-    folder: str = ""  # a scratch folder of this process's own, gone when it ends
+    started: float = 0.0  # time.time() when the process was started
+    folder: str = ""  # a scratch folder of this process, deleted when it ends
 
     @property
     def steps(self) -> int:
@@ -95,24 +95,27 @@ class Job:
         return -(-self.rows // self.batch)
 
     def write(self, path: Path) -> None:
-        """As JSON."""
+        """Write the job as JSON."""
         path.write_text(json.dumps(asdict(self)))
 
 
 def read_job(path: Path) -> Job:
-    """What `Job.write` wrote."""
+    """Read what `Job.write` wrote."""
     return Job(**json.loads(path.read_text()))
 
 
 @dataclass
-class Measured:
-    """What a training run came to. `seconds`: from the trainer's making (reference pass included) to the end of train()."""
+class TrainingResult:
+    """The figures of a training run.
+
+    `seconds` runs from building the trainer (reference pass included) to the end of train().
+    """
 
     seconds: float
     cpu_seconds: float
-    before_training: float  # of `seconds`: the trainer's making, and the reference pass where it comes first
+    before_training: float  # of `seconds`: building the trainer, and the reference pass where it comes first
     steps: list[float]  # seconds of each optimizer step
-    logs: list[dict[str, float]]  # what the trainer logged at each step
+    logs: list[dict[str, float]]  # the metrics of each step
     peak_gb: float  # of the whole process
-    rows: list[Row] = field(default_factory=list)  # token rows in the order of training
+    rows: list[Row] = field(default_factory=list)  # token rows in training order
     notes: dict[str, Any] = field(default_factory=dict)

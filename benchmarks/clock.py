@@ -1,4 +1,4 @@
-"""The clock, the memory's peak and the log of one training run, the same on both sides."""
+"""The clock, peak memory and log of one training run, the same on both sides."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-# What a first training step imports: no part of what is measured, so both sides import it before their clocks start.
-LATE = (
+# Imports of a first training step. They are not measured: both sides import them before their clocks start.
+LATE_IMPORTS = (
     "torch._dynamo",
     "torch._inductor",
     "torch.utils.tensorboard",
@@ -25,14 +25,14 @@ LATE = (
 
 
 def import_late() -> None:
-    """Import what would else be imported in the middle of training."""
-    for name in LATE:
+    """Import what would otherwise be imported during training."""
+    for name in LATE_IMPORTS:
         if find_spec(name.partition(".")[0]):
             importlib.import_module(name)
 
 
 class Clock:
-    """Wall and CPU seconds of what happens inside `running`, with a lap between."""
+    """Wall and CPU seconds of the block inside `running`, and of its first lap."""
 
     def __init__(self) -> None:
         self.seconds = self.cpu_seconds = self.lap_seconds = 0.0
@@ -42,16 +42,16 @@ class Clock:
         """Time the block."""
         self._wall, cpu = time.perf_counter(), time.process_time()
         yield
-        synchronise()
+        synchronize()
         self.seconds, self.cpu_seconds = time.perf_counter() - self._wall, time.process_time() - cpu
 
     def lap(self) -> None:
-        """What lies before this call is `lap_seconds`."""
-        synchronise()
+        """Set `lap_seconds` to the time since the start."""
+        synchronize()
         self.lap_seconds = time.perf_counter() - self._wall
 
 
-class Steps(TrainerCallback):
+class StepTimer(TrainerCallback):
     """Seconds of each optimizer step."""
 
     def __init__(self) -> None:
@@ -59,23 +59,23 @@ class Steps(TrainerCallback):
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Start."""
-        synchronise()
+        synchronize()
         self._began = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Stop."""
-        synchronise()
+        synchronize()
         self.seconds.append(time.perf_counter() - self._began)
 
 
-def synchronise() -> None:
+def synchronize() -> None:
     """Wait for the accelerator, where there is one in use."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def step_logs(trainer: Any) -> list[dict[str, float]]:
-    """What a trainer logged at each step; the loss is not rounded."""
+    """The metrics that a TRL trainer logged at each step; the loss is not rounded."""
     return [
         {key: float(value) for key, value in entry.items()}
         for entry in trainer.state.log_history
@@ -84,7 +84,7 @@ def step_logs(trainer: Any) -> list[dict[str, float]]:
 
 
 def peak_gb() -> float:
-    """The peak of this process's resident memory (VmHWM), or of the accelerator's where one was used, in GB (1e9 bytes)."""
+    """Peak resident memory of this process (VmHWM), or of the accelerator if one was used, in 1e9 bytes."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e9
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -1,8 +1,9 @@
-"""What training costs: seconds, CPU seconds and peak memory of the lab and of TRL on the same rows, in turn, the reference pass included.
+"""The cost of training: seconds, CPU seconds and peak memory of the lab and of TRL on the same rows.
 
-First a trial that is not counted: the lab's own run gives the rows in their order, then TRL is tuned by hand (the dtype that the lab found
-to be the faster one here, and the faster of two numbers of rows per forward pass), and the losses are compared, in float32. Then `repeats`
-rounds of lab, TRL tuned, TRL as shipped, each in a fresh process. Not measured here: imports, loading, tokenization, evaluation, saving.
+The reference pass is included; imports, loading, tokenization, evaluation and saving are not. First a trial
+that is not counted: the lab's run gives the rows in training order, then TRL is tuned by hand (the dtype that
+the lab found to be faster here, and the faster of two micro-batch sizes), and the losses are compared in
+float32. Then `repeats` rounds of the lab, TRL tuned and TRL as shipped, in turn, each in a fresh process.
 """
 
 from __future__ import annotations
@@ -18,44 +19,49 @@ from typing import Any
 
 from . import check
 from .cases import BATCH, TUNED, Case, Job
-from .process import Killed, scratch, work
+from .process import ProcessKilled, run_job, scratch
 
 Result = dict[str, Any]
-Say = Callable[[str], None]
-SMALL = (
-    BATCH // 4
-)  # rows per forward pass that TRL is tried with besides all of them: less padding, more passes
-KEPT = ("seconds", "cpu_seconds", "before_training", "peak_gb")
+Notify = Callable[[str], None]
+# rows per forward pass that TRL is tried with besides BATCH: less padding, more passes
+SMALL_MICRO_BATCH = BATCH // 4
+RAW_KEYS = ("seconds", "cpu_seconds", "before_training", "peak_gb")
 
 
 @contextmanager
-def weights(model: str) -> Iterator[str]:
-    """A directory that TRL loads the model from."""
-    yield work(Job("lab.weights", model=model))["folder"]
+def transformers_model(model: str) -> Iterator[str]:
+    """The directory that TRL loads the model from."""
+    yield run_job(Job("lab.weights", model=model))["folder"]
 
 
 def measure(
     case: Case,
     *,
     model: str,
-    where: str,
+    model_folder: str,
     rows: int,
     repeats: int,
     peers: tuple[str, ...],
     lab: list[str],
     quick: bool,
-    say: Say,
+    notify: Notify,
 ) -> Result:
-    """One case: the trial, the check, the rounds. `lab`: overrides that the lab is run with."""
+    """One case: the trial, the check, the rounds. `lab`: overrides of the lab's runs."""
     ours = Job("lab.train", model=model, method=case.method, data=case.data, rows=rows, overrides=lab)
     with scratch() as folder:
-        say("lab, trial")
-        trial = work(ours)
+        notify("lab, trial")
+        trial = run_job(ours)
         bf16 = "bfloat16" in trial["notes"]["dtype"]
-        common = Job("trl.train", model=model, method=case.method, weights=where, rows=len(trial["rows"]))
-        theirs = replace(common, feed=_fed(trial, folder / "feed.json"))
-        plain, tuned, trials = tune(replace(theirs, settings={"bf16": bf16}), trial, quick, say)
-        strict = _in_float32(ours, common, folder, say) if bf16 else _strict(trial, plain, case.method)
+        common = Job(
+            "trl.train", model=model, method=case.method, weights=model_folder, rows=len(trial["rows"])
+        )
+        theirs = replace(common, feed=_write_feed_of(trial, folder / "feed.json"))
+        plain, tuned, trials = tune_trl(replace(theirs, settings={"bf16": bf16}), trial, quick, notify)
+        float32_check = (
+            _run_and_check_float32(ours, common, folder, notify)
+            if bf16
+            else _check_float32(trial, plain, case.method)
+        )
         jobs = {
             "lab": ours,
             **{peer: tuned if peer == TUNED else replace(theirs, peer=peer) for peer in peers},
@@ -67,16 +73,22 @@ def measure(
             for side, job in jobs.items():
                 if len(runs[side]) > number:
                     continue
-                say(f"{side}, {number + 1} of {repeats}")
-                runs[side].append(work(job))
-    assert all(run["rows"] == trial["rows"] for run in runs["lab"]), "the lab took other rows in another run"
+                notify(f"{side}, {number + 1} of {repeats}")
+                runs[side].append(run_job(job))
+    assert all(run["rows"] == trial["rows"] for run in runs["lab"]), (
+        "the lab trained on different rows in different runs"
+    )
     assert all(run["notes"]["dtype"] == trial["notes"]["dtype"] for run in runs["lab"]), (
-        "the lab chose another dtype in another run"
+        "the lab chose different dtypes in different runs"
     )
     pairs = {peer: list(zip(runs["lab"], runs[peer], strict=True)) for peer in peers}
-    loose = {
-        peer: [one for a, b in found for one in check.timed(case.method, a, b)]
-        for peer, found in pairs.items()
+    timed_checks = {
+        peer: [
+            comparison
+            for ours_run, theirs_run in paired_runs
+            for comparison in check.compare_timed_runs(case.method, ours_run, theirs_run)
+        ]
+        for peer, paired_runs in pairs.items()
     }
     return {
         "case": case.name,
@@ -89,33 +101,39 @@ def measure(
         "tokens": sum(
             len(value) for row in trial["rows"] for key, value in row.items() if key.endswith("_ids")
         ),
-        "comparable": all(one["holds"] for one in [*strict, *chain.from_iterable(loose.values())]),
-        "check": {"float32": strict, "as timed": loose},
+        "comparable": all(
+            comparison["holds"]
+            for comparison in [*float32_check, *chain.from_iterable(timed_checks.values())]
+        ),
+        "check": {"float32": float32_check, "as timed": timed_checks},
         "trials": trials,
-        "sides": {side: _side(found) for side, found in runs.items()},
-        "ratios": {peer: ratios(runs["lab"], runs[peer]) for peer in peers},
+        "sides": {side: _summarize_side(paired_runs) for side, paired_runs in runs.items()},
+        "ratios": {peer: paired_ratios(runs["lab"], runs[peer]) for peer in peers},
     }
 
 
-def tune(job: Job, ours: Result, quick: bool, say: Say) -> tuple[Result, Job, list[Result]]:
-    """TRL without waste: (the run with all rows of a step in one forward pass, the fastest job, what each trial took).
+def tune_trl(job: Job, ours: Result, quick: bool, notify: Notify) -> tuple[Result, Job, list[Result]]:
+    """Tune TRL's micro-batch: (the run with all rows of a step in one pass, the fastest job, all trials).
 
-    What computes another loss in smaller passes (a mean over a pass's tokens is none over a step's) cannot be tuned so.
+    A smaller micro-batch that changes the loss is not used: the mean over the tokens of a pass is not the
+    mean over those of a step.
     """
     trials: list[tuple[Job, Result]] = []
-    said: list[Result] = []
-    for micro in (BATCH,) if quick else (BATCH, SMALL):
-        tried = replace(job, micro=micro)
-        say(f"TRL, trial: {micro} rows a pass")
+    trial_seconds: list[Result] = []
+    for micro in (BATCH,) if quick else (BATCH, SMALL_MICRO_BATCH):
+        candidate = replace(job, micro=micro)
+        notify(f"TRL, trial: {micro} rows a pass")
         try:
-            trials.append((tried, work(tried)))
-            said.append({"micro": micro, "seconds": round(trials[-1][1]["seconds"], 3)})
-        except Killed:
-            said.append(
-                {"micro": micro, "seconds": None, "killed": "this machine has not enough memory for it"}
-            )
-    same = [trial for trial in trials if all(one["holds"] for one in check.timed(job.method, ours, trial[1]))]
-    return trials[0][1], min(same or trials, key=_seconds)[0], said
+            trials.append((candidate, run_job(candidate)))
+            trial_seconds.append({"micro": micro, "seconds": round(trials[-1][1]["seconds"], 3)})
+        except ProcessKilled:
+            trial_seconds.append({"micro": micro, "seconds": None, "killed": "out of memory"})
+    comparable = [
+        trial
+        for trial in trials
+        if all(comparison["holds"] for comparison in check.compare_timed_runs(job.method, ours, trial[1]))
+    ]
+    return trials[0][1], min(comparable or trials, key=_seconds)[0], trial_seconds
 
 
 def _seconds(trial: tuple[Job, Result]) -> float:
@@ -123,33 +141,39 @@ def _seconds(trial: tuple[Job, Result]) -> float:
     return seconds
 
 
-def _fed(found: Result, path: Path) -> str:
-    """What the lab trained on, as a file for TRL: the rows in their order, and a reward model's head."""
-    path.write_text(json.dumps({"rows": found["rows"], "head": found["notes"].pop("head", None)}))
+def _write_feed_of(run: Result, path: Path) -> str:
+    """Write what the lab trained on for TRL: the rows in training order, and a reward model's head."""
+    path.write_text(json.dumps({"rows": run["rows"], "head": run["notes"].pop("head", None)}))
     return str(path)
 
 
-def _strict(ours: Result, theirs: Result, method: str) -> list[Result]:
+def _check_float32(ours: Result, theirs: Result, method: str) -> list[Result]:
     same_kl = "KL_completion_ids" in ours["rows"][0]
-    return [one.plain() for one in check.strict(method, ours["logs"], theirs["logs"], same_kl=same_kl)]
+    return [
+        comparison.to_json()
+        for comparison in check.compare_float32(method, ours["logs"], theirs["logs"], same_kl=same_kl)
+    ]
 
 
-def _in_float32(ours: Job, theirs: Job, folder: Path, say: Say) -> list[Result]:
-    """The strict check where what is timed computes in bfloat16: two steps of both sides in float32."""
-    say("both sides, two steps in float32 for the check")
+def _run_and_check_float32(ours: Job, theirs: Job, folder: Path, notify: Notify) -> list[Result]:
+    """The float32 check where the timed runs compute in bfloat16: two steps of both sides in float32."""
+    notify("both sides, two steps in float32 for the check")
     rows = min(ours.rows, 2 * BATCH)
-    one = work(replace(ours, rows=rows, overrides=[*ours.overrides, "model.dtype=float32"]))
-    other = work(
+    ours_run = run_job(replace(ours, rows=rows, overrides=[*ours.overrides, "model.dtype=float32"]))
+    theirs_run = run_job(
         replace(
-            theirs, rows=len(one["rows"]), feed=_fed(one, folder / "check.json"), settings={"bf16": False}
+            theirs,
+            rows=len(ours_run["rows"]),
+            feed=_write_feed_of(ours_run, folder / "check.json"),
+            settings={"bf16": False},
         )
     )
-    return _strict(one, other, ours.method)
+    return _check_float32(ours_run, theirs_run, ours.method)
 
 
-def _side(runs: list[Result]) -> Result:
-    """Every raw figure of one side, and its medians."""
-    raw = {key: [round(run[key], 4) for run in runs] for key in KEPT} | {
+def _summarize_side(runs: list[Result]) -> Result:
+    """Every raw figure of one side, and the medians."""
+    raw = {key: [round(run[key], 4) for run in runs] for key in RAW_KEYS} | {
         "others": [run["process"]["others"] for run in runs]
     }
     return {
@@ -160,17 +184,21 @@ def _side(runs: list[Result]) -> Result:
     } | {f"median_{key}": median(values) for key, values in raw.items()}
 
 
-def ratios(ours: list[Result], theirs: list[Result]) -> Result:
-    """How many times the lab's cost TRL's is, pair by pair; memory the other way round: the lab's share of TRL's."""
-    paired = list(zip(ours, theirs, strict=True))
+def paired_ratios(ours: list[Result], theirs: list[Result]) -> Result:
+    """TRL's seconds and CPU seconds over the lab's, and the lab's memory over TRL's, run by run."""
     return {
-        "seconds": spread([b["seconds"] / a["seconds"] for a, b in paired]),
-        "cpu_seconds": spread([b["cpu_seconds"] / a["cpu_seconds"] for a, b in paired]),
-        "memory": spread([a["peak_gb"] / b["peak_gb"] for a, b in paired]),
+        "seconds": cost_ratios(ours, theirs, "seconds"),
+        "cpu_seconds": cost_ratios(ours, theirs, "cpu_seconds"),
+        "memory": cost_ratios(theirs, ours, "peak_gb"),
     }
 
 
-def spread(values: list[float]) -> Result:
+def cost_ratios(ours: list[Result], theirs: list[Result], key: str) -> Result:
+    """`theirs` over `ours`, run by run."""
+    return summarize_ratios([b[key] / a[key] for a, b in zip(ours, theirs, strict=True)])
+
+
+def summarize_ratios(values: list[float]) -> Result:
     """The median of paired ratios, their range, and all of them."""
     return {
         "median": round(median(values), 4),
@@ -180,12 +208,12 @@ def spread(values: list[float]) -> Result:
     }
 
 
-def all_cases(cases: list[Case], *, model: str, say: Say, **options: Any) -> Iterator[Result]:
-    """Each case as it comes about; `options` are those of `measure`."""
-    with weights(model) as where:
+def all_cases(cases: list[Case], *, model: str, notify: Notify, **options: Any) -> Iterator[Result]:
+    """Yield the result of each case; `options` are those of `measure`."""
+    with transformers_model(model) as model_folder:
         for case in cases:
-            named = lambda what, name=case.name: say(f"{name}: {what}")  # noqa: E731
-            yield measure(case, model=model, where=where, say=named, **options)
+            notify_case = lambda message, name=case.name: notify(f"{name}: {message}")  # noqa: E731
+            yield measure(case, model=model, model_folder=model_folder, notify=notify_case, **options)
 
 
 def write_feed(rows: list[Result], path: Path) -> str:

@@ -1,10 +1,12 @@
-"""DPO on an accelerator: the lab, packed and padded, beside TRL tuned by hand.  python -m benchmarks.gpu [--shape 1.5b,8b]
+"""DPO on an accelerator: the lab, packed and padded, against TRL tuned by hand.
 
-Random weights of a known shape and random tokens, with lengths spread as UltraFeedback's are: what is measured is arithmetic, memory and
-the work around them, not learning. Steps are timed after the first ones; the reference pass and the trainer's making stand by themselves.
-Tokens per second count both sequences of a pair, prompt included, on every side: the same rows, so the same tokens. MFU counts the
-arithmetic that the layout needs (shapes.step_flops: no padding, nothing recomputed, a shared prompt once) against the device's dense
-bfloat16 peak. `--device cpu --shape tiny` is a trial of the harness.
+python -m benchmarks.gpu [--shape 1.5b,8b]
+
+Random weights of a known shape and random tokens, with the length distribution of UltraFeedback: measured are
+arithmetic, memory and overhead, not learning. The first steps are not timed; the reference pass and building
+the trainer are reported separately. Tokens per second count both sequences of a pair, prompt included, on
+every side. MFU counts the FLOPs that the layout needs (shapes.step_flops: no padding, no recomputation, a
+shared prompt once) against the device's dense bfloat16 peak. `--device cpu --shape tiny` tests the harness.
 """
 
 from __future__ import annotations
@@ -25,22 +27,19 @@ from rich.table import Table
 
 from . import check
 from .cases import TUNED, Job
-from .costs import Result, Say, spread, write_feed
-from .machine import commit, describe
-from .process import Failed, run, scratch, work
+from .costs import Notify, Result, cost_ratios, summarize_ratios, write_feed
+from .machine import current_commit, describe_machine
+from .process import ProcessFailed, run, run_job, scratch
 
 OUT = Path(__file__).with_name("results-gpu.json")
-PROMPT, ANSWER, SPREAD = (
-    120,
-    280,
-    0.8,
-)  # median tokens, and the standard deviation of their logarithm (UltraFeedback: arXiv:2410.20305)
+# median tokens, and the standard deviation of their logarithm (UltraFeedback: arXiv:2410.20305)
+PROMPT_LENGTH, ANSWER_LENGTH, LENGTH_SIGMA = 120, 280, 0.8
 RANK = 16
-STATES = 16  # bytes a trained float32 weight needs with gradient and AdamW's moments
+STATE_BYTES = 16  # of a trained float32 weight, its gradient and AdamW's moments
 LAYOUTS = ("packed", "padded")
 
 
-def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     assert __doc__
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__.partition("\n")[0])
@@ -59,64 +58,69 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def rows(count: int, max_length: int, seed: int = 0) -> list[dict[str, list[int]]]:
+def make_rows(count: int, max_length: int, seed: int = 0) -> list[dict[str, list[int]]]:
     """Pairs of random tokens; lengths are lognormal, and cut so that prompt and answer fit."""
-    draw = random.Random(seed)
+    generator = random.Random(seed)
 
-    def some(middle: int, most: int) -> list[int]:
-        length = max(4, min(most, round(draw.lognormvariate(math.log(middle), SPREAD))))
-        return [draw.randrange(100, 49000) for _ in range(length)]
+    def random_tokens(median_length: int, max_length: int) -> list[int]:
+        length = max(
+            4, min(max_length, round(generator.lognormvariate(math.log(median_length), LENGTH_SIGMA)))
+        )
+        return [generator.randrange(100, 49000) for _ in range(length)]
 
-    found = []
+    pairs = []
     for _ in range(count):
-        prompt = some(PROMPT, max_length // 2)
-        chosen, rejected = (some(ANSWER, max_length - len(prompt)) for _ in range(2))
-        found.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
-    return found
+        prompt = random_tokens(PROMPT_LENGTH, max_length // 2)
+        chosen, rejected = (random_tokens(ANSWER_LENGTH, max_length - len(prompt)) for _ in range(2))
+        pairs.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+    return pairs
 
 
 def main() -> int:
     """Every shape and way of training; 1 where losses disagree."""
-    asked, console = arguments(), Console(width=None if sys.stdout.isatty() else 140)
-    say = lambda what: print(what, file=sys.stderr, flush=True)  # noqa: E731
-    device = _device(asked.device)
+    options, console = parse_arguments(), Console(width=None if sys.stdout.isatty() else 140)
+    notify = lambda what: print(what, file=sys.stderr, flush=True)  # noqa: E731
+    device = _device(options.device)
     content: dict[str, Any] = {
-        "machine": {**describe(), "device": device},
-        "commit": commit(),
+        "machine": {**describe_machine(), "device": device},
+        "commit": current_commit(),
         "command": sys.argv[1:],
         "cells": [],
     }
-    for shape in asked.shape.split(","):
-        for train in asked.train.split(","):
+    for shape in options.shape.split(","):
+        for train in options.train.split(","):
             cell = {"shape": shape, "train": train}
-            if (lacking := _lacking(device, shape, train)) is not None:
-                content["cells"].append(cell | {"left_out": lacking})
-                say(f"{shape} {train}: {lacking}")
+            if (reason := _describe_missing_memory(device, shape, train)) is not None:
+                content["cells"].append(cell | {"left_out": reason})
+                notify(f"{shape} {train}: {reason}")
             else:
-                content["cells"].append(cell | _cell(asked, shape, train, device, say))
-            asked.out.write_text(json.dumps(content, indent=1) + "\n")
-    console.print(table(content["cells"], asked))
-    console.print(str(asked.out), highlight=False)
+                content["cells"].append(cell | _measure_cell(options, shape, train, device, notify))
+            options.out.write_text(json.dumps(content, indent=1) + "\n")
+    console.print(table(content["cells"], options))
+    console.print(str(options.out), highlight=False)
     return 0 if all(cell.get("comparable", True) for cell in content["cells"]) else 1
 
 
 def _device(kind: str) -> Result:
-    """Its name and memory, asked in a process of its own: this one must hold none of it."""
+    """Its name and memory, from another process: this one must not hold device memory."""
     if kind == "cpu":
         return {"name": "cpu", "memory_gb": None}
-    code = "import json, torch; p = torch.cuda.get_device_properties(0); print(json.dumps([p.name, p.total_memory / 1e9]))"
+    code = (
+        "import json, torch; p = torch.cuda.get_device_properties(0); "
+        "print(json.dumps([p.name, p.total_memory / 1e9]))"
+    )
     with scratch() as folder:
         name, memory = json.loads(run([sys.executable, "-c", code], folder, "cuda").output.splitlines()[-1])
     return {"name": name, "memory_gb": round(memory, 1)}
 
 
-def _lacking(device: Result, shape: str, train: str) -> str | None:
-    """Why this cannot be trained here, from the states alone."""
+def _describe_missing_memory(device: Result, shape: str, train: str) -> str | None:
+    """Why this cannot be trained here, by the memory of weights and optimizer states alone; else None."""
     from .shapes import SHAPES
 
-    found = SHAPES[f"shape-{shape}"]
-    weights = found.body + found.head * (1 if found.tied else 2)
-    needed = weights * (STATES if train == "full" else 2) / 1e9
+    dimensions = SHAPES[f"shape-{shape}"]
+    weights = dimensions.body + dimensions.head * (1 if dimensions.tied else 2)
+    needed = weights * (STATE_BYTES if train == "full" else 2) / 1e9
     memory = device["memory_gb"]
     return (
         f"needs {needed:.0f} GB before a token is seen, of {memory:.0f}"
@@ -125,28 +129,30 @@ def _lacking(device: Result, shape: str, train: str) -> str | None:
     )
 
 
-def _cell(asked: argparse.Namespace, shape: str, train: str, device: Result, say: Say) -> Result:
+def _measure_cell(
+    options: argparse.Namespace, shape: str, train: str, device: Result, notify: Notify
+) -> Result:
     """All sides in turn."""
     from .lab import LAYOUTS as OVERRIDES
 
-    count = asked.rows * (asked.steps + asked.warm)
+    count = options.rows * (options.steps + options.warm)
     with scratch() as folder:
-        data = rows(count, asked.max_length)
+        data = make_rows(count, options.max_length)
         common: dict[str, Any] = {
             "model": f"shape-{shape}",
             "feed": write_feed(data, folder / "feed.json"),
             "rows": count,
-            "batch": asked.rows,
-            "device": asked.device,
+            "batch": options.rows,
+            "device": options.device,
             "lora": RANK if train == "lora" else 0,
-            "data": ["data=embedded", f"data.max_length={asked.max_length}"],
+            "data": ["data=embedded", f"data.max_length={options.max_length}"],
         }
-        weights = work(Job("lab.weights", model="embedded"))["folder"]
+        weights = run_job(Job("lab.weights", model="embedded"))["folder"]
         jobs = {
             f"lab {layout}": Job("lab.train", overrides=OVERRIDES[layout], **common) for layout in LAYOUTS
         }
-        ordered = work(replace(jobs["lab padded"], rows=count))  # TRL is to see the rows in the lab's order
-        settings = {"max_length": asked.max_length}
+        ordered = run_job(replace(jobs["lab padded"], rows=count))  # TRL gets them in the lab's order
+        settings = {"max_length": options.max_length}
         theirs = Job(
             "trl.train",
             weights=weights,
@@ -154,96 +160,100 @@ def _cell(asked: argparse.Namespace, shape: str, train: str, device: Result, say
             settings=settings,
             **common | {"feed": write_feed(ordered["rows"], folder / "order.json")},
         )
-        jobs["TRL tuned"] = _tuned(theirs, asked, say)
+        jobs["TRL tuned"] = _tune_trl(theirs, options, notify)
         runs: dict[str, list[Result]] = {side: [] for side in jobs}
-        for number in range(asked.repeats):
+        for number in range(options.repeats):
             for side, job in jobs.items():
-                say(f"{shape} {train}: {side}, {number + 1} of {asked.repeats}")
-                runs[side].append(work(job))
-    taken = ordered["rows"][asked.warm * asked.rows :]
+                notify(f"{shape} {train}: {side}, {number + 1} of {options.repeats}")
+                runs[side].append(run_job(job))
+    timed_rows = ordered["rows"][options.warm * options.rows :]
     sides = {
-        side: figures(found, taken, asked.warm, shape, train, device["name"]) for side, found in runs.items()
+        side: summarize_side(side_runs, timed_rows, options.warm, shape, train, device["name"])
+        for side, side_runs in runs.items()
     }
-    agrees = {
-        side: check.timed("dpo", found[0], runs["TRL tuned"][0])
-        for side, found in runs.items()
+    checks = {
+        side: check.compare_timed_runs("dpo", side_runs[0], runs["TRL tuned"][0])
+        for side, side_runs in runs.items()
         if side != "TRL tuned"
     }
     return {"micro": jobs["TRL tuned"].micro, "settings": jobs["TRL tuned"].settings, "sides": sides} | {
-        "comparable": all(one["holds"] for found in agrees.values() for one in found),
-        "check": agrees,
-        "ratios": {side: _ratios(runs[side], runs["TRL tuned"], asked.warm) for side in agrees},
+        "comparable": all(comparison["holds"] for side_runs in checks.values() for comparison in side_runs),
+        "check": checks,
+        "ratios": {side: _ratios(runs[side], runs["TRL tuned"], options.warm) for side in checks},
     }
 
 
-def _tuned(job: Job, asked: argparse.Namespace, say: Say) -> Job:
-    """The fastest of TRL's forward passes that fit; with gradient checkpointing only where none fits without."""
+def _tune_trl(job: Job, options: argparse.Namespace, notify: Notify) -> Job:
+    """The fastest of TRL's micro-batches that fit; gradient checkpointing only where none fits without."""
     for checkpointing in (False, True):
-        found = []
-        for micro in map(int, asked.micro.split(",")):
-            tried = replace(
+        trials = []
+        for micro in map(int, options.micro.split(",")):
+            candidate = replace(
                 job, micro=micro, settings={**job.settings, "gradient_checkpointing": checkpointing}
             )
-            say(f"TRL, trial: {micro} pairs a pass{', gradient checkpointing' if checkpointing else ''}")
+            notify(f"TRL, trial: {micro} pairs a pass{', gradient checkpointing' if checkpointing else ''}")
             try:
-                found.append((_seconds(work(tried), asked.warm), tried))
-            except Failed as failed:
-                if "out of memory" not in str(failed).lower():
+                trials.append((_timed_seconds(run_job(candidate), options.warm), candidate))
+            except ProcessFailed as error:
+                if "out of memory" not in str(error).lower():
                     raise
-        if found:
-            return min(found, key=lambda one: one[0])[1]
-    raise Failed("TRL does not fit in any way that was tried; give a smaller --micro")
+        if trials:
+            return min(trials, key=lambda trial: trial[0])[1]
+    raise ProcessFailed("TRL runs out of memory with every --micro; give a smaller one")
 
 
-def _seconds(found: Result, warm: int) -> float:
-    return float(sum(found["steps"][warm:]))
+def _timed_seconds(run: Result, warm: int) -> float:
+    return float(sum(run["steps"][warm:]))
 
 
-def figures(
-    runs: list[Result], taken: list[dict[str, list[int]]], warm: int, shape: str, train: str, device: str
+def summarize_side(
+    runs: list[Result], timed_rows: list[dict[str, list[int]]], warm: int, shape: str, train: str, device: str
 ) -> Result:
-    """Of one side: every run's seconds, and medians of what they come to."""
+    """The figures of one side: the seconds of every run, and medians."""
     from .shapes import SHAPES, peak_tflops, step_flops
 
-    lengths = [(len(row["prompt_ids"]), len(row["chosen_ids"]), len(row["rejected_ids"])) for row in taken]
+    lengths = [
+        (len(row["prompt_ids"]), len(row["chosen_ids"]), len(row["rejected_ids"])) for row in timed_rows
+    ]
     tokens = sum(2 * prompt + chosen + rejected for prompt, chosen, rejected in lengths)
     shared = runs[0]["notes"].get("layout") == "packed"
     flops = step_flops(SHAPES[f"shape-{shape}"], lengths, shared=shared, lora=train == "lora")
-    seconds = [_seconds(found, warm) for found in runs]
-    middle, peak = median(seconds), peak_tflops(device)
+    seconds = [_timed_seconds(run, warm) for run in runs]
+    median_seconds, peak_flops = median(seconds), peak_tflops(device)
     return {
         "seconds": seconds,
-        "steps": [found["steps"] for found in runs],
-        "rows_per_second": round(len(taken) / middle, 3),
-        "tokens_per_second": round(tokens / middle, 1),
-        "tflops": round(flops / middle / 1e12, 2),
-        "mfu": round(flops / middle / 1e12 / peak, 4) if peak else None,
-        "before_training": [found["before_training"] for found in runs],
-        "peak_gb": [found["peak_gb"] for found in runs],
+        "steps": [run["steps"] for run in runs],
+        "rows_per_second": round(len(timed_rows) / median_seconds, 3),
+        "tokens_per_second": round(tokens / median_seconds, 1),
+        "tflops": round(flops / median_seconds / 1e12, 2),
+        "mfu": round(flops / median_seconds / 1e12 / peak_flops, 4) if peak_flops else None,
+        "before_training": [run["before_training"] for run in runs],
+        "peak_gb": [run["peak_gb"] for run in runs],
         "notes": runs[0]["notes"],
         "logs": runs[0]["logs"],
     }
 
 
 def _ratios(ours: list[Result], theirs: list[Result], warm: int) -> Result:
-    paired = list(zip(ours, theirs, strict=True))
+    pairs = zip(ours, theirs, strict=True)
     return {
-        "seconds": spread([_seconds(b, warm) / _seconds(a, warm) for a, b in paired]),
-        "memory": spread([a["peak_gb"] / b["peak_gb"] for a, b in paired]),
+        "seconds": summarize_ratios([_timed_seconds(b, warm) / _timed_seconds(a, warm) for a, b in pairs]),
+        "memory": cost_ratios(theirs, ours, "peak_gb"),
     }
 
 
-def table(cells: list[Result], asked: argparse.Namespace) -> Table:
+def table(cells: list[Result], options: argparse.Namespace) -> Table:
     """A line for each side."""
-    found = Table(
-        title=f"DPO, {asked.rows} pairs a step, {asked.steps} steps after {asked.warm}", title_justify="left"
+    console_table = Table(
+        title=f"DPO, {options.rows} pairs a step, {options.steps} steps after {options.warm}",
+        title_justify="left",
     )
     for number, column in enumerate(
         ("model", "side", "pairs/s", "tokens/s", "TFLOP/s", "MFU", "GB", "times TRL")
     ):
-        found.add_column(column, justify="right" if number > 1 else "left", no_wrap=True)
+        console_table.add_column(column, justify="right" if number > 1 else "left", no_wrap=True)
     for cell in cells:
-        for side, one in cell.get("sides", {}).items():
+        for side, summarize_side in cell.get("sides", {}).items():
             ratio = cell["ratios"].get(side)
             times = (
                 ""
@@ -252,19 +262,23 @@ def table(cells: list[Result], asked: argparse.Namespace) -> Table:
                 if cell["comparable"]
                 else "[red]NOT COMPARABLE[/]"
             )
-            mfu = "" if one["mfu"] is None else f"{one['mfu']:.1%}"
+            mfu = "" if summarize_side["mfu"] is None else f"{summarize_side['mfu']:.1%}"
             numbers = (
-                f"{one['rows_per_second']:.2f}",
-                f"{one['tokens_per_second']:.0f}",
-                f"{one['tflops']:.1f}",
+                f"{summarize_side['rows_per_second']:.2f}",
+                f"{summarize_side['tokens_per_second']:.0f}",
+                f"{summarize_side['tflops']:.1f}",
                 mfu,
             )
-            found.add_row(
-                f"{cell['shape']} {cell['train']}", side, *numbers, f"{median(one['peak_gb']):.1f}", times
+            console_table.add_row(
+                f"{cell['shape']} {cell['train']}",
+                side,
+                *numbers,
+                f"{median(summarize_side['peak_gb']):.1f}",
+                times,
             )
         if "left_out" in cell:
-            found.add_row(f"{cell['shape']} {cell['train']}", cell["left_out"])
-    return found
+            console_table.add_row(f"{cell['shape']} {cell['train']}", cell["left_out"])
+    return console_table
 
 
 if __name__ == "__main__":

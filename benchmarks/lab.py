@@ -1,7 +1,7 @@
-"""The lab side. Everything that knows the lab's inside is here: one training run, its rows in their order, tokens, start-up.
+"""The lab's side: one training run, its rows in training order, tokenization, start-up.
 
-What it asks of the lab: `compose`, `data`, `assembly`, `models`, `method_spec(...).objective`, `Trainer`, and of a trainer its
-sampler and its rows.
+Only this module, lab_steps.py and shapes.py import alignment_lab beyond its cache folder. They use `compose`,
+`data`, `assembly`, `models`, `method_spec(...).objective` and `Trainer` with its sampler and its rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from alignment_lab.models.locate import locate_model
 from alignment_lab.models.tokenizer import load_tokenizer, tokenizer_digest
 from alignment_lab.runtime.run_directory import RunDirectory
 
-from .cases import Job, Measured, Row
+from .cases import Job, Row, TrainingResult
 from .shapes import SHAPES
 
 COMMON = (
@@ -32,11 +32,11 @@ COMMON = (
     "training.warmup_steps=0",
     "training.logging_steps=1",
 )
-# What the engine can be told to do, for gpu.py: overrides by name. "own": as it decides.
+# The engine's layouts for gpu.py: overrides by name.
 LAYOUTS: dict[str, list[str]] = {"packed": [], "padded": ["model.attention=sdpa"]}
 
 
-def experiment(job: Job) -> Experiment:
+def compose_experiment(job: Job) -> Experiment:
     """The experiment of this job, as the command line would compose it."""
     overrides = [
         f"method={job.method}",
@@ -55,8 +55,11 @@ def experiment(job: Job) -> Experiment:
         return compose.compose_experiment(overrides)
 
 
-def train(job: Job) -> Measured:
-    """Train on the rows of `job.data`, or on the token rows of `job.feed`; loading and tokenizing are not timed, the reference pass is."""
+def train(job: Job) -> TrainingResult:
+    """Train on the rows of `job.data`, or on the token rows of `job.feed`.
+
+    The reference pass is timed; loading and tokenizing are not.
+    """
     from transformers import set_seed
 
     from alignment_lab.actions import assembly
@@ -67,62 +70,65 @@ def train(job: Job) -> Measured:
     from alignment_lab.training.callbacks import MetricsLog
 
     from .clock import Clock, import_late, peak_gb
-    from .lab_steps import LabSteps
+    from .lab_steps import LabStepTimer
 
-    spec, console = experiment(job), Console(quiet=True)
-    where = locate_model(spec.model)
+    spec, console = compose_experiment(job), Console(quiet=True)
+    model_folder = locate_model(spec.model)
     if job.feed:
         rows = json.loads(Path(job.feed).read_text())["rows"][: job.rows]
-        tokenizer = load_tokenizer(spec.model, where)
-        tokens = assembly.TokenizedData(data.Splits([], [], ""), where, tokenizer, rows, [], len(rows))
+        tokenizer = load_tokenizer(spec.model, model_folder)
+        tokens = assembly.TokenizedData(data.Splits([], [], ""), model_folder, tokenizer, rows, [], len(rows))
     else:
-        tokens = assembly.tokenize(spec, data.load_rows(spec), where, console)
+        tokens = assembly.tokenize(spec, data.load_rows(spec), model_folder, console)
     set_seed(job.seed)
     device, dtype = device_and_dtype(spec)
-    policy, dtype = _policy(job, spec, where, device, dtype)
+    policy, dtype = _load_policy(job, spec, model_folder, device, dtype)
     run = RunDirectory(Path(job.folder, "run"))
     run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))
     import_late()
-    clock, steps = Clock(), LabSteps()
+    clock, steps = Clock(), LabStepTimer()
     with clock.running():
         accelerator = create_accelerator(spec, device, dtype)
         context = assembly.build_context(spec, policy, accelerator, device, dtype, tokens, console)
         trainer = Trainer(
             context,
             method_spec(spec.method).objective(context),
-            hooks=Hooks(on_start=lambda _: clock.lap()),  # the reference is known
+            hooks=Hooks(on_start=lambda _: clock.lap()),  # after the reference pass
             callbacks=[MetricsLog(run, context), steps],
             checkpoints=CheckpointManager(run, spec.run_id, 1, console.print),
         )
-        head = _head(trainer)
+        head = _reward_head(trainer)
         trainer.train()
-    notes = {"dtype": str(dtype), "layout": layout(trainer), **({"head": head} if head else {})}
-    seen = in_order(trainer, job)
-    return Measured(
+    notes = {"dtype": str(dtype), "layout": layout_name(trainer), **({"head": head} if head else {})}
+    rows_seen = rows_in_training_order(trainer, job)
+    return TrainingResult(
         clock.seconds,
         clock.cpu_seconds,
         clock.lap_seconds,
         steps.seconds,
         steps.logs,
         peak_gb(),
-        seen,
+        rows_seen,
         notes,
     )
 
 
-def _policy(job: Job, spec: Experiment, where: Path, device: Any, dtype: Any) -> Any:
-    """The model on its device and the dtype to compute in, as run.train makes them; a shape of ours is built where it will run."""
+def _load_policy(job: Job, spec: Experiment, model_folder: Path, device: Any, dtype: Any) -> Any:
+    """The model on its device and the dtype to compute in, as a run loads them.
+
+    A model of shapes.py is built on the device.
+    """
     import torch
 
     if job.model not in SHAPES:
-        return load_policy(spec, where, device, dtype), dtype
+        return load_policy(spec, model_folder, device, dtype), dtype
     from alignment_lab.models import packed_attention
 
     from .shapes import adapter, build
 
     packed_attention.register()
     cpu = job.device == "cpu"
-    found = build(
+    model = build(
         job.model,
         job.device,
         torch.bfloat16 if job.lora and not cpu else torch.float32,
@@ -131,81 +137,82 @@ def _policy(job: Job, spec: Experiment, where: Path, device: Any, dtype: Any) ->
     if job.lora:
         from peft import get_peft_model
 
-        found = get_peft_model(found, adapter(job.lora))
-    return found, torch.float32 if cpu else torch.bfloat16
+        model = get_peft_model(model, adapter(job.lora))
+    return model, torch.float32 if cpu else torch.bfloat16
 
 
-def in_order(trainer: Any, job: Job) -> list[Row]:
-    """The rows as the trainer took them, by its own sampler; one epoch at most."""
+def rows_in_training_order(trainer: Any, job: Job) -> list[Row]:
+    """The rows in the order of the trainer's sampler; one epoch at most."""
     rows = trainer.train_rows
     trainer.sampler.set_epoch(0)
-    order = [place for batch in trainer.sampler for place in batch][: job.rows]
+    order = [index for batch in trainer.sampler for index in batch][: job.rows]
     assert -(-len(order) // job.batch) == job.steps, (
-        f"{len(order)} rows for {job.steps} steps: too many were left out"
+        f"{len(order)} rows for {job.steps} steps: too many rows were dropped"
     )
     return [
         {
             key: value
-            for key, value in rows[place].items()
+            for key, value in rows[index].items()
             if key.endswith("_ids") or key in ("label", "labels")
         }
-        for place in order
+        for index in order
     ]
 
 
-def _head(trainer: Any) -> list[list[float]] | None:
-    """A reward model's head before training: it is random, and TRL is to start from the same one."""
+def _reward_head(trainer: Any) -> list[list[float]] | None:
+    """The random head of a reward model before training, so that TRL starts from the same one."""
     score = getattr(trainer.model, "score", None)
     return None if score is None else score.weight.detach().tolist()
 
 
-def layout(trainer: Any) -> str:
-    """How the engine lays rows out, in its own words where it has some."""
+def layout_name(trainer: Any) -> str:
+    """How the engine lays rows out: packed or padded."""
     return "packed" if trainer.context.engine.packed else "padded"
 
 
-def weights(job: Job) -> dict[str, str]:
-    """A directory with the job's model and tokenizer that plain transformers loads."""
-    return {"folder": str(locate_model(experiment(job).model).resolve())}
+def locate_weights(job: Job) -> dict[str, str]:
+    """The directory of the job's model and tokenizer, which plain transformers loads."""
+    return {"folder": str(locate_model(compose_experiment(job).model).resolve())}
 
 
-def messages(job: Job) -> dict[str, Any]:
+def load_messages(job: Job) -> dict[str, Any]:
     """The first training rows in the lab's order, as messages."""
     columns = ("prompt", "chosen", "rejected", "messages", "completion", "label")
-    rows = data.load_rows(experiment(job)).train[: job.rows]
+    rows = data.load_rows(compose_experiment(job)).train[: job.rows]
     return {"rows": [{key: row[key] for key in columns if key in row} for row in rows]}
 
 
-def tokens(job: Job) -> dict[str, Any]:
-    """Seconds to tokenize the rows, cold or from the cache as the lab finds it, and the token rows."""
+def time_tokenization(job: Job) -> dict[str, Any]:
+    """Seconds to tokenize the rows, or to read them from the cache where it has them, and the token rows."""
     from alignment_lab.methods import METHODS
 
-    spec = experiment(job)
+    spec = compose_experiment(job)
     tokenize = METHODS[spec.method.name].tokenize
     tokenizer = load_tokenizer(spec.model, locate_model(spec.model))
     rows = data.load_rows(spec).train[: job.rows]
-    tokenizer("warm")  # both sides: the first call builds what the others use
+    tokenizer("warm")  # on both sides: the first call builds state that later calls use
     wall, cpu = time.perf_counter(), time.process_time()
-    found, _ = data.tokenize_cached(
+    token_rows, _ = data.tokenize_cached(
         tokenize, tokenizer, tokenizer_digest(tokenizer), rows, spec.data.max_length
     )
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    kept = [
-        {key: value for key, value in row.items() if key.endswith("_ids") or key == "labels"} for row in found
+    kept_rows = [
+        {key: value for key, value in row.items() if key.endswith("_ids") or key == "labels"}
+        for row in token_rows
     ]
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "asked": len(rows), "rows": kept}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "asked": len(rows), "rows": kept_rows}
 
 
-def ready(job: Job) -> dict[str, float]:
-    """CPU and wall seconds of this process up to a trainer that could train, without loading the model."""
+def time_startup(job: Job) -> dict[str, float]:
+    """CPU and wall seconds of this process up to a trainer that is ready to train, model loading excluded."""
     from alignment_lab.actions import assembly
 
-    spec, console = experiment(job), Console(quiet=True)
-    where = locate_model(spec.model)
-    tokens = assembly.tokenize(spec, data.load_rows(spec), where, console)
+    spec, console = compose_experiment(job), Console(quiet=True)
+    model_folder = locate_model(spec.model)
+    tokens = assembly.tokenize(spec, data.load_rows(spec), model_folder, console)
     wall, cpu = time.time(), time.process_time()
     device, dtype = device_and_dtype(spec)
-    policy = load_policy(spec, where, device, dtype)
+    policy = load_policy(spec, model_folder, device, dtype)
     load_wall, load_cpu = time.time() - wall, time.process_time() - cpu
     run = RunDirectory(Path(job.folder, "run"))
     run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))

@@ -1,4 +1,4 @@
-"""What a benchmark takes note of at each step of the lab's loop."""
+"""The callback that records each step of the lab's loop."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from alignment_lab.training import Callback
 from alignment_lab.training.state import TrainState
 
-from .clock import synchronise
+from .clock import synchronize
 
 
-class LabSteps(Callback):
-    """Seconds of each optimizer step, and what it logged; the loss is not rounded."""
+class LabStepTimer(Callback):
+    """Seconds of each optimizer step, and its metrics; the loss is not rounded."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -20,14 +20,14 @@ class LabSteps(Callback):
 
     def on_step_begin(self, state: TrainState) -> None:
         """Start."""
-        synchronise()
+        synchronize()
         self._began = time.perf_counter()
 
     def on_step_end(self, state: TrainState) -> None:
         """Stop."""
-        synchronise()
+        synchronize()
         self.seconds.append(time.perf_counter() - self._began)
 
     def on_log(self, state: TrainState, metrics: Mapping[str, float]) -> None:
-        """Keep it."""
+        """Keep the metrics."""
         self.logs.append({key: float(value) for key, value in metrics.items()})

@@ -1,4 +1,4 @@
-"""Where and with what the figures were taken, and what this machine multiplies matrices at. Imports torch only in a process of its own."""
+"""The machine and versions that were measured, and its GEMM rate. Imports torch only in a subprocess."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .cases import ROOT
 from .process import THREADS, run, scratch
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "alignment-lab")
-WORTH = 1.2  # how much faster bfloat16 must be for a hand to choose it
+MIN_SPEEDUP = 1.2  # of bfloat16 over float32, for a user to choose it
 
 
-def describe() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Processor, memory, versions and the commit that was measured."""
     return {
         "processor": _processor(),
@@ -31,20 +31,22 @@ def describe() -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """The commit of the checkout, `-dirty` where it was changed."""
-    said = subprocess.run(
+def current_commit() -> str | None:
+    """The commit of the checkout, with `-dirty` where files were changed."""
+    described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True
     )
-    return said.stdout.strip() or None
+    return described.stdout.strip() or None
 
 
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    facts = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
-    known = facts.get("flags", "").split()
-    useful = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in known]
-    return f"{facts.get('model name', platform.processor()).strip()} ({', '.join(useful) or 'no avx512'})"
+    fields = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
+    flags = fields.get("flags", "").split()
+    shown_flags = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return (
+        f"{fields.get('model name', platform.processor()).strip()} ({', '.join(shown_flags) or 'no avx512'})"
+    )
 
 
 def _version(name: str) -> str | None:
@@ -54,18 +56,18 @@ def _version(name: str) -> str | None:
         return None
 
 
-def gemm() -> dict[str, float]:
+def measure_gemm() -> dict[str, float]:
     """GFLOP/s of a matrix product in float32 and in bfloat16, in a fresh process."""
     with scratch() as folder:
-        said: dict[str, float] = json.loads(
+        rates: dict[str, float] = json.loads(
             run([sys.executable, "-m", "benchmarks.machine"], folder).output.splitlines()[-1]
         )
-    return said
+    return rates
 
 
-def bf16_pays(rates: dict[str, float]) -> bool:
-    """Whether somebody who tunes by hand computes in bfloat16 here."""
-    return rates["bfloat16"] > WORTH * rates["float32"]
+def is_bf16_faster(rates: dict[str, float]) -> bool:
+    """Whether a user who tunes TRL by hand computes in bfloat16 here."""
+    return rates["bfloat16"] > MIN_SPEEDUP * rates["float32"]
 
 
 def _measure() -> dict[str, float]:
@@ -73,7 +75,7 @@ def _measure() -> dict[str, float]:
 
     import torch
 
-    found = {}
+    rates = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = (torch.randn(1024, 1024, dtype=dtype) for _ in range(2))
         started, count = time.perf_counter(), -1
@@ -82,10 +84,10 @@ def _measure() -> dict[str, float]:
             count += 1
             if count == 0:
                 started = time.perf_counter()  # the first call prepares
-        found[str(dtype).removeprefix("torch.")] = round(
+        rates[str(dtype).removeprefix("torch.")] = round(
             count * 2 * 1024**3 / (time.perf_counter() - started) / 1e9, 1
         )
-    return found
+    return rates
 
 
 if __name__ == "__main__":

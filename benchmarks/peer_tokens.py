@@ -1,4 +1,4 @@
-"""The TRL side of tokenization and of start-up: TRL's own preparation of rows of messages, and the way to its trainer."""
+"""TRL's side of tokenization and start-up: its preparation of rows of messages, and building its trainer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 from .cases import MAX_LENGTH, Job
 
 
-def tokens(job: Job) -> dict[str, Any]:
-    """Seconds of `_prepare_dataset` on the rows of `job.feed`, and the token rows. As TRL is shipped: in this process, row by row."""
+def time_tokenization(job: Job) -> dict[str, Any]:
+    """Seconds of `_prepare_dataset` on the rows of `job.feed`, and the token rows.
+
+    As TRL is shipped: in this process, row by row.
+    """
     from datasets import Dataset, disable_progress_bars
     from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -20,26 +23,27 @@ def tokens(job: Job) -> dict[str, Any]:
     disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(job.weights)
     rows = Dataset.from_list(json.loads(Path(job.feed).read_text())["rows"])
-    where = {"output_dir": job.folder, "report_to": [], "use_cpu": True, "max_length": MAX_LENGTH}
-    stub: Any = SimpleNamespace(
-        _tokenizer=tokenizer, chat_template=None, completion_only_loss=False
-    )  # what it reads of its trainer
+    settings = {"output_dir": job.folder, "report_to": [], "use_cpu": True, "max_length": MAX_LENGTH}
+    # the attributes that it reads of its trainer
+    stub: Any = SimpleNamespace(_tokenizer=tokenizer, chat_template=None, completion_only_loss=False)
     tokenizer("warm")
     wall, cpu = time.perf_counter(), time.process_time()
     if job.method == "sft":
-        found = SFTTrainer._prepare_dataset(stub, rows, tokenizer, SFTConfig(**where), False, None, "train")
+        token_rows = SFTTrainer._prepare_dataset(
+            stub, rows, tokenizer, SFTConfig(**settings), False, None, "train"
+        )
     else:
-        found = DPOTrainer._prepare_dataset(stub, rows, tokenizer, DPOConfig(**where), "train")
+        token_rows = DPOTrainer._prepare_dataset(stub, rows, tokenizer, DPOConfig(**settings), "train")
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    kept = [
+    kept_rows = [
         {key: value for key, value in row.items() if key.endswith("_ids") or key == "labels"}
-        for row in found.to_list()
+        for row in token_rows.to_list()
     ]
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "asked": len(rows), "rows": kept}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "asked": len(rows), "rows": kept_rows}
 
 
-def ready(job: Job) -> dict[str, float]:
-    """CPU and wall seconds of this process up to a trainer that could train, without loading the model."""
+def time_startup(job: Job) -> dict[str, float]:
+    """CPU and wall seconds of this process up to a trainer that is ready to train, model loading excluded."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer

@@ -1,7 +1,7 @@
-"""The TRL side: one training run of TRL on token rows that the lab made, and the same as a whole script of its own.
+"""TRL's side: one training run on token rows that the lab wrote, and a whole training script.
 
-Rows come tokenized, so that both sides train on the same tokens in the same order; `prepared` passes them by TRL's own preparation,
-which is timed by itself (tokens.py). Knows nothing of the lab.
+Rows are tokenized, so that both sides train on the same tokens in the same order; `prepare_dataset` bypasses
+TRL's own preparation, which is timed separately (tokens.py). Does not use the lab.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from trl import (
 )
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-from .cases import MAX_LENGTH, MODES, REFERENCED, TUNED, Job, Measured, Row
-from .clock import Clock, Steps, import_late, peak_gb, step_logs
+from .cases import MAX_LENGTH, MODES, REFERENCED, TUNED, Job, Row, TrainingResult
+from .clock import Clock, StepTimer, import_late, peak_gb, step_logs
 from .shapes import SHAPES, adapter, build
 
 disable_progress_bars()
 os.environ["TQDM_DISABLE"] = "1"
 
 
-class Prepared(Dataset):
-    """Rows that need no preparation: TRL's maps and filters leave them as they are, but the one that stores the reference."""
+class PreparedDataset(Dataset):
+    """Rows that need no preparation: only the map that stores the reference log-probabilities runs."""
 
     def map(self, *args: Any, **options: Any) -> Dataset:
-        """Only what has a file to write to is done."""
+        """Run only a map that writes a cache file."""
         return super().map(*args, **options) if "cache_file_name" in options else self
 
     def filter(self, *_: Any, **__: Any) -> Dataset:
-        """Nothing is left out."""
+        """Keep all rows."""
         return self
 
 
-def prepared(job: Job, rows: list[Row]) -> Dataset:
+def prepare_dataset(job: Job, rows: list[Row]) -> Dataset:
     """The columns that a TRL trainer has after its own preparation."""
-    return Prepared.from_list(COLUMNS[job.method](rows, job.micro))
+    return PreparedDataset.from_list(COLUMNS[job.method](rows, job.micro))
 
 
 def _pairs(rows: list[Row], _: int) -> list[Row]:
@@ -73,21 +73,25 @@ def _texts(rows: list[Row], _: int) -> list[Row]:
 
 
 def _singles(rows: list[Row], micro: int) -> list[Row]:
-    """KTO's mismatched answers are the lab's where its rows name them; else TRL's: those of the neighbour in a forward pass."""
-    found = [
+    """KTO's mismatched answers are those of the lab's rows; else those of the previous row of a pass, as in
+    TRL.
+    """
+    singles = [
         {"prompt_ids": row["prompt_ids"], "completion_ids": row["completion_ids"], "label": row["label"]}
         for row in rows
     ]
     for start in range(0, len(rows), micro):
         answers = [row["completion_ids"] for row in rows[start : start + micro]]
-        for row, own, other in zip(found[start:], rows[start:], [answers[-1], *answers[:-1]], strict=False):
-            row["KL_completion_ids"] = own.get("KL_completion_ids", other)
-    return found
+        for row, row_given, mismatched in zip(
+            singles[start:], rows[start:], [answers[-1], *answers[:-1]], strict=False
+        ):
+            row["KL_completion_ids"] = row_given.get("KL_completion_ids", mismatched)
+    return singles
 
 
 def _orpo(rows: list[Row], _: int) -> list[Row]:
-    """What ORPOTrainer.tokenize_row gives."""
-    found = []
+    """The columns of ORPOTrainer.tokenize_row."""
+    columns_of_rows = []
     for row in rows:
         prompt = row["prompt_ids"]
         columns = {"prompt_input_ids": prompt, "prompt_attention_mask": [1] * len(prompt)}
@@ -96,8 +100,8 @@ def _orpo(rows: list[Row], _: int) -> list[Row]:
             columns[f"{name}_input_ids"] = prompt + answer
             columns[f"{name}_attention_mask"] = [1] * (len(prompt) + len(answer))
             columns[f"{name}_labels"] = [-100] * len(prompt) + answer
-        found.append(columns)
-    return found
+        columns_of_rows.append(columns)
+    return columns_of_rows
 
 
 COLUMNS: dict[str, Callable[[list[Row], int], list[Row]]] = {
@@ -118,8 +122,8 @@ TRAINERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 }
 
 
-def configuration(job: Job) -> Any:
-    """TRL's configuration: its defaults, the mode's changes, and what makes the two sides do the same work."""
+def make_config(job: Job) -> Any:
+    """TRL's configuration: its defaults, the mode's changes, and what makes both sides do the same work."""
     _, schema, own = TRAINERS[job.method]
     mode = {
         key: value
@@ -127,7 +131,7 @@ def configuration(job: Job) -> Any:
         if key != "precompute_ref_log_probs" or job.method in REFERENCED
     }
     if job.device != "cpu" and job.peer == TUNED:
-        mode["bf16"] = True  # an accelerator has it
+        mode["bf16"] = True  # accelerators support it
     fixed = {
         "output_dir": str(Path(job.folder, "trl")),
         "use_cpu": job.device == "cpu",
@@ -147,8 +151,8 @@ def configuration(job: Job) -> Any:
     return schema(**{**fixed, **own, **mode, **job.settings})
 
 
-def load(job: Job) -> Any:
-    """The model as TRL loads it, in float32; a shape is built in the dtype that its training is usual in."""
+def load_model(job: Job) -> Any:
+    """The model as TRL loads it, in float32; a model of shapes.py in the usual dtype of its training."""
     if job.model in SHAPES:
         return build(
             job.model, job.device, torch.bfloat16 if job.lora and job.device != "cpu" else torch.float32
@@ -160,22 +164,22 @@ def load(job: Job) -> Any:
     return AutoModelForCausalLM.from_pretrained(job.weights, dtype=torch.float32)
 
 
-def train(job: Job) -> Measured:
+def train(job: Job) -> TrainingResult:
     """Train on the rows of `job.feed`, in their order; loading is not timed, the reference pass is."""
     feed = json.loads(Path(job.feed).read_text())
     rows = feed["rows"][: job.rows]
     trainer_class, _, _ = TRAINERS[job.method]
     tokenizer = AutoTokenizer.from_pretrained(job.weights)
-    model = load(job)
-    if feed.get("head"):  # a reward model's scores start from the lab's random head
+    model = load_model(job)
+    if feed.get("head"):  # a reward model starts from the lab's random head
         model.score.weight.data.copy_(torch.tensor(feed["head"]))
     options: dict[str, Any] = {"peft_config": adapter(job.lora)} if job.lora else {}
-    config = configuration(job)
+    config = make_config(job)
     if job.method in REFERENCED and not config.precompute_ref_log_probs and not job.lora:
-        options["ref_model"] = load(job)  # the trainer would load it within the clock
-    dataset = prepared(job, rows)
+        options["ref_model"] = load_model(job)  # else the trainer loads it while the clock runs
+    dataset = prepare_dataset(job, rows)
     import_late()
-    clock, steps = Clock(), Steps()
+    clock, steps = Clock(), StepTimer()
     with clock.running():
         trainer = trainer_class(
             model=model,
@@ -194,7 +198,7 @@ def train(job: Job) -> Measured:
         "bf16": config.bf16,
         "gradient_checkpointing": config.gradient_checkpointing,
     }
-    return Measured(
+    return TrainingResult(
         clock.seconds,
         clock.cpu_seconds,
         clock.lap_seconds,
@@ -206,14 +210,17 @@ def train(job: Job) -> Measured:
     )
 
 
-def script(job: Job) -> dict[str, Any]:
-    """What a user of TRL runs: rows of messages from a file, tokenized by TRL, trained on, the model saved. Timed from outside."""
+def run_script(job: Job) -> dict[str, Any]:
+    """A TRL user's script: rows of messages from a file, tokenized by TRL, trained on, the model saved.
+
+    It is timed from outside.
+    """
     trainer_class, _, _ = TRAINERS[job.method]
     rows = Dataset.from_json(job.feed)
-    model: Any = job.weights if job.method != "orpo" else load(job)
+    model: Any = job.weights if job.method != "orpo" else load_model(job)
     trainer = trainer_class(
         model=model,
-        args=configuration(job),
+        args=make_config(job),
         train_dataset=rows,
         processing_class=AutoTokenizer.from_pretrained(job.weights),
     )

@@ -1,4 +1,4 @@
-"""results.png: what TRL takes, in times what the lab takes."""
+"""results.png: TRL's seconds over the lab's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from .cases import CASES, PEERS
 
-COLOURS = {"tuned": "#2a6f97", "shipped": "#b08968"}
+COLORS = {"tuned": "#2a6f97", "shipped": "#b08968"}
 Result = dict[str, Any]
 
 
 def draw(pieces: dict[str, Any], path: Path) -> None:
-    """A panel for the cases and the sweep, and two for the grid where it was measured; nothing where there is nothing to draw."""
+    """Draw a panel for the cases and the sweep, and two for the grid; nothing where nothing was measured."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -31,8 +31,8 @@ def draw(pieces: dict[str, Any], path: Path) -> None:
     grid = next(
         (piece["figures"] for name, piece in sorted(pieces.items()) if name.partition(" ")[0] == "grid"), None
     )
-    panels = [lambda axes: _bars(axes, costs)] * bool(costs) + (
-        [lambda axes: _lengths(axes, grid), lambda axes: _rows(axes, grid)] if grid else []
+    panels = [lambda axes: _draw_ratios(axes, costs)] * bool(costs) + (
+        [lambda axes: _draw_lengths(axes, grid), lambda axes: _draw_rows(axes, grid)] if grid else []
     )
     if not panels:
         return
@@ -46,20 +46,26 @@ def draw(pieces: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _bars(axes: Any, costs: dict[str, Result]) -> None:
+def _draw_ratios(axes: Any, costs: dict[str, Result]) -> None:
     """Median of the paired ratios, whiskers from the lowest to the highest."""
     height = 0.38
     for number, peer in enumerate(PEERS):
-        places = [place for place, ratios in enumerate(costs.values()) if peer in ratios]
-        found = [ratios[peer]["seconds"] for ratios in costs.values() if peer in ratios]
-        middle = [one["median"] for one in found]
-        reach = [
-            [one["median"] - one["low"] for one in found],
-            [one["high"] - one["median"] for one in found],
+        positions = [position for position, ratios in enumerate(costs.values()) if peer in ratios]
+        summaries = [ratios[peer]["seconds"] for ratios in costs.values() if peer in ratios]
+        medians = [summary["median"] for summary in summaries]
+        ranges = [
+            [summary["median"] - summary["low"] for summary in summaries],
+            [summary["high"] - summary["median"] for summary in summaries],
         ]
-        where = [place + (number - 0.5) * height for place in places]
+        bar_positions = [position + (number - 0.5) * height for position in positions]
         axes.barh(
-            where, middle, height, xerr=reach, color=COLOURS[peer], label=f"TRL {peer}", error_kw={"lw": 1}
+            bar_positions,
+            medians,
+            height,
+            xerr=ranges,
+            color=COLORS[peer],
+            label=f"TRL {peer}",
+            error_kw={"lw": 1},
         )
     axes.set_yticks(range(len(costs)), list(costs))
     axes.invert_yaxis()
@@ -68,37 +74,39 @@ def _bars(axes: Any, costs: dict[str, Result]) -> None:
     axes.legend(frameon=False)
 
 
-def _lengths(axes: Any, grid: Result) -> None:
+def _draw_lengths(axes: Any, grid: Result) -> None:
     """A line for every answer length."""
     for answer in sorted({point["answer"] for point in grid["lengths"]}):
         points = [point for point in grid["lengths"] if point["answer"] == answer]
         axes.plot(
             [point["prompt"] for point in points],
-            [_ratio(point) for point in points],
+            [_median_ratio(point) for point in points],
             "o-",
             label=f"answers of {answer} tokens",
         )
-    _labels(axes, "tokens of the prompt", grid["lengths"], "prompt")
+    _label_axes(axes, "tokens of the prompt", grid["lengths"], "prompt")
 
 
-def _rows(axes: Any, grid: Result) -> None:
+def _draw_rows(axes: Any, grid: Result) -> None:
     points = grid["batches"]
     label = f"prompt and answers of {points[0]['prompt']} tokens"
-    axes.plot([point["rows"] for point in points], [_ratio(point) for point in points], "o-", label=label)
-    _labels(axes, "rows of a step", points, "rows")
+    axes.plot(
+        [point["rows"] for point in points], [_median_ratio(point) for point in points], "o-", label=label
+    )
+    _label_axes(axes, "rows of a step", points, "rows")
 
 
-def _ratio(point: Result) -> float:
-    found: float = point["ratios"]["seconds"]["median"]
-    return found
+def _median_ratio(point: Result) -> float:
+    ratio: float = point["ratios"]["seconds"]["median"]
+    return ratio
 
 
-def _labels(axes: Any, below: str, points: list[Result], key: str) -> None:
+def _label_axes(axes: Any, x_label: str, points: list[Result], key: str) -> None:
     axes.axhline(1, color="black", lw=1)
     axes.set_ylim(bottom=0)
     axes.set_xscale("log", base=2)
-    places = sorted({point[key] for point in points})
-    axes.set_xticks(places, list(map(str, places)))
-    axes.set_xlabel(below)
+    ticks = sorted({point[key] for point in points})
+    axes.set_xticks(ticks, list(map(str, ticks)))
+    axes.set_xlabel(x_label)
     axes.set_ylabel("DPO: seconds of TRL tuned / of the lab")
     axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""Fresh processes: the same environment and threads for each, a cache of its own, and the kernel's account of what it took. No torch."""
+"""Fresh processes: the same environment and threads for each, its own cache, its resource usage. No torch."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from .cases import ROOT, Job
 THREADS = os.cpu_count() or 1
 
 
-class Failed(RuntimeError):
-    """A process ended with an error; the end of what it said."""
+class ProcessFailed(RuntimeError):
+    """A process ended with an error; the message is the end of its output."""
 
 
-class Killed(Failed):
-    """The kernel ended it: there was no memory left."""
+class ProcessKilled(ProcessFailed):
+    """The process was killed by the kernel: out of memory."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What a whole process took."""
+class ProcessUsage:
+    """The resources that a whole process used, and its output."""
 
     seconds: float
     cpu_seconds: float
     peak_gb: float
-    others: float  # processors that other processes kept busy meanwhile, on average: above 0.1 the seconds are not to be trusted
+    # processors that other processes kept busy meanwhile, on average; above 0.1 the seconds are unreliable
+    others: float
     output: str
 
 
 def environment(folder: Path, device: str = "cpu") -> dict[str, str]:
-    """The inherited one, with what must be equal on both sides and no way to the network."""
+    """The inherited environment, with what must be equal on both sides, and without network access."""
     threads = str(THREADS)
     fixed = {
         "OMP_NUM_THREADS": threads,
@@ -61,21 +62,24 @@ def environment(folder: Path, device: str = "cpu") -> dict[str, str]:
 
 @contextmanager
 def scratch(cache: Path | None = None) -> Iterator[Path]:
-    """A folder with a cold cache of the lab in it (no tokens, no reference), but with the embedded weights; or with the cache given."""
+    """A temporary folder with the given cache of the lab, or with an empty one.
+
+    The empty one holds the embedded weights, but no tokens and no reference log-probabilities.
+    """
     folder = Path(tempfile.mkdtemp(prefix="alignment_lab_bench_"))
     try:
         if cache:
             (folder / "cache").symlink_to(cache)
         else:
             (folder / "cache").mkdir()
-            _warm(folder / "cache")
+            _link_caches(folder / "cache")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _warm(cache: Path) -> None:
-    """What every run of the lab on this machine finds: the embedded weights, and which dtype pays."""
+def _link_caches(cache: Path) -> None:
+    """Link what every run on this machine finds: the embedded weights, and which dtype is faster."""
     from alignment_lab.runtime.files import cache_directory
 
     (cache_directory() / "models").mkdir(parents=True, exist_ok=True)
@@ -84,11 +88,13 @@ def _warm(cache: Path) -> None:
         shutil.copy(cache_directory() / "bfloat16.json", cache)
 
 
-def run(command: Sequence[str], folder: Path, device: str = "cpu", timeout: float | None = None) -> Ended:
-    """Run a command from the root of the checkout, or raise Failed."""
-    output = folder / "output.txt"
-    busy, started = _busy_seconds(), time.perf_counter()
-    with output.open("w") as out:
+def run(
+    command: Sequence[str], folder: Path, device: str = "cpu", timeout: float | None = None
+) -> ProcessUsage:
+    """Run a command from the root of the checkout, or raise ProcessFailed."""
+    output_file = folder / "output.txt"
+    busy_seconds, started = _busy_seconds(), time.perf_counter()
+    with output_file.open("w") as out:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -98,34 +104,40 @@ def run(command: Sequence[str], folder: Path, device: str = "cpu", timeout: floa
             stderr=subprocess.STDOUT,
         )
         try:
-            _, status, used = os.wait4(process.pid, 0)
+            _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
             raise
-    seconds, busy = time.perf_counter() - started, _busy_seconds() - busy
+    seconds, busy_seconds = time.perf_counter() - started, _busy_seconds() - busy_seconds
     process.returncode = os.waitstatus_to_exitcode(status)
-    said = output.read_text(errors="replace")
+    output_text = output_file.read_text(errors="replace")
     if process.returncode:
-        kind = Killed if process.returncode == -9 else Failed
-        raise kind(f"{' '.join(command)}\n{said[-3000:]}\nexit code {process.returncode}")
-    own = used.ru_utime + used.ru_stime
-    return Ended(seconds, own, used.ru_maxrss * 1024 / 1e9, max(0.0, busy - own) / seconds, said)
+        error_type = ProcessKilled if process.returncode == -9 else ProcessFailed
+        raise error_type(f"{' '.join(command)}\n{output_text[-3000:]}\nexit code {process.returncode}")
+    own_seconds = usage.ru_utime + usage.ru_stime
+    return ProcessUsage(
+        seconds,
+        own_seconds,
+        usage.ru_maxrss * 1024 / 1e9,
+        max(0.0, busy_seconds - own_seconds) / seconds,
+        output_text,
+    )
 
 
 def _busy_seconds() -> float:
-    """CPU seconds of all processes since the system started, with what a hypervisor withheld; 0 where the system does not tell."""
+    """CPU seconds of all processes since the system started, stolen time included; 0 without /proc/stat."""
     if not Path("/proc/stat").exists():
         return 0.0
     user, nice, system, _, _, hard, soft, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
     return (user + nice + system + hard + soft + stolen) / os.sysconf("SC_CLK_TCK")
 
 
-def work(job: Job, cache: Path | None = None) -> dict[str, Any]:
-    """What worker.py gives for this job, in a process of its own; `process` is that whole process's account."""
+def run_job(job: Job, cache: Path | None = None) -> dict[str, Any]:
+    """Run a job in a fresh worker.py process; `process` holds the usage of that whole process."""
     with scratch(cache) as folder:
         job = replace(job, folder=str(folder), started=time.time())
         job.write(folder / "job.json")
-        ended = run(
+        process = run(
             [
                 sys.executable,
                 "-m",
@@ -136,8 +148,8 @@ def work(job: Job, cache: Path | None = None) -> dict[str, Any]:
             folder,
             job.device,
         )
-        found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    found["process"] = {
-        key: round(getattr(ended, key), 3) for key in ("seconds", "cpu_seconds", "peak_gb", "others")
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    result["process"] = {
+        key: round(getattr(process, key), 3) for key in ("seconds", "cpu_seconds", "peak_gb", "others")
     }
-    return found
+    return result

@@ -1,4 +1,7 @@
-"""results.json: every raw figure of every piece, and where and how it was taken. Pieces measured in several calls are merged."""
+"""results.json: every raw figure of every piece, and where and how it was measured.
+
+Pieces measured in several calls are merged.
+"""
 
 from __future__ import annotations
 
@@ -10,45 +13,42 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .machine import commit, describe, gemm
+from .machine import current_commit, describe_machine, measure_gemm
 
-FIXED = (
-    "processor",
-    "processors",
-    "threads",
-    "packages",
-)  # calls that differ in these are not one set of figures
+# figures of calls that differ in these do not belong in one file
+SAME_MACHINE_KEYS = ("processor", "processors", "threads", "packages")
 
 
 class Results:
-    """A file that grows by pieces: nothing that was measured is lost where a later piece fails."""
+    """A file that is written after each piece, so that no figure is lost where a later piece fails."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        here = describe()
+        machine = describe_machine()
         self.content: dict[str, Any] = (
-            json.loads(path.read_text()) if path.exists() else {"machine": here, "pieces": {}}
+            json.loads(path.read_text()) if path.exists() else {"machine": machine, "pieces": {}}
         )
-        others = [key for key in FIXED if self.content["machine"][key] != here[key]]
-        if others:
+        changed = [key for key in SAME_MACHINE_KEYS if self.content["machine"][key] != machine[key]]
+        if changed:
             raise SystemExit(
-                f"{path}: its figures were taken with another {' and '.join(others)}; give another file with --out."
+                f"{path}: its figures were taken with another {' and '.join(changed)}; "
+                "give another file with --out."
             )
         if "gemm_gflops" not in self.content["machine"]:
-            self.content["machine"]["gemm_gflops"] = gemm()
+            self.content["machine"]["gemm_gflops"] = measure_gemm()
 
     @property
     def pieces(self) -> dict[str, Any]:
         """By name: dpo/hh, tokens, sweep ..."""
-        found: dict[str, Any] = self.content["pieces"]
-        return found
+        pieces: dict[str, Any] = self.content["pieces"]
+        return pieces
 
     def add(self, name: str, figures: Any) -> None:
-        """Put a piece in the place of an older one of its name, and write the file whole."""
+        """Add a piece, in place of an older one of its name, and write the whole file."""
         self.pieces[name] = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
-            "commit": commit(),
+            "commit": current_commit(),
             "load_average": [round(load, 2) for load in os.getloadavg()],
             "figures": figures,
         }
@@ -58,8 +58,8 @@ class Results:
         partial.replace(self.path)
 
 
-def failed(pieces: dict[str, Any]) -> list[str]:
-    """Pieces whose two sides did not compute the same."""
+def incomparable_pieces(pieces: dict[str, Any]) -> list[str]:
+    """The pieces whose two sides did not compute the same."""
     return [name for name, piece in pieces.items() if not _comparable(piece["figures"])]
 
 

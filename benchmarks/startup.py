@@ -1,6 +1,7 @@
-"""What start-up costs: CPU seconds of a command that answers without training, and of the way to a trainer that could train.
+"""The cost of start-up: CPU seconds of commands that do not train, and of building a trainer.
 
-The trainer is built on the tiny model and one step of embedded rows; loading the model is left out on both sides.
+The trainer is built on the tiny model and one step of embedded rows; loading the model is excluded on both
+sides.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import sys
 from statistics import median
 
 from .cases import Job
-from .costs import Result, Say, spread, weights
-from .process import run, scratch, work
+from .costs import Notify, Result, cost_ratios, transformers_model
+from .process import run, run_job, scratch
 
 COMMANDS = {
     "train.py --cfg job": [sys.executable, "train.py", "--cfg", "job"],
@@ -20,24 +21,24 @@ COMMANDS = {
 }
 
 
-def measure(*, repeats: int, say: Say) -> Result:
+def measure(*, repeats: int, notify: Notify) -> Result:
     """Commands, then both trainers in turn."""
     commands: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for number in range(repeats):
-        say(f"start-up: commands, {number + 1} of {repeats}")
+        notify(f"start-up: commands, {number + 1} of {repeats}")
         for name, command in COMMANDS.items():
             with scratch() as folder:
                 commands[name].append(run(command, folder).cpu_seconds)
     ours = Job("lab.ready", model="tiny", data=["data=embedded"])
     lab, trl = [], []
-    with weights("tiny") as where, scratch() as folder:
+    with transformers_model("tiny") as model_folder, scratch() as folder:
         feed = folder / "messages.json"
-        feed.write_text(json.dumps(work(Job("lab.messages", model="tiny", data=["data=embedded"]))))
-        theirs = Job("trl.ready", model="tiny", weights=where, feed=str(feed))
+        feed.write_text(json.dumps(run_job(Job("lab.messages", model="tiny", data=["data=embedded"]))))
+        theirs = Job("trl.ready", model="tiny", weights=model_folder, feed=str(feed))
         for number in range(repeats):
-            say(f"start-up: trainers, {number + 1} of {repeats}")
-            lab.append(work(ours))
-            trl.append(work(theirs))
+            notify(f"start-up: trainers, {number + 1} of {repeats}")
+            lab.append(run_job(ours))
+            trl.append(run_job(theirs))
     return {
         "commands_cpu_seconds": commands,
         "ready_cpu_seconds": {
@@ -46,5 +47,5 @@ def measure(*, repeats: int, say: Say) -> Result:
         },
         "ready_seconds": {"lab": [run["seconds"] for run in lab], "trl": [run["seconds"] for run in trl]},
         "medians": {name: median(values) for name, values in commands.items()},
-        "ratio": spread([b["cpu_seconds"] / a["cpu_seconds"] for a, b in zip(lab, trl, strict=True)]),
+        "ratio": cost_ratios(lab, trl, "cpu_seconds"),
     }

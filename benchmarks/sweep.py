@@ -1,9 +1,10 @@
-"""What a sweep costs: dpo, kto, ipo x beta 0.01, 0.1 by the lab's own command line, beside six scripts of TRL.
+"""The cost of a sweep: dpo, kto, ipo x beta 0.01, 0.1 by the lab's command line, against six scripts of TRL.
 
-Whole processes, everything included: imports, reading, tokenizing, the reference, training, the final model on the disk. The lab starts
-with a cold cache: no tokens, no reference log-probabilities. Both sides read the same messages; each tokenizes and orders them its own way,
-so the losses are compared only at the first step, where policy and reference are equal: log 2, 1/2 and 1/(4 beta^2) on both sides. That
-the work per row is the same work is what costs.py checks. Nothing is extrapolated: the figures are of as many steps as are stated.
+Whole processes, everything included: imports, reading, tokenizing, the reference, training, saving the final
+model. The lab starts with an empty cache: no tokens, no reference log-probabilities. Both sides read the
+same messages, but tokenize and order them in their own way, so the losses are compared only at the first
+step, where policy and reference are equal: log 2, 1/2 and 1/(4 beta^2) on both sides. costs.py checks that
+the work per row is the same. Nothing is extrapolated: the figures are of as many steps as they state.
 """
 
 from __future__ import annotations
@@ -17,29 +18,43 @@ from typing import Any
 import yaml
 
 from .cases import BATCH, CASES, MAX_LENGTH, TUNED, Job
-from .costs import Result, Say, spread, weights
-from .process import run, scratch, work
+from .costs import Notify, Result, cost_ratios, transformers_model
+from .process import run, run_job, scratch
 
 METHODS, BETAS = ("dpo", "kto", "ipo"), (0.01, 0.1)
 CELLS = list(product(METHODS, BETAS))
-RATE = 1e-6
+LEARNING_RATE = 1e-6
 CASE = CASES["dpo/hh"]
 
 
 def measure(
-    *, model: str, steps: int, repeats: int, peers: tuple[str, ...], lab: list[str], bf16: bool, say: Say
+    *,
+    model: str,
+    steps: int,
+    repeats: int,
+    peers: tuple[str, ...],
+    lab: list[str],
+    bf16: bool,
+    notify: Notify,
 ) -> Result:
-    """`repeats` rounds of the lab's sweep (`lab`: its overrides) and of TRL's six runs in each way. `bf16`: whether it is faster here."""
-    with weights(model) as where, scratch() as folder:
-        files = _files(folder, model, steps * BATCH)
-        ours: list[Result] = []
-        trl: dict[str, list[Result]] = {peer: [] for peer in peers}
+    """`repeats` rounds of the lab's sweep and of TRL's six runs in each mode.
+
+    `lab`: overrides of the sweep. `bf16`: whether bfloat16 is faster here.
+    """
+    with transformers_model(model) as model_folder, scratch() as folder:
+        files = _write_files(folder, model, steps * BATCH)
+        lab_runs: list[Result] = []
+        trl_runs: dict[str, list[Result]] = {peer: [] for peer in peers}
         for number in range(repeats):
-            say(f"sweep: lab, {number + 1} of {repeats}")
-            ours.append(_lab(files, model, steps, lab))
+            notify(f"sweep: lab, {number + 1} of {repeats}")
+            lab_runs.append(_run_lab(files, model, steps, lab))
             for peer in peers:
-                trl[peer].append(_trl(files, where, steps, peer, bf16, lambda what: say(f"sweep: {what}")))
-    checks = [_agrees(ours[0]["losses"], trl[peer][0]["losses"]) for peer in peers]
+                trl_runs[peer].append(
+                    _run_trl(
+                        files, model_folder, steps, peer, bf16, lambda message: notify(f"sweep: {message}")
+                    )
+                )
+    checks = [_losses_agree(lab_runs[0]["losses"], trl_runs[peer][0]["losses"]) for peer in peers]
     return {
         "cells": [f"{method} beta={beta}" for method, beta in CELLS],
         "data": CASE.file if CASE.path else "embedded",
@@ -49,26 +64,23 @@ def measure(
         "rows_per_cell": steps * BATCH,
         "bf16": bf16,
         "comparable": all(checks),
-        "sides": {"lab": ours, **trl},
+        "sides": {"lab": lab_runs, **trl_runs},
         "ratios": {
-            peer: {
-                key: spread([b[key] / a[key] for a, b in zip(ours, runs, strict=True)])
-                for key in ("seconds", "cpu_seconds")
-            }
-            for peer, runs in trl.items()
+            peer: {key: cost_ratios(lab_runs, runs, key) for key in ("seconds", "cpu_seconds")}
+            for peer, runs in trl_runs.items()
         },
     }
 
 
-def _files(folder: Path, model: str, rows: int) -> dict[str, Path]:
-    """The sweep's rows for the lab, one held-out row, and the same rows for TRL as each of the lab's cells would take them."""
-    asked = Job("lab.messages", model=model, data=CASE.data, rows=rows + 1)
-    *pairs, heldout = work(asked)["rows"]
+def _write_files(folder: Path, model: str, rows: int) -> dict[str, Path]:
+    """Files with the sweep's pairs, one held-out row, and the pairs as labeled single answers for KTO."""
+    job = Job("lab.messages", model=model, data=CASE.data, rows=rows + 1)
+    *pairs, heldout = run_job(job)["rows"]
     files = {name: folder / f"{name}.jsonl" for name in ("pairs", "heldout", "singles")}
     _write(files["pairs"], pairs)
     _write(files["heldout"], [heldout])
     data = [f"data.path={files['pairs']}", f"data.eval_path={files['heldout']}"]
-    singles = work(Job("lab.messages", model=model, method="kto", data=["data=local", *data], rows=rows))[
+    singles = run_job(Job("lab.messages", model=model, method="kto", data=["data=local", *data], rows=rows))[
         "rows"
     ]
     _write(files["singles"], singles)
@@ -79,8 +91,8 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _lab(files: dict[str, Path], model: str, steps: int, overrides: list[str]) -> Result:
-    """One call of the command line, and the first loss of each cell."""
+def _run_lab(files: dict[str, Path], model: str, steps: int, overrides: list[str]) -> Result:
+    """Run the command line once; returns its cost and the first loss of each cell."""
     with scratch() as folder:
         command = [
             *(sys.executable, "train.py", "--multirun"),
@@ -96,56 +108,58 @@ def _lab(files: dict[str, Path], model: str, steps: int, overrides: list[str]) -
             *(
                 f"training.max_steps={steps}",
                 f"training.global_batch={BATCH}",
-                f"training.learning_rate={RATE}",
+                f"training.learning_rate={LEARNING_RATE}",
             ),
             *("training.lr_scheduler_type=constant", "training.warmup_steps=0"),
             *overrides,
             f"hydra.sweep.dir={folder / 'sweep'}",
         ]
-        ended = run(command, folder)
-        losses = [_losses(folder / "sweep", method, beta) for method, beta in CELLS]
-    assert all(len(found) == steps for found in losses), "a cell did not run to its end"
+        process = run(command, folder)
+        losses = [_read_losses(folder / "sweep", method, beta) for method, beta in CELLS]
+    assert all(len(cell_losses) == steps for cell_losses in losses), "a cell did not finish"
     return {
-        "seconds": ended.seconds,
-        "cpu_seconds": ended.cpu_seconds,
-        "peak_gb": ended.peak_gb,
-        "losses": [found[0] for found in losses],
+        "seconds": process.seconds,
+        "cpu_seconds": process.cpu_seconds,
+        "peak_gb": process.peak_gb,
+        "losses": [cell_losses[0] for cell_losses in losses],
     }
 
 
-def _losses(sweep: Path, method: str, beta: float) -> list[float]:
-    """Of the cell whose own spec says that it is this one."""
+def _read_losses(sweep: Path, method: str, beta: float) -> list[float]:
+    """The losses of the cell whose spec.yaml has this method and beta."""
     (cell,) = (
         path.parent
         for path in sweep.glob("*/spec.yaml")
-        if _is(yaml.safe_load(path.read_text())["method"], method, beta)
+        if _is_cell(yaml.safe_load(path.read_text())["method"], method, beta)
     )
     return [json.loads(line)["loss"] for line in (cell / "metrics.jsonl").read_text().splitlines()]
 
 
-def _is(settings: dict[str, Any], method: str, beta: float) -> bool:
+def _is_cell(settings: dict[str, Any], method: str, beta: float) -> bool:
     return (settings["name"], settings["beta"]) == (method, beta)
 
 
-def _trl(files: dict[str, Path], where: str, steps: int, peer: str, bf16: bool, say: Say) -> Result:
+def _run_trl(
+    files: dict[str, Path], model_folder: str, steps: int, peer: str, bf16: bool, notify: Notify
+) -> Result:
     """Six scripts, one after the other."""
     cells = []
     for method, beta in CELLS:
-        say(f"TRL {peer}, {method} beta={beta}")
+        notify(f"TRL {peer}, {method} beta={beta}")
         feed = files["singles" if method == "kto" else "pairs"]
         settings = {"beta": beta, **({"bf16": bf16} if peer == TUNED else {})}
         rows = steps * BATCH
         job = Job(
             "trl.script",
             method=method,
-            weights=where,
+            weights=model_folder,
             feed=str(feed),
             peer=peer,
             rows=rows,
-            learning_rate=RATE,
+            learning_rate=LEARNING_RATE,
             settings=settings,
         )
-        cells.append(work(job))
+        cells.append(run_job(job))
     return {
         "seconds": sum(cell["process"]["seconds"] for cell in cells),
         "cpu_seconds": sum(cell["process"]["cpu_seconds"] for cell in cells),
@@ -154,5 +168,8 @@ def _trl(files: dict[str, Path], where: str, steps: int, peer: str, bf16: bool, 
     }
 
 
-def _agrees(ours: list[float], theirs: list[float]) -> bool:
-    return all(abs(a - b) <= 1e-2 * abs(a) for a, b in zip(ours, theirs, strict=True))
+def _losses_agree(ours: list[float], theirs: list[float]) -> bool:
+    return all(
+        abs(ours_loss - theirs_loss) <= 1e-2 * abs(ours_loss)
+        for ours_loss, theirs_loss in zip(ours, theirs, strict=True)
+    )

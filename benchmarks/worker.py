@@ -1,6 +1,6 @@
-"""The process in which one thing is measured.  python -m benchmarks.worker JOB.json RESULT.json
+"""The process that does one measured job.  python -m benchmarks.worker JOB.json RESULT.json
 
-Imports nothing before it knows what for: the imports of one side are no cost of the other.
+Imports are deferred until the job is known, so that the imports of one side cost the other nothing.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ def _lab_train(job: Job) -> Any:
 def _lab_weights(job: Job) -> Any:
     from . import lab
 
-    return lab.weights(job)
+    return lab.locate_weights(job)
 
 
 def _lab_rows(job: Job) -> Any:
     from . import lab
 
-    return lab.messages(job)
+    return lab.load_messages(job)
 
 
 def _lab_tokens(job: Job) -> Any:
     from . import lab
 
-    return lab.tokens(job)
+    return lab.time_tokenization(job)
 
 
 def _lab_ready(job: Job) -> Any:
     from . import lab
 
-    return lab.ready(job)
+    return lab.time_startup(job)
 
 
 def _trl_train(job: Job) -> Any:
@@ -54,27 +54,27 @@ def _trl_train(job: Job) -> Any:
 def _trl_script(job: Job) -> Any:
     from . import peers
 
-    return peers.script(job)
+    return peers.run_script(job)
 
 
 def _trl_tokens(job: Job) -> Any:
     from . import peer_tokens
 
-    return peer_tokens.tokens(job)
+    return peer_tokens.time_tokenization(job)
 
 
 def _trl_ready(job: Job) -> Any:
     from . import peer_tokens
 
-    return peer_tokens.ready(job)
+    return peer_tokens.time_startup(job)
 
 
 WORK: dict[str, Callable[[Job], Any]] = {
     "lab.train": _lab_train,  # cases.Measured
-    "lab.weights": _lab_weights,  # where the model lies, for TRL to load
+    "lab.weights": _lab_weights,  # the directory of the model, for TRL to load
     "lab.messages": _lab_rows,  # rows as messages, for TRL to tokenize
     "lab.tokens": _lab_tokens,  # tokenization by itself
-    "lab.ready": _lab_ready,  # start-up to a trainer that could train
+    "lab.ready": _lab_ready,  # start-up until a trainer is ready
     "trl.train": _trl_train,
     "trl.script": _trl_script,
     "trl.tokens": _trl_tokens,
@@ -83,11 +83,11 @@ WORK: dict[str, Callable[[Job], Any]] = {
 
 
 def main() -> None:
-    """Do the job, write what it came to."""
+    """Run the job and write its result."""
     job = read_job(Path(sys.argv[1]))
-    found = WORK[job.work](job)
+    result = WORK[job.work](job)
     Path(sys.argv[2]).write_text(
-        json.dumps(asdict(found) if is_dataclass(found) and not isinstance(found, type) else found)
+        json.dumps(asdict(result) if is_dataclass(result) and not isinstance(result, type) else result)
     )
 
 

@@ -1,6 +1,4 @@
-"""The benchmark's own arithmetic, and one comparison with TRL from end to end on the tiny model: a harness
-that cannot run is no claim.
-"""
+"""The arithmetic of the benchmarks, and one comparison with TRL from end to end on the tiny model."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # it is no part of the package
+sys.path.insert(0, str(ROOT))  # benchmarks is not part of the package
 
 from benchmarks import __main__ as command
 from benchmarks import check, costs, grid, results, shapes, tokens
@@ -28,8 +26,8 @@ def changed(**values: float) -> list[dict[str, float]]:
 
 
 def test_equal_runs_are_comparable() -> None:
-    (found,) = check.strict("dpo", LOGS, LOGS)
-    assert found.holds and found.worst == 0 and found.values == "loss, logps/chosen of 2 steps"
+    (comparison,) = check.compare_float32("dpo", LOGS, LOGS)
+    assert comparison.holds and comparison.worst == 0 and comparison.values == "loss, logps/chosen of 2 steps"
 
 
 @pytest.mark.parametrize(
@@ -44,13 +42,16 @@ def test_equal_runs_are_comparable() -> None:
     ],
     ids=["loss", "nan", "a step less", "nothing", "log-probability", "other names"],
 )
-def test_what_differs_is_not_comparable(other: list[dict[str, float]]) -> None:
-    assert not all(one.holds for one in check.strict("dpo", LOGS, other))
+def test_runs_that_differ_are_not_comparable(other: list[dict[str, float]]) -> None:
+    assert not all(comparison.holds for comparison in check.compare_float32("dpo", LOGS, other))
 
 
 def test_a_loose_check_allows_two_hundredths_and_bfloat16_a_tenth_after_the_first_step() -> None:
     def holds(rough: bool, other: list[dict[str, float]]) -> bool:
-        return all(one.holds for one in check.loose("dpo", LOGS, other, rough=rough))
+        return all(
+            comparison.holds
+            for comparison in check.compare_timed("dpo", LOGS, other, is_bfloat16=is_bfloat16)
+        )
 
     assert holds(False, changed(loss=0.6 * 1.015)) and not holds(False, changed(loss=0.6 * 1.03))
     assert holds(True, changed(loss=0.6 * 1.03)) and not holds(True, changed(loss=0.6 * 1.2))
@@ -58,39 +59,43 @@ def test_a_loose_check_allows_two_hundredths_and_bfloat16_a_tenth_after_the_firs
     assert not holds(True, changed(**{"logps/chosen": -93.0}))
 
 
-def test_kto_is_compared_where_no_kl_comes_in() -> None:
+def test_kto_is_compared_where_the_kl_has_no_effect() -> None:
     """Its second loss may differ with the KL; the first loss and the second step's rewards may not."""
     ours = [{"loss": 0.5, "rewards/chosen": 0.0}, {"loss": 0.49, "rewards/chosen": 0.02}]
     theirs = [{"loss": 0.5, "rewards/chosen": 0.0}, {"loss": 0.47, "rewards/chosen": 0.02}]
-    assert all(one.holds for one in check.strict("kto", ours, theirs))
-    assert not all(one.holds for one in check.strict("kto", ours, theirs, same_kl=True))
+    assert all(comparison.holds for comparison in check.compare_float32("kto", ours, theirs))
+    assert not all(
+        comparison.holds for comparison in check.compare_float32("kto", ours, theirs, same_kl=True)
+    )
     theirs[1]["rewards/chosen"] = 0.03
-    assert not all(one.holds for one in check.strict("kto", ours, theirs))
+    assert not all(comparison.holds for comparison in check.compare_float32("kto", ours, theirs))
 
 
 def test_a_ratio_is_the_median_of_pairs() -> None:
-    """TRL takes 2, 9 and 4 times what the lab takes beside it: 4, whatever the machine did between pairs.
-    Memory is the lab's share.
-    """
+    """TRL takes 2, 9 and 4 times the lab's seconds of the same round: the median is 4. Memory is lab over TRL."""
     ours = [{"seconds": s, "cpu_seconds": 1.0, "peak_gb": 1.0} for s in (1.0, 10.0, 2.0)]
     theirs = [{"seconds": s, "cpu_seconds": 3.0, "peak_gb": 2.0} for s in (2.0, 90.0, 8.0)]
-    found = costs.ratios(ours, theirs)
-    assert (found["seconds"]["median"], found["seconds"]["low"], found["seconds"]["high"]) == (4.0, 2.0, 9.0)
-    assert (found["cpu_seconds"]["median"], found["memory"]["median"]) == (3.0, 0.5)
+    ratios = costs.paired_ratios(ours, theirs)
+    assert (ratios["seconds"]["median"], ratios["seconds"]["low"], ratios["seconds"]["high"]) == (
+        4.0,
+        2.0,
+        9.0,
+    )
+    assert (ratios["cpu_seconds"]["median"], ratios["memory"]["median"]) == (3.0, 0.5)
 
 
 def test_pieces_are_chosen_by_name_or_method() -> None:
-    assert command.chosen("kto,tokens") == ["kto/hh", "kto/kto_en", "tokens"]
-    assert command.chosen("dpo/hh") == ["dpo/hh"]
-    assert len(command.chosen("")) == len(command.CASES) + len(command.OTHERS)
+    assert command.select_pieces("kto,tokens") == ["kto/hh", "kto/kto_en", "tokens"]
+    assert command.select_pieces("dpo/hh") == ["dpo/hh"]
+    assert len(command.select_pieces("")) == len(command.CASES) + len(command.OTHERS)
     with pytest.raises(SystemExit, match="no such piece"):
-        command.chosen("dpo/nope")
+        command.select_pieces("dpo/nope")
 
 
 def test_rows_of_the_grid_have_exact_lengths() -> None:
-    found = grid.pairs(list(range(10)), prompt=5, answer=3, count=4)
-    assert [tuple(map(len, row.values())) for row in found] == [(5, 3, 3)] * 4
-    assert found[0] == {"prompt_ids": [0, 1, 2, 3, 4], "chosen_ids": [5, 6, 7], "rejected_ids": [8, 9, 0]}
+    rows = grid.make_pairs(list(range(10)), prompt=5, answer=3, count=4)
+    assert [tuple(map(len, row.values())) for row in rows] == [(5, 3, 3)] * 4
+    assert rows[0] == {"prompt_ids": [0, 1, 2, 3, 4], "chosen_ids": [5, 6, 7], "rejected_ids": [8, 9, 0]}
 
 
 def test_arithmetic_of_a_step() -> None:
@@ -112,11 +117,11 @@ def test_arithmetic_of_a_step() -> None:
 def test_tokens_agree_as_far_as_the_labs_go() -> None:
     ours = [{"prompt_ids": [1, 2], "chosen_ids": [3]}, {"prompt_ids": [1], "chosen_ids": [4]}]
     theirs = [{"prompt_ids": [1, 2], "chosen_ids": [3, 9]}, {"prompt_ids": [1], "chosen_ids": [5, 9]}]
-    assert tokens.share_of_same(ours, theirs) == 0.5
+    assert tokens.share_of_equal_rows(ours, theirs) == 0.5
 
 
 def test_pieces_of_several_calls_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "gemm", lambda: {"float32": 1.0, "bfloat16": 2.0})
+    monkeypatch.setattr(results, "measure_gemm", lambda: {"float32": 1.0, "bfloat16": 2.0})
     path = tmp_path / "results.json"
     for name, figures in (("a", 1), ("b", 2), ("a", 3)):
         results.Results(path).add(name, {"comparable": True, "value": figures})
@@ -129,29 +134,29 @@ def test_pieces_of_several_calls_are_merged(tmp_path: Path, monkeypatch: pytest.
         results.Results(path)
 
 
-def test_what_is_not_comparable_ends_with_1(
+def test_a_piece_that_is_not_comparable_ends_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is measured here: one sweep is put in its place, once right and once wrong."""
-    monkeypatch.setattr(results, "gemm", lambda: {"float32": 1.0, "bfloat16": 2.0})
+    """Nothing is measured: the sweep's figures are given, once comparable and once not."""
+    monkeypatch.setattr(results, "measure_gemm", lambda: {"float32": 1.0, "bfloat16": 2.0})
     monkeypatch.setattr(
-        command, "arguments", lambda: Namespace(out=tmp_path / "results.json", pieces=["sweep"])
+        command, "parse_arguments", lambda: Namespace(out=tmp_path / "results.json", pieces=["sweep"])
     )
     side = [{"seconds": 1.0, "cpu_seconds": 1.0}]
     for comparable, code in ((True, 0), (False, 1)):
         figures: dict[str, Any] = {"cells": ["dpo"], "steps": 1, "rows_per_cell": 8, "comparable": comparable}
         figures |= {
             "sides": {"lab": side, "shipped": side},
-            "ratios": {"shipped": {"seconds": costs.spread([2.0])}},
+            "ratios": {"shipped": {"seconds": costs.summarize_ratios([2.0])}},
         }
-        monkeypatch.setattr(command, "measured", lambda *_, found=figures: [("sweep", found)])
+        monkeypatch.setattr(command, "measure_pieces", lambda *_, sweep=figures: [("sweep", sweep)])
         assert command.main() == code
         assert ("NOT COMPARABLE" in capsys.readouterr().out) is not comparable
 
 
 def test_dpo_beside_trl_from_end_to_end(tmp_path: Path) -> None:
-    """Eight pairs of the embedded data: both sides run, take the same log-probabilities of the same rows, and
-    leave figures and a plot.
+    """Eight pairs of the embedded data: both sides run, agree on the log-probabilities, and write figures and a
+    plot.
     """
     out = tmp_path / "results.json"
     options = [
@@ -166,15 +171,15 @@ def test_dpo_beside_trl_from_end_to_end(tmp_path: Path) -> None:
         "--out",
         str(out),
     ]
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "benchmarks", *options], cwd=ROOT, capture_output=True, text=True
     )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     figures = json.loads(out.read_text())["pieces"]["dpo/hh"]["figures"]
     assert figures["comparable"] and figures["rows"] == 8 and figures["data"] == "embedded"
     assert all(
-        one["compared"] == "loss, logps/chosen, logps/rejected of 1 steps"
-        for one in figures["check"]["float32"]
+        comparison["compared"] == "loss, logps/chosen, logps/rejected of 1 steps"
+        for comparison in figures["check"]["float32"]
     )
     assert figures["ratios"]["tuned"]["seconds"]["median"] > 0 and figures["sides"]["lab"]["peak_gb"][0] > 0
     assert out.with_suffix(".png").stat().st_size > 1000
