@@ -1,8 +1,8 @@
 """The cost of tokenization: rows per CPU second of the lab and of TRL's `_prepare_dataset`.
 
-Both tokenize the same messages and start without a cache; a second run of the lab reads its tokens from the
-disk. TRL's cache would serve a second run with the same settings too, but not one that changes any of them, so it is not set up. Reading and
-converting the file is not measured.
+Both tokenize the same messages and start without a cache; a second run of the lab reads its tokens from disk.
+TRL's cache would serve a second run with the same settings too, but not one that changes any of them, so it
+is not set up. Reading and converting the file is not measured.
 """
 
 from __future__ import annotations

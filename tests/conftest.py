@@ -53,7 +53,7 @@ CACHE.mkdir()
 os.environ["ALIGNMENT_LAB_CACHE"] = str(CACHE)  # the same one for children, whatever home they are given
 
 ROOT = Path(__file__).resolve().parents[1]
-IMPORT = "import time:"  # how a line of `python -X importtime` begins
+IMPORT_PREFIX = "import time:"  # how a line of `python -X importtime` begins
 
 
 @pytest.fixture(scope="session")
@@ -79,21 +79,21 @@ def error_message(
     Fails unless it is one line and the exit code is 2.
     """
 
-    def sentence(overrides: str) -> str:
-        words = overrides.split(" ")
-        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    def read_message(overrides: str) -> str:
+        arguments = overrides.split(" ")
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         with pytest.raises(SystemExit) as exit, compose.errors_as_sentences():
-            composed(words)
+            composed(arguments)
         assert exit.value.code == 2
-        said = capsys.readouterr().err
-        assert said.startswith("error: ") and said.count("\n") == 1 and said.endswith("\n")
-        return said.removeprefix("error: ").rstrip("\n")
+        message = capsys.readouterr().err
+        assert message.startswith("error: ") and message.count("\n") == 1 and message.endswith("\n")
+        return message.removeprefix("error: ").rstrip("\n")
 
-    return sentence
+    return read_message
 
 
 @dataclass
-class Ended:
+class CompletedCommand:
     """A process that has ended: its exit code, what it wrote, the CPU seconds that it took, the packages that
     it imported.
     """
@@ -106,12 +106,14 @@ class Ended:
 
 
 @pytest.fixture
-def run_command(tmp_path: Path) -> Callable[..., Ended]:
+def run_command(tmp_path: Path) -> Callable[..., CompletedCommand]:
     """`run_command("method=nope")`: `python train.py method=nope` in an empty directory."""
 
-    def run(*arguments: str, script: Sequence[str] = (str(ROOT / "train.py"),), **environment: str) -> Ended:
-        here = tmp_path / "here"
-        here.mkdir(exist_ok=True)
+    def run(
+        *arguments: str, script: Sequence[str] = (str(ROOT / "train.py"),), **environment: str
+    ) -> CompletedCommand:
+        folder = tmp_path / "here"
+        folder.mkdir(exist_ok=True)
         inherited = {
             key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"
         }  # prepare() sets it
@@ -119,24 +121,26 @@ def run_command(tmp_path: Path) -> Callable[..., Ended]:
         with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
             process = subprocess.Popen(
                 command,
-                cwd=here,
+                cwd=folder,
                 env=inherited | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
             )
-            _, status, used = os.wait4(process.pid, 0)
+            _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         lines = (tmp_path / "err").read_text().splitlines()
         imported = {
-            line.rpartition("|")[2].strip().partition(".")[0] for line in lines if line.startswith(IMPORT)
+            line.rpartition("|")[2].strip().partition(".")[0]
+            for line in lines
+            if line.startswith(IMPORT_PREFIX)
         }
-        errors = [line for line in lines if not line.startswith(IMPORT)]
-        return Ended(
+        errors = [line for line in lines if not line.startswith(IMPORT_PREFIX)]
+        return CompletedCommand(
             process.returncode,
             (tmp_path / "out").read_text(),
             errors,
-            used.ru_utime + used.ru_stime,
+            usage.ru_utime + usage.ru_stime,
             imported,
         )
 

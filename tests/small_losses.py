@@ -24,11 +24,11 @@ def bind_method_loss(name: str, **settings: Any) -> Callable[..., PairLoss]:
 
 
 def _objective(name: str) -> Callable[..., PairLoss]:
-    def call(*models: Any, **settings: Any) -> PairLoss:
+    def loss(*models: Any, **settings: Any) -> PairLoss:
         return bind_method_loss(name, **settings)(*models)
 
-    call.__name__ = name
-    return call
+    loss.__name__ = name
+    return loss
 
 
 objectives = SimpleNamespace(**{name: _objective(name) for name in PAIRWISE})

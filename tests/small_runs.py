@@ -31,19 +31,22 @@ from alignment_lab.training.backend import create_accelerator
 from alignment_lab.training.batch import collate
 
 CPU = torch.device("cpu")
-SINGLE = torch.float32  # by another name: tests may patch torch's
+FLOAT32 = torch.float32  # by another name: tests may patch torch's
 ROWS, MAX_LENGTH = 6, 96
 TEXTS = [
     f"The {place}th sentence of {place % 7 + 2} says {'very ' * (place % 9)}little." for place in range(90)
 ]
-WEIGHTS, MOVE = 0.1, 0.01  # of random weights, and of what training did to them: log-ratios of some nats
+WEIGHT_SCALE, UPDATE_SCALE = (
+    0.1,
+    0.01,
+)  # of random weights, and of what training did to them: log-ratios of some nats
 
 
-def renumbered(rows: list[Row]) -> list[Row]:
+def compact_ids(rows: list[Row]) -> list[Row]:
     """The same rows in a language of few words: ids by their rank among those that occur. Its head is a
     hundredth of the embedded one's.
     """
-    used = sorted(
+    used_ids = sorted(
         {
             token
             for row in rows
@@ -53,7 +56,7 @@ def renumbered(rows: list[Row]) -> list[Row]:
         }
         - {-100}
     )
-    rank = {-100: -100} | {token: place for place, token in enumerate(used)}
+    rank = {-100: -100} | {token: index for index, token in enumerate(used_ids)}
     names = set(TOKEN_COLUMNS) - {"seq_lengths"}
     return [
         {name: [rank[token] for token in value] if name in names else value for name, value in row.items()}
@@ -71,75 +74,81 @@ class ContextFactory:
     known: dict[Any, list[Row]] = field(default_factory=dict)
     bases: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
-    def spec(self, method: str, *more: str) -> Any:
+    def spec(self, method: str, *overrides: str) -> Any:
         """An experiment on model=tiny; continued pre-training gets texts, which the embedded data are not.
 
         Composing takes longer than a step: it is done once, and methods are put in by hand.
         """
-        knobs = dict(one.removeprefix("method.").split("=") for one in more if one.startswith("method."))
-        others = [one for one in more if not one.startswith("method.")]
+        method_overrides = dict(
+            override.removeprefix("method.").split("=")
+            for override in overrides
+            if override.startswith("method.")
+        )
+        other_overrides = [override for override in overrides if not override.startswith("method.")]
         if method == "cpt":
             path = self.folder / "texts.jsonl"
             path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-            others = ["data=local", f"data.path={path}", *others]
-        if tuple(others) not in self.bases:
+            other_overrides = ["data=local", f"data.path={path}", *other_overrides]
+        if tuple(other_overrides) not in self.bases:
             tiny = [
                 "model=tiny",
                 "parallel.device=cpu",
                 f"data.max_length={MAX_LENGTH}",
                 "model.shape.vocabulary=1000",
             ]
-            self.bases[tuple(others)] = self.composed([*tiny, *others])
+            self.bases[tuple(other_overrides)] = self.composed([*tiny, *other_overrides])
         values = {
             name: getattr(Divergence, value) if name == "divergence" else yaml.safe_load(value)
-            for name, value in knobs.items()
+            for name, value in method_overrides.items()
         }
-        return replace(self.bases[tuple(others)], method=METHOD_SCHEMAS[method](**values))
+        return replace(self.bases[tuple(other_overrides)], method=METHOD_SCHEMAS[method](**values))
 
     def rows(self, spec: Any) -> list[Row]:
         """The first rows, those to train on and as many that are held out."""
         if spec.method.format not in self.known:
             rows = data.load_rows(spec)
             tokenize = METHODS[spec.method.name].tokenize
-            parts = (
+            tokenized = (
                 tokenize(self.tokenizer, data.take_groups(part, 12 * ROWS), MAX_LENGTH)[0]
                 for part in (rows.train, rows.heldout)
             )
-            self.known[spec.method.format] = renumbered(
-                [row for part in parts for row in data.take_groups(part, ROWS)]
+            self.known[spec.method.format] = compact_ids(
+                [row for part in tokenized for row in data.take_groups(part, ROWS)]
             )
         return copy.deepcopy(self.known[spec.method.format])
 
     def create(
-        self, method: str, *more: str, rows: list[Row] | None = None, policy: Any = None
+        self, method: str, *overrides: str, rows: list[Row] | None = None, policy: Any = None
     ) -> TrainContext:
         """One experiment, loaded as a run loads it, on `rows` (half of them held out) and `policy` where
         given.
         """
-        spec = self.spec(method, *more)
+        spec = self.spec(method, *overrides)
         rows = rows or self.rows(spec)
-        half = len(rows) // 2
+        num_train = len(rows) // 2
         policy = policy or self.policy(spec)
         console = Console(file=io.StringIO(), width=1000)
-        accelerator = create_accelerator(spec, CPU, SINGLE)
+        accelerator = create_accelerator(spec, CPU, FLOAT32)
         splits = data.Splits([], [], "")
-        tokens = assembly.TokenizedData(splits, self.folder, self.tokenizer, rows[:half], rows[half:], half)
-        return assembly.build_context(spec, policy, accelerator, CPU, SINGLE, tokens, console)
+        tokens = assembly.TokenizedData(
+            splits, self.folder, self.tokenizer, rows[:num_train], rows[num_train:], num_train
+        )
+        return assembly.build_context(spec, policy, accelerator, CPU, FLOAT32, tokens, console)
 
     def policy(self, spec: Any) -> Any:
         """Random weights in the widest type there is, and large enough for every mistake to show."""
         model = load_model(spec.model, locate_model(spec.model), score_head=not spec.method.generates)
         model = model.to(torch.float64)
-        perturb(model, WEIGHTS)
+        perturb(model, WEIGHT_SCALE)
         return model
 
 
 def make_trainer(context: TrainContext, engine: Engine | None = None) -> Trainer:
     """The method's trainer, prepared, its reference computed, with another layout if one is given."""
     context = replace(context, engine=engine) if engine else context
-    made = Trainer(context, method_spec(context.spec.method).objective(context))
-    made.prepare()
-    return made
+    trainer = Trainer(context, method_spec(context.spec.method).objective(context))
+    trainer.prepare()
+    return trainer
 
 
 def console_output(context: TrainContext) -> str:
@@ -147,7 +156,7 @@ def console_output(context: TrainContext) -> str:
     return context.console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def perturb(policy: Any, by: float = MOVE, seed: int = 3) -> None:
+def perturb(policy: Any, by: float = UPDATE_SCALE, seed: int = 3) -> None:
     """Another policy than it was, by a fixed draw."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

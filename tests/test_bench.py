@@ -47,7 +47,7 @@ def test_runs_that_differ_are_not_comparable(other: list[dict[str, float]]) -> N
 
 
 def test_a_loose_check_allows_two_hundredths_and_bfloat16_a_tenth_after_the_first_step() -> None:
-    def holds(rough: bool, other: list[dict[str, float]]) -> bool:
+    def holds(is_bfloat16: bool, other: list[dict[str, float]]) -> bool:
         return all(
             comparison.holds
             for comparison in check.compare_timed("dpo", LOGS, other, is_bfloat16=is_bfloat16)
@@ -72,7 +72,7 @@ def test_kto_is_compared_where_the_kl_has_no_effect() -> None:
 
 
 def test_a_ratio_is_the_median_of_pairs() -> None:
-    """TRL takes 2, 9 and 4 times the lab's seconds of the same round: the median is 4. Memory is lab over TRL."""
+    """TRL takes 2, 9 and 4 times the lab's seconds of each round: the median is 4. Memory is lab over TRL."""
     ours = [{"seconds": s, "cpu_seconds": 1.0, "peak_gb": 1.0} for s in (1.0, 10.0, 2.0)]
     theirs = [{"seconds": s, "cpu_seconds": 3.0, "peak_gb": 2.0} for s in (2.0, 90.0, 8.0)]
     ratios = costs.paired_ratios(ours, theirs)
@@ -87,7 +87,7 @@ def test_a_ratio_is_the_median_of_pairs() -> None:
 def test_pieces_are_chosen_by_name_or_method() -> None:
     assert command.select_pieces("kto,tokens") == ["kto/hh", "kto/kto_en", "tokens"]
     assert command.select_pieces("dpo/hh") == ["dpo/hh"]
-    assert len(command.select_pieces("")) == len(command.CASES) + len(command.OTHERS)
+    assert len(command.select_pieces("")) == len(command.CASES) + len(command.OTHER_PIECES)
     with pytest.raises(SystemExit, match="no such piece"):
         command.select_pieces("dpo/nope")
 
@@ -155,9 +155,7 @@ def test_a_piece_that_is_not_comparable_ends_with_1(
 
 
 def test_dpo_beside_trl_from_end_to_end(tmp_path: Path) -> None:
-    """Eight pairs of the embedded data: both sides run, agree on the log-probabilities, and write figures and a
-    plot.
-    """
+    """Eight pairs of the embedded data: both sides run, agree, and write figures and a plot."""
     out = tmp_path / "results.json"
     options = [
         "--only",

@@ -36,12 +36,12 @@ def pair(
     return PairLogprobs(*sums, *(torch.as_tensor(length).expand(len(sums[0])) for length in lengths))
 
 
-def turned(model: PairLogprobs) -> PairLogprobs:
+def swap_answers(model: PairLogprobs) -> PairLogprobs:
     """Chosen for rejected."""
     return PairLogprobs(model.rejected, model.chosen, model.rejected_lengths, model.chosen_lengths)
 
 
-def keywords(function: Callable[..., Any]) -> dict[str, Any]:
+def keyword_parameters(function: Callable[..., Any]) -> dict[str, Any]:
     """Keyword-only parameters, and their defaults."""
     return {
         name: p.default
@@ -65,7 +65,7 @@ def test_a_keyword_is_a_setting_and_its_default_stands_in_the_schema_alone(name)
     MPO's parts.
     """
     settings = {field.name for field in fields(config.METHOD_SCHEMAS[name])}
-    for key, default in keywords(FUNCTIONS[name]).items():
+    for key, default in keyword_parameters(FUNCTIONS[name]).items():
         assert (key in settings) == (key not in ("kl", "shift", "margin", "parts"))
         assert default is inspect.Parameter.empty
 
@@ -130,15 +130,17 @@ def test_the_first_loss(name):
     """Policy and reference are one; without a reference, both answers are as likely and as long."""
     sums = [-10.0, -20.0, -3.0]
     model = pair(sums, [-12.0, -18.0, -30.0]) if name in REFERENCED else pair(sums, sums, (5, 5))
-    found = call(bind_method_loss(name, beta=0.25), name, model, model)
-    torch.testing.assert_close(found.losses, torch.full_like(model.chosen, IDENTITIES[name]))
+    pair_loss = call(bind_method_loss(name, beta=0.25), name, model, model)
+    torch.testing.assert_close(pair_loss.losses, torch.full_like(model.chosen, IDENTITIES[name]))
     if name in REFERENCED:
-        assert found.chosen_rewards.tolist() == found.rejected_rewards.tolist() == [0, 0, 0]
+        assert pair_loss.chosen_rewards.tolist() == pair_loss.rejected_rewards.tolist() == [0, 0, 0]
     else:
-        assert found.chosen_rewards.tolist() == found.rejected_rewards.tolist()
+        assert pair_loss.chosen_rewards.tolist() == pair_loss.rejected_rewards.tolist()
 
 
-TOWARDS = dict.fromkeys(PAIRWISE, (-1, 1)) | {  # the signs of the first gradient: chosen up, rejected down
+FIRST_GRADIENT_SIGNS = dict.fromkeys(
+    PAIRWISE, (-1, 1)
+) | {  # the signs of the first gradient: chosen up, rejected down
     "apo_down": (0, 1),  # down as a good answer, up as the better one: the same at first
     "discopop": (1, -1),  # (1 - log 2) / (4 * 0.05) - 3/4 is above 0
 }
@@ -147,15 +149,15 @@ TOWARDS = dict.fromkeys(PAIRWISE, (-1, 1)) | {  # the signs of the first gradien
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_the_first_gradient(name):
     chosen, rejected = (torch.tensor([-10.0], dtype=torch.float64, requires_grad=True) for _ in range(2))
-    found = call(
+    pair_loss = call(
         bind_method_loss(name),
         name,
         PairLogprobs(chosen, rejected, torch.tensor([5]), torch.tensor([5])),
         pair(-10.0, -10.0),
     )
-    found.losses.sum().backward()
-    assert (chosen.grad.sign().item(), rejected.grad.sign().item()) == TOWARDS[name]
-    assert not found.chosen_rewards.requires_grad and not found.rejected_rewards.requires_grad
+    pair_loss.losses.sum().backward()
+    assert (chosen.grad.sign().item(), rejected.grad.sign().item()) == FIRST_GRADIENT_SIGNS[name]
+    assert not pair_loss.chosen_rewards.requires_grad and not pair_loss.rejected_rewards.requires_grad
 
 
 @pytest.mark.parametrize(("tau", "sign"), [(0.102, 1), (0.103, -1)])
@@ -165,11 +167,14 @@ def test_discopops_first_step_lowers_the_margin_below_a_tau_of_0_1023(tau, sign)
         torch.zeros(1, dtype=torch.float64, requires_grad=True),
         torch.zeros(1, dtype=torch.float64),
     )
-    one = torch.ones(1)
-    found = objectives.discopop(
-        PairLogprobs(chosen, zero, one, one), PairLogprobs(zero, zero, one, one), beta=1.0, tau=tau
+    length = torch.ones(1)
+    pair_loss = objectives.discopop(
+        PairLogprobs(chosen, zero, length, length),
+        PairLogprobs(zero, zero, length, length),
+        beta=1.0,
+        tau=tau,
     )
-    found.losses.backward()
+    pair_loss.losses.backward()
     assert chosen.grad.sign().item() == sign
     assert chosen.grad.item() == pytest.approx((1 - LOG_2) / (4 * tau) - 0.75)
 
@@ -227,11 +232,11 @@ def test_by_hand_with_a_reference(objective, expected):
     bco_pair    L(0.2) + L(0.3)
     mpo         0.5 * 0.5 + 2 * 13
     """
-    found = objective(POLICY, REFERENCE)
-    assert found.losses.item() == pytest.approx(expected, abs=1e-6)
+    pair_loss = objective(POLICY, REFERENCE)
+    assert pair_loss.losses.item() == pytest.approx(expected, abs=1e-6)
     lengths = (4, 2) if objective.func.__name__ in ("ipo", "dpo_norm") else (1, 1)
-    assert found.chosen_rewards.item() == pytest.approx(0.2 / lengths[0])
-    assert found.rejected_rewards.item() == pytest.approx(-0.3 / lengths[1])
+    assert pair_loss.chosen_rewards.item() == pytest.approx(0.2 / lengths[0])
+    assert pair_loss.rejected_rewards.item() == pytest.approx(-0.3 / lengths[1])
 
 
 FREE_BY_HAND = [
@@ -256,9 +261,9 @@ def test_by_hand_without_a_reference(objective, expected, reward):
     orpo   odds e^-2 / (1 - e^-2) = 0.156518 and e^-7.5 / (1 - e^-7.5) = 0.000553390;
            log of their ratio 5.644865; 0.1 * L(5.644865)
     """
-    found = objective(POLICY)
-    assert found.losses.item() == pytest.approx(expected, abs=1e-6)
-    assert found.chosen_rewards.item() == pytest.approx(reward)
+    pair_loss = objective(POLICY)
+    assert pair_loss.losses.item() == pytest.approx(expected, abs=1e-6)
+    assert pair_loss.chosen_rewards.item() == pytest.approx(reward)
 
 
 def test_slopes_by_hand():
@@ -294,10 +299,10 @@ def test_alpha_divergence_lies_between_reverse_and_forward_kl():
 
 def test_a_divergence_bends_the_rewards_and_keeps_their_order():
     for divergence in Divergence:
-        found = objectives.dpo(POLICY, REFERENCE, beta=0.1, divergence=divergence)
-        assert found.chosen_rewards > 0 > found.rejected_rewards
+        pair_loss = objectives.dpo(POLICY, REFERENCE, beta=0.1, divergence=divergence)
+        assert pair_loss.chosen_rewards > 0 > pair_loss.rejected_rewards
         torch.testing.assert_close(
-            found.losses, torch.log1p(torch.exp(found.rejected_rewards - found.chosen_rewards))
+            pair_loss.losses, torch.log1p(torch.exp(pair_loss.rejected_rewards - pair_loss.chosen_rewards))
         )
 
 
@@ -312,17 +317,23 @@ MODELS = [
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_swapping_the_answers_swaps_their_rewards(name):
     objective = bind_method_loss(name)
-    one, other = (call(objective, name, *models) for models in (MODELS, [turned(model) for model in MODELS]))
-    torch.testing.assert_close(one.chosen_rewards, other.rejected_rewards)
-    torch.testing.assert_close(one.rejected_rewards, other.chosen_rewards)
+    original, swapped = (
+        call(objective, name, *models) for models in (MODELS, [swap_answers(model) for model in MODELS])
+    )
+    torch.testing.assert_close(original.chosen_rewards, swapped.rejected_rewards)
+    torch.testing.assert_close(original.rejected_rewards, swapped.chosen_rewards)
 
 
 @pytest.mark.parametrize("name", ["dpo", "ld_dpo", "dpo_norm", "cpo"])
 def test_swapping_the_answers_adds_the_margin(name):
     """-log sigmoid(-m) + log sigmoid(m) = m."""
     objective = bind_method_loss(name)
-    one, other = (call(objective, name, *models) for models in (MODELS, [turned(model) for model in MODELS]))
-    torch.testing.assert_close(other.losses - one.losses, one.chosen_rewards - one.rejected_rewards)
+    original, swapped = (
+        call(objective, name, *models) for models in (MODELS, [swap_answers(model) for model in MODELS])
+    )
+    torch.testing.assert_close(
+        swapped.losses - original.losses, original.chosen_rewards - original.rejected_rewards
+    )
 
 
 @pytest.mark.parametrize("name", REFERENCED)
@@ -337,63 +348,65 @@ def test_what_both_models_gain_changes_nothing(name):
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_what_is_averaged_is_blind_to_length(name):
     """Each answer twice over, tokens and log-probabilities: the same loss for means, another for sums."""
-    twice = [pair(2 * model.chosen, 2 * model.rejected, (8, 4)) for model in MODELS]
+    doubled_models = [pair(2 * model.chosen, 2 * model.rejected, (8, 4)) for model in MODELS]
     objective = bind_method_loss(name)
-    one, other = call(objective, name, *MODELS).losses, call(objective, name, *twice).losses
-    assert torch.allclose(one, other) == (name in ("ipo", "dpo_norm", "orpo", "simpo", "alphapo"))
+    original, doubled = call(objective, name, *MODELS).losses, call(objective, name, *doubled_models).losses
+    assert torch.allclose(original, doubled) == (name in ("ipo", "dpo_norm", "orpo", "simpo", "alphapo"))
 
 
 def test_cpo_is_dpo_with_a_uniform_reference():
     """Smoothed too: TRL's DPO no longer has cDPO, its CPO has."""
     policy, _ = MODELS
     for smoothing in (0.0, 0.2):
-        knobs = {"beta": 0.3, "label_smoothing": smoothing}
+        options = {"beta": 0.3, "label_smoothing": smoothing}
         torch.testing.assert_close(
-            objectives.dpo(policy, pair([0.0] * 4, [0.0] * 4), **knobs).losses,
-            objectives.cpo(policy, **knobs).losses,
+            objectives.dpo(policy, pair([0.0] * 4, [0.0] * 4), **options).losses,
+            objectives.cpo(policy, **options).losses,
         )
 
 
 def test_robust_dpos_mean_over_flipped_labels_is_dpo_on_the_true_ones():
     """0.8 of the loss on the label and 0.2 of the loss on its opposite."""
-    flipped = [turned(model) for model in MODELS]
-    seen = [
+    flipped = [swap_answers(model) for model in MODELS]
+    robust_losses = [
         objectives.robust_dpo(*models, beta=0.3, label_smoothing=0.2).losses for models in (MODELS, flipped)
     ]
-    torch.testing.assert_close(0.8 * seen[0] + 0.2 * seen[1], objectives.dpo(*MODELS, beta=0.3).losses)
+    torch.testing.assert_close(
+        0.8 * robust_losses[0] + 0.2 * robust_losses[1], objectives.dpo(*MODELS, beta=0.3).losses
+    )
 
 
 def test_exo_is_the_kl_from_the_policys_label_to_the_smoothed_one():
-    found = objectives.exo(*MODELS, beta=0.3, label_smoothing=0.2)
-    margins = found.chosen_rewards - found.rejected_rewards
+    pair_loss = objectives.exo(*MODELS, beta=0.3, label_smoothing=0.2)
+    margins = pair_loss.chosen_rewards - pair_loss.rejected_rewards
     ours, data = (
         torch.distributions.Bernoulli(probs=p)
         for p in (margins.sigmoid(), torch.tensor(0.8, dtype=torch.float64))
     )
-    torch.testing.assert_close(found.losses, torch.distributions.kl_divergence(ours, data))
+    torch.testing.assert_close(pair_loss.losses, torch.distributions.kl_divergence(ours, data))
 
 
 def test_ipo_and_sppo_rest_at_their_targets():
     """1 / (2 * 0.1) = 5: nats per token for IPO, over 4 and 2 tokens; nats for either answer for SPPO."""
-    still = pair(0.0, 0.0)
-    assert objectives.ipo(pair(8.0, -6.0), still, beta=0.1).losses.item() == pytest.approx(0, abs=1e-20)
-    assert objectives.sppo(pair(5.0, -5.0), still, beta=0.1).losses.item() == pytest.approx(0, abs=1e-20)
+    zeros = pair(0.0, 0.0)
+    assert objectives.ipo(pair(8.0, -6.0), zeros, beta=0.1).losses.item() == pytest.approx(0, abs=1e-20)
+    assert objectives.sppo(pair(5.0, -5.0), zeros, beta=0.1).losses.item() == pytest.approx(0, abs=1e-20)
 
 
 def test_aot_compares_sorted_margins():
     """Margins 7, -4, 25.5, 1 of the policy and 2, -2, 27, -3 of the reference: sorted, -4 + 3, 1 + 2, 7 - 2,
     25.5 - 27.
     """
-    found = objectives.aot(*MODELS, beta=0.1)
+    pair_loss = objectives.aot(*MODELS, beta=0.1)
     gaps = torch.tensor([-1.0, 3.0, 5.0, -1.5], dtype=torch.float64)
-    torch.testing.assert_close(found.losses, torch.log1p(torch.exp(-0.1 * gaps)))
-    places = torch.tensor([2, 0, 3, 1])
-    mixed = objectives.aot(
-        *(pair(model.chosen[places], model.rejected[places]) for model in MODELS), beta=0.1
+    torch.testing.assert_close(pair_loss.losses, torch.log1p(torch.exp(-0.1 * gaps)))
+    permutation = torch.tensor([2, 0, 3, 1])
+    permuted = objectives.aot(
+        *(pair(model.chosen[permutation], model.rejected[permutation]) for model in MODELS), beta=0.1
     )
-    torch.testing.assert_close(mixed.losses, found.losses)
-    torch.testing.assert_close(mixed.chosen_rewards, found.chosen_rewards[places])
-    assert found.losses.mean() != objectives.dpo(*MODELS, beta=0.1).losses.mean()
+    torch.testing.assert_close(permuted.losses, pair_loss.losses)
+    torch.testing.assert_close(permuted.chosen_rewards, pair_loss.chosen_rewards[permutation])
+    assert pair_loss.losses.mean() != objectives.dpo(*MODELS, beta=0.1).losses.mean()
 
 
 def test_weighted_adds_losses_and_averages_rewards():
@@ -402,8 +415,8 @@ def test_weighted_adds_losses_and_averages_rewards():
         PairLoss(*torch.tensor(values))
         for values in ([[1.0, 2], [4, 8], [0, 4]], [[10.0, 20], [8, 0], [4, 4]])
     ]
-    found = losses.weighted_sum([(2.0, parts[0]), (6.0, parts[1])])
-    assert [values.tolist() for values in vars(found).values()] == [[62, 124], [7, 2], [3, 4]]
+    pair_loss = losses.weighted_sum([(2.0, parts[0]), (6.0, parts[1])])
+    assert [values.tolist() for values in vars(pair_loss).values()] == [[62, 124], [7, 2], [3, 4]]
 
 
 def test_an_objective_of_weight_0_is_left_out():

@@ -21,21 +21,21 @@ VARIANTS = [(name, {}) for name in PAIRWISE] + [
     for divergence in Divergence
     if issubclass(config.METHOD_SCHEMAS[name], config.Divergent) and divergence is not Divergence.reverse_kl
 ]
-NAMED = [f"{name} {knobs['divergence'].name}" if knobs else name for name, knobs in VARIANTS]
+VARIANT_IDS = [f"{name} {knobs['divergence'].name}" if knobs else name for name, knobs in VARIANTS]
 
 
-@pytest.mark.parametrize(("name", "knobs"), VARIANTS, ids=NAMED)
+@pytest.mark.parametrize(("name", "knobs"), VARIANTS, ids=VARIANT_IDS)
 def test_the_gradient_is_that_of_the_loss(name, knobs):
     """Against differences, in float64."""
     objective, reference = bind_method_loss(name, **knobs), MODELS[1]
 
-    def of(chosen: Tensor, rejected: Tensor) -> Tensor:
+    def losses_of(chosen: Tensor, rejected: Tensor) -> Tensor:
         policy = PairLogprobs(chosen, rejected, reference.chosen_lengths, reference.rejected_lengths)
         return call(objective, name, policy, reference).losses
 
     policy = MODELS[0]
     assert torch.autograd.gradcheck(
-        of, (policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_())
+        losses_of, (policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_())
     )
 
 
@@ -53,17 +53,25 @@ def test_the_gradients_of_the_others_are_those_of_their_losses():
     )
 
 
-@pytest.mark.parametrize(("name", "knobs"), VARIANTS, ids=NAMED)
+@pytest.mark.parametrize(("name", "knobs"), VARIANTS, ids=VARIANT_IDS)
 def test_it_computes_in_float32_at_least(name, knobs):
     """Sums that bfloat16 holds exactly: no type changes the loss, and none below float32 is computed in."""
     objective, types = bind_method_loss(name, **knobs), (torch.float64, torch.float32, torch.bfloat16)
     sums = [[-8.0, -21.0, -3.5], [-15.0, -17.0, -29.0]], [[-10.0, -20.0, -3.0], [-12.0, -18.0, -30.0]]
-    found = {dtype: call(objective, name, *(pair(*model, dtype=dtype) for model in sums)) for dtype in types}
-    assert [loss.losses.dtype for loss in found.values()] == [torch.float64, torch.float32, torch.float32]
-    for loss in found.values():
-        torch.testing.assert_close(loss.losses.double(), found[torch.float64].losses, rtol=2e-5, atol=1e-6)
+    losses_by_dtype = {
+        dtype: call(objective, name, *(pair(*model, dtype=dtype) for model in sums)) for dtype in types
+    }
+    assert [loss.losses.dtype for loss in losses_by_dtype.values()] == [
+        torch.float64,
+        torch.float32,
+        torch.float32,
+    ]
+    for loss in losses_by_dtype.values():
         torch.testing.assert_close(
-            loss.chosen_rewards.double(), found[torch.float64].chosen_rewards, rtol=2e-5, atol=1e-6
+            loss.losses.double(), losses_by_dtype[torch.float64].losses, rtol=2e-5, atol=1e-6
+        )
+        torch.testing.assert_close(
+            loss.chosen_rewards.double(), losses_by_dtype[torch.float64].chosen_rewards, rtol=2e-5, atol=1e-6
         )
 
 
@@ -72,7 +80,7 @@ def test_the_others_compute_in_float32_at_least():
         torch.tensor(values, dtype=torch.bfloat16) for values in ([-8.0, -15.0], [-10.0, -12.0])
     )
     labels, zero = torch.tensor([True, False]), torch.tensor(0.0)
-    made = [
+    results = [
         kto(policy, reference, labels, kl=zero, beta=0.1, desirable_weight=1.1).losses,
         losses.bco(policy, reference, labels, beta=0.1, shift=zero).losses,
         reward(policy, reference).losses,
@@ -82,7 +90,7 @@ def test_the_others_compute_in_float32_at_least():
             policy, torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([1, 1]), 2, alpha=0.5
         ),
     ]
-    assert {values.dtype for values in made} == {torch.float32}
+    assert {values.dtype for values in results} == {torch.float32}
     exact = kto(policy.double(), reference.double(), labels, kl=zero, beta=0.1, desirable_weight=1.1)
     assert exact.losses[0].item() == pytest.approx(
         1.1 / (1 + math.exp(0.1 * 2)), rel=1e-14
@@ -92,17 +100,19 @@ def test_the_others_compute_in_float32_at_least():
 FAR = [[-2000.0, -1.0, -2000.0, -1e-9, 0.0], [-1.0, -2000.0, -2000.0, 0.0, 0.0]]
 
 
-@pytest.mark.parametrize(("name", "knobs"), VARIANTS, ids=NAMED)
+@pytest.mark.parametrize(("name", "knobs"), VARIANTS, ids=VARIANT_IDS)
 def test_far_away_it_is_finite(name, knobs):
     """Thousands of nats to either side, and answers that are certain: in float32 neither loss nor gradient
     overflows or is NaN.
     """
     chosen, rejected = (torch.tensor(values, requires_grad=True) for values in FAR)
-    still = pair([-1000.0] * 5, [-1000.0] * 5, dtype=torch.float32)
-    lengths = (still.chosen_lengths, still.rejected_lengths)
-    found = call(bind_method_loss(name, **knobs), name, PairLogprobs(chosen, rejected, *lengths), still)
-    found.losses.sum().backward()
-    for values in (found.losses, chosen.grad, rejected.grad):
+    reference = pair([-1000.0] * 5, [-1000.0] * 5, dtype=torch.float32)
+    lengths = (reference.chosen_lengths, reference.rejected_lengths)
+    pair_loss = call(
+        bind_method_loss(name, **knobs), name, PairLogprobs(chosen, rejected, *lengths), reference
+    )
+    pair_loss.losses.sum().backward()
+    for values in (pair_loss.losses, chosen.grad, rejected.grad):
         assert values.isfinite().all(), values
 
 

@@ -20,9 +20,9 @@ from alignment_lab import losses
 def test_wpos_weights_by_hand():
     """exp(-0.1 - 0.3) and, above 1 as in TRL, exp(0.2 + 0.1); no gradient goes through."""
     chosen, rejected = torch.tensor([-0.1, 0.2], requires_grad=True), torch.tensor([-0.3, 0.1])
-    found = losses.wpo_weights(chosen, rejected)
-    torch.testing.assert_close(found, torch.tensor([math.exp(-0.4), math.exp(0.3)]))
-    assert not found.requires_grad
+    weights = losses.wpo_weights(chosen, rejected)
+    torch.testing.assert_close(weights, torch.tensor([math.exp(-0.4), math.exp(0.3)]))
+    assert not weights.requires_grad
 
 
 def test_desensitised_sums_by_hand():
@@ -31,17 +31,21 @@ def test_desensitised_sums_by_hand():
     0: -1 + 0.5 * (-2 - 4) = -4. 1: -8 + 0.5 * -16 = -16. 2: -32.
     """
     tokens = torch.tensor([-1.0, -8, -2, -32, -16, -4], requires_grad=True)
-    owner, place = torch.tensor([0, 1, 0, 2, 1, 0]), torch.tensor([0, 0, 1, 0, 1, 2])
-    found = losses.length_damped_sum(tokens, owner, place, torch.tensor([1, 1, 1]), 3, alpha=0.5)
-    assert found.tolist() == [-4, -16, -32]
-    found.sum().backward()
+    sequence_ids, positions = torch.tensor([0, 1, 0, 2, 1, 0]), torch.tensor([0, 0, 1, 0, 1, 2])
+    sums = losses.length_damped_sum(tokens, sequence_ids, positions, torch.tensor([1, 1, 1]), 3, alpha=0.5)
+    assert sums.tolist() == [-4, -16, -32]
+    sums.sum().backward()
     assert tokens.grad.tolist() == [1, 1, 0.5, 1, 0.5, 0.5]
-    assert losses.length_damped_sum(tokens, owner, place, torch.tensor([1, 1, 1]), 3, alpha=1.0).tolist() == [
+    assert losses.length_damped_sum(
+        tokens, sequence_ids, positions, torch.tensor([1, 1, 1]), 3, alpha=1.0
+    ).tolist() == [
         -7,
         -24,
         -32,
     ]
-    assert losses.length_damped_sum(tokens, owner, place, torch.tensor([1, 1, 1]), 3, alpha=0.0).tolist() == [
+    assert losses.length_damped_sum(
+        tokens, sequence_ids, positions, torch.tensor([1, 1, 1]), 3, alpha=0.0
+    ).tolist() == [
         -1,
         -8,
         -32,
@@ -62,21 +66,21 @@ def test_kto_by_hand():
     sigmoid(0.35)), whichever the label.
     """
     policy, reference = singles(-8.0, -15.0), singles(-10.0, -12.0)
-    knobs = {"kl": torch.tensor(0.5), "beta": 0.1, "desirable_weight": 2.0, "undesirable_weight": 3.0}
-    found = kto(policy, reference, torch.tensor([True, False]), **knobs)
-    torch.testing.assert_close(found.losses, singles(2 * 0.46257015, 3 * 0.41338242))
-    torch.testing.assert_close(found.rewards, singles(0.2, -0.3))
-    other = kto(policy, reference, torch.tensor([False, True]), **knobs)
-    torch.testing.assert_close(other.losses, singles(3 * (1 - 0.46257015), 2 * (1 - 0.41338242)))
+    options = {"kl": torch.tensor(0.5), "beta": 0.1, "desirable_weight": 2.0, "undesirable_weight": 3.0}
+    kto_loss = kto(policy, reference, torch.tensor([True, False]), **options)
+    torch.testing.assert_close(kto_loss.losses, singles(2 * 0.46257015, 3 * 0.41338242))
+    torch.testing.assert_close(kto_loss.rewards, singles(0.2, -0.3))
+    flipped = kto(policy, reference, torch.tensor([False, True]), **options)
+    torch.testing.assert_close(flipped.losses, singles(3 * (1 - 0.46257015), 2 * (1 - 0.41338242)))
 
 
 def test_kto_is_a_half_of_each_weight_at_first():
     """Policy and reference are one, so the drift is 0 and every answer is worth as much as another."""
     same = singles(-3.0, -4.0, -5.0, -6.0)
-    found = kto(
+    kto_loss = kto(
         same, same, GOOD, kl=losses.kto_kl(same, same), beta=0.3, desirable_weight=1.0, undesirable_weight=1.5
     )
-    assert found.losses.tolist() == [0.5, 0.75, 0.5, 0.75]
+    assert kto_loss.losses.tolist() == [0.5, 0.75, 0.5, 0.75]
 
 
 def test_apo_zero_is_kto_on_both_answers_without_a_drift():
@@ -103,7 +107,7 @@ def test_bco_by_hand():
     """Rewards 0.2 and -0.3 against a shift of 0.05: log(1 + e^-0.15) for the good one, log(1 + e^-0.35) for
     the bad one.
     """
-    found = losses.bco(
+    bco_loss = losses.bco(
         singles(-8.0, -15.0),
         singles(-10.0, -12.0),
         torch.tensor([True, False]),
@@ -111,16 +115,16 @@ def test_bco_by_hand():
         shift=torch.tensor(0.05),
     )
     torch.testing.assert_close(
-        found.losses, singles(math.log1p(math.exp(-0.15)), math.log1p(math.exp(-0.35)))
+        bco_loss.losses, singles(math.log1p(math.exp(-0.15)), math.log1p(math.exp(-0.35)))
     )
-    torch.testing.assert_close(found.rewards, singles(0.2, -0.3))
+    torch.testing.assert_close(bco_loss.rewards, singles(0.2, -0.3))
 
 
 def test_ktos_reference_point_is_a_clamped_mean_without_gradient():
     policy = torch.tensor([-3.0, -5.0], requires_grad=True)
-    found = losses.kto_kl(policy, torch.tensor([-4.0, -5.5]))
-    assert found.item() == 0.75
-    assert not found.requires_grad
+    kl = losses.kto_kl(policy, torch.tensor([-4.0, -5.5]))
+    assert kl.item() == 0.75
+    assert not kl.requires_grad
     assert losses.kto_kl(policy, torch.tensor([-2.0, -5.5])).item() == 0
 
 
@@ -155,9 +159,9 @@ def test_reward_by_hand():
     """
     chosen, rejected = torch.tensor([1.5]), torch.tensor([-0.5])
     assert reward(chosen, rejected).losses.item() == pytest.approx(0.126928, abs=1e-6)
-    found = reward(chosen, rejected, margin=torch.tensor([1.0]), centering=0.01)
-    assert found.losses.item() == pytest.approx(0.323262, abs=1e-6)
-    assert (found.chosen_rewards.item(), found.rejected_rewards.item()) == (1.5, -0.5)
+    pair_loss = reward(chosen, rejected, margin=torch.tensor([1.0]), centering=0.01)
+    assert pair_loss.losses.item() == pytest.approx(0.323262, abs=1e-6)
+    assert (pair_loss.chosen_rewards.item(), pair_loss.rejected_rewards.item()) == (1.5, -0.5)
 
 
 def test_only_centring_sees_what_both_scores_have():

@@ -54,7 +54,7 @@ QUIET = {
 }
 
 
-class Exact:
+class ExactLogProbs:
     """What ChunkedLogProbFunction gives, in the type of its input and for autograd to differentiate."""
 
     @staticmethod
@@ -69,7 +69,7 @@ class Exact:
 
 @pytest.fixture(autouse=True)
 def in_float64(monkeypatch):
-    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", Exact)
+    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", ExactLogProbs)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # ORPO casts to float32 before its odds
     torch.set_default_dtype(torch.float64)  # EXO makes a tensor of its label smoothing
     yield
@@ -89,7 +89,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_model(seed: int, kind: type = LlamaForCausalLM, **settings: Any) -> Any:
+def tiny_model(seed: int, kind: type = LlamaForCausalLM, **configure_trainer: Any) -> Any:
     """Weights large enough that policy and reference differ by nats."""
     torch.manual_seed(seed)
     shape = {
@@ -102,7 +102,12 @@ def tiny_model(seed: int, kind: type = LlamaForCausalLM, **settings: Any) -> Any
     vocabulary = len(SPECIAL + WORDS)
     return kind(
         LlamaConfig(
-            **shape, vocab_size=vocabulary, pad_token_id=0, eos_token_id=1, initializer_range=0.4, **settings
+            **shape,
+            vocab_size=vocabulary,
+            pad_token_id=0,
+            eos_token_id=1,
+            initializer_range=0.4,
+            **configure_trainer,
         )
     ).double()
 
@@ -117,18 +122,20 @@ class Bench:
     batch: dict[str, Tensor]
 
 
-def bench(trainer_type: type, config: Any, rows: list[dict[str, Any]], *, reference: bool = True) -> Bench:
-    policy, other = tiny_model(0), tiny_model(1)
-    both = (policy, other) if reference else (policy,)
+def make_bench(
+    trainer_type: type, config: Any, rows: list[dict[str, Any]], *, reference: bool = True
+) -> Bench:
+    policy, reference_model = tiny_model(0), tiny_model(1)
+    models = (policy, reference_model) if reference else (policy,)
     trainer = trainer_type(
-        *both, args=config, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer()
+        *models, args=config, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer()
     )
-    return Bench(trainer, policy, other, next(iter(trainer.get_train_dataloader())))
+    return Bench(trainer, policy, reference_model, next(iter(trainer.get_train_dataloader())))
 
 
 @pytest.fixture(scope="module")
 def dpo_bench(tmp_path_factory):
-    return bench(DPOTrainer, DPOConfig(str(tmp_path_factory.mktemp("dpo")), beta=BETA, **QUIET), ROWS)
+    return make_bench(DPOTrainer, DPOConfig(str(tmp_path_factory.mktemp("dpo")), beta=BETA, **QUIET), ROWS)
 
 
 def token_logps(model: Any, ids: Tensor, attention: Tensor) -> Tensor:
@@ -142,18 +149,18 @@ def pair(sums: Tensor, lengths: Tensor) -> PairLogprobs:
     return PairLogprobs(*sums.chunk(2), *lengths.chunk(2))
 
 
-def scored(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def completion_logps(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Token log-probabilities [2B, T-1] and the mask of completions."""
     return token_logps(model, batch["input_ids"], batch["attention_mask"]), batch["completion_mask"][
         :, 1:
     ].bool()
 
 
-def both(found: Bench) -> tuple[PairLogprobs, PairLogprobs]:
+def policy_and_reference(make_bench: Bench) -> tuple[PairLogprobs, PairLogprobs]:
     """Policy, with its graph, and reference."""
-    logps, mask = scored(found.policy, found.batch)
+    logps, mask = completion_logps(make_bench.policy, make_bench.batch)
     with torch.no_grad():
-        reference, _ = scored(found.reference, found.batch)
+        reference, _ = completion_logps(make_bench.reference, make_bench.batch)
     return pair((logps * mask).sum(1), mask.sum(1)), pair((reference * mask).sum(1), mask.sum(1))
 
 
@@ -163,11 +170,11 @@ def assert_same(ours: Tensor, theirs: Tensor, model: Any, **tolerance: float) ->
     gradients = [torch.autograd.grad(loss, parameters, allow_unused=True) for loss in (ours, theirs)]
     torch.testing.assert_close(ours, theirs, **(tolerance or EXACT))
     assert any(gradient is not None and gradient.abs().max() > 1e-6 for gradient in gradients[1])
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, **(tolerance or EXACT))
+    for ours_gradient, theirs_gradient in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours_gradient, theirs_gradient, **(tolerance or EXACT))
 
 
-def settings(
+def configure_trainer(
     trainer: Any, kind: str | list[str], weights: list[float] | None = None, **attributes: Any
 ) -> None:
     """Let a DPOTrainer compute these losses: all else as it is by default."""
@@ -218,27 +225,27 @@ DPO_LIKE: dict[
 @pytest.mark.parametrize("name", DPO_LIKE)
 def test_an_objective_with_a_reference_is_trls(name, dpo_bench):
     kind, attributes, ours = DPO_LIKE[name]
-    settings(dpo_bench.trainer, kind, **attributes)
+    configure_trainer(dpo_bench.trainer, kind, **attributes)
     theirs = dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
-    found = ours(*both(dpo_bench), beta=BETA)
-    assert_same(found.losses.mean(), theirs, dpo_bench.policy)
+    pair_loss = ours(*policy_and_reference(dpo_bench), beta=BETA)
+    assert_same(pair_loss.losses.mean(), theirs, dpo_bench.policy)
 
 
 def test_rewards_are_trls_but_where_the_objective_compares_means(dpo_bench):
     """TRL logs beta times the sum of log-ratios for all; ours are beta times what is compared: means per
     token for ipo and dpo_norm.
     """
-    policy, reference = both(dpo_bench)
-    settings(dpo_bench.trainer, "sigmoid")
+    policy, reference = policy_and_reference(dpo_bench)
+    configure_trainer(dpo_bench.trainer, "sigmoid")
     dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
     theirs = dpo_bench.trainer._metrics["train"]
     for name in (schema.name for schema in MIXABLE):
-        found = getattr(objectives, name)(policy, reference, beta=BETA)
+        pair_loss = getattr(objectives, name)(policy, reference, beta=BETA)
         lengths = (policy.chosen_lengths, policy.rejected_lengths) if name in ("ipo", "dpo_norm") else (1, 1)
-        assert (found.chosen_rewards * lengths[0]).mean().item() == pytest.approx(
+        assert (pair_loss.chosen_rewards * lengths[0]).mean().item() == pytest.approx(
             theirs["rewards/chosen"][-1], rel=1e-9
         )
-        assert (found.rejected_rewards * lengths[1]).mean().item() == pytest.approx(
+        assert (pair_loss.rejected_rewards * lengths[1]).mean().item() == pytest.approx(
             theirs["rewards/rejected"][-1], rel=1e-9
         )
 
@@ -254,10 +261,12 @@ DIVERGENT = [name for name, (kind, _, _) in DPO_LIKE.items() if kind in WITH_DIV
 @pytest.mark.parametrize(("name", "divergence"), [*itertools.product(DIVERGENT, DIVERGENCES)])
 def test_an_objective_under_another_divergence_is_trls(name, divergence, dpo_bench):
     kind, attributes, ours = DPO_LIKE[name]
-    theirs, knobs = DIVERGENCES[divergence]
-    settings(dpo_bench.trainer, kind, **attributes, **theirs)
+    theirs, options = DIVERGENCES[divergence]
+    configure_trainer(dpo_bench.trainer, kind, **attributes, **theirs)
     expected = dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
-    assert_same(ours(*both(dpo_bench), beta=BETA, **knobs).losses.mean(), expected, dpo_bench.policy)
+    assert_same(
+        ours(*policy_and_reference(dpo_bench), beta=BETA, **options).losses.mean(), expected, dpo_bench.policy
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.2, 0.9])
@@ -268,33 +277,37 @@ def test_the_alpha_divergence_is_trls_in_float32(name, alpha, dpo_bench, monkeyp
     """
     kind, attributes, ours = DPO_LIKE[name]
     monkeypatch.undo()
-    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", Exact)
+    monkeypatch.setattr("trl.trainer.utils._ChunkedLogProbFunction", ExactLogProbs)
     torch.set_default_dtype(torch.float32)
-    single = Bench(dpo_bench.trainer, dpo_bench.policy.float(), dpo_bench.reference.float(), dpo_bench.batch)
+    float32_bench = Bench(
+        dpo_bench.trainer, dpo_bench.policy.float(), dpo_bench.reference.float(), dpo_bench.batch
+    )
     try:
-        settings(
-            single.trainer,
+        configure_trainer(
+            float32_bench.trainer,
             kind,
             **attributes,
             f_divergence_type="alpha_divergence",
             f_alpha_divergence_coef=1 - alpha,
         )
-        expected = single.trainer._compute_loss(single.policy, dict(single.batch), False)
-        knobs = {"divergence": Divergence.alpha, "divergence_alpha": alpha}
-        found = ours(*both(single), beta=BETA, **knobs).losses.mean()
-        assert_same(found, expected, single.policy, rtol=2e-4, atol=2e-5)
+        expected = float32_bench.trainer._compute_loss(float32_bench.policy, dict(float32_bench.batch), False)
+        options = {"divergence": Divergence.alpha, "divergence_alpha": alpha}
+        loss = ours(*policy_and_reference(float32_bench), beta=BETA, **options).losses.mean()
+        assert_same(loss, expected, float32_bench.policy, rtol=2e-4, atol=2e-5)
     finally:
         dpo_bench.policy.double(), dpo_bench.reference.double()  # every float32 is a float64
 
 
 def test_the_mixture_is_trls(dpo_bench):
     """MPO as the paper has it: 0.8 DPO, 0.2 BCO, 1.0 NLL."""
-    settings(dpo_bench.trainer, ["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0])
+    configure_trainer(dpo_bench.trainer, ["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0])
     theirs = dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
-    policy, reference = both(dpo_bench)
-    found = objectives.mpo(policy, reference, beta=BETA, objectives={"dpo": 0.8, "ipo": 0.0, "bco_pair": 0.2})
+    policy, reference = policy_and_reference(dpo_bench)
+    pair_loss = objectives.mpo(
+        policy, reference, beta=BETA, objectives={"dpo": 0.8, "ipo": 0.0, "bco_pair": 0.2}
+    )
     nll = -policy.chosen.sum() / policy.chosen_lengths.sum()
-    assert_same(found.losses.mean() + 1.0 * nll, theirs, dpo_bench.policy)
+    assert_same(pair_loss.losses.mean() + 1.0 * nll, theirs, dpo_bench.policy)
 
 
 @pytest.mark.parametrize("name", [name for name in DPO_LIKE if not name.startswith("aot")])
@@ -305,9 +318,9 @@ def test_wpos_weights_are_trls(name, dpo_bench):
     TRL 1.16 weighs in place, which autograd refuses after a hinge: of that, only the value is compared.
     """
     kind, attributes, ours = DPO_LIKE[name]
-    settings(dpo_bench.trainer, kind, use_weighting=True, **attributes)
+    configure_trainer(dpo_bench.trainer, kind, use_weighting=True, **attributes)
     theirs = dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
-    logps, mask = scored(dpo_bench.policy, dpo_bench.batch)
+    logps, mask = completion_logps(dpo_bench.policy, dpo_bench.batch)
     logits = dpo_bench.policy(
         input_ids=dpo_bench.batch["input_ids"], attention_mask=dpo_bench.batch["attention_mask"]
     ).logits[:, :-1]
@@ -315,30 +328,37 @@ def test_wpos_weights_are_trls(name, dpo_bench):
     means = (aligned * mask).sum(1) / mask.sum(1)
     weights = losses.wpo_weights(*means.chunk(2))
     assert not weights.requires_grad
-    found = (weights * ours(*both(dpo_bench), beta=BETA).losses).mean()
+    loss = (weights * ours(*policy_and_reference(dpo_bench), beta=BETA).losses).mean()
     if name == "hinge":
-        torch.testing.assert_close(found, theirs, **EXACT)
+        torch.testing.assert_close(loss, theirs, **EXACT)
     else:
-        assert_same(found, theirs, dpo_bench.policy)
+        assert_same(loss, theirs, dpo_bench.policy)
 
 
-def desensitised(model: Any, batch: dict[str, Tensor], alpha: float) -> PairLogprobs:
+def length_damped(model: Any, batch: dict[str, Tensor], alpha: float) -> PairLogprobs:
     """The sums as the lab makes them: from one flat list of completion tokens."""
-    logps, mask = scored(model, batch)
+    logps, mask = completion_logps(model, batch)
     lengths = mask.sum(1)
-    public = torch.minimum(*lengths.chunk(2)).repeat(2)
-    owner, place = mask.nonzero()[:, 0], mask.cumsum(1)[mask] - 1
-    return pair(losses.length_damped_sum(logps[mask], owner, place, public, len(mask), alpha=alpha), lengths)
+    shared_lengths = torch.minimum(*lengths.chunk(2)).repeat(2)
+    sequence_ids, positions = mask.nonzero()[:, 0], mask.cumsum(1)[mask] - 1
+    return pair(
+        losses.length_damped_sum(
+            logps[mask], sequence_ids, positions, shared_lengths, len(mask), alpha=alpha
+        ),
+        lengths,
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
 def test_length_desensitised_dpo_is_trls(alpha, dpo_bench):
-    settings(dpo_bench.trainer, "sigmoid", ld_alpha=alpha)
+    configure_trainer(dpo_bench.trainer, "sigmoid", ld_alpha=alpha)
     theirs = dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
     with torch.no_grad():
-        reference = desensitised(dpo_bench.reference, dpo_bench.batch, alpha)
-    found = objectives.ld_dpo(desensitised(dpo_bench.policy, dpo_bench.batch, alpha), reference, beta=BETA)
-    assert_same(found.losses.mean(), theirs, dpo_bench.policy)
+        reference = length_damped(dpo_bench.reference, dpo_bench.batch, alpha)
+    pair_loss = objectives.ld_dpo(
+        length_damped(dpo_bench.policy, dpo_bench.batch, alpha), reference, beta=BETA
+    )
+    assert_same(pair_loss.losses.mean(), theirs, dpo_bench.policy)
 
 
 # ---- single answers
@@ -354,7 +374,7 @@ def kto_bench(tmp_path_factory):
     config = KTOConfig(
         str(tmp_path_factory.mktemp("kto")), beta=BETA, **QUIET | {"per_device_train_batch_size": 7}
     )
-    return bench(KTOTrainer, config, rows)
+    return make_bench(KTOTrainer, config, rows)
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -376,16 +396,16 @@ def test_kto_is_trls(kto_bench, weights, turned):
 
     with torch.no_grad():
         kl = losses.kto_kl(sums(policy, "KL_"), sums(reference, "KL_"))
-        of_reference = sums(reference)
+        reference_sums = sums(reference)
     assert kl.item() == pytest.approx(trainer._metrics["train"]["kl"][-1], rel=1e-9)
     desirable = batch["label"].bool()
     assert desirable.tolist() == [True, False] * 3 + [True]
-    knobs = {"kl": kl, "beta": BETA, "desirable_weight": weights[0], "undesirable_weight": weights[1]}
-    found = kto(sums(policy), of_reference, desirable, **knobs)
-    assert found.rewards[desirable].mean().item() == pytest.approx(
+    options = {"kl": kl, "beta": BETA, "desirable_weight": weights[0], "undesirable_weight": weights[1]}
+    kto_loss = kto(sums(policy), reference_sums, desirable, **options)
+    assert kto_loss.rewards[desirable].mean().item() == pytest.approx(
         trainer._metrics["train"]["rewards/chosen"][-1], rel=1e-9
     )
-    assert_same(found.losses.mean(), theirs, policy)
+    assert_same(kto_loss.losses.mean(), theirs, policy)
 
 
 def test_one_of_the_two_kto_batches_is_clamped(kto_bench):
@@ -431,14 +451,14 @@ def test_the_reward_models_objective_is_trls(reward_bench, margin, centering):
 
 @pytest.fixture(scope="module")
 def cpo_bench(tmp_path_factory):
-    return bench(
+    return make_bench(
         CPOTrainer, CPOConfig(str(tmp_path_factory.mktemp("cpo")), beta=BETA, **QUIET), ROWS, reference=False
     )
 
 
 @pytest.fixture(scope="module")
 def orpo_bench(tmp_path_factory):
-    return bench(
+    return make_bench(
         ORPOTrainer,
         ORPOConfig(str(tmp_path_factory.mktemp("orpo")), beta=BETA, **QUIET),
         ROWS,
@@ -446,23 +466,23 @@ def orpo_bench(tmp_path_factory):
     )
 
 
-def free(found: Bench) -> tuple[PairLogprobs, Tensor, Tensor]:
+def reference_free(make_bench: Bench) -> tuple[PairLogprobs, Tensor, Tensor]:
     """The policy's log-probabilities, and the NLL per token of the chosen answers without and with their
     prompts.
     """
     sides = []
     for kind in ("chosen", "rejected"):
         ids, attention, labels = (
-            found.batch[f"{kind}_{name}"] for name in ("input_ids", "attention_mask", "labels")
+            make_bench.batch[f"{kind}_{name}"] for name in ("input_ids", "attention_mask", "labels")
         )
         sides.append(
-            (token_logps(found.policy, ids, attention), labels[:, 1:] != -100, attention[:, 1:].bool())
+            (token_logps(make_bench.policy, ids, attention), labels[:, 1:] != -100, attention[:, 1:].bool())
         )
     sums, lengths = zip(
         *[((logps * answer).sum(1), answer.sum(1)) for logps, answer, _ in sides], strict=True
     )
-    logps, answer, everything = sides[0]
-    return PairLogprobs(*sums, *lengths), -logps[answer].mean(), -logps[everything].mean()
+    logps, answer, attended = sides[0]
+    return PairLogprobs(*sums, *lengths), -logps[answer].mean(), -logps[attended].mean()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -474,7 +494,7 @@ def test_cpo_is_trls(cpo_bench, smoothing, sft_weight):
         sft_weight,
     )
     theirs, _ = cpo_bench.trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)
-    policy, nll, _ = free(cpo_bench)
+    policy, nll, _ = reference_free(cpo_bench)
     ours = objectives.cpo(policy, beta=BETA, label_smoothing=smoothing).losses.mean() + sft_weight * nll
     assert_same(ours, theirs, cpo_bench.policy)
 
@@ -492,9 +512,9 @@ def test_simpo_is_trls(cpo_bench, beta, gamma, monkeypatch):
     }.items():
         monkeypatch.setattr(trainer, name, value, raising=False)
     theirs, metrics = trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)
-    found = objectives.simpo(free(cpo_bench)[0], beta=beta, gamma=gamma)
-    assert found.chosen_rewards.mean().item() == pytest.approx(metrics["rewards/chosen"], rel=1e-9)
-    assert_same(found.losses.mean(), theirs, cpo_bench.policy)
+    pair_loss = objectives.simpo(reference_free(cpo_bench)[0], beta=beta, gamma=gamma)
+    assert pair_loss.chosen_rewards.mean().item() == pytest.approx(metrics["rewards/chosen"], rel=1e-9)
+    assert_same(pair_loss.losses.mean(), theirs, cpo_bench.policy)
 
 
 @pytest.mark.parametrize("alpha", [0.25, 1.0, -0.5])
@@ -511,7 +531,7 @@ def test_alphapo_is_trls(cpo_bench, alpha, monkeypatch):
     for name, value in (options | {"alpha": alpha}).items():
         monkeypatch.setattr(trainer, name, value, raising=False)
     theirs, metrics = trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)
-    ours = objectives.alphapo(free(cpo_bench)[0], beta=BETA, gamma=0.5, alpha=alpha)
+    ours = objectives.alphapo(reference_free(cpo_bench)[0], beta=BETA, gamma=0.5, alpha=alpha)
     assert ours.chosen_rewards.mean().item() == pytest.approx(metrics["rewards/chosen"], rel=1e-9)
     assert_same(ours.losses.mean(), theirs, cpo_bench.policy)
 
@@ -519,7 +539,7 @@ def test_alphapo_is_trls(cpo_bench, alpha, monkeypatch):
 def test_orpo_is_trls(orpo_bench):
     """Its NLL is over prompt and chosen answer."""
     theirs, metrics = orpo_bench.trainer.get_batch_loss_metrics(orpo_bench.policy, orpo_bench.batch)
-    policy, _, nll = free(orpo_bench)
-    found = objectives.orpo(policy, beta=BETA)
-    assert found.rejected_rewards.mean().item() == pytest.approx(metrics["rewards/rejected"], rel=1e-9)
-    assert_same(found.losses.mean() + nll, theirs, orpo_bench.policy)
+    policy, _, nll = reference_free(orpo_bench)
+    pair_loss = objectives.orpo(policy, beta=BETA)
+    assert pair_loss.rejected_rewards.mean().item() == pytest.approx(metrics["rewards/rejected"], rel=1e-9)
+    assert_same(pair_loss.losses.mean() + nll, theirs, orpo_bench.policy)

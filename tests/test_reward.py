@@ -11,7 +11,7 @@ from alignment_lab.data import tokenization
 from alignment_lab.runtime.run_directory import RunDirectory
 from alignment_lab.training.batch import collate
 
-SHORT = [
+OVERRIDES = [
     "model=tiny",
     "method=reward",
     "parallel.device=cpu",
@@ -19,20 +19,20 @@ SHORT = [
     "training.global_batch=4",
     "eval.rows=6",
 ]
-SHORT += ["training.learning_rate=1e-2", "model.shape.hidden=32"]
+OVERRIDES += ["training.learning_rate=1e-2", "model.shape.hidden=32"]
 
 
 @pytest.fixture(scope="module")
 def finished(composed, tmp_path_factory):
     run = RunDirectory(tmp_path_factory.mktemp("reward") / "run")
-    run_action(composed(SHORT), run)
+    run_action(composed(OVERRIDES), run)
     return run
 
 
 def test_a_saved_reward_model_gives_the_scores_that_the_run_measured(finished, composed, tokenizer):
     """Held-out pairs through plain transformers, one by one: the report's means, to float32's last digits."""
     model = AutoModelForSequenceClassification.from_pretrained(finished.model).eval()
-    rows, _ = tokenization.tokenize_pairs(tokenizer, data.load_rows(composed(SHORT)).heldout[:6], 1024)
+    rows, _ = tokenization.tokenize_pairs(tokenizer, data.load_rows(composed(OVERRIDES)).heldout[:6], 1024)
     with torch.no_grad():
         scores = [
             [
@@ -43,12 +43,15 @@ def test_a_saved_reward_model_gives_the_scores_that_the_run_measured(finished, c
         ]
     metrics = finished.report()["metrics"]
     assert metrics["eval_margin"]["after"]["value"] == pytest.approx(
-        sum(a - b for a, b in scores) / 6, abs=1e-5
+        sum(chosen - rejected for chosen, rejected in scores) / 6, abs=1e-5
     )
     assert metrics["eval_mean_reward"]["after"]["value"] == pytest.approx(
-        sum(a + b for a, b in scores) / 12, abs=1e-5
+        sum(chosen + rejected for chosen, rejected in scores) / 12, abs=1e-5
     )
-    assert metrics["eval_accuracy"]["after"]["value"] == sum(a > b for a, b in scores) / 6
+    assert (
+        metrics["eval_accuracy"]["after"]["value"]
+        == sum(chosen > rejected for chosen, rejected in scores) / 6
+    )
     assert (
         abs(metrics["eval_margin"]["after"]["value"] - metrics["eval_margin"]["before"]["value"]) > 1e-3
     )  # it did learn
@@ -66,8 +69,8 @@ def test_padded_batches_of_a_saved_reward_model_score_as_rows_alone(finished, to
     batch = loaded.pad({"input_ids": ids}, return_tensors="pt")
     with torch.no_grad():
         together = model(**batch).logits[:, 0].tolist()
-        alone = [model(torch.tensor([one])).logits.item() for one in ids]
-    assert together == pytest.approx(alone, abs=1e-5)
+        one_by_one = [model(torch.tensor([row_ids])).logits.item() for row_ids in ids]
+    assert together == pytest.approx(one_by_one, abs=1e-5)
 
 
 def test_a_reward_model_has_one_output_and_answers_nobody(finished):
@@ -85,6 +88,6 @@ def test_a_reward_model_is_packed(composed, tokenizer, tmp_path):
 def test_the_margin_of_rows_counts_only_where_all_have_one(composed, tokenizer, tmp_path):
     contexts = ContextFactory(composed, tokenizer, tmp_path)
     rows = contexts.rows(contexts.spec("reward"))
-    made = make_trainer(contexts.create("reward", rows=[{**row, "margin": 0.5} for row in rows]))
-    assert made.objective.batch_columns(made.train_rows)["margin"].tolist() == [0.5] * 6
-    assert made.objective.batch_columns([made.train_rows[0], rows[0]]) == {}
+    trainer = make_trainer(contexts.create("reward", rows=[{**row, "margin": 0.5} for row in rows]))
+    assert trainer.objective.batch_columns(trainer.train_rows)["margin"].tolist() == [0.5] * 6
+    assert trainer.objective.batch_columns([trainer.train_rows[0], rows[0]]) == {}

@@ -13,22 +13,22 @@ from torch.utils.data import DataLoader
 from alignment_lab.training.sampler import GlobalBatchSampler
 
 
-def plain(rows: int, size: int, seed: int = 1) -> GlobalBatchSampler:
+def make_sampler(rows: int, size: int, seed: int = 1) -> GlobalBatchSampler:
     return GlobalBatchSampler([[row] for row in range(rows)], [0] * rows, size, seed)
 
 
 def test_rows_of_one_kind_come_in_the_permutation_of_seed_and_epoch():
     """Ten rows in batches of four: the last has two; epoch 2 of seed 1 is epoch 0 of seed 3."""
-    sampler = plain(10, 4)
+    sampler = make_sampler(10, 4)
     permutation = torch.randperm(10, generator=torch.Generator().manual_seed(1)).tolist()
     assert list(sampler) == [permutation[:4], permutation[4:8], permutation[8:]]
     assert len(sampler) == 3
     sampler.set_epoch(2)
-    assert list(sampler) == list(plain(10, 4, seed=3))
+    assert list(sampler) == list(make_sampler(10, 4, seed=3))
 
 
 def test_epochs_differ_and_have_every_row_once():
-    sampler = plain(20, 6)
+    sampler = make_sampler(20, 6)
     epochs = []
     for epoch in range(5):
         sampler.set_epoch(epoch)
@@ -40,7 +40,7 @@ def test_epochs_differ_and_have_every_row_once():
 
 
 def test_the_same_seed_is_the_same_order_and_another_is_not():
-    assert list(plain(50, 8, 1)) == list(plain(50, 8, 1)) != list(plain(50, 8, 2))
+    assert list(make_sampler(50, 8, 1)) == list(make_sampler(50, 8, 1)) != list(make_sampler(50, 8, 2))
 
 
 @pytest.mark.parametrize("shares", [(32, 32), (48, 16), (60, 4), (1, 40), (5, 7), (64, 0)])
@@ -75,11 +75,11 @@ def test_units_stay_together():
     """Halves of a pair come behind each other, in their order, and share a batch where it holds an even
     number of rows.
     """
-    units = [[2 * place, 2 * place + 1] for place in range(15)]
+    units = [[2 * index, 2 * index + 1] for index in range(15)]
     sampler = GlobalBatchSampler(units, [(True, False)] * 15, 6, seed=2)
     order = sampler.order()
     assert sorted(order) == list(range(30))
-    assert all(order[place + 1] == order[place] + 1 for place in range(0, 30, 2))
+    assert all(order[index + 1] == order[index] + 1 for index in range(0, 30, 2))
     assert [len(batch) for batch in sampler] == [6] * 5
     assert all({row ^ 1 for row in batch} == set(batch) for batch in sampler)
 
@@ -87,13 +87,15 @@ def test_units_stay_together():
 def test_pairs_come_in_the_order_that_they_have_when_unsplit():
     """The same seed gives KTO the pairs of each DPO batch, as two rows each."""
     pairs = GlobalBatchSampler(
-        [[2 * place, 2 * place + 1] for place in range(9)], [(True, False)] * 9, 8, seed=5
+        [[2 * index, 2 * index + 1] for index in range(9)], [(True, False)] * 9, 8, seed=5
     )
-    assert [row // 2 for row in pairs.order()[::2]] == [*chain(*plain(9, 4, seed=5))]
+    assert [row // 2 for row in pairs.order()[::2]] == [*chain(*make_sampler(9, 4, seed=5))]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_change_no_batch(workers):
     """A worker collates, it does not choose."""
-    loader = DataLoader(list(range(23)), batch_sampler=plain(23, 4), collate_fn=list, num_workers=workers)
-    assert list(loader) == list(plain(23, 4))
+    loader = DataLoader(
+        list(range(23)), batch_sampler=make_sampler(23, 4), collate_fn=list, num_workers=workers
+    )
+    assert list(loader) == list(make_sampler(23, 4))

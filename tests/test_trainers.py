@@ -13,9 +13,9 @@ from alignment_lab.engine.packing import ScoredSequence, build_trees
 from alignment_lab.methods import METHODS
 from alignment_lab.training.batch import collate
 
-EXACT = 1e-9  # of float64, relative: what is asked for. What is found is 1e-14
-WHOLE = Engine(True, 10**6)
-OTHERS = {
+TOLERANCE = 1e-9  # of float64, relative: what is asked for. What is found is 1e-14
+ONE_PASS = Engine(True, 10**6)
+OTHER_LAYOUTS = {
     "a tree at a time": Engine(True, 1),
     "some trees": Engine(True, 150),
     "padded": Engine(False, 10**6),
@@ -51,38 +51,42 @@ def test_a_step_is_the_same_in_every_layout(variant, contexts):
     """
     method, *options = variant.split()
     context = contexts.create(method, *options)
-    made = make_trainer(context, WHOLE)
-    others = [make_trainer(context, engine) for engine in OTHERS.values()]
-    assert [row for other in others for row in other.train_rows] == made.train_rows * len(
-        others
-    )  # the reference too, asked once and then read
+    trainer = make_trainer(context, ONE_PASS)
+    other_trainers = [make_trainer(context, engine) for engine in OTHER_LAYOUTS.values()]
+    assert [
+        row for other_trainer in other_trainers for row in other_trainer.train_rows
+    ] == trainer.train_rows * len(other_trainers)  # the reference too, asked once and then read
     perturb(context.model)
-    batch = collate(made.objective, made.train_rows)
+    batch = collate(trainer.objective, trainer.train_rows)
     assert len(batch.passes) == 1
     assert (
-        len(collate(others[0].objective, made.train_rows).passes)
-        == len(build_trees([one for row in made.train_rows for one in made.objective.score_inputs(row)]))
+        len(collate(other_trainers[0].objective, trainer.train_rows).passes)
+        == len(
+            build_trees(
+                [sequence for row in trainer.train_rows for sequence in trainer.objective.score_inputs(row)]
+            )
+        )
         > 5
     )
-    loss, gradients, metrics = run_step(made)
-    heldout = made.heldout.scores()
+    loss, gradients, metrics = run_step(trainer)
+    heldout = trainer.heldout.scores()
     assert {name.removeprefix("eval_") for name in heldout} == set(context.spec.method.metrics)
     assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-3
-    for other in others:
-        other_loss, other_gradients, other_metrics = run_step(other)
-        assert other_loss == pytest.approx(loss, rel=EXACT)
-        assert other_metrics == pytest.approx(metrics, rel=EXACT)
+    for other_trainer in other_trainers:
+        other_loss, other_gradients, other_metrics = run_step(other_trainer)
+        assert other_loss == pytest.approx(loss, rel=TOLERANCE)
+        assert other_metrics == pytest.approx(metrics, rel=TOLERANCE)
         assert other_gradients.keys() == gradients.keys()
         largest = max(float(gradient.abs().max()) for gradient in gradients.values())
         for name, gradient in gradients.items():
-            assert float((other_gradients[name] - gradient).abs().max()) <= EXACT * largest, name
-        scores = other.heldout.scores()
+            assert float((other_gradients[name] - gradient).abs().max()) <= TOLERANCE * largest, name
+        scores = other_trainer.heldout.scores()
         assert scores.keys() == heldout.keys()
-        for name, found in scores.items():
-            assert found.mean == pytest.approx(heldout[name].mean, rel=EXACT, abs=1e-12), name
+        for name, score in scores.items():
+            assert score.mean == pytest.approx(heldout[name].mean, rel=TOLERANCE, abs=1e-12), name
             if not context.spec.method.couples_rows:  # else no value belongs to a row
-                assert sorted(found.values) == pytest.approx(
-                    sorted(heldout[name].values), rel=EXACT, abs=1e-12
+                assert sorted(score.values) == pytest.approx(
+                    sorted(heldout[name].values), rel=TOLERANCE, abs=1e-12
                 ), name
 
 
@@ -91,16 +95,21 @@ def test_a_step_is_the_same_in_every_layout(variant, contexts):
 def test_the_order_of_rows_in_a_batch_changes_nothing(method, contexts):
     """Backwards, with the halves of a pair in their order."""
     context = contexts.create(method)
-    made = make_trainer(context)
+    trainer = make_trainer(context)
     perturb(context.model)
-    units, _ = made.objective.groups(made.train_rows)
-    one, other = ([made.train_rows[row] for unit in order for row in unit] for order in (units, units[::-1]))
-    (loss, gradients, _), (again, others, _) = (
-        run_step(made, one),
-        run_step(make_trainer(context), other),
+    units, _ = trainer.objective.groups(trainer.train_rows)
+    forward_rows, reversed_rows = (
+        [trainer.train_rows[row] for unit in order for row in unit] for order in (units, units[::-1])
+    )
+    (loss, gradients, _), (reversed_loss, reversed_gradients, _) = (
+        run_step(trainer, forward_rows),
+        run_step(make_trainer(context), reversed_rows),
     )  # BCO remembers steps: each trainer has its own
-    assert again == pytest.approx(loss, rel=EXACT)
-    assert all(relative_difference(others[name], gradient) < EXACT for name, gradient in gradients.items())
+    assert reversed_loss == pytest.approx(loss, rel=TOLERANCE)
+    assert all(
+        relative_difference(reversed_gradients[name], gradient) < TOLERANCE
+        for name, gradient in gradients.items()
+    )
 
 
 @pytest.mark.usefixtures("in_float64")
@@ -111,11 +120,11 @@ def test_the_coupled_method_is_coupled(contexts):
     losses = {}
     for method in ("aot", "dpo"):
         context = contexts.create(method)
-        made = make_trainer(context)
+        trainer = make_trainer(context)
         perturb(context.model, 0.05)
         losses[method] = [
-            run_step(made)[0],
-            sum(run_step(made, [row])[0] for row in made.train_rows) / len(made.train_rows),
+            run_step(trainer)[0],
+            sum(run_step(trainer, [row])[0] for row in trainer.train_rows) / len(trainer.train_rows),
         ]
     assert losses["aot"][1] == pytest.approx(losses["dpo"][0], rel=1e-9)
     assert losses["dpo"][0] == pytest.approx(losses["dpo"][1], rel=1e-9)
@@ -130,20 +139,21 @@ def test_ktos_reference_point_is_the_global_batchs(contexts):
     noisy = contexts.policy(contexts.spec("kto"))
     perturb(noisy, 0.05)
     context = contexts.create("kto", policy=noisy)
-    made = make_trainer(context, Engine(True, 1))
+    trainer = make_trainer(context, Engine(True, 1))
     perturb(context.model, -0.05)
-    batch = collate(made.objective, made.train_rows)
-    stats = made.objective.aux_stats(batch)
-    asked = [ScoredSequence(row["prompt_ids"], row["KL_completion_ids"]) for row in made.train_rows]
+    batch = collate(trainer.objective, trainer.train_rows)
+    stats = trainer.objective.aux_stats(batch)
+    sequences = [ScoredSequence(row["prompt_ids"], row["KL_completion_ids"]) for row in trainer.train_rows]
     logps = [
-        float(tokens.sum()) for tokens in score_sequences(context.model, asked, WHOLE, torch.float64, iter)
+        float(token_logps.sum())
+        for token_logps in score_sequences(context.model, sequences, ONE_PASS, torch.float64, iter)
     ]
     by_hand = sum(
-        found - row["ref_KL_logps"] for found, row in zip(logps, made.train_rows, strict=True)
-    ) / len(asked)
+        policy_logp - row["ref_KL_logps"] for policy_logp, row in zip(logps, trainer.train_rows, strict=True)
+    ) / len(sequences)
     assert by_hand > 0.1
     assert stats["kl"].item() == pytest.approx(by_hand, rel=1e-6)
-    assert run_step(made)[2]["kl"] == pytest.approx(by_hand, rel=1e-6)
+    assert run_step(trainer)[2]["kl"] == pytest.approx(by_hand, rel=1e-6)
 
 
 WITH_NLL = ["dpo method.sft_weight=0.5", "ld_dpo method.sft_weight=0.5"]
@@ -162,21 +172,25 @@ def test_before_training_held_out_rows_need_no_second_look(variant, contexts):
         rows = [
             {
                 **row,
-                **({"chosen_ids": row["rejected_ids"], "rejected_ids": row["chosen_ids"]} if n % 2 else {}),
+                **(
+                    {"chosen_ids": row["rejected_ids"], "rejected_ids": row["chosen_ids"]}
+                    if index % 2
+                    else {}
+                ),
             }
-            for n, row in enumerate(rows)
+            for index, row in enumerate(rows)
         ]
     context = contexts.create(method, *options, rows=rows)
-    made = make_trainer(context)
-    told, found = made.heldout.scores(initial=True), made.heldout.scores()
-    assert found.keys() - told.keys() <= {"eval_kl"}  # it is 0 before training
-    assert not told.keys() - found.keys()
-    for name in told.keys() - {"eval_rewards/accuracies"}:  # ties, which a rounding breaks
-        assert sorted(told[name].values) == pytest.approx(sorted(found[name].values), rel=1e-4, abs=1e-4), (
-            name
-        )
-    if "eval_rewards/margins" in told and not any(told["eval_rewards/margins"].values):
-        assert set(told["eval_rewards/accuracies"].values) == {0.5}
+    trainer = make_trainer(context)
+    cached_scores, scores = trainer.heldout.scores(initial=True), trainer.heldout.scores()
+    assert scores.keys() - cached_scores.keys() <= {"eval_kl"}  # it is 0 before training
+    assert not cached_scores.keys() - scores.keys()
+    for name in cached_scores.keys() - {"eval_rewards/accuracies"}:  # ties, which a rounding breaks
+        assert sorted(cached_scores[name].values) == pytest.approx(
+            sorted(scores[name].values), rel=1e-4, abs=1e-4
+        ), name
+    if "eval_rewards/margins" in cached_scores and not any(cached_scores["eval_rewards/margins"].values):
+        assert set(cached_scores["eval_rewards/accuracies"].values) == {0.5}
 
 
 @pytest.mark.usefixtures("in_float64")
@@ -185,35 +199,41 @@ def test_a_document_in_a_block_is_alone(contexts):
     each token once.
     """
     context = contexts.create("cpt")
-    made = make_trainer(context)
-    assert any(len(row["seq_lengths"]) > 1 for row in made.train_rows)
-    alone = []
-    for row in made.train_rows:
+    trainer = make_trainer(context)
+    assert any(len(row["seq_lengths"]) > 1 for row in trainer.train_rows)
+    documents = []
+    for row in trainer.train_rows:
         start = 0
         for length in row["seq_lengths"]:
-            alone.append({"input_ids": row["input_ids"][start : start + length], "seq_lengths": [length]})
+            documents.append({"input_ids": row["input_ids"][start : start + length], "seq_lengths": [length]})
             start += length
-    (loss, gradients, metrics), (again, others, again_metrics) = run_step(made), run_step(made, alone)
-    assert again == pytest.approx(loss, rel=EXACT)
-    assert again_metrics == pytest.approx(metrics, rel=EXACT)
-    assert all(relative_difference(others[name], gradient) < EXACT for name, gradient in gradients.items())
-    ids = [torch.tensor([row["input_ids"]]) for row in alone]
-    by_hand = sum(
-        -context.model(input_ids=one).logits[0, :-1].log_softmax(-1).gather(-1, one[0, 1:, None]).sum()
-        for one in ids
+    (loss, gradients, metrics), (documents_loss, documents_gradients, documents_metrics) = (
+        run_step(trainer),
+        run_step(trainer, documents),
     )
-    assert loss == pytest.approx(by_hand.item() / sum(one.shape[1] - 1 for one in ids), rel=EXACT)
+    assert documents_loss == pytest.approx(loss, rel=TOLERANCE)
+    assert documents_metrics == pytest.approx(metrics, rel=TOLERANCE)
+    assert all(
+        relative_difference(documents_gradients[name], gradient) < TOLERANCE
+        for name, gradient in gradients.items()
+    )
+    ids = [torch.tensor([row["input_ids"]]) for row in documents]
+    by_hand = sum(
+        -context.model(input_ids=tokens).logits[0, :-1].log_softmax(-1).gather(-1, tokens[0, 1:, None]).sum()
+        for tokens in ids
+    )
+    assert loss == pytest.approx(by_hand.item() / sum(tokens.shape[1] - 1 for tokens in ids), rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("engine", [WHOLE, Engine(False, 10**6)], ids=["packed", "padded"])
+@pytest.mark.parametrize("engine", [ONE_PASS, Engine(False, 10**6)], ids=["packed", "padded"])
 def test_a_step_counts_its_tokens(engine, contexts):
     """6 N T: N parameters without the embedding, T tokens of the forward passes."""
     context = contexts.create("dpo")
-    made = make_trainer(context, engine)
-    batch = collate(made.objective, made.train_rows)
+    trainer = make_trainer(context, engine)
+    batch = collate(trainer.objective, trainer.train_rows)
     parameters = sum(p.numel() for name, p in context.model.named_parameters() if "embed_tokens" not in name)
-    tokens = sum(one.input_ids.numel() for one in batch.passes)
-    assert made.floating_point_ops(batch) == 6 * parameters * tokens
+    tokens = sum(forward_batch.input_ids.numel() for forward_batch in batch.passes)
+    assert trainer.floating_point_ops(batch) == 6 * parameters * tokens
 
 
 def test_a_run_says_how_rows_are_laid_out(contexts):
@@ -221,10 +241,10 @@ def test_a_run_says_how_rows_are_laid_out(contexts):
         "engine: packed, prompts shared; 77 tokens a pass; float32, no gradient checkpointing"
         in console_output(contexts.create("dpo", "training.micro_tokens=77"))
     )
-    found = console_output(
+    output = console_output(
         contexts.create("dpo", "model.attention=sdpa", "training.gradient_checkpointing=true")
     )
-    assert "engine: padded: model.attention=sdpa; " in found and found.endswith(
+    assert "engine: padded: model.attention=sdpa; " in output and output.endswith(
         "float32, gradient checkpointing\n"
     )
 
@@ -232,12 +252,18 @@ def test_a_run_says_how_rows_are_laid_out(contexts):
 def test_the_loader_gives_global_batches(contexts):
     """One item is one step's rows, in the seed's order: with workers too, as collating chooses nothing."""
     context = contexts.create("dpo", "training.global_batch=4")
-    made = make_trainer(context, Engine(True, 100))
-    epoch = [[one.input_ids.tolist() for one in batch.passes] for batch in made.dataloader()]
+    trainer = make_trainer(context, Engine(True, 100))
+    epoch = [
+        [forward_batch.input_ids.tolist() for forward_batch in batch.passes] for batch in trainer.dataloader()
+    ]
     assert len(epoch) == 2
-    rows = [[made.train_rows[index] for index in indices] for indices in made.sampler]
-    assert [len(some) for some in rows] == [4, 2]
-    by_hand = [collate(made.objective, some) for some in rows]
-    assert epoch == [[one.input_ids.tolist() for one in batch.passes] for batch in by_hand]
-    made.sampler.set_epoch(1)
-    assert [[one.input_ids.tolist() for one in batch.passes] for batch in made.dataloader()] != epoch
+    rows = [[trainer.train_rows[index] for index in indices] for indices in trainer.sampler]
+    assert [len(batch_rows) for batch_rows in rows] == [4, 2]
+    by_hand = [collate(trainer.objective, batch_rows) for batch_rows in rows]
+    assert epoch == [
+        [forward_batch.input_ids.tolist() for forward_batch in batch.passes] for batch in by_hand
+    ]
+    trainer.sampler.set_epoch(1)
+    assert [
+        [forward_batch.input_ids.tolist() for forward_batch in batch.passes] for batch in trainer.dataloader()
+    ] != epoch

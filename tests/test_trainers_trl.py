@@ -17,9 +17,9 @@ from test_losses_trl import (
     BETA,
     QUIET,
     ROWS,
-    bench,
     dpo_bench,
     in_float64,
+    make_bench,
     orpo_bench,
     reward_bench,
     tiny_model,
@@ -47,19 +47,19 @@ def norms_in_float64(in_float64, monkeypatch):
     monkeypatch.setattr(torch, "float32", torch.float64)
 
 
-def again(model: Any) -> Any:
+def copy_model(model: Any) -> Any:
     """Another model with the same weights."""
-    made = type(model)(model.config).double()
-    made.load_state_dict(model.state_dict())
-    return made
+    copy = type(model)(model.config).double()
+    copy.load_state_dict(model.state_dict())
+    return copy
 
 
-def ours(
+def run_steps(
     contexts: ContextFactory,
     model: Any,
     rows: list[dict[str, Any]],
     method: str,
-    *more: str,
+    *overrides: str,
     policy: Any = None,
 ) -> list[Any]:
     """Loss, gradients and metrics of one step in each layout; of a method with a reference, `model` is that,
@@ -67,58 +67,62 @@ def ours(
     """
     packed_attention.register()
     model.set_attn_implementation(packed_attention.SHARED_PREFIX)
-    context = contexts.create(method, *more, rows=[*rows, *rows], policy=model)  # half of them are held out
-    made = [make_trainer(context, engine) for engine in LAYOUTS]
+    context = contexts.create(
+        method, *overrides, rows=[*rows, *rows], policy=model
+    )  # half of them are held out
+    trainers = [make_trainer(context, engine) for engine in LAYOUTS]
     if policy is not None:
         model.load_state_dict(policy.state_dict())
-    return [run_step(one) for one in made]
+    return [run_step(trainer) for trainer in trainers]
 
 
-def assert_trls(found: list[Any], theirs: torch.Tensor, model: Any, tolerance: float = EXACT) -> None:
+def assert_equals_trl(steps: list[Any], theirs: torch.Tensor, model: Any, tolerance: float = EXACT) -> None:
     """Each layout's loss and gradients are TRL's."""
     names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    slopes = torch.autograd.grad(
+    gradients_list = torch.autograd.grad(
         theirs, [dict(model.named_parameters())[name] for name in names], allow_unused=True
     )
-    true = {name: slope for name, slope in zip(names, slopes, strict=True) if slope is not None}
-    largest = max(float(slope.abs().max()) for slope in true.values())
+    expected = {
+        name: gradient for name, gradient in zip(names, gradients_list, strict=True) if gradient is not None
+    }
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
     assert largest > 1e-4
-    for loss, gradients, _ in found:
+    for loss, gradients, _ in steps:
         assert loss == pytest.approx(theirs.item(), rel=tolerance)
-        assert gradients.keys() == true.keys()
-        for name, slope in true.items():
-            assert float((gradients[name] - slope).abs().max()) <= tolerance * largest, name
+        assert gradients.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert float((gradients[name] - gradient).abs().max()) <= tolerance * largest, name
 
 
 def pairs(batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
     """The rows of a batch with a completion mask, chosen answers first."""
     sides = []
-    for ids, attended, answer in zip(
+    for ids, attention, answer in zip(
         batch["input_ids"], batch["attention_mask"].bool(), batch["completion_mask"].bool(), strict=True
     ):
-        sides.append((ids[attended & ~answer].tolist(), ids[answer].tolist()))
+        sides.append((ids[attention & ~answer].tolist(), ids[answer].tolist()))
     half = len(sides) // 2
-    made = []
-    for (prompt, chosen), (other, rejected) in zip(sides[:half], sides[half:], strict=True):
-        assert prompt == other
-        made.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
-    return made
+    rows = []
+    for (prompt, chosen), (rejected_prompt, rejected) in zip(sides[:half], sides[half:], strict=True):
+        assert prompt == rejected_prompt
+        rows.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
+    return rows
 
 
 def test_dpos_step_is_trls(contexts, dpo_bench):
     """The reference comes out of the store, where it is float32: good to a ten-millionth."""
     trl = dpo_bench.trainer
     theirs = trl.compute_loss(dpo_bench.policy, dict(dpo_bench.batch))
-    found = ours(
+    steps = run_steps(
         contexts,
-        again(dpo_bench.reference),
+        copy_model(dpo_bench.reference),
         pairs(dpo_bench.batch),
         "dpo",
         f"method.beta={BETA}",
         policy=dpo_bench.policy,
     )
-    assert_trls(found, theirs, dpo_bench.policy, 1e-6)
-    for _, _, metrics in found:
+    assert_equals_trl(steps, theirs, dpo_bench.policy, 1e-6)
+    for _, _, metrics in steps:
         for name in (
             "rewards/chosen",
             "rewards/rejected",
@@ -133,45 +137,51 @@ def test_dpos_step_is_trls(contexts, dpo_bench):
 def test_orpos_step_is_trls_with_the_nll_of_prompt_and_answer(contexts, orpo_bench):
     trl = orpo_bench.trainer
     theirs, metrics = trl.get_batch_loss_metrics(orpo_bench.policy, orpo_bench.batch)
-    found = ours(
+    steps = run_steps(
         contexts,
-        again(orpo_bench.policy),
-        free_pairs(orpo_bench.batch),
+        copy_model(orpo_bench.policy),
+        reference_free_pairs(orpo_bench.batch),
         "orpo",
         f"method.beta={BETA}",
         "method.prompt_loss=true",
     )
-    assert_trls(found, theirs, orpo_bench.policy)
-    for _, _, ours_metrics in found:
+    assert_equals_trl(steps, theirs, orpo_bench.policy)
+    for _, _, ours_metrics in steps:
         assert ours_metrics["rewards/chosen"] == pytest.approx(metrics["rewards/chosen"], rel=EXACT)
         assert ours_metrics["nll_loss"] == pytest.approx(float(metrics["nll_loss"]), rel=EXACT)
 
 
-def free_pairs(batch: dict[str, Any]) -> list[dict[str, Any]]:
+def reference_free_pairs(batch: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of a batch of TRL's reference-free trainers."""
-    made = []
-    for place in range(len(batch["chosen_input_ids"])):
+    rows = []
+    for index in range(len(batch["chosen_input_ids"])):
         row = {}
         for side in ("chosen", "rejected"):
-            ids, attended, labels = (
-                batch[f"{side}_{name}"][place] for name in ("input_ids", "attention_mask", "labels")
+            ids, attention, labels = (
+                batch[f"{side}_{name}"][index] for name in ("input_ids", "attention_mask", "labels")
             )
             answer = labels != -100
             row |= {
-                "prompt_ids": ids[attended.bool() & ~answer].tolist(),
+                "prompt_ids": ids[attention.bool() & ~answer].tolist(),
                 f"{side}_ids": ids[answer].tolist(),
             }
-        made.append(row)
-    return made
+        rows.append(row)
+    return rows
 
 
 def test_cpos_step_is_trls(contexts, tmp_path):
-    found = bench(CPOTrainer, CPOConfig(str(tmp_path), beta=BETA, **QUIET), ROWS, reference=False)
-    theirs, _ = found.trainer.get_batch_loss_metrics(found.policy, found.batch)
-    assert_trls(
-        ours(contexts, again(found.policy), free_pairs(found.batch), "cpo", f"method.beta={BETA}"),
+    cpo_bench = make_bench(CPOTrainer, CPOConfig(str(tmp_path), beta=BETA, **QUIET), ROWS, reference=False)
+    theirs, _ = cpo_bench.trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)
+    assert_equals_trl(
+        run_steps(
+            contexts,
+            copy_model(cpo_bench.policy),
+            reference_free_pairs(cpo_bench.batch),
+            "cpo",
+            f"method.beta={BETA}",
+        ),
         theirs,
-        found.policy,
+        cpo_bench.policy,
     )
 
 
@@ -181,19 +191,24 @@ def test_the_reward_models_step_is_trls(contexts, reward_bench, centering, margi
     """TRL's ids hold prompt and answer in one: where the seam lies makes no difference to a score."""
     trl, batch = reward_bench.trainer, reward_bench.batch
     trl.args.center_rewards_coefficient = centering or None
-    more = {} if margins is None else {"margin": torch.tensor(margins)}
-    theirs = trl.compute_loss(reward_bench.policy, dict(batch) | more)
+    margin_column = {} if margins is None else {"margin": torch.tensor(margins)}
+    theirs = trl.compute_loss(reward_bench.policy, dict(batch) | margin_column)
     ids = [
-        one[attended.bool()].tolist()
-        for one, attended in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        row_ids[attention.bool()].tolist()
+        for row_ids, attention in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
     both = zip(ids[: len(ROWS)], ids[len(ROWS) :], strict=True)
-    rows = [{"prompt_ids": a[:1], "chosen_ids": a[1:], "rejected_ids": b[1:]} for a, b in both]
+    rows = [
+        {"prompt_ids": chosen[:1], "chosen_ids": chosen[1:], "rejected_ids": rejected[1:]}
+        for chosen, rejected in both
+    ]
     if margins is not None:
         rows = [{**row, "margin": margin} for row, margin in zip(rows, margins, strict=True)]
-    found = ours(contexts, again(reward_bench.policy), rows, "reward", f"method.centering={centering}")
-    assert_trls(found, theirs, reward_bench.policy)
-    for _, _, metrics in found:
+    steps = run_steps(
+        contexts, copy_model(reward_bench.policy), rows, "reward", f"method.centering={centering}"
+    )
+    assert_equals_trl(steps, theirs, reward_bench.policy)
+    for _, _, metrics in steps:
         assert metrics["margin"] == pytest.approx(trl._metrics["train"]["margin"][-1], rel=EXACT)
         assert metrics["mean_reward"] == pytest.approx(trl._metrics["train"]["mean_reward"][-1], rel=EXACT)
         assert metrics["accuracy"] == pytest.approx(trl._metrics["train"]["accuracy"][-1], rel=EXACT)
@@ -210,11 +225,11 @@ def test_sfts_step_is_trls_over_accumulated_batches(contexts, tmp_path):
     batches = list(trl.get_train_dataloader())
     count = sum((batch["labels"] != -100).sum() for batch in batches)
     theirs = sum(trl.compute_loss(model, dict(batch), num_items_in_batch=count) for batch in batches)
-    made = []
+    token_rows = []
     for batch in batches:
-        for ids, labels, attended in zip(
+        for ids, labels, attention in zip(
             batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True
         ):
-            made.append({"input_ids": ids[attended].tolist(), "labels": labels[attended].tolist()})
-    found = ours(contexts, again(model), made, "sft")
-    assert_trls(found, theirs, model)
+            token_rows.append({"input_ids": ids[attention].tolist(), "labels": labels[attention].tolist()})
+    steps = run_steps(contexts, copy_model(model), token_rows, "sft")
+    assert_equals_trl(steps, theirs, model)

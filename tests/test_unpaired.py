@@ -16,16 +16,21 @@ from alignment_lab.training import Callback
 from alignment_lab.training.batch import collate
 
 
-def row(prompt, completion, label=True):
+def make_row(prompt, completion, label=True):
     return {"prompt": str(prompt), "prompt_ids": prompt, "completion_ids": completion, "label": label}
 
 
-def drawn(seed: int, prompts: int = 9, rows: int = 40):
+def random_rows(seed: int, prompts: int = 9, rows: int = 40):
     """Rows of several answers to a prompt, some of them equal."""
-    dice = random.Random(seed)
-    asked = [[dice.randrange(30) for _ in range(1 + dice.randrange(8))] for _ in range(prompts)]
-    answers = [[dice.randrange(30) for _ in range(1 + dice.randrange(12))] for _ in range(15)]
-    return [row(dice.choice(asked), dice.choice(answers), dice.random() < 0.5) for _ in range(rows)]
+    generator = random.Random(seed)
+    prompts_drawn = [
+        [generator.randrange(30) for _ in range(1 + generator.randrange(8))] for _ in range(prompts)
+    ]
+    answers = [[generator.randrange(30) for _ in range(1 + generator.randrange(12))] for _ in range(15)]
+    return [
+        make_row(generator.choice(prompts_drawn), generator.choice(answers), generator.random() < 0.5)
+        for _ in range(rows)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -41,49 +46,55 @@ def test_a_mismatched_answer_is_another_prompts(seed):
     """It was given to a prompt that is not the row's own, all of one prompt's to one other; what was there
     stays as it was.
     """
-    rows = drawn(seed)
-    found = with_mismatched_answers(rows, 1000)
-    given = {}
-    for one in rows:
-        given.setdefault(tuple(one["prompt_ids"]), []).append(one["completion_ids"])
-    for before, after in zip(rows, found, strict=True):
+    rows = random_rows(seed)
+    matched = with_mismatched_answers(rows, 1000)
+    answers_by_prompt = {}
+    for example in rows:
+        answers_by_prompt.setdefault(tuple(example["prompt_ids"]), []).append(example["completion_ids"])
+    for before, after in zip(rows, matched, strict=True):
         assert {**before, "KL_completion_ids": after["KL_completion_ids"]} == after
-        sources = [prompt for prompt, answers in given.items() if after["KL_completion_ids"] in answers]
+        sources = [
+            prompt for prompt, answers in answers_by_prompt.items() if after["KL_completion_ids"] in answers
+        ]
         assert set(sources) - {tuple(before["prompt_ids"])}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_order_of_rows_matches_nothing_anew(seed):
     """The same content in another order: every row has the answer that it had."""
-    rows = drawn(seed)
+    rows = random_rows(seed)
     shuffled = rows.copy()
     random.Random(1).shuffle(shuffled)
 
-    def told(rows):
+    def count_matches(rows):
         return Counter(
-            (tuple(one["prompt_ids"]), tuple(one["completion_ids"]), tuple(one["KL_completion_ids"]))
-            for one in with_mismatched_answers(rows, 1000)
+            (
+                tuple(example["prompt_ids"]),
+                tuple(example["completion_ids"]),
+                tuple(example["KL_completion_ids"]),
+            )
+            for example in with_mismatched_answers(rows, 1000)
         )
 
-    assert told(rows) == told(shuffled)
+    assert count_matches(rows) == count_matches(shuffled)
 
 
 def test_a_mismatched_answer_is_cut_where_its_prompt_leaves_no_room():
     """7 tokens in all: behind a prompt of 5 there are two, behind one of 2 all three of the other's."""
-    found = with_mismatched_answers([row([1] * 5, [2, 3, 4]), row([5] * 2, [6, 7, 8])], 7)
-    assert [one["KL_completion_ids"] for one in found] == [[6, 7], [2, 3, 4]]
+    matched = with_mismatched_answers([make_row([1] * 5, [2, 3, 4]), make_row([5] * 2, [6, 7, 8])], 7)
+    assert [example["KL_completion_ids"] for example in matched] == [[6, 7], [2, 3, 4]]
 
 
 def test_one_prompt_has_no_other():
-    rows = [row([1], [2]), row([1], [3], False)]
+    rows = [make_row([1], [2]), make_row([1], [3], False)]
     assert with_mismatched_answers(rows, 100) == rows
 
 
 def test_without_another_prompt_ktos_reference_point_is_0(contexts):
     """The loss of an answer as the reference has it is 1/2, whatever its label."""
-    one = [row([1, 2], [3, 4]), row([1, 2], [5], False)]
-    made = make_trainer(contexts.create("kto", rows=[*one, *one]))
-    loss, _, metrics = run_step(made)
+    examples = [make_row([1, 2], [3, 4]), make_row([1, 2], [5], False)]
+    trainer = make_trainer(contexts.create("kto", rows=[*examples, *examples]))
+    loss, _, metrics = run_step(trainer)
     assert loss == pytest.approx(0.5, abs=1e-5)
     assert "kl" not in metrics
 
@@ -94,11 +105,11 @@ def test_without_another_prompt_ktos_reference_point_is_0(contexts):
 def unbalanced(contexts, good: int, bad: int):
     """Rows without a partner, made of the embedded ones."""
     rows = contexts.rows(contexts.spec("kto"))
-    found = []
-    for place in range(good + bad):
-        one = rows[place % len(rows)]
-        found.append({**one, "prompt_ids": [*one["prompt_ids"], place], "label": place < good})
-    return [*found, *found]
+    labeled = []
+    for index in range(good + bad):
+        example = rows[index % len(rows)]
+        labeled.append({**example, "prompt_ids": [*example["prompt_ids"], index], "label": index < good})
+    return [*labeled, *labeled]
 
 
 def test_the_labels_and_their_weights_are_told(contexts):
@@ -106,9 +117,9 @@ def test_the_labels_and_their_weights_are_told(contexts):
     One's own weights go first.
     """
     context = contexts.create("kto", rows=unbalanced(contexts, 12, 4))
-    made = make_trainer(context)
+    trainer = make_trainer(context)
     assert "labels: 12 desirable, weight 1; 4 undesirable, weight 2.25" in console_output(context)
-    assert made.objective.weights == (1.0, 2.25)
+    assert trainer.objective.weights == (1.0, 2.25)
     context = contexts.create("kto", "method.undesirable_weight=3", rows=unbalanced(contexts, 12, 4))
     assert make_trainer(context).objective.weights == (1.0, 3.0)
 
@@ -116,20 +127,22 @@ def test_the_labels_and_their_weights_are_told(contexts):
 @pytest.mark.parametrize("method", ["kto", "bco"])
 def test_every_batch_has_its_share_of_both_labels(method, contexts):
     """12 good rows and 4 bad ones in batches of four: three and one each, in every epoch."""
-    made = make_trainer(contexts.create(method, "training.global_batch=4", rows=unbalanced(contexts, 12, 4)))
-    order = made.sampler
+    trainer = make_trainer(
+        contexts.create(method, "training.global_batch=4", rows=unbalanced(contexts, 12, 4))
+    )
+    sampler = trainer.sampler
     for epoch in range(3):
-        order.set_epoch(epoch)
-        assert [sum(made.train_rows[place]["label"] for place in batch) for batch in order] == [3] * 4
+        sampler.set_epoch(epoch)
+        assert [sum(trainer.train_rows[index]["label"] for index in batch) for batch in sampler] == [3] * 4
 
 
 @pytest.mark.parametrize("method", ["kto", "bco"])
 def test_halves_of_a_pair_share_a_batch_and_a_prompt(method, contexts):
     context = contexts.create(method, "training.global_batch=4")
-    made = make_trainer(context)
-    for batch in made.sampler:
-        rows = [made.train_rows[place] for place in batch]
-        assert [one["label"] for one in rows] == [True, False] * (len(rows) // 2)
+    trainer = make_trainer(context)
+    for batch in trainer.sampler:
+        rows = [trainer.train_rows[index] for index in batch]
+        assert [example["label"] for example in rows] == [True, False] * (len(rows) // 2)
         assert all(
             good["prompt_ids"] == bad["prompt_ids"] for good, bad in zip(rows[::2], rows[1::2], strict=True)
         )
@@ -142,16 +155,16 @@ def test_halves_of_a_pair_share_a_batch_and_a_prompt(method, contexts):
 def test_pairs_have_margins_and_single_answers_have_none(method, contexts):
     """The margin of a pair is the difference of its halves' rewards, and one above 0 is an accuracy."""
     context = contexts.create(method)
-    made = make_trainer(context)
+    trainer = make_trainer(context)
     perturb(context.model)
-    found = made.heldout.scores()
-    good, bad = (torch.tensor(found[f"eval_rewards/{name}"].values) for name in ("chosen", "rejected"))
-    assert found["eval_rewards/margins"].values == pytest.approx((good - bad).tolist())
-    assert found["eval_rewards/accuracies"].values == (good > bad).float().tolist()
-    assert found["eval_rewards/accuracies"].share
-    alone = make_trainer(contexts.create(method, rows=unbalanced(contexts, 5, 3))).heldout.scores()
-    assert "eval_rewards/margins" not in alone
-    assert len(alone["eval_rewards/chosen"].values) == 5
+    scores = trainer.heldout.scores()
+    good, bad = (torch.tensor(scores[f"eval_rewards/{name}"].values) for name in ("chosen", "rejected"))
+    assert scores["eval_rewards/margins"].values == pytest.approx((good - bad).tolist())
+    assert scores["eval_rewards/accuracies"].values == (good > bad).float().tolist()
+    assert scores["eval_rewards/accuracies"].share
+    unpaired_scores = make_trainer(contexts.create(method, rows=unbalanced(contexts, 5, 3))).heldout.scores()
+    assert "eval_rewards/margins" not in unpaired_scores
+    assert len(unpaired_scores["eval_rewards/chosen"].values) == 5
 
 
 def test_the_logged_margin_is_a_difference_of_means(contexts):
@@ -159,21 +172,23 @@ def test_the_logged_margin_is_a_difference_of_means(contexts):
     ones.
     """
     context = contexts.create("kto")
-    made = make_trainer(context)
+    trainer = make_trainer(context)
     perturb(context.model)
     logged = []
 
-    class Keep(Callback):
+    class KeepMetrics(Callback):
         def on_log(self, state, metrics):
             logged.append(metrics)
 
-    made.callbacks.append(Keep())
-    made.state.step = 1
-    made.train_step(collate(made.objective, made.train_rows))
-    made.log_step()
-    (found,) = logged
-    assert found["rewards/chosen"] != found["rewards/rejected"]
-    assert found["rewards/margins"] == pytest.approx(found["rewards/chosen"] - found["rewards/rejected"])
+    trainer.callbacks.append(KeepMetrics())
+    trainer.state.step = 1
+    trainer.train_step(collate(trainer.objective, trainer.train_rows))
+    trainer.log_step()
+    (metrics,) = logged
+    assert metrics["rewards/chosen"] != metrics["rewards/rejected"]
+    assert metrics["rewards/margins"] == pytest.approx(
+        metrics["rewards/chosen"] - metrics["rewards/rejected"]
+    )
 
 
 # ---- BCO's shift
@@ -185,17 +200,17 @@ def test_the_shift_is_the_mean_reward_of_all_steps_before(contexts):
     nothing.
     """
     context = contexts.create("bco", "training.micro_tokens=1")
-    made = make_trainer(context)
+    trainer = make_trainer(context)
     rewards = []
     for number in range(3):
         perturb(context.model, seed=number)
         expected = sum(rewards) / len(rewards) if rewards else 0.0
-        _, _, metrics = run_step(made)
+        _, _, metrics = run_step(trainer)
         assert metrics["shift"] == pytest.approx(expected, rel=1e-9, abs=1e-12)
-        half = len(made.train_rows) // 2
+        half = len(trainer.train_rows) // 2
         rewards += [metrics["rewards/chosen"]] * half + [metrics["rewards/rejected"]] * half
-        made.heldout.scores()
-    assert made.objective.count == 3 * len(made.train_rows)
+        trainer.heldout.scores()
+    assert trainer.objective.count == 3 * len(trainer.train_rows)
 
 
 # ---- rows that never were pairs
@@ -209,7 +224,7 @@ def test_a_run_on_rows_that_never_were_pairs(method, composed, write_rows, tmp_p
         for n in range(30)
     ]
     run = RunDirectory(tmp_path / "run")
-    tiny = [
+    overrides = [
         "model=tiny",
         "parallel.device=cpu",
         "model.shape.hidden=16",
@@ -219,7 +234,7 @@ def test_a_run_on_rows_that_never_were_pairs(method, composed, write_rows, tmp_p
     run_action(
         composed(
             [
-                *tiny,
+                *overrides,
                 f"method={method}",
                 "training.global_batch=9",
                 "eval.generations=1",
@@ -228,13 +243,13 @@ def test_a_run_on_rows_that_never_were_pairs(method, composed, write_rows, tmp_p
         ),
         run,
     )
-    found = run.report()
-    assert found["rows"]["train"] == 27 and found["steps"] == 3
-    assert {"eval_rewards/chosen", "eval_rewards/rejected", "eval_loss"} <= found["metrics"].keys()
-    assert "eval_rewards/accuracies" not in found["metrics"]
-    steps = [row for row in run.metrics() if "rewards/chosen" in row]
-    assert [row["rewards/margins"] for row in steps] == pytest.approx(
-        [row["rewards/chosen"] - row["rewards/rejected"] for row in steps]
+    report = run.report()
+    assert report["rows"]["train"] == 27 and report["steps"] == 3
+    assert {"eval_rewards/chosen", "eval_rewards/rejected", "eval_loss"} <= report["metrics"].keys()
+    assert "eval_rewards/accuracies" not in report["metrics"]
+    steps = [make_row for make_row in run.metrics() if "rewards/chosen" in make_row]
+    assert [make_row["rewards/margins"] for make_row in steps] == pytest.approx(
+        [make_row["rewards/chosen"] - make_row["rewards/rejected"] for make_row in steps]
     )
     if method == "kto":
         assert "desirable, weight" in capsys.readouterr().out

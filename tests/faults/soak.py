@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -52,6 +53,7 @@ def _run_cycles(spec: Experiment, folder: Path, cycles: int, samples_file: Path)
             checkpoint_bytes = sum(
                 path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file()
             )
+            gc.collect()  # reference cycles of a finished run are not growth
             file.write(
                 json.dumps(
                     {
