@@ -79,12 +79,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def select_pieces(only: str) -> list[str]:
     """The pieces that `--only` names, in the order of CASES and OTHER_PIECES."""
     names = [*CASES, *OTHER_PIECES]
-    selected = {name.strip() for name in only.split(",") if name.strip()}
-    pieces = [name for name in names if not selected or selected & {name, name.partition("/")[0]}]
-    unknown = [name for name in selected if not any(name in (name, name.partition("/")[0]) for name in names)]
-    if unknown:
+    selected = {word.strip() for word in only.split(",") if word.strip()}
+    known = {*names, *(name.partition("/")[0] for name in names)}
+    if unknown := selected - known:
         raise SystemExit(f"--only {', '.join(unknown)}: no such piece; choose from {', '.join(names)}")
-    return pieces
+    return [name for name in names if not selected or selected & {name, name.partition("/")[0]}]
 
 
 def main() -> int:
