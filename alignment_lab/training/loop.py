@@ -61,7 +61,6 @@ class Trainer:
         groups, kinds = objective.groups(self.train_rows)
         self.sampler = GlobalBatchSampler(groups, kinds, self.training.global_batch, self.training.seed)
         self.state = TrainState(max_steps=self._max_steps())
-        self.heldout = HeldoutScorer(self)
         self.started = False  # whether the initial policy was asked for what only it can say
 
     # The loop.
@@ -185,6 +184,11 @@ class Trainer:
             self.train_rows, self.heldout_rows = rows[: len(self.train_rows)], rows[len(self.train_rows) :]
         self.started = True
         self.hooks.on_start(self)
+
+    @property
+    def heldout(self) -> HeldoutScorer:
+        """Scores the held-out rows. Made when it is asked for: a reference cycle would keep the model alive."""
+        return HeldoutScorer(self)
 
     @property
     def sharding(self) -> Sharding:
