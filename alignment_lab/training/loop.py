@@ -187,7 +187,7 @@ class Trainer:
 
     @property
     def heldout(self) -> HeldoutScorer:
-        """Scores the held-out rows. Made when it is asked for: a reference cycle would keep the model alive."""
+        """Scores the held-out rows. Made on demand: a reference cycle would keep the model in memory."""
         return HeldoutScorer(self)
 
     @property
