@@ -74,7 +74,9 @@ def test_a_plan_is_the_same_for_the_same_sequences(plan):
 
 
 def test_packing_wastes_little():
-    """First fit, longest first, fills all packs but the last to more than half: never twice the least number."""
+    """First fit, longest first, fills all packs but the last to more than half: never twice the least
+    number.
+    """
     trees = build_trees(random_sequences(1, 400))
     total = sum(tree.num_tokens for tree in trees)
     longest = max(tree.num_tokens for tree in trees)

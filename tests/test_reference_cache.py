@@ -257,7 +257,9 @@ def test_a_prompt_counts_once_in_a_block():
 
 
 def test_an_example_is_never_split():
-    """One token over the limit is a block alone, and so is every completion of a prompt larger than a block."""
+    """One token over the limit is a block alone, and so is every completion of a prompt larger than a
+    block.
+    """
     assert plan_blocks([([1] * 5, [2] * 6), ([1], [2])], range(2), 10) == [[0], [1]]
     assert plan_blocks([([1] * 50, [index]) for index in range(3)], range(3), 10) == [[0], [1], [2]]
     assert plan_blocks([([], [])], [0], 0) == [[0]]

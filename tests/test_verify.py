@@ -144,7 +144,9 @@ def test_a_reward_adapter_is_saved_with_its_head(kind, saved_model, tmp_path, in
 @pytest.mark.parametrize("score_head", [False, True])
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_a_float32_adapter_on_a_bfloat16_base(kind, score_head, saved_model, tmp_path, in_this_process):
-    """peft makes the new head as a bfloat16 copy of the base's, and would round the trained values into it."""
+    """peft makes the new head as a bfloat16 copy of the base's, and would round the trained values into
+    it.
+    """
     options = verify.LoadOptions(dtype=torch.bfloat16)
     model = trained_adapter(saved_model[0], tmp_path / kind, kind, options, score_head=score_head)
     assert (
