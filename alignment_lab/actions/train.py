@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -35,9 +34,6 @@ from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
 from ..tracking import conclude_tracking, end_tracking
 from .training_process import train
-
-if TYPE_CHECKING:
-    pass
 
 NOISY_LOGGERS = (  # their warnings do not concern the user
     "bitsandbytes",
