@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment_lab.entrypoints.command import absolute_config_path
+from alignment_lab.entrypoints.command import absolute_config_path, overrides_last
 from alignment_lab.runtime.command_line import typed_command
 from alignment_lab.runtime.files import read_json
 from alignment_lab.runtime.run_directory import RunDirectory
@@ -218,3 +218,28 @@ def test_the_command_is_the_package_too(tmp_path):
     assert [ended.returncode for ended in found] == [2, 2]
     assert found[0].stderr == found[1].stderr
     assert found[0].stderr.startswith("error: method=dpp: no such option; did you mean dpo?")
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        ("recipe=demo --cfg job beta=0.2", "--cfg job"),
+        ("model=tiny --multirun method=dpo,ipo ~tracking", "--multirun"),
+        ("method=dpo --config-dir a=b -cn=spec +x=1 --help", "--config-dir a=b -cn=spec --help"),
+        ("--cfg job", "--cfg job"),
+    ],
+)
+def test_overrides_may_stand_anywhere(words, flags):
+    """argparse takes them in one place only; a flag's value stays behind its flag."""
+    overrides = [word for word in words.split() if word not in flags.split()]
+    assert overrides_last(words.split()) == [*flags.split(), *overrides]
+
+
+def test_an_option_that_is_no_yaml_is_one_sentence(tmp_path):
+    (tmp_path / "options" / "model").mkdir(parents=True)
+    option = tmp_path / "options" / "model" / "broken.yaml"
+    option.write_text("name: [1")
+    found = call(str(TRAIN), "--config-dir", "options", "model=broken", cwd=tmp_path)
+    assert found.returncode == 2
+    assert found.stderr.startswith(f"error: {option}: line 1: this is not valid YAML: ")
+    assert found.stderr.count("\n") == 1

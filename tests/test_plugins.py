@@ -190,11 +190,12 @@ WRONG_SETTINGS = {
     "method.beta=abc": "give a number.",
     "method.beta=null": "give a value: null is not one here.",
     "method.gamma=1": "method=tilted has no such setting; leave it out.",
-    "plugin=tlted.py": "cannot be read (No such file or directory); give the path of a Python file.",
+    "plugin=options": "is a directory; give the path of a Python file.",
     "plugin=tlted": NO_MODULE,
     "plugin=numpy.nowhere": NO_MODULE,
     "plugin=json": "is no Python file; name the module in it that has METHODS.",
 }
+NOT_THERE = "cannot be read (No such file or directory, looked from {}); give the path of a Python file."
 OUT_OF_RANGE = {
     "method.tilt=-1": "method.tilt=-1.0: must be 0 or more.",
     "beta=0": "method.beta=0.0: must be above 0: at 0 nothing holds the policy to its reference.",
@@ -210,18 +211,26 @@ def test_a_wrong_setting_is_one_sentence(mistake, override):
     assert mistake(override) == expected
 
 
+def test_a_file_that_is_not_there_is_one_sentence_that_says_where_it_was_sought(mistake, folder):
+    assert mistake("plugin=tlted.py") == f"plugin=tlted.py: {NOT_THERE.format(Path.cwd())}"
+
+
 TABLE = 'METHODS = {"tilted": MethodPlugin(schema=Tilted, loss=tilted)}'
 NO_TABLE = "has no dict METHODS; write METHODS = {NAME: MethodPlugin(schema=..., loss=...)}."
 ENTRY = "METHODS['tilted']: "
 SIGNATURE = f"{ENTRY}its loss must take (policy, reference, *, SETTINGS), and"
 WRONG_MODULES = {
     "import nothing_of_that_name\n": "line 1: ModuleNotFoundError: No module named 'nothing_of_that_name'.",
-    "x = (\n": "line 1: SyntaxError: '(' was never closed (tilted.py, line 1).",
+    "x = (\n": "line 1: SyntaxError: '(' was never closed.",
+    "import sys\nsys.exit(3)\n": "line 2: SystemExit: 3.",
     "METHOD = {}\n": NO_TABLE,
     "METHODS = []\n": NO_TABLE,
 }
 WRONG_TABLES = {
-    'METHODS = {"tilted": tilted}': f"{ENTRY}give a MethodPlugin(schema=..., loss=...), not a function.",
+    'METHODS = {"tilted": tilted}': (
+        f"{ENTRY}its type is function; give a MethodPlugin(schema=..., loss=...)."
+    ),
+    "METHODS = {}": "its METHODS is empty; write METHODS = {NAME: MethodPlugin(schema=..., loss=...)}.",
     'METHODS = {"dpo": MethodPlugin(schema=Tilted, loss=tilted)}': (
         "METHODS['dpo']: the lab has a method of that name; choose another one."
     ),
@@ -231,12 +240,13 @@ WRONG_TABLES = {
     'METHODS = {"tilted": MethodPlugin(schema=dict, loss=tilted)}': (
         f"{ENTRY}its schema must be a dataclass derived from alignment_lab.config.Referenced or Pairwise."
     ),
-    'METHODS = {"tilted": MethodPlugin(schema=Tilted, loss=3)}': f"{SIGNATURE} is a int.",
+    'METHODS = {"tilted": MethodPlugin(schema=Tilted, loss=3)}': f"{SIGNATURE} its type is int.",
 }
 WRONG_PARTS = {  # what is replaced in the plugin, by what
     ("tilt: float = 0.0", "tilt: float = -1.0"): (
         f"{ENTRY}the defaults of Tilted are no valid settings: method.tilt=-1.0: must be 0 or more."
     ),
+    ("@dataclass\nclass Tilted", "class Tilted"): f"{ENTRY}Tilted is not decorated with @dataclass.",
     ("reference: PairLogprobs, *", "*"): f"{SIGNATURE} takes (policy, *, beta, tilt).",
     ("*, beta", "beta"): f"{SIGNATURE} takes (policy, reference, beta, tilt).",
     ("tilt: float)", "**tilt)"): f"{SIGNATURE} takes (policy, reference, *, beta, **tilt).",

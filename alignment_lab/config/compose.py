@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
@@ -129,6 +130,12 @@ def errors_as_sentences(discard: RunDirectory | None = None) -> Iterator[None]:
         if TRACEBACK_WANTED:
             raise
         _exit(f"error: {describe_hydra_error(error)}", 2)
+    except yaml.MarkedYAMLError as error:
+        if TRACEBACK_WANTED:
+            raise
+        mark = error.problem_mark
+        place = f"{mark.name}: line {mark.line + 1}: " if mark else ""
+        _exit(f"error: {place}this is not valid YAML: {error.problem}.", 2)
     except RunError as error:
         _exit(f"{getattr(error, 'details', '')}error: {error}", error.code)
     except Interrupted as error:

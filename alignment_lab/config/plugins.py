@@ -133,6 +133,9 @@ def _find(reference: str) -> tuple[Path, str | None]:
     """The module's file, and its package: None for a path, "" for a module in no package."""
     if reference.endswith(".py") or "/" in reference:
         return Path(reference).expanduser().absolute(), None
+    if Path(reference).exists():
+        what = "is a directory" if Path(reference).is_dir() else "does not end in .py"
+        raise UserError(f"plugin={reference}: {what}; give the path of a Python file.")
     try:
         spec = importlib.util.find_spec(reference)
     except Exception as error:  # finding a module imports its package, which may raise anything
@@ -156,7 +159,8 @@ def _read(reference: str, file: Path, sha256: str | None) -> bytes:
         return (copy if sha256 and copy.is_file() else file).read_bytes()
     except OSError as error:
         raise UserError(
-            f"plugin={reference}: cannot be read ({error.strerror}); give the path of a Python file."
+            f"plugin={reference}: cannot be read ({error.strerror}, looked from {Path.cwd()}); "
+            "give the path of a Python file."
         ) from error
 
 
@@ -169,18 +173,19 @@ def _execute(reference: str, file: Path, source: bytes, name: str) -> ModuleType
     sys.modules[name] = module  # where dataclasses look their module up
     try:
         exec(compile(source, str(file), "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
+        message = error.msg if isinstance(error, SyntaxError) else error
         raise UserError(
-            f"plugin={reference}: {_line(error, file)}{type(error).__name__}: {error}."
+            f"plugin={reference}: {_line(error, file)}{type(error).__name__}: {str(message).rstrip('.')}."
         ) from error
     return module
 
 
-def _line(error: Exception, file: Path) -> str:
+def _line(error: BaseException, file: Path) -> str:
     """`line 3: `, the last line of the file in the error's traceback."""
     if isinstance(error, SyntaxError):
-        return f"line {error.lineno}: "
+        return f"line {error.lineno}: " if error.lineno else ""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(file)]
     return f"line {lines[-1]}: " if lines else ""
@@ -189,9 +194,9 @@ def _line(error: Exception, file: Path) -> str:
 def _methods(reference: str, module: ModuleType) -> dict[str, MethodPlugin]:
     methods = getattr(module, "METHODS", None)
     if not isinstance(methods, dict) or not methods:
+        what = "its METHODS is empty" if methods == {} else "has no dict METHODS"
         raise UserError(
-            f"plugin={reference}: has no dict METHODS; "
-            "write METHODS = {NAME: MethodPlugin(schema=..., loss=...)}."
+            f"plugin={reference}: {what}; write METHODS = {{NAME: MethodPlugin(schema=..., loss=...)}}."
         )
     for name, method in methods.items():
         if problem := _problem(name, method):
@@ -204,10 +209,12 @@ def _problem(name: object, method: object) -> str | None:
     if name in METHOD_SCHEMAS:
         return "the lab has a method of that name; choose another one"
     if not isinstance(method, MethodPlugin):
-        return f"give a MethodPlugin(schema=..., loss=...), not a {type(method).__name__}"
+        return f"its type is {type(method).__name__}; give a MethodPlugin(schema=..., loss=...)"
     schema = method.schema
     if not (isinstance(schema, type) and is_dataclass(schema) and issubclass(schema, Pairwise)):
         return "its schema must be a dataclass derived from alignment_lab.config.Referenced or Pairwise"
+    if "__dataclass_fields__" not in vars(schema):
+        return f"{schema.__name__} is not decorated with @dataclass"
     try:
         default = OmegaConf.to_object(OmegaConf.structured(schema))
     except (UserError, OmegaConfBaseException, TypeError) as error:
@@ -223,7 +230,7 @@ def _signature_problem(schema: type[Pairwise], loss: Callable[..., Any]) -> str 
     positional = ["policy", "reference"] if schema.needs_reference else ["policy"]
     expected = f"its loss must take ({', '.join(positional)}, *, SETTINGS)"
     if not callable(loss):
-        return f"{expected}, and is a {type(loss).__name__}"
+        return f"{expected}, and its type is {type(loss).__name__}"
     signature = inspect.signature(loss)
     by_name = {name for name, one in signature.parameters.items() if one.kind is one.KEYWORD_ONLY}
     variadic = [

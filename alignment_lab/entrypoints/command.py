@@ -18,6 +18,16 @@ from ..runtime.paths import CONF
 from ..runtime.run_directory import RunDirectory
 
 CONFIG_PATH_FLAGS = ("--config-path", "-cp")
+VALUE_FLAGS = (
+    *CONFIG_PATH_FLAGS,
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+    "--package",
+    "-p",
+    "--experimental-rerun",
+)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -35,9 +45,22 @@ def run_experiment(config: DictConfig) -> float | None:
 def main() -> None:
     """Register the lab with Hydra and let it call `run_experiment`."""
     register_with_hydra()
-    sys.argv[1:] = absolute_config_path(sys.argv[1:])
+    sys.argv[1:] = overrides_last(absolute_config_path(sys.argv[1:]))
     with errors_as_sentences():
         run_experiment()
+
+
+def overrides_last(arguments: list[str]) -> list[str]:
+    """The arguments with KEY=VALUE words behind the flags: argparse takes them in one place only."""
+    overrides = [
+        word
+        for word, before in zip(arguments, ["", *arguments[:-1]], strict=True)
+        if word[0:1] != "-" and ("=" in word or word[0:1] in "+~") and before not in VALUE_FLAGS
+    ]
+    flags = list(arguments)
+    for word in overrides:
+        flags.remove(word)
+    return [*flags, *overrides]
 
 
 def absolute_config_path(arguments: list[str]) -> list[str]:
