@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from alignment_lab.config import METHOD_SCHEMAS, known_keys, to_plain
-from alignment_lab.config.compose import folder_name
+from alignment_lab.config.compose import folder_name, load_experiment
 from alignment_lab.config.hydra_errors import describe_hydra_error
+from alignment_lab.runtime.errors import UserError
 from alignment_lab.sweep.preflight import constant_keys, grid_cells
 
 OPTIONS_OF_METHOD = ", ".join(sorted(METHOD_SCHEMAS))  # as Hydra lists files
@@ -191,6 +192,27 @@ def test_a_reference_to_nothing_names_the_key_and_what_it_refers_to(override, er
     assert override.partition("=")[0] in sentence
     assert re.search("nope|NO_SUCH_VARIABLE", override)[0] in sentence
     assert not re.search("full_key|object_type|reference_type", sentence)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("beta: lots", "method/mine.yaml: method.beta=lots: give a number."),
+        ("beta: {a: 1}", "method/mine.yaml: method.beta={'a': 1}: give a number."),
+        ("beta: null", "method/mine.yaml: method.beta=None: give a value: null is not one here."),
+        ("betta: 1", "method/mine.yaml: method.betta: no such key; did you mean method.beta?"),
+        (
+            "divergence: jss",
+            "method/mine.yaml: method.divergence=jss: give one of [reverse_kl, forward_kl, js",
+        ),
+    ],
+)
+def test_a_mistake_in_an_option_names_its_file(settings, sentence, tmp_path):
+    file = tmp_path / "method" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text(f"defaults: [dpo]\n{settings}\n")
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        load_experiment(["method=mine"], config_dir=tmp_path)
 
 
 def test_any_other_error_of_hydras_is_still_one_line():

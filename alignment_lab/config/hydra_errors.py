@@ -57,11 +57,17 @@ def describe_hydra_error(error: Exception) -> str:
         )
     if isinstance(error, MissingConfigException):
         return _missing_config(error)
-    cause = str(error.__cause__ or error).splitlines()[0]
+    cause = _SITUATION.sub("", str(error.__cause__ or error)).splitlines()[0]
     for pattern, describe in _DESCRIPTIONS:
         if match := re.search(pattern, str(error)):
-            return describe(match[1], cause)
+            return _option_file(str(error)) + describe(match[1], cause)
     return " ".join(str(error).split())
+
+
+def _option_file(message: str) -> str:
+    """The option's file, where the mistake is in one and not on the command line."""
+    file = re.match(r"In '([^']+)': ", message)
+    return f"{file[1]}.yaml: " if file else ""
 
 
 def _missing_value(error: MissingMandatoryValue | InterpolationToMissingValueError) -> str:
@@ -138,9 +144,14 @@ def _last_part(key: str) -> str:
 def _no_method_schema(file: str, cause: str) -> str:
     """A user's option of the group `method` that refers to no schema."""
     return (
-        f"{file.replace('/', '=')}: its file has settings of a method and no schema for them; let it begin "
-        "as conf/method/dpo.yaml does, or for a plugin with defaults: [/schema/method/plugin@method, _self_]."
+        "it has settings of a method and no schema for them; let it begin as conf/method/dpo.yaml does, "
+        "or for a plugin with defaults: [/schema/method/plugin@method, _self_]."
     )
+
+
+def _wrong_value_in_option(key: str, cause: str) -> str:
+    value = re.search(r"alue '(.*?)'(?: of type| for field|, expected)", cause)
+    return _wrong_value(f"{key}={value[1]}" if value else key, cause)
 
 
 def _wrong_value(override: str, cause: str) -> str:
@@ -153,7 +164,8 @@ def _wrong_value(override: str, cause: str) -> str:
         parts = [key for key in known_keys() if key.startswith(f"{override.partition('=')[0]}.")]
         return f"{override}: it is no single value; set {', '.join(parts)}."
     expected = re.search(
-        r"(?:converted to|not a valid) (\w+)|expected one of (\[.*\])|is not (a ListConfig|Optional)", cause
+        r"(?:converted to|not a valid) (\w+)|expected one of (\[.*\])|(a ListConfig|Optional|value 'None')",
+        cause,
     )
     if expected is None:
         return f"{override}: {cause}"
@@ -170,6 +182,7 @@ _TYPES = {
     "bool": "true or false",
     "a ListConfig": "a list, as in [a,b]",
     "Optional": "a value: null is not one here",
+    "value 'None'": "a value: null is not one here",
 }
 
 
@@ -188,10 +201,13 @@ def _typed_setting(key: str) -> str:
     return _typed(lambda typed: typed == key, key).lstrip("+~")
 
 
+_SITUATION = re.compile(r"^In '[^']+': \w+ raised while composing config:\s*")
+
 # Phrases of Hydra and OmegaConf; a test provokes each of them.
 _DESCRIPTIONS = (
     (r"In '(method/[^']+)': ConfigKeyError[^']+Key '[^']+' not in 'Method'", _no_method_schema),
     (r"Could not (?:override|append|delete)[^']*'([^']+)'", _no_such_key),
     (r"Key '[^']+' not in '\w+'\s+full_key: (\S+)", _no_such_key),
     (r"Error merging override (.*)", _wrong_value),
+    (r"^In '[^']+': ValidationError[\s\S]*full_key: (\S+)", _wrong_value_in_option),
 )
