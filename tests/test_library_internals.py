@@ -215,6 +215,7 @@ def test_accelerate_keeps_the_forward_that_it_wraps(model):
     """With mixed precision, `prepare_model` puts a forward and an `_original_forward` on the object."""
     from accelerate import Accelerator
 
+    internals.reset_accelerate()  # a test before this one may have trained in this process
     assert internals.pop_wrapped_forward(model) is None
     plain = model.forward
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
@@ -233,6 +234,7 @@ def test_accelerate_forgets_its_state():
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    internals.reset_accelerate()
     Accelerator(mixed_precision="bf16", cpu=True)
     assert AcceleratorState().mixed_precision == "bf16"
     internals.reset_accelerate()

@@ -269,7 +269,7 @@ def test_an_option_without_a_schema_says_what_is_missing(mistake, folder):
     option = folder / "options" / "method" / "tilted.yaml"
     option.write_text(OPTION.replace("defaults: [/schema/method/plugin@method, _self_]\n", ""))
     sentence = mistake()
-    assert sentence.startswith("method=tilted: ")
+    assert sentence.startswith("method/tilted.yaml: ")
     assert "defaults: [/schema/method/plugin@method, _self_]" in sentence
 
 
