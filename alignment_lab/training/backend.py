@@ -61,9 +61,8 @@ def _deepspeed_plugin(spec: Experiment, device: torch.device, dtype: torch.dtype
     from accelerate import DeepSpeedPlugin
     from deepspeed.comm import init_distributed
 
-    init_distributed(
-        "gloo" if device.type == "cpu" else "nccl", auto_mpi_discovery=False
-    )  # the group that has met
+    # The group that has met
+    init_distributed("gloo" if device.type == "cpu" else "nccl", auto_mpi_discovery=False)
     return DeepSpeedPlugin(hf_ds_config=config)
 
 
@@ -75,12 +74,8 @@ class Backend:
     def __init__(
         self, accelerator: Accelerator, model: Any, sharding: Sharding, max_grad_norm: float
     ) -> None:
-        self.accelerator, self.model, self.sharding, self.max_grad_norm = (
-            accelerator,
-            model,
-            sharding,
-            max_grad_norm,
-        )
+        self.accelerator, self.model = accelerator, model
+        self.sharding, self.max_grad_norm = sharding, max_grad_norm
         self.wrapped: Any = model
         self.optimizer: Any = None
         self.uses_deepspeed = accelerator.state.deepspeed_plugin is not None
@@ -89,9 +84,8 @@ class Backend:
 
     def wrap(self, optimizer: torch.optim.Optimizer) -> None:
         """Wrap the model for autocast and for several processes, and the optimizer with it."""
-        if (
-            self.sharding is Sharding.fsdp
-        ):  # accelerate is to apply autocast alone: it neither places nor wraps the model
+        if self.sharding is Sharding.fsdp:
+            # accelerate is to apply autocast alone: it neither places nor wraps the model
             self.wrapped = self.accelerator.prepare_model(
                 self.model, device_placement=False, evaluation_mode=True
             )
