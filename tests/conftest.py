@@ -38,15 +38,11 @@ for name in ("HF_HUB_OFFLINE", "HYDRA_FULL_ERROR"):  # whoever has them set woul
 from hydra import initialize_config_dir
 from small_tokenizers import OTHERS, other_tokenizer
 
-from alignment_lab.config import (
-    Experiment,
-    compose,
-)
+from alignment_lab.config import Experiment, compose
 from alignment_lab.runtime.files import cache_directory
 
-CACHE = (
-    Path(SCRATCH) / "cache"
-)  # tokens and references of the tests' own; only the embedded weights, slow to convert, are the user's
+# Tokens and references of the tests' own; only the embedded weights, slow to convert, are the user's
+CACHE = Path(SCRATCH) / "cache"
 (cache_directory() / "models").mkdir(parents=True, exist_ok=True)
 CACHE.mkdir()
 (CACHE / "models").symlink_to((cache_directory() / "models").resolve())

@@ -6,6 +6,18 @@ from pathlib import Path
 
 from small_guides import files_of
 
+# The shortest run that does everything a run does
+SHORT = [
+    "model=tiny",
+    "parallel.device=cpu",
+    "training.max_steps=2",
+    "training.global_batch=2",
+    "eval.rows=2",
+    "eval.generations=1",
+    "eval.max_new_tokens=2",
+    "tracking=local",
+]
+
 FILES = files_of("extending.md")
 PLUGIN, OPTION = FILES["tilted.py"], FILES["options/method/tilted.yaml"]
 

@@ -36,10 +36,11 @@ ROWS, MAX_LENGTH = 6, 96
 TEXTS = [
     f"The {place}th sentence of {place % 7 + 2} says {'very ' * (place % 9)}little." for place in range(90)
 ]
+# of random weights, and of what training did to them: log-ratios of some nats
 WEIGHT_SCALE, UPDATE_SCALE = (
     0.1,
     0.01,
-)  # of random weights, and of what training did to them: log-ratios of some nats
+)
 
 
 def compact_ids(rows: list[Row]) -> list[Row]:

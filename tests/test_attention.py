@@ -71,9 +71,8 @@ def varlen_by_hand(query, key, value, layout, scaling=None):
     """Attention from `PackedLayout.varlen` in plain torch, as a varlen kernel does it."""
     varlen = layout.varlen(query.device)
     groups = query.shape[1] // key.shape[1]
-    keys, values = (
-        tensor[0].repeat_interleave(groups, 0)[:, varlen.key_indices] for tensor in (key, value)
-    )  # [H, T_k, D]
+    # [H, T_k, D]
+    keys, values = (tensor[0].repeat_interleave(groups, 0)[:, varlen.key_indices] for tensor in (key, value))
     outputs = []
     spans = zip(
         varlen.cu_seqlens_q.tolist(),

@@ -201,9 +201,8 @@ def test_a_reward_model_keeps_its_head_and_knows_its_padding(kind, a_run, in_thi
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert output_difference(verify.load_saved(run.model, verify.LoadOptions()), model) <= ROUNDING
     assert model.config.num_labels == 1
-    assert (
-        model.config.pad_token_id == 2
-    )  # the tiny model's; of an adapter's base the tokenizer's own, which is the same
+    # the tiny model's; of an adapter's base the tokenizer's own, which is the same
+    assert model.config.pad_token_id == 2
     assert "pipeline_tag: text-classification" in (tmp_path / "out" / "README.md").read_text()
 
 

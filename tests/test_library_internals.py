@@ -103,9 +103,8 @@ def test_the_basic_sweeper_validates_through_one_method():
     unpatched = as_installed("hydra._internal.core_plugins.basic_sweeper")
     assert "self.validate_batch_is_legal(" in inspect.getsource(BasicSweeper.sweep)
     with pytest.raises(AttributeError, match="config_loader"):
-        unpatched.BasicSweeper(max_batch_size=None).validate_batch_is_legal(
-            [["a=1"]]
-        )  # it has no config loader
+        # it has no config loader
+        unpatched.BasicSweeper(max_batch_size=None).validate_batch_is_legal([["a=1"]])
     internals.skip_batch_validation()
     BasicSweeper(max_batch_size=None).validate_batch_is_legal([["a=1"]])
 

@@ -92,9 +92,8 @@ def test_the_others_compute_in_float32_at_least():
     ]
     assert {values.dtype for values in results} == {torch.float32}
     exact = kto(policy.double(), reference.double(), labels, kl=zero, beta=0.1, desirable_weight=1.1)
-    assert exact.losses[0].item() == pytest.approx(
-        1.1 / (1 + math.exp(0.1 * 2)), rel=1e-14
-    )  # the weight is not rounded to float32
+    # the weight is not rounded to float32
+    assert exact.losses[0].item() == pytest.approx(1.1 / (1 + math.exp(0.1 * 2)), rel=1e-14)
 
 
 FAR = [[-2000.0, -1.0, -2000.0, -1e-9, 0.0], [-1.0, -2000.0, -2000.0, 0.0, 0.0]]

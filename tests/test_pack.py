@@ -57,9 +57,8 @@ def test_a_plan_has_every_sequence_once_and_keeps_to_the_budget(seed, max_tokens
     packs = plan(trees, max_tokens)
     indices = [index for pack in packs for tree in pack for index in tree.sequence_ids]
     assert sorted(indices) == list(range(60))
-    assert sorted(id(tree) for pack in packs for tree in pack) == sorted(
-        map(id, trees)
-    )  # a tree is never split
+    # a tree is never split
+    assert sorted(id(tree) for pack in packs for tree in pack) == sorted(map(id, trees))
     assert all(pass_tokens(pack, plan) <= max_tokens or len(pack) == 1 for pack in packs)
     assert all(packs)
 

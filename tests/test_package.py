@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from small_plugins import SHORT
 
 from alignment_lab.runtime.files import read_json
 from alignment_lab.runtime.run_directory import RunDirectory
@@ -20,16 +21,6 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGED = ("alignment_lab", "conf", "pyproject.toml", "setup.py", "README.md", "LICENSE")
-SHORT = [
-    "model=tiny",
-    "parallel.device=cpu",
-    "training.max_steps=2",
-    "training.global_batch=2",
-    "eval.rows=2",
-    "eval.generations=1",
-    "eval.max_new_tokens=2",
-    "tracking=local",
-]
 CLEAN = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 GUARD = """
 import sys

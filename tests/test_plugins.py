@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_plugins import OPTION, PLUGIN, write_plugin
+from small_plugins import OPTION, PLUGIN, SHORT, write_plugin
 
 from alignment_lab.config import Experiment, compose, from_yaml, plugins, to_plain, to_yaml
 from alignment_lab.config.identity import describe_difference
@@ -20,16 +20,6 @@ from alignment_lab.sweep import snapshot
 from alignment_lab.sweep.grid import compose_grid
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
-SHORT = [
-    "model=tiny",
-    "parallel.device=cpu",
-    "training.max_steps=2",
-    "training.global_batch=2",
-    "eval.rows=2",
-    "eval.generations=1",
-    "eval.max_new_tokens=2",
-    "tracking=local",
-]
 
 
 @pytest.fixture

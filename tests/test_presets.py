@@ -27,9 +27,8 @@ def test_flops_by_hand(composed):
     assert estimate.step_flops(spec, counts(spec), WORKLOAD) == 6 * 8 * products
     assert estimate.step_flops(frozen, counts(frozen), WORKLOAD) == 4 * 8 * products
     assert estimate.reference_flops(spec, counts(spec), WORKLOAD, steps=10) == 2 * 80 * products
-    assert (
-        estimate.reference_flops(spec, counts(spec), WORKLOAD, steps=10_000) == 2 * 1000 * products
-    )  # once, however many epochs
+    # once, however many epochs
+    assert estimate.reference_flops(spec, counts(spec), WORKLOAD, steps=10_000) == 2 * 1000 * products
     sft = composed(["method=sft"])
     assert estimate.reference_flops(sft, counts(sft), WORKLOAD, steps=10) == 0
 
@@ -75,10 +74,11 @@ def test_every_device_is_known_by_its_driver_name(tmp_path, monkeypatch):
         assert _device_from_driver(card).name == name
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "information").write_text(f"Model: \t\t {card}\nIRQ:   \t\t 16\n")
+    # the smallest limits the others
     assert estimate.local_device(len(CARDS)) == (
         DEVICES["rtx4090"],
         len(CARDS),
-    )  # the smallest limits the others
+    )
     assert estimate.local_device(0) == (DEVICES["cpu"], 1)
 
 
@@ -157,9 +157,8 @@ def test_a_small_card_gets_four_bits(composed, on):
 
 def test_auto_leaves_out_what_is_not_installed(composed, on):
     on("h100", 8, packages=False)
-    assert (
-        estimate.choose_preset(composed(["model=mistral-7b", "parallel=auto"])).parallel.name == "fsdp"
-    )  # zero2 needs DeepSpeed
+    # zero2 needs DeepSpeed
+    assert estimate.choose_preset(composed(["model=mistral-7b", "parallel=auto"])).parallel.name == "fsdp"
 
 
 def test_auto_says_that_nothing_fits(composed, on):

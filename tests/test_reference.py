@@ -187,9 +187,8 @@ def test_a_sweep_computes_the_reference_once(
     another answer, is computed again.
     """
     path = write_rows(ROWS)
-    monkeypatch.setattr(
-        "alignment_lab.report.render.run_page.write_run_page", lambda run: None
-    )  # half of so short a run's time
+    # half of so short a run's time
+    monkeypatch.setattr("alignment_lab.report.render.run_page.write_run_page", lambda run: None)
 
     def count_cached(*overrides: str) -> tuple[int, int]:
         run = RunDirectory(tmp_path / f"run{len(list(tmp_path.iterdir()))}")

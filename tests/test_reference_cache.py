@@ -293,9 +293,8 @@ def test_a_nonfinite_value_is_reported_by_row_and_never_stored(folder, value):
         return [np.where(row in (1, 3), value, formula(([row], ids)).astype(float)) for [row], ids in block]
 
     with pytest.raises(UserError, match=r"not finite for the examples 1, 3 \(counted from 0\)"):
-        ReferenceCache(folder).fetch(
-            examples, score, block_tokens=38
-        )  # 10 + 9 + 8 + 7 = 34 tokens: four examples, then two
+        # 10 + 9 + 8 + 7 = 34 tokens: four examples, then two
+        ReferenceCache(folder).fetch(examples, score, block_tokens=38)
     assert shards(folder) == []
     with pytest.raises(UserError, match="the examples 1 "):
         ReferenceCache(folder).fetch(examples, score, block_tokens=10)  # one by one

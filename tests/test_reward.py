@@ -52,9 +52,8 @@ def test_a_saved_reward_model_gives_the_scores_that_the_run_measured(finished, c
         metrics["eval_accuracy"]["after"]["value"]
         == sum(chosen > rejected for chosen, rejected in scores) / 6
     )
-    assert (
-        abs(metrics["eval_margin"]["after"]["value"] - metrics["eval_margin"]["before"]["value"]) > 1e-3
-    )  # it did learn
+    # it did learn
+    assert abs(metrics["eval_margin"]["after"]["value"] - metrics["eval_margin"]["before"]["value"]) > 1e-3
 
 
 def test_padded_batches_of_a_saved_reward_model_score_as_rows_alone(finished, tokenizer):

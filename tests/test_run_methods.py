@@ -36,9 +36,8 @@ def test_every_method_runs(method, composed, tmp_path):
     report = run.report()
     assert (report["method"], report["steps"]) == (method, 3)
     assert report["rows"]["train"] <= report["rows"]["available"]  # of texts too, whose rows are blocks
-    assert report["rows"]["eval"] == (
-        1 if method == "cpt" else 2
-    )  # two short texts are one block; the two halves of a pair count as one row
+    # two short texts are one block; the two halves of a pair count as one row
+    assert report["rows"]["eval"] == (1 if method == "cpt" else 2)
     assert all(math.isfinite(metric["after"]["value"]) for metric in report["metrics"].values())
     kind = AutoModelForSequenceClassification if method == "reward" else AutoModelForCausalLM
     _, info = kind.from_pretrained(run.model, output_loading_info=True)

@@ -172,9 +172,8 @@ def test_only_what_is_due_is_submitted(stub):
     (stub.here / "state").write_text("PENDING")
     assert "nothing to submit" in stub.python("-m", "alignment_lab.sweep", "retry", str(stub.path)).stdout
     assert "4 of 6 cells" in stub.python("-m", "alignment_lab.sweep", "cancel", str(stub.path)).stdout
-    assert (
-        len((stub.here / "cancelled").read_text().split()) == 7
-    )  # and the prewarm jobs, which these stubs never end
+    # and the prewarm jobs, which these stubs never end
+    assert len((stub.here / "cancelled").read_text().split()) == 7
 
 
 def test_a_command_that_is_killed_while_submitting_submits_nothing_twice(stub):

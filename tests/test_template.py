@@ -34,9 +34,8 @@ FRAGMENTS = [
 def assert_the_same_ids(tokenizer):
     rng = random.Random(0)
     texts = ["".join(rng.choices(FRAGMENTS, k=rng.randint(0, 9))) for _ in range(3000)]
-    tokenizer(
-        texts, truncation=True, max_length=2
-    )  # a call with truncation leaves the backend set to truncate
+    # a call with truncation leaves the backend set to truncate
+    tokenizer(texts, truncation=True, max_length=2)
     ids = templates.shared_part_encoder(tokenizer)(texts)
     assert ids == templates.encode_rendered(tokenizer, texts)
     tokenizer(texts, truncation=True, max_length=2)

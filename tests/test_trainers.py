@@ -101,10 +101,11 @@ def test_the_order_of_rows_in_a_batch_changes_nothing(method, contexts):
     forward_rows, reversed_rows = (
         [trainer.train_rows[row] for unit in order for row in unit] for order in (units, units[::-1])
     )
+    # BCO remembers steps: each trainer has its own
     (loss, gradients, _), (reversed_loss, reversed_gradients, _) = (
         run_step(trainer, forward_rows),
         run_step(make_trainer(context), reversed_rows),
-    )  # BCO remembers steps: each trainer has its own
+    )
     assert reversed_loss == pytest.approx(loss, rel=TOLERANCE)
     assert all(
         relative_difference(reversed_gradients[name], gradient) < TOLERANCE

@@ -67,9 +67,8 @@ def run_steps(
     """
     packed_attention.register()
     model.set_attn_implementation(packed_attention.SHARED_PREFIX)
-    context = contexts.create(
-        method, *overrides, rows=[*rows, *rows], policy=model
-    )  # half of them are held out
+    # half of them are held out
+    context = contexts.create(method, *overrides, rows=[*rows, *rows], policy=model)
     trainers = [make_trainer(context, engine) for engine in LAYOUTS]
     if policy is not None:
         model.load_state_dict(policy.state_dict())

@@ -177,9 +177,8 @@ def test_an_adapter_is_loaded_on_quantized_weights_if_it_was_trained_on_them(
     options = verify.LoadOptions(quantization=Quantization[quantization], compute=compute)
     outputs = verify.probe_outputs(trained_adapter(saved_model[0], tmp_path / "adapter", options=options))
     assert verify.verify_saved(tmp_path / "adapter", outputs, options, tolerance=ROUNDING) <= ROUNDING
-    assert "gives other log-probabilities" in error_sentence(
-        tmp_path / "adapter", outputs
-    )  # on the original weights
+    # on the original weights
+    assert "gives other log-probabilities" in error_sentence(tmp_path / "adapter", outputs)
 
 
 @quantized

@@ -92,9 +92,8 @@ def build_trainer(
 ) -> Trainer:
     """The trainer of this experiment; `callbacks` are made from what was loaded."""
     device, dtype = device_and_dtype(spec)
-    accelerator = create_accelerator(
-        spec, device, dtype
-    )  # before the model: it shards what is loaded under ZeRO-3
+    # before the model: it shards what is loaded under ZeRO-3
+    accelerator = create_accelerator(spec, device, dtype)
     policy = load(spec, tokens.model_folder, device, dtype)
     if hasattr(policy, "peft_config"):
         console.print(_describe_adapter(spec, policy), highlight=False, soft_wrap=True)

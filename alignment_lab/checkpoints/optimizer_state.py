@@ -131,9 +131,8 @@ class TorchOptimizerState:
             return value
         if value.shape == weight.shape:
             return _cut_as(weight, value)
-        return (
-            value.to(weight.device) if value.ndim or self.fused else value
-        )  # torch counts steps on the processor, fused kernels do not
+        # torch counts steps on the processor, fused kernels do not
+        return value.to(weight.device) if value.ndim or self.fused else value
 
 
 def _cut_as(weight: Any, value: Tensor) -> Any:

@@ -37,11 +37,12 @@ from .hydra_errors import describe_hydra_error, is_group_error, is_part_of_null
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 FOLDER_NAME_LIMIT = 120  # characters; most file systems take 255 bytes
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
+# what Hydra and OmegaConf raise besides: see hydra_errors
 UNTYPED_ERRORS = (
     ValueError,
     AssertionError,
     AttributeError,
-)  # what Hydra and OmegaConf raise besides: see hydra_errors
+)
 
 
 class ConfSearchPath(SearchPathPlugin):

@@ -219,9 +219,8 @@ def _methods_with_beta() -> list[str]:
 
 def to_plain(spec: Experiment) -> dict[str, Any]:
     """The experiment as plain dictionaries, lists, strings and numbers; enums by name, secrets redacted."""
-    settings = redact_data(
-        _to_containers(spec)
-    )  # before enums become strings that may equal somebody's password
+    # before enums become strings that may equal somebody's password
+    settings = redact_data(_to_containers(spec))
     settings["method"]["name"] = spec.method.name
     plain = _name_enums(settings)
     assert isinstance(plain, dict)

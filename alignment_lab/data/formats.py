@@ -26,9 +26,8 @@ ROLES = {
     "model": "assistant",
     "function_call": "assistant", "observation": "tool", "function": "tool",
 }  # fmt: skip
-TURN_MARKER = re.compile(
-    r"(?:^|\n\n)(Human|Assistant): ?"
-)  # Anthropic HH keeps a whole transcript in one string
+# Anthropic HH keeps a whole transcript in one string
+TURN_MARKER = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 ANSWER_COLUMNS = ("completion", "output", "response")
 LABEL_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 PAIRS_TOO = "preference pairs do as well"
@@ -132,9 +131,8 @@ def _read_pair(row: Row) -> Row:
     chosen, rejected = (_read_messages(row, key, "assistant") for key in ("chosen", "rejected"))
     prompt = _read_prompt(row)
     shared = _shared_length(chosen, rejected)
-    if shared and (
-        not prompt or chosen[0]["role"] in ("system", "user")
-    ):  # the answers hold the whole conversation
+    # the answers hold the whole conversation
+    if shared and (not prompt or chosen[0]["role"] in ("system", "user")):
         prompt = (_system_message(row) if chosen[0]["role"] != "system" else []) + chosen[:shared]
         chosen, rejected = chosen[shared:], rejected[shared:]
     if not prompt or prompt[-1]["role"] == "assistant":

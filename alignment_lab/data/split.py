@@ -110,9 +110,8 @@ def _hold_out(rows: list[Row], data: Data) -> tuple[list[Row], list[Row]]:
     """(train, held out): prompts are chosen by their hash, whatever the seed, method and file order."""
     keys = [_prompt_key(row) for row in rows]
     prompts = sorted(set(keys))
-    count = min(
-        max(1, round(len(prompts) * data.eval_fraction)), len(prompts) - 1
-    )  # one is always left to train on
+    # one is always left to train on
+    count = min(max(1, round(len(prompts) * data.eval_fraction)), len(prompts) - 1)
     heldout = set(prompts[:count])
     train = [row for key, row in zip(keys, rows, strict=True) if key not in heldout]
     return train, [row for key, row in zip(keys, rows, strict=True) if key in heldout]

@@ -125,9 +125,8 @@ class PreferenceObjective(Objective):
         loss = pair_loss.losses if policy.weights is None else pair_loss.losses * policy.weights
         metrics = {}
         if self.method.sft_weight:
-            nll = policy.nll * (
-                batch.num_rows / batch.columns["nll_tokens"].sum()
-            )  # its mean over rows is that over tokens
+            # its mean over rows is that over tokens
+            nll = policy.nll * (batch.num_rows / batch.columns["nll_tokens"].sum())
             loss = loss + self.method.sft_weight * nll
             metrics["nll_loss"] = nll.detach()
         margins = pair_loss.chosen_rewards - pair_loss.rejected_rewards

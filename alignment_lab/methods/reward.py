@@ -26,9 +26,8 @@ class RewardObjective(Objective):
         super().__init__(context)
         assert isinstance(context.spec.method, Reward)
         self.method = context.spec.method
-        context.model.config.get_text_config().pad_token_id = (
-            context.tokenizer.pad_token_id
-        )  # whoever loads it needs it
+        # whoever loads it needs it
+        context.model.config.get_text_config().pad_token_id = context.tokenizer.pad_token_id
 
     def score_inputs(self, row: Row) -> list[ScoredSequence]:
         """Chosen, then rejected, up to the token that transformers' own forward scores: the last that is not

@@ -38,9 +38,8 @@ class SupervisedObjective(Objective):
     def loss_and_metrics(self, outputs: TokenLogprobs, batch: GlobalBatch) -> dict[str, Tensor]:
         """TRL's metrics, one value per token."""
         assert outputs.is_argmax is not None
-        nll = -outputs.logps * (
-            batch.num_rows / batch.columns["tokens"].sum()
-        )  # summed over tokens, divided by rows
+        # summed over tokens, divided by rows
+        nll = -outputs.logps * (batch.num_rows / batch.columns["tokens"].sum())
         return {"loss": nll, "mean_token_accuracy": outputs.is_argmax}
 
     def heldout_scores(

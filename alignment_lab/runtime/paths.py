@@ -10,9 +10,8 @@ CODE_ROOT = PACKAGE.parent  # put on PYTHONPATH, it makes `import alignment_lab`
 INSTALLED = (PACKAGE / "conf").is_dir()  # a wheel carries conf/ inside the package: see setup.py
 CONF = PACKAGE / "conf" if INSTALLED else CODE_ROOT / "conf"
 CHAT_TEMPLATES = PACKAGE / "config" / "chat_templates"
-CODE = (
-    ("alignment_lab",) if INSTALLED else ("alignment_lab", "conf", "train.py")
-)  # the lab's part of CODE_ROOT
+# the lab's part of CODE_ROOT
+CODE = ("alignment_lab",) if INSTALLED else ("alignment_lab", "conf", "train.py")
 
 
 def pythonpath() -> str:

@@ -21,13 +21,14 @@ import yaml
 from .files import exclusive_lock, read_json, read_jsonl, utc_now, write_atomic, write_json
 from .redaction import redact_data
 
+# interrupted: the same command resumes it
 RUN_STATES = (
     "queued",
     "running",
     "interrupted",
     "finished",
     "failed",
-)  # interrupted: the same command resumes it
+)
 
 
 @dataclass(frozen=True)

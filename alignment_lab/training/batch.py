@@ -26,9 +26,8 @@ class GlobalBatch(PickledWhole):
     passes: list[ForwardBatch]  # with a gradient; of this process
     num_rows: int  # of all processes
     columns: dict[str, Tensor]  # [rows, ...] each
-    aux_passes: list[ForwardBatch] = field(
-        default_factory=list
-    )  # without a gradient; they only inform the loss
+    # without a gradient; they only inform the loss
+    aux_passes: list[ForwardBatch] = field(default_factory=list)
     aux_stats: dict[str, Tensor] = field(default_factory=dict)  # scalars computed from the auxiliary passes
     row_indices: list[int] = field(default_factory=list)  # of the rows, among those to train on
     is_first_step: bool = False  # the policy is still its own reference

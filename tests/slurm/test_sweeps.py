@@ -208,6 +208,5 @@ def test_edits_change_no_cell_that_waits(cluster, here):
     for cell in sweep.manifest.cells:
         run = sweep.run(cell.name)
         assert run.spec()["method"]["beta"] == 0.1
-        assert (
-            json.loads(run.provenance_file.read_text())["git"] is None
-        )  # the copy is no checkout, and says so on the node too
+        # the copy is no checkout, and says so on the node too
+        assert json.loads(run.provenance_file.read_text())["git"] is None

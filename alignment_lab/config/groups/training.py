@@ -36,9 +36,8 @@ class Training:
     save_steps: int | None = None  # null: no checkpoint during training
     save_total_limit: int = 2
     dataloader_num_workers: int = 0  # processes that lay out the next batches; 0: the training process does
-    on_nonfinite: OnNonfinite = (
-        OnNonfinite.stop
-    )  # a NaN or infinite loss or gradient: end the run, or skip the step
+    # a NaN or infinite loss or gradient: end the run, or skip the step
+    on_nonfinite: OnNonfinite = OnNonfinite.stop
     max_nonfinite: int = 5  # skipped steps in a row before the run ends
     watchdog_minutes: float | None = 30.0  # without progress: dump tracebacks and end the run; null: never
 

@@ -179,9 +179,8 @@ class MPO(Referenced):
 
     name: str = "mpo"
     sft_weight: float = 1.0  # the paper's
-    objectives: dict[str, float] = field(
-        default_factory=MIXTURE.copy
-    )  # weights, the paper's; 0 leaves one out
+    # weights, the paper's; 0 leaves one out
+    objectives: dict[str, float] = field(default_factory=MIXTURE.copy)
 
     def __post_init__(self) -> None:
         super().__post_init__()
