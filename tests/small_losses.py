@@ -15,7 +15,7 @@ from alignment_lab.methods.preference import bind_loss
 
 PAIRWISE = [name for name, schema in config.METHOD_SCHEMAS.items() if issubclass(schema, config.Pairwise)]
 kto = partial(losses.kto, desirable_weight=1.0, undesirable_weight=1.0)
-reward = partial(losses.bradley_terry, margin=None, centering=0.0)
+reward = partial(losses.bradley_terry, margin=0.0, centering=0.0)
 
 
 def bind_method_loss(name: str, **settings: Any) -> Callable[..., PairLoss]:

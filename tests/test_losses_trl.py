@@ -437,10 +437,10 @@ def reward_bench(tmp_path_factory):
 @pytest.mark.parametrize("centering", [0.0, 0.01])
 def test_the_reward_models_objective_is_trls(reward_bench, margin, centering):
     model, trainer = reward_bench.policy, reward_bench.trainer
-    margins = None if margin is None else torch.tensor(margin, dtype=torch.float64)
+    margins = torch.tensor(margin or 0.0, dtype=torch.float64)
     trainer.args.center_rewards_coefficient = centering or None
     theirs = trainer.compute_loss(
-        model, dict(reward_bench.batch) | ({} if margins is None else {"margin": margins})
+        model, dict(reward_bench.batch) | ({} if margin is None else {"margin": margins})
     )
     scores = model(**reward_bench.batch).logits[:, 0]
     assert_same(reward(*scores.chunk(2), margin=margins, centering=centering).losses.mean(), theirs, model)

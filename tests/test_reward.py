@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_runs import ContextFactory, make_trainer
+from small_runs import ContextFactory, console_output, make_trainer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from alignment_lab import data
@@ -84,9 +84,16 @@ def test_a_reward_model_is_packed(composed, tokenizer, tmp_path):
     assert len(collate(make_trainer(context).objective, context.train_rows).passes) == 1
 
 
-def test_the_margin_of_rows_counts_only_where_all_have_one(composed, tokenizer, tmp_path):
+@pytest.mark.parametrize("gaps", [0, 1, 12])
+def test_a_row_without_a_margin_has_0_and_the_others_keep_theirs(gaps, composed, tokenizer, tmp_path):
+    """The rule is a row's: neither a gap nor the rows of its batch change another row. Gaps are counted."""
     contexts = ContextFactory(composed, tokenizer, tmp_path)
-    rows = contexts.rows(contexts.spec("reward"))
-    trainer = make_trainer(contexts.create("reward", rows=[{**row, "margin": 0.5} for row in rows]))
-    assert trainer.objective.batch_columns(trainer.train_rows)["margin"].tolist() == [0.5] * 6
-    assert trainer.objective.batch_columns([trainer.train_rows[0], rows[0]]) == {}
+    rows = [dict(row, margin=0.5) for row in contexts.rows(contexts.spec("reward"))]
+    for row in rows[:gaps]:
+        del row["margin"]
+    context = contexts.create("reward", rows=rows)
+    trainer = make_trainer(context)
+    margins = trainer.objective.batch_columns(rows)["margin"].tolist()
+    assert margins == [0.0] * gaps + [0.5] * (len(rows) - gaps)
+    told = "margin: 1 of 12 rows have none; theirs is 0" in console_output(context)
+    assert told == (gaps == 1)

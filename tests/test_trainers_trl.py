@@ -17,6 +17,7 @@ from test_losses_trl import (
     BETA,
     QUIET,
     ROWS,
+    configure_trainer,
     dpo_bench,
     in_float64,
     make_bench,
@@ -131,6 +132,26 @@ def test_dpos_step_is_trls(contexts, dpo_bench):
             "logps/rejected",
         ):
             assert metrics[name] == pytest.approx(trl._metrics["train"][name][-1], rel=1e-5), name
+
+
+def test_wpo_weighs_the_nll_of_a_pair_as_trl_does(contexts, dpo_bench):
+    """One pair: TRL 1.16 weighs its term `sft` in place, which torch refuses for a batch of several."""
+    trl, half = dpo_bench.trainer, len(ROWS)
+    configure_trainer(trl, ["sigmoid", "sft"], [1.0, 0.5], use_weighting=True)
+    batch = {name: column[[0, half]] for name, column in dpo_bench.batch.items()}
+    theirs = trl._compute_loss(dpo_bench.policy, dict(batch), False)
+    configure_trainer(trl, "sigmoid")
+    steps = run_steps(
+        contexts,
+        copy_model(dpo_bench.reference),
+        pairs(batch),
+        "dpo",
+        f"method.beta={BETA}",
+        "method.wpo=true",
+        "method.sft_weight=0.5",
+        policy=dpo_bench.policy,
+    )
+    assert_equals_trl(steps, theirs, dpo_bench.policy, 1e-6)
 
 
 def test_orpos_step_is_trls_with_the_nll_of_prompt_and_answer(contexts, orpo_bench):

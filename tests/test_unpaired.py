@@ -2,8 +2,10 @@
 weights, BCO's memory.
 """
 
+import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,6 +99,41 @@ def test_without_another_prompt_ktos_reference_point_is_0(contexts):
     loss, _, metrics = run_step(trainer)
     assert loss == pytest.approx(0.5, abs=1e-5)
     assert "kl" not in metrics
+
+
+FEW_PROMPTS = [  # prompts to train on, and prompts that are held out
+    (1, 0),
+    (1, 1),
+    (1, 3),
+    (3, 1),
+]
+
+
+@pytest.mark.parametrize("method", ["kto", "bco"])
+@pytest.mark.parametrize(("to_train_on", "held_out"), FEW_PROMPTS)
+@pytest.mark.parametrize("labels", [(True, False), (True, True), (False, False)])
+def test_a_prompt_alone_is_trained_on_and_measured(method, to_train_on, held_out, labels, contexts):
+    """Training and held-out rows are matched apart: a set with one prompt has the reference point 0, and the
+    other set keeps its own; a label that no row has leaves no number behind.
+    """
+
+    def rows(prompts: range) -> list:
+        labeled = [(prompt, number, label) for prompt in prompts for number, label in enumerate(labels)]
+        return [make_row([prompt + 1], [3 + number, 4], label) for prompt, number, label in labeled]
+
+    context = contexts.create(method, "training.global_batch=1", rows=rows(range(3)))
+    context = replace(context, train_rows=rows(range(to_train_on)), heldout_rows=rows(range(5, 5 + held_out)))
+    trainer = make_trainer(context)
+    measured = [trainer.heldout.scores(initial=initial) for initial in (True, False)]
+    # at first the reference point is 0 without a look
+    assert measured[0].keys() == measured[1].keys() - {"eval_kl"}
+    numbers = [scores.estimate()["value"] for scores in measured[1].values() if scores.values]
+    assert all(map(math.isfinite, numbers)) and bool(numbers) == bool(held_out)
+    assert ("eval_kl" in measured[1]) == (method == "kto" and held_out > 1)
+    for row in trainer.train_rows:
+        loss, _, metrics = run_step(trainer, [row])
+        assert math.isfinite(loss) and all(map(math.isfinite, metrics.values()))
+        assert ("kl" in metrics) == (method == "kto" and to_train_on > 1)
 
 
 # ---- labels

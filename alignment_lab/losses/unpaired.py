@@ -39,10 +39,9 @@ def kto_kl(policy: Tensor, reference: Tensor) -> Tensor:
     """KTO's reference point: max(0, mean log-ratio) of M prompts with answers of other prompts, detached;
     [M], [M] -> scalar.
 
-    Not an unbiased estimate of KL(pi || pi_ref): the answers come from the data and not from the policy, and
-    the clamp raises it. It shares its answers with the batch instead, which the paper found to suffice. Few
-    rows make it noise: here it is taken over the whole global batch, of all processes and passes, where TRL
-    takes each device's micro-batch.
+    Section 4.1 of Ethayarajh et al. 2024. Not an unbiased estimate of KL(pi || pi_ref): the answers come from
+    the data and not from the policy, and the clamp raises it. Few rows make it noise: here the mean is taken
+    over the whole global batch, of all processes and passes, where TRL takes each device's micro-batch.
     """
     return (to_float32(policy) - to_float32(reference)).mean().clamp(min=0).detach()
 

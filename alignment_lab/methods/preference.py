@@ -122,13 +122,15 @@ class PreferenceObjective(Objective):
         self, policy: PairOutputs, reference: PairLogprobs | None, batch: GlobalBatch
     ) -> dict[str, Tensor]:
         pair_loss = self.loss(policy.logps, reference) if reference else self.loss(policy.logps)
-        loss = pair_loss.losses if policy.weights is None else pair_loss.losses * policy.weights
-        metrics = {}
+        loss, metrics = pair_loss.losses, {}
         if self.method.sft_weight:
             # its mean over rows is that over tokens
             nll = policy.nll * (batch.num_rows / batch.columns["nll_tokens"].sum())
             loss = loss + self.method.sft_weight * nll
             metrics["nll_loss"] = nll.detach()
+        if policy.weights is not None:
+            # the whole of a pair's loss, its NLL included: so does TRL with its term `sft`
+            loss = loss * policy.weights
         margins = pair_loss.chosen_rewards - pair_loss.rejected_rewards
         return {
             "loss": loss,

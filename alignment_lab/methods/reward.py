@@ -28,6 +28,10 @@ class RewardObjective(Objective):
         self.method = context.spec.method
         # whoever loads it needs it
         context.model.config.get_text_config().pad_token_id = context.tokenizer.pad_token_id
+        rows = [*context.train_rows, *context.scored_rows]
+        without = sum("margin" not in row for row in rows)
+        if 0 < without < len(rows):
+            context.notify(f"margin: {without} of {len(rows)} rows have none; theirs is 0")
 
     def score_inputs(self, row: Row) -> list[ScoredSequence]:
         """Chosen, then rejected, up to the token that transformers' own forward scores: the last that is not
@@ -39,10 +43,8 @@ class RewardObjective(Objective):
         return [replace(pair, answer=_without_padding(pair.answer, padding)) for pair in pair_sequences(row)]
 
     def batch_columns(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """How much better the chosen answer is, where every row says so."""
-        if not all("margin" in row for row in rows):
-            return {}
-        return {"margin": torch.tensor([float(row["margin"]) for row in rows])}
+        """How much better the chosen answer is; 0 where the row does not say."""
+        return {"margin": torch.tensor([float(row.get("margin", 0.0)) for row in rows])}
 
     def forward(self, model: torch.nn.Module, batch: ForwardBatch) -> TokenLogprobs:
         """One score per sequence, in place of its log-probabilities."""
@@ -52,9 +54,7 @@ class RewardObjective(Objective):
 
     def loss_and_metrics(self, outputs: TokenLogprobs, batch: GlobalBatch) -> dict[str, Tensor]:
         """TRL's metrics of a reward trainer."""
-        margin = (
-            batch.columns["margin"][outputs.sequence_ids[::2] // 2] if "margin" in batch.columns else None
-        )
+        margin = batch.columns["margin"][outputs.sequence_ids[::2] // 2]
         chosen, rejected = outputs.logps[::2], outputs.logps[1::2]
         pair_loss = bradley_terry(chosen, rejected, margin=margin, centering=self.method.centering)
         gap = pair_loss.chosen_rewards - pair_loss.rejected_rewards

@@ -118,18 +118,18 @@ class KTOObjective(UnpairedObjective):
         return with_mismatched_answers(rows, self.context.spec.data.max_length)
 
     def with_reference_logps(self, rows: list[Row]) -> list[Row]:
-        """With `ref_logps`, and `ref_KL_logps` where rows have a mismatched answer, in nats."""
+        """With `ref_logps`, and `ref_KL_logps` where a row has a mismatched answer, in nats.
+
+        Training and held-out rows are matched apart, so the ones may have such answers where the others,
+        with one prompt alone, have none.
+        """
         answers = [self.score_inputs(row)[0] for row in rows]
-        mismatched = self.aux_sequences(rows)
-        sums = (
-            [float(tokens.sum()) for tokens in reference_logps(self.context, [*answers, *mismatched])]
-            if rows
-            else []
-        )
-        rows = [{**row, "ref_logps": value} for row, value in zip(rows, sums, strict=False)]
-        if not mismatched:
-            return rows
-        return [{**row, "ref_KL_logps": value} for row, value in zip(rows, sums[len(rows) :], strict=True)]
+        logps = reference_logps(self.context, [*answers, *self.aux_sequences(rows)]) if rows else []
+        sums = iter([float(tokens.sum()) for tokens in logps])
+        completed = [{**row, "ref_logps": next(sums)} for row in rows]
+        return [
+            {**row, "ref_KL_logps": next(sums)} if "KL_completion_ids" in row else row for row in completed
+        ]
 
     def aux_sequences(self, rows: Sequence[Row]) -> list[ScoredSequence]:
         """Every prompt with an answer to another one."""
@@ -214,10 +214,14 @@ class BCOObjective(UnpairedObjective):
 
 
 def with_mismatched_answers(rows: list[Row], max_length: int) -> list[Row]:
-    """The rows with an answer to another prompt (`KL_completion_ids`), chosen by content.
+    """The rows with an answer to another prompt each (`KL_completion_ids`), for KTO's reference point.
 
-    So it is the same for every order, seed and epoch. Prompts stand in the order of their hash, each takes
-    the answers of the next one. One prompt alone has none, and then no row gets any.
+    Prompts stand in the order of their hash, and a prompt's rows take the next prompt's answers one by one,
+    from the first again where those are fewer. It depends on the content of these rows alone, and on no
+    order, seed or epoch, so that the reference's log-probabilities are computed once. (The paper and TRL
+    shift the answers of a micro-batch by one instead: another draw of the same kind, anew for each order.)
+    An answer is cut so that it fills `max_length` behind its new prompt. One prompt alone has no other, and
+    then no row gets any.
     """
     by_prompt: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
@@ -230,6 +234,6 @@ def with_mismatched_answers(rows: list[Row], max_length: int) -> list[Row]:
     mismatched: dict[int, list[int]] = {}
     for prompt, group in by_prompt.items():
         others = answers[next_prompt[prompt]]
-        for number, row in enumerate(sorted(group, key=lambda row: row["completion_ids"])):
+        for number, row in enumerate(sorted(group, key=lambda row: (row["completion_ids"], row["label"]))):
             mismatched[id(row)] = others[number % len(others)][: max_length - len(prompt)]
     return [{**row, "KL_completion_ids": mismatched[id(row)]} for row in rows]

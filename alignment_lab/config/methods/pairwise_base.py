@@ -16,9 +16,9 @@ class Pairwise(Method):
     format: ClassVar[Format] = Format.preference
 
     sft_weight: float = 0.0  # of the chosen answer's NLL per token, added to the loss: RPO
-    wpo: bool = (
-        False  # WPO: weigh each pair by how likely the policy is to generate both answers (arXiv:2406.11827)
-    )
+    # WPO: weigh each pair, its NLL included, by how likely the policy is to generate both answers
+    # (arXiv:2406.11827)
+    wpo: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
