@@ -34,10 +34,15 @@ class Case:
 
     @property
     def data(self) -> list[str]:
-        """The lab's overrides that choose these rows, and KTO's weights as TRL has them, without balance."""
+        """The lab's overrides that choose these rows, and KTO's weights as TRL has them, without balance.
+
+        Where pairs are split in two, a step of TRL's has half as many pairs as rows.
+        """
         weights = ["method.desirable_weight=1", "method.undesirable_weight=1"] if self.method == "kto" else []
+        halves = [f"training.global_batch={BATCH // 2}"] if self.name == "kto/hh" else []
         return [
             *weights,
+            *halves,
             *(["data=local", f"data.path={self.path}"] if self.path else ["data=embedded"]),
             f"data.max_length={MAX_LENGTH}",
         ]

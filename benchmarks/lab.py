@@ -41,13 +41,13 @@ def compose_experiment(job: Job) -> Experiment:
     overrides = [
         f"method={job.method}",
         f"model={'tiny' if job.model in SHAPES else job.model}",
-        *(job.data or ["data=embedded"]),
         *COMMON,
         f"training.max_steps={job.steps}",
         f"training.global_batch={job.batch}",
         f"training.learning_rate={job.learning_rate}",
         f"training.seed={job.seed}",
         f"parallel.device={job.device}",
+        *(job.data or ["data=embedded"]),
         *job.overrides,
     ]
     compose.register_with_hydra()

@@ -148,14 +148,16 @@ def _run_trl(
         notify(f"TRL {peer}, {method} beta={beta}")
         feed = files["singles" if method == "kto" else "pairs"]
         settings = {"beta": beta, **({"bf16": bf16} if peer == TUNED else {})}
-        rows = steps * BATCH
+        batch = 2 * BATCH if method == "kto" else BATCH  # two labeled answers of each pair
         job = Job(
             "trl.script",
             method=method,
             weights=model_folder,
             feed=str(feed),
             peer=peer,
-            rows=rows,
+            rows=steps * batch,
+            batch=batch,
+            micro=batch,
             learning_rate=LEARNING_RATE,
             settings=settings,
         )

@@ -137,7 +137,7 @@ def test_separate_heldout_rows_are_streamed_too(streamed, pairs, taken, write_ro
     splits = load_rows(streamed(pairs, f"data.eval_path={held}"))
     assert len(splits.heldout) == 8  # six, and a fourth as many again
     assert taken == [8, 40, 11]  # eight of the first forty are held out: more are read
-    assert splits.dropped == {"the prompt is held out": 8}
+    assert splits.dropped == {"a prompt or a turn of it is held out": 8}
     assert len(splits.train) == 43
 
 

@@ -55,7 +55,7 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     function, tokenizer = method_spec(spec.method).tokenize, load_tokenizer(spec.model, model_folder)
     collectives.init_process_group(cpu=device_and_dtype(spec)[0].type == "cpu")
     digest, limit = tokenizer_digest(tokenizer), spec.data.max_length
-    train = splits.train[: data.max_train_rows(spec)]
+    train = data.take_groups(splits.train, data.max_train_groups(spec))
     heldout = data.take_groups(splits.heldout, max(spec.eval.rows, spec.eval.generations))
     with collectives.main_process_first():
         train, counts = data.tokenize_cached(function, tokenizer, digest, train, limit)
@@ -75,7 +75,9 @@ def _describe_rows(tokens: TokenizedData) -> str:
     """What became of the rows, in a line."""
     dropped = sorted(tokens.splits.dropped.items())
     left_out = "; ".join(f"{count} left out: {reason}" for reason, count in dropped) or "none left out"
-    used = f"{len(tokens.train)} of {tokens.available} to train on, {len(tokens.heldout)} held out"
+    none = " (all share a prompt or a turn with another: name held-out rows with data.eval_path)"
+    heldout = f"{len(tokens.heldout)} held out{'' if tokens.splits.heldout else none}"
+    used = f"{len(tokens.train)} of {tokens.available} to train on, {heldout}"
     return f"rows: {used}; {left_out}; {tokens.splits.truncated} cut at data.max_length"
 
 

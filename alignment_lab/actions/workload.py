@@ -25,7 +25,8 @@ def estimate_workload(spec: Experiment, rows: data.Splits | None) -> tuple[Workl
         scored = tokens if spec.method.format is Format.text else tokens / 2
         reason = "the data cannot be read here, so that half of data.max_length is assumed"
         return Workload(None, tokens, scored), reason
-    sizes = [size for row in rows.train if (size := _row_size(row, max_length))[0]]
+    groups = [_as_one([rows.train[index] for index in group]) for group in data.group_pairs(rows.train)]
+    sizes = [size for row in groups if (size := _row_size(row, max_length))[0]]
     total, scored = sum(tokens for tokens, _ in sizes), sum(scored for _, scored in sizes)
     source = f"estimated at {CHARACTERS_PER_TOKEN} characters a token"
     batch = spec.training.global_batch
@@ -47,6 +48,14 @@ def _upper_bounds(sizes: Sequence[Size]) -> tuple[int, int, int]:
     tokens, scored = sum(tokens for tokens, _ in sizes), sum(scored for _, scored in sizes)
     bounds = [max(1, ceil(SAFETY_FACTOR * estimate)) for estimate in (longest, tokens, scored)]
     return bounds[0], bounds[1], bounds[2]
+
+
+def _as_one(rows: Sequence[data.Row]) -> data.Row:
+    """A row, or the two halves of a pair as the pair."""
+    if len(rows) == 1:
+        return rows[0]
+    good, bad = rows
+    return {"prompt": good["prompt"], "chosen": good["completion"], "rejected": bad["completion"]}
 
 
 def _row_size(row: data.Row, max_length: int) -> Size:

@@ -6,8 +6,9 @@ reason.
 
 from .formats import DataError
 from .loading import load_rows
+from .overlap import prompt_key, prompt_messages
 from .rows import Message, Row
-from .split import Splits, generation_rows, group_pairs, max_train_rows, prompt_messages, take_groups
+from .split import Splits, generation_rows, group_pairs, max_train_groups, take_groups
 from .token_cache import tokenize_cached
 from .tokenization import count_tokens, max_sequence_length
 
@@ -21,7 +22,8 @@ __all__ = [
     "group_pairs",
     "load_rows",
     "max_sequence_length",
-    "max_train_rows",
+    "max_train_groups",
+    "prompt_key",
     "prompt_messages",
     "take_groups",
     "tokenize_cached",

@@ -8,7 +8,7 @@ from ..config import Experiment, Format
 from .formats import DataError
 from .rows import Row
 from .sources import RowStream, open_streams, read_rows
-from .split import Splits, group_pairs, max_train_rows, split_rows
+from .split import Splits, group_pairs, max_train_groups, split_rows
 
 MAX_CHARACTERS_PER_TOKEN = 8  # an upper bound on the average: enough texts are read to fill all blocks
 FIRST_TEXTS = 100  # texts that are read first
@@ -61,7 +61,7 @@ def _take_heldout(spec: Experiment, stream: RowStream) -> list[Row]:
 
 def _first_count(spec: Experiment, heldout: list[Row] | None) -> int:
     """The number of rows that is enough where every row can be used and no two share a prompt."""
-    train, fraction = max_train_rows(spec) or FIRST_TEXTS, spec.data.eval_fraction
+    train, fraction = max_train_groups(spec) or FIRST_TEXTS, spec.data.eval_fraction
     if heldout is not None:
         return train
     return 1 + max(math.ceil(train / (1 - fraction)), math.ceil(_evaluated_rows(spec) / fraction))
@@ -74,5 +74,5 @@ def _is_enough(spec: Experiment, splits: Splits, *, own_heldout: bool) -> bool:
         tokens = training.max_steps * training.global_batch * spec.data.max_length
         enough = sum(len(row["text"]) for row in splits.train) >= tokens * MAX_CHARACTERS_PER_TOKEN
     else:
-        enough = len(splits.train) >= (max_train_rows(spec) or 0)
+        enough = len(group_pairs(splits.train)) >= (max_train_groups(spec) or 0)
     return enough and (own_heldout or len(group_pairs(splits.heldout)) >= _evaluated_rows(spec))

@@ -1,4 +1,6 @@
-"""Rows of one experiment: converted, split so that no prompt is in both parts, and shuffled by the seed."""
+"""Rows of one experiment: converted, split so that the parts share no prompt and no turn, and shuffled by the
+seed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from dataclasses import dataclass, field
 
 from ..config import BadRows, Data, Experiment, Format
 from .formats import BadRow, DataError, UninformativeRow, choose_converter
-from .rows import Message, Row
+from .overlap import connected, preferred_messages, prompt_key, prompt_messages, shared_keys
+from .rows import Row
 
 
 @dataclass
@@ -35,24 +38,18 @@ def split_rows(spec: Experiment, train: list[Row], heldout: list[Row] | None) ->
     if heldout is None:
         train, heldout = _hold_out(train, spec.data)
     else:
-        heldout = _convert(spec, heldout, dropped) if heldout else []
-        train = _without_prompts_of(heldout, train, dropped)
+        heldout = _in_hash_order(_convert(spec, heldout, dropped)) if heldout else []
+        train = _without_overlap(heldout, train, dropped)
     return Splits(train=_shuffle(train, spec.training.seed), heldout=heldout, digest=digest, dropped=dropped)
 
 
-def max_train_rows(spec: Experiment) -> int | None:
-    """The most training rows that a run of `max_steps` can see; None where it may see all of them.
+def max_train_groups(spec: Experiment) -> int | None:
+    """The most groups of training rows that a run of `max_steps` can see; None where it may see all of them.
 
     For texts it is None: how many fill a number of packed blocks is known only once they are tokenized.
     """
     bounded = spec.training.max_steps > 0 and spec.method.format is not Format.text
     return spec.training.max_steps * spec.training.global_batch if bounded else None
-
-
-def prompt_messages(row: Row) -> list[Message]:
-    """The messages before the answer: the prompt, or all but the last turn; none for a text."""
-    messages: list[Message] = row["prompt"] if "prompt" in row else row.get("messages", [])[:-1]
-    return messages
 
 
 def group_pairs(rows: list[Row]) -> list[list[int]]:
@@ -66,15 +63,15 @@ def group_pairs(rows: list[Row]) -> list[list[int]]:
     return groups
 
 
-def take_groups(rows: list[Row], count: int) -> list[Row]:
-    """The rows of the first `count` groups: as many pairs whether they are split in two or not."""
+def take_groups(rows: list[Row], count: int | None) -> list[Row]:
+    """The rows of the first `count` groups, of all for None: as many pairs whether split in two or not."""
     return [rows[index] for group in group_pairs(rows)[:count] for index in group]
 
 
 def generation_rows(rows: list[Row], count: int) -> list[Row]:
-    """Rows to generate answers for: the first row of each of the first `count` groups with a prompt."""
-    first_rows = [rows[group[0]] for group in group_pairs(rows)]
-    return [row for row in first_rows if prompt_messages(row)][:count]
+    """Rows to generate answers for: the first row with each of the first `count` prompts."""
+    first_rows = {prompt_key(rows[group[0]]): rows[group[0]] for group in reversed(group_pairs(rows))}
+    return [row for row in reversed(first_rows.values()) if prompt_messages(row)][:count]
 
 
 def _convert(spec: Experiment, rows: list[Row], dropped: Counter[str]) -> list[Row]:
@@ -100,28 +97,65 @@ def _convert(spec: Experiment, rows: list[Row], dropped: Counter[str]) -> list[R
     return converted
 
 
-def _prompt_key(row: Row) -> str:
-    """A hash of what must not be both trained on and held out: the prompt, or the text itself."""
-    prompt = prompt_messages(row) or row["text"]
-    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()
-
-
 def _hold_out(rows: list[Row], data: Data) -> tuple[list[Row], list[Row]]:
-    """(train, held out): prompts are chosen by their hash, whatever the seed, method and file order."""
-    keys = [_prompt_key(row) for row in rows]
-    prompts = sorted(set(keys))
-    # one is always left to train on
-    count = min(max(1, round(len(prompts) * data.eval_fraction)), len(prompts) - 1)
-    heldout = set(prompts[:count])
-    train = [row for key, row in zip(keys, rows, strict=True) if key not in heldout]
-    return train, [row for key, row in zip(keys, rows, strict=True) if key in heldout]
+    """(train, held out): conversations are chosen by a hash, whatever the seed, method and file order.
+
+    Those that share a prompt or a turn stay together. Some prompts are always left to train on.
+    """
+    groups = group_pairs(rows)
+    first_rows = [rows[group[0]] for group in groups]
+    prompts = list(map(prompt_key, first_rows))
+    components: dict[int, set[bytes]] = {}
+    numbers = connected(shared_keys(first_rows))
+    for number, prompt in zip(numbers, prompts, strict=True):
+        components.setdefault(number, set()).add(prompt)
+    total = len(set(prompts))
+    chosen = _choose_components(components, min(max(1, round(total * data.eval_fraction)), total - 1))
+    sides: tuple[list[Row], list[Row]] = ([], [])
+    for group, number in zip(groups, numbers, strict=True):
+        sides[number in chosen].extend(rows[index] for index in group)
+    return sides[0], _in_hash_order(sides[1])
 
 
-def _without_prompts_of(heldout: list[Row], train: list[Row], dropped: Counter[str]) -> list[Row]:
-    heldout_keys = {_prompt_key(row) for row in heldout}
-    kept = [row for row in train if _prompt_key(row) not in heldout_keys]
+def _choose_components(components: dict[int, set[bytes]], count: int) -> set[int]:
+    """Components of about `count` prompts, in the order of their hashes; those that would be too many stay
+    in training, unless nothing else is there.
+    """
+    chosen: set[int] = set()
+    left = count
+    for number in sorted(components, key=lambda number: hashlib.sha256(min(components[number])).digest()):
+        if len(components[number]) <= left:
+            chosen.add(number)
+            left -= len(components[number])
+    if not chosen and len(components) > 1:
+        chosen = {min(components, key=lambda number: (len(components[number]), min(components[number])))}
+    return chosen
+
+
+def _in_hash_order(rows: list[Row]) -> list[Row]:
+    """Held-out rows in an order without meaning: the first of them are a sample of all. Pairs stay whole."""
+
+    def key(group: list[int]) -> str:
+        row = rows[group[0]]
+        content = row["text"] if "text" in row else preferred_messages(row)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    return [rows[index] for group in sorted(group_pairs(rows), key=key) for index in group]
+
+
+def _without_overlap(heldout: list[Row], train: list[Row], dropped: Counter[str]) -> list[Row]:
+    """The training rows that share nothing with a held-out row."""
+    groups = group_pairs(train)
+    keys = shared_keys([*heldout, *(train[group[0]] for group in groups)])
+    heldout_keys = set().union(*keys[: len(heldout)])
+    kept = [
+        train[index]
+        for group, group_keys in zip(groups, keys[len(heldout) :], strict=True)
+        if heldout_keys.isdisjoint(group_keys)
+        for index in group
+    ]
     if len(kept) < len(train):
-        dropped["the prompt is held out"] += len(train) - len(kept)
+        dropped["a prompt or a turn of it is held out"] += len(train) - len(kept)
     return kept
 
 

@@ -33,7 +33,7 @@ def shared_keys(spec: Experiment, plain: dict[str, Any] | None = None) -> tuple[
     is at hand.
     """
     plain = plain or to_plain(spec)
-    max_rows = data.max_train_rows(spec)
+    max_rows = data.max_train_groups(spec)
     token_facts = {
         "model": plain["model"],
         "data": plain["data"],

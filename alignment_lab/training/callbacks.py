@@ -68,7 +68,7 @@ class MetricsLog(Callback):
 
     def __init__(self, run: RunDirectory, context: TrainContext) -> None:
         self.run, self.tokens_per_step = run, round(context.tokens_per_step, 1)
-        self.steps_per_epoch = context.available / context.spec.training.global_batch
+        self.steps_per_epoch = context.available / context.rows_per_step
 
     def on_train_begin(self, state: TrainState) -> None:
         """Note the step that this attempt starts from."""

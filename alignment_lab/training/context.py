@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..data import Row, count_tokens, generation_rows, max_sequence_length, take_groups
+from ..data import Row, count_tokens, generation_rows, group_pairs, max_sequence_length, take_groups
 from ..engine.choice import choose_engine
 from ..engine.layout import Engine
 from ..engine.reference import weights_digest
@@ -62,10 +62,15 @@ class TrainContext:
         self.console.print(text, highlight=False, soft_wrap=True)
 
     @property
+    def rows_per_step(self) -> float:
+        """Rows of a global batch, on average: the halves of a pair are two."""
+        groups = len(group_pairs(self.train_rows))
+        return self.spec.training.global_batch * len(self.train_rows) / groups
+
+    @property
     def tokens_per_step(self) -> float:
         """Tokens of the rows of a global batch, on average, however the engine lays them out."""
-        tokens = sum(map(count_tokens, self.train_rows))
-        return self.spec.training.global_batch * tokens / len(self.train_rows)
+        return self.rows_per_step * sum(map(count_tokens, self.train_rows)) / len(self.train_rows)
 
     @property
     def scored_rows(self) -> list[Row]:

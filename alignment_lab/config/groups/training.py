@@ -22,7 +22,8 @@ class Training:
     learning_rate: float  # its default is in the method's option, conf/method/NAME.yaml
     num_train_epochs: float = 1.0
     max_steps: int = -1  # above 0 it overrides num_train_epochs
-    global_batch: int = 8  # rows per optimizer step, over all processes and accumulation
+    # rows per optimizer step, over all processes and accumulation; a pair is one row for every method
+    global_batch: int = 8
     micro_tokens: int | None = None  # tokens per forward pass, changes no loss; null: by device and memory
     lr_scheduler_type: Scheduler = Scheduler.cosine
     warmup_steps: float = 0.1  # below 1: a share of all steps
