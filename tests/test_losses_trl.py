@@ -231,21 +231,16 @@ def test_an_objective_with_a_reference_is_trls(name, dpo_bench):
     assert_same(pair_loss.losses.mean(), theirs, dpo_bench.policy)
 
 
-def test_rewards_are_trls_but_where_the_objective_compares_means(dpo_bench):
-    """TRL logs beta times the sum of log-ratios for all; ours are beta times what is compared: means per
-    token for ipo and dpo_norm.
-    """
+def test_rewards_are_trls(dpo_bench):
+    """Beta times the sum of log-ratios, also where the objective compares means per token."""
     policy, reference = policy_and_reference(dpo_bench)
     configure_trainer(dpo_bench.trainer, "sigmoid")
     dpo_bench.trainer._compute_loss(dpo_bench.policy, dict(dpo_bench.batch), False)
     theirs = dpo_bench.trainer._metrics["train"]
     for name in (schema.name for schema in MIXABLE):
         pair_loss = getattr(objectives, name)(policy, reference, beta=BETA)
-        lengths = (policy.chosen_lengths, policy.rejected_lengths) if name in ("ipo", "dpo_norm") else (1, 1)
-        assert (pair_loss.chosen_rewards * lengths[0]).mean().item() == pytest.approx(
-            theirs["rewards/chosen"][-1], rel=1e-9
-        )
-        assert (pair_loss.rejected_rewards * lengths[1]).mean().item() == pytest.approx(
+        assert pair_loss.chosen_rewards.mean().item() == pytest.approx(theirs["rewards/chosen"][-1], rel=1e-9)
+        assert pair_loss.rejected_rewards.mean().item() == pytest.approx(
             theirs["rewards/rejected"][-1], rel=1e-9
         )
 

@@ -63,7 +63,10 @@ def logged(steps: int = 4) -> list[dict[str, Any]]:
         }
         for s in range(steps)
     ]
-    return [*train, {"step": steps, "eval_loss": 0.3, "eval_rewards/accuracies": 0.8, "eval_runtime": 9.0}]
+    return [
+        *train,
+        {"step": steps, "eval_loss": 0.3, "eval_implicit_rewards/accuracies": 0.8, "eval_runtime": 9.0},
+    ]
 
 
 SAMPLES = [
@@ -79,7 +82,7 @@ SAMPLES = [
 ]
 METRICS = {
     "eval_loss": {"before": estimate(0.693, 0.01), "after": estimate(0.39, 0.06)},
-    "eval_rewards/accuracies": {"before": estimate(0.5), "after": estimate(0.75)},
+    "eval_implicit_rewards/accuracies": {"before": estimate(0.5), "after": estimate(0.75)},
     "answers/correct": {"before": None, "after": estimate(0.61, 0.11)},
     "answers/empty": {"before": None, "after": {"value": None, "ci95": None, "n": None}},
 }

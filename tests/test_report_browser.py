@@ -18,6 +18,7 @@ pytest.importorskip("websocket", reason="the extra `dev` is not installed")
 from browser import CHROMIUM, Page, browser
 
 from alignment_lab.report.__main__ import main
+from alignment_lab.report.study import drift
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(path: Path, method: str, beta: float, seed: int, value: float) -> None:
-    logps = {"before": estimate(-100), "after": estimate(-100 - 10 * value)}
+    gains = {"before": estimate(0), "after": estimate(-10 * value)}
     metrics: dict[str, Any] = {
         "answers/correct": {"before": estimate(0.1), "after": estimate(value)},
         "eval_loss": METRICS["eval_loss"],
@@ -53,7 +54,7 @@ def make(path: Path, method: str, beta: float, seed: int, value: float) -> None:
     run = make_run(
         path,
         spec(method, beta, seed=seed),
-        metrics=metrics | {"eval_logps/chosen": logps, "eval_logps/rejected": logps},
+        metrics=metrics | {drift.CHOSEN: gains, drift.REJECTED: gains},
     )
     answers = {
         prompt: "all alike" if prompt == "Who?" else f"<i>{method}</i> {beta} {seed}" for prompt in PROMPTS

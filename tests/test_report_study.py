@@ -202,8 +202,8 @@ def test_the_shortest_answers_are_the_best(tmp_path: Path) -> None:
 
 
 def test_metrics_are_in_the_order_of_the_table() -> None:
-    names = ["mine", "answers/words", "eval_loss", "eval_logps/chosen", "other", "eval_rewards/accuracies"]
-    ordered = ["eval_rewards/accuracies", "eval_loss", "answers/words", "eval_logps/chosen", "mine", "other"]
+    names = ["mine", "answers/words", "eval_loss", "eval_logps/chosen", "other", "eval_accuracy"]
+    ordered = ["eval_accuracy", "eval_loss", "answers/words", "eval_logps/chosen", "mine", "other"]
     assert ordered_metrics(names) == ordered
     assert summary_metrics(ordered) == ordered[:3]
 
@@ -363,7 +363,7 @@ def test_what_a_study_is_knows_nothing_of_how_it_is_drawn(file: Path) -> None:
 
 
 def test_drift_and_margin_in_nats(tmp_path: Path) -> None:
-    """Chosen -100 to -98, rejected -120 to -130: drift (2 - 10) / 2 = -4, margin 2 + 10 = 12.
+    """Chosen by 2 nats, rejected by -10: drift (2 - 10) / 2 = -4, margin 2 + 10 = 12.
 
     On the way, (1 - 4) / 2 and 1 + 4.
     """
@@ -371,10 +371,8 @@ def test_drift_and_margin_in_nats(tmp_path: Path) -> None:
     def moved(before: float, after: float) -> dict[str, Any]:
         return {"before": estimate(before), "after": estimate(after)}
 
-    run = make_run(
-        tmp_path / "a", metrics={drift.CHOSEN: moved(-100, -98), drift.REJECTED: moved(-120, -130)}
-    )
-    run.log_metrics({"step": 5, drift.CHOSEN: -99, drift.REJECTED: -124})
+    run = make_run(tmp_path / "a", metrics={drift.CHOSEN: moved(0, 2), drift.REJECTED: moved(0, -10)})
+    run.log_metrics({"step": 5, drift.CHOSEN: 1, drift.REJECTED: -4})
     (cell,) = load_records(find_runs(tmp_path))
     assert drift.drift_path(cell) == [(0.0, 0.0), (-1.5, 5.0), (-4.0, 12.0)]
     assert drift.drift_path(load_records([make_run(tmp_path / "b")])[0]) == []

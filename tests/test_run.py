@@ -107,7 +107,7 @@ def test_the_first_dpo_loss_is_log_2(finished):
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)
     before = run.report()["metrics"]
     assert before["eval_loss"]["before"]["value"] == pytest.approx(math.log(2), abs=1e-6)
-    assert before["eval_rewards/accuracies"]["before"]["value"] == 0.5
+    assert before["eval_implicit_rewards/accuracies"]["before"]["value"] == 0.5
     assert {
         "rewards/chosen",
         "rewards/rejected",

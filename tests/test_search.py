@@ -31,7 +31,7 @@ def test_the_default_objective_is_comparable_between_methods_where_they_allow_it
     objectives = {name: objective_of(composed([f"method={name}"])) for name in METHOD_SCHEMAS}
     others = {"sft": "eval_loss", "cpt": "eval_loss", "reward": "eval_accuracy"}
     assert {name: objective for name, (objective, _) in objectives.items()} == dict.fromkeys(
-        METHOD_SCHEMAS, "eval_rewards/accuracies"
+        METHOD_SCHEMAS, "eval_implicit_rewards/accuracies"
     ) | others
     assert {name for name, (_, direction) in objectives.items() if direction is Direction.minimize} == {
         "sft",
@@ -188,7 +188,7 @@ def test_seeds_are_an_axis():
     [
         (
             ["method=dpo,sft", "training.learning_rate=interval(1e-6,1e-5)"],
-            "the cells would be measured by eval_loss and eval_rewards/accuracies",
+            "the cells would be measured by eval_implicit_rewards/accuracies and eval_loss",
         ),
         (["beta=interval(-0.1,0.5)"], "method.beta=-0.1: must be above 0"),
         (["method=dpo,nope"], "nope"),

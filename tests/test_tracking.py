@@ -160,8 +160,8 @@ def test_the_summary_has_before_after_and_delta():
 
 
 def test_drift_and_margin_are_nats_on_heldout_answers():
-    """Chosen from -100 to -99, rejected from -200 to -204: on average 1.5 nats less likely, 5 apart."""
-    pairs = {"eval_logps/chosen": (-100.0, -99.0), "eval_logps/rejected": (-200.0, -204.0)}
+    """Chosen 1 nat more likely, rejected 4 nats less: on average 1.5 nats less likely, 5 apart."""
+    pairs = {"eval_implicit_rewards/chosen": (0.0, 1.0), "eval_implicit_rewards/rejected": (0.0, -4.0)}
     metrics = {
         name: {"before": {"value": before}, "after": {"value": after}}
         for name, (before, after) in pairs.items()
@@ -384,7 +384,9 @@ def test_every_curve_of_the_comparison_is_one_that_runs_have():
     from alignment_lab.tracking.workspace import COST_SUMMARIES, CURVES, RESULTS, title_of
 
     known = {name for schema in METHOD_SCHEMAS.values() for name in measured_metrics(schema())}
-    assert set(CURVES) <= {f"train/{name.removeprefix('eval_')}" for name in known} | {"eval/loss"}
+    assert set(CURVES) <= {
+        f"{where}/{name.removeprefix('eval_')}" for name in known for where in ("train", "eval")
+    }
     assert set(RESULTS) <= {f"after/{name}" for name in known}
     assert set(map(title_of, (*CURVES, *RESULTS))) <= {
         row.label + suffix for row in METRICS.values() for suffix in ("", ", held out", ", after training")

@@ -5,7 +5,7 @@ no loss and no gradient.
 import pytest
 import torch
 from small_models import relative_difference
-from small_runs import ContextFactory, console_output, make_trainer, perturb, run_step
+from small_runs import UPDATE_SCALE, ContextFactory, console_output, make_trainer, perturb, run_step
 
 from alignment_lab.engine.layout import Engine
 from alignment_lab.engine.logprobs import score_sequences
@@ -157,12 +157,11 @@ def test_ktos_reference_point_is_the_global_batchs(contexts):
     assert run_step(trainer)[2]["kl"] == pytest.approx(by_hand, rel=1e-6)
 
 
+PREFERENCE_METHODS = [name for name in METHODS if name not in ("sft", "cpt", "reward")]
 WITH_NLL = ["dpo method.sft_weight=0.5", "ld_dpo method.sft_weight=0.5"]
 
 
-@pytest.mark.parametrize(
-    "variant", [*(name for name in METHODS if name not in ("sft", "cpt", "reward")), *WITH_NLL]
-)
+@pytest.mark.parametrize("variant", [*PREFERENCE_METHODS, *WITH_NLL])
 def test_before_training_held_out_rows_need_no_second_look(variant, contexts):
     """The initial policy is the reference: what was stored of it gives the scores that the model itself
     would.
@@ -186,12 +185,56 @@ def test_before_training_held_out_rows_need_no_second_look(variant, contexts):
     cached_scores, scores = trainer.heldout.scores(initial=True), trainer.heldout.scores()
     assert scores.keys() - cached_scores.keys() <= {"eval_kl"}  # it is 0 before training
     assert not cached_scores.keys() - scores.keys()
-    for name in cached_scores.keys() - {"eval_rewards/accuracies"}:  # ties, which a rounding breaks
+    accuracies = {"eval_rewards/accuracies", "eval_implicit_rewards/accuracies"}
+    for name in cached_scores.keys() - accuracies:  # ties, which a rounding breaks
         assert sorted(cached_scores[name].values) == pytest.approx(
-            sorted(scores[name].values), rel=1e-4, abs=1e-4
+            sorted(scores[name].values), rel=1e-4, abs=1e-3
         ), name
-    if "eval_rewards/margins" in cached_scores and not any(cached_scores["eval_rewards/margins"].values):
-        assert set(cached_scores["eval_rewards/accuracies"].values) == {0.5}
+    assert set(cached_scores["eval_implicit_rewards/margins"].values) == {0.0}
+    assert set(cached_scores["eval_implicit_rewards/accuracies"].values) == {0.5}  # as guessing has
+
+
+@pytest.mark.parametrize(
+    "variant", [*PREFERENCE_METHODS, "dpo method.wpo=true", "orpo method.prompt_loss=false"]
+)
+def test_equal_policies_score_alike_whatever_the_method(variant, contexts, by_hand):
+    """Policies that differ by a ten-thousandth of what training did, each with another method, beta and
+    reward: the implicit rewards of each pair are those of the first, and so is the ranking.
+    """
+    method, *options = variant.split()
+    context = contexts.create(method, *options)
+    trainer = make_trainer(context)
+    trainer.heldout.scores(initial=True)
+    perturb(context.model)
+    perturb(context.model, by=1e-4 * UPDATE_SCALE, seed=len(variant))
+    scores = trainer.heldout.scores()
+    accuracies = [float(margin > 0) for margin in by_hand]
+    assert 0 < sum(accuracies) < len(accuracies)
+    assert scores["eval_implicit_rewards/margins"].values == pytest.approx(by_hand, abs=0.02)
+    assert scores["eval_implicit_rewards/accuracies"].values == accuracies
+    assert scores["eval_implicit_rewards/accuracies"].share
+
+
+@pytest.fixture(scope="module")
+def by_hand(contexts):
+    """(log pi(y_w) - log pi_0(y_w)) - (log pi(y_l) - log pi_0(y_l)) of each held-out pair, in their order."""
+    context = contexts.create("cpo")
+    pairs = [
+        ScoredSequence(row["prompt_ids"], row[f"{answer}_ids"])
+        for row in context.heldout_rows
+        for answer in ("chosen", "rejected")
+    ]
+
+    def sums() -> list[float]:
+        scored = score_sequences(context.model, pairs, Engine(False, 10**6), torch.float64, iter)
+        return [float(logps.sum()) for logps in scored]
+
+    before = sums()
+    perturb(context.model)
+    gains = [after - start for after, start in zip(sums(), before, strict=True)]
+    margins = [chosen - rejected for chosen, rejected in zip(gains[::2], gains[1::2], strict=True)]
+    assert min(map(abs, margins)) > 0.05  # no pair that a ten-thousandth turns
+    return margins
 
 
 @pytest.mark.usefixtures("in_float64")

@@ -197,10 +197,11 @@ def test_pairs_have_margins_and_single_answers_have_none(method, contexts):
     scores = trainer.heldout.scores()
     good, bad = (torch.tensor(scores[f"eval_rewards/{name}"].values) for name in ("chosen", "rejected"))
     assert scores["eval_rewards/margins"].values == pytest.approx((good - bad).tolist())
-    assert scores["eval_rewards/accuracies"].values == (good > bad).float().tolist()
-    assert scores["eval_rewards/accuracies"].share
+    assert scores["eval_implicit_rewards/accuracies"].values == (good > bad).float().tolist()
+    assert scores["eval_implicit_rewards/accuracies"].share
     unpaired_scores = make_trainer(contexts.create(method, rows=unbalanced(contexts, 5, 3))).heldout.scores()
-    assert "eval_rewards/margins" not in unpaired_scores
+    names = ("rewards/margins", "implicit_rewards/margins", "implicit_rewards/accuracies")
+    assert not {f"eval_{name}" for name in names} & unpaired_scores.keys()
     assert len(unpaired_scores["eval_rewards/chosen"].values) == 5
 
 
@@ -282,8 +283,8 @@ def test_a_run_on_rows_that_never_were_pairs(method, composed, write_rows, tmp_p
     )
     report = run.report()
     assert report["rows"]["train"] == 27 and report["steps"] == 3
-    assert {"eval_rewards/chosen", "eval_rewards/rejected", "eval_loss"} <= report["metrics"].keys()
-    assert "eval_rewards/accuracies" not in report["metrics"]
+    assert {"eval_rewards/chosen", "eval_implicit_rewards/rejected", "eval_loss"} <= report["metrics"].keys()
+    assert "eval_implicit_rewards/accuracies" not in report["metrics"]
     steps = [make_row for make_row in run.metrics() if "rewards/chosen" in make_row]
     assert [make_row["rewards/margins"] for make_row in steps] == pytest.approx(
         [make_row["rewards/chosen"] - make_row["rewards/rejected"] for make_row in steps]

@@ -18,7 +18,7 @@ def measured_metrics(method: Method) -> list[str]:
     """The metrics that a run of this method measures before and after training."""
     answers = [name for name in METRICS if name.startswith(ANSWERS)]
     has_answers = method.generates and method.format is not Format.text
-    return [*(f"{EVAL}{name}" for name in method.metrics), *(answers if has_answers else [])]
+    return [*(f"{EVAL}{name}" for name in method.heldout_metrics), *(answers if has_answers else [])]
 
 
 def objective_of(spec: Experiment) -> tuple[str, Direction]:
@@ -29,7 +29,7 @@ def objective_of(spec: Experiment) -> tuple[str, Direction]:
 
 def default_objective(method: Method) -> str:
     """A share that means the same for every method, beta and loss; `eval_loss` where there is none."""
-    rows = (METRICS[name] for name in method.metrics)
+    rows = (METRICS[name] for name in method.heldout_metrics)
     shares = (row.name for row in rows if row.is_share and row.scale is Scale.common)
     return f"{EVAL}{next(shares, 'loss')}"
 

@@ -55,6 +55,18 @@ class TokenLogprobs:
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
 
+    def in_order(self) -> TokenLogprobs:
+        """A copy with the sequences in the order in which they were planned, however they were packed."""
+        order = self.sequence_ids.argsort()
+        tokens = self.sequence_ids.repeat_interleave(self.lengths).argsort(stable=True)
+        of_sequences = {name: getattr(self, name)[order] for name in ("lengths", "sequence_ids")}
+        of_tokens = {
+            field.name: value[tokens]
+            for field in fields(self)
+            if field.name not in of_sequences and (value := getattr(self, field.name)) is not None
+        }
+        return replace(self, **of_sequences, **of_tokens)
+
     @staticmethod
     def cat(parts: Sequence[TokenLogprobs]) -> TokenLogprobs:
         """Concatenate several."""

@@ -2,11 +2,12 @@
 layout or a config.
 
 A pairwise loss is `f(policy, reference, *, settings)`; one without a reference is `f(policy, *, settings)`.
-Each keyword is a field of the method's schema, where its default stands. A pair's rewards are beta times what
-the loss compares: sums of log-ratios for most, means over tokens where it takes means.
+Each keyword is a field of the method's schema, where its default stands. A pair's rewards are those that TRL
+logs: with a reference beta times the log-ratio summed over tokens, also where the loss compares means or
+another divergence; without one beta times what the loss compares.
 """
 
-from .common import PairLogprobs, PairLoss, SingleLoss, pair_accuracy
+from .common import PairLogprobs, PairLoss, SingleLoss, log_ratios, pair_accuracy, per_token, with_rewards
 from .divergences import under_divergence
 from .pairwise import PAIRWISE_LOSSES
 from .reward import bradley_terry
@@ -24,8 +25,11 @@ __all__ = [
     "kto",
     "kto_kl",
     "length_damped_sum",
+    "log_ratios",
     "pair_accuracy",
+    "per_token",
     "under_divergence",
     "weighted_sum",
+    "with_rewards",
     "wpo_weights",
 ]

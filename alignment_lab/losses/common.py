@@ -25,7 +25,7 @@ class PairLogprobs:
 
 @dataclass(frozen=True)
 class PairLoss:
-    """One loss per pair, and what the loss takes for the reward of each answer, detached: [B] each."""
+    """One loss per pair, and the reward of each answer as TRL logs it, detached: [B] each."""
 
     losses: Tensor
     chosen_rewards: Tensor
@@ -58,11 +58,12 @@ def per_token(sums: Tensor, lengths: Tensor) -> Tensor:
     return to_float32(sums) / lengths.clamp(min=1)
 
 
-def pair_accuracy(margins: Tensor) -> Tensor:
-    """1 where the chosen answer has the higher reward: [B] -> [B]. A tie counts 0.5: before training every
-    margin is 0.
+def pair_accuracy(margins: Tensor, *, tie: float = 0.0) -> Tensor:
+    """1 where the chosen answer has the higher reward, `tie` where both have the same: [B] -> [B].
+
+    TRL counts a tie as an error. Where the untrained policy is its own reference every pair is one.
     """
-    return (margins > 0).float() + 0.5 * (margins == 0).float()
+    return (margins > 0).float() + tie * (margins == 0).float()
 
 
 def smoothed_logistic(margin: Tensor, label_smoothing: float) -> Tensor:
@@ -73,5 +74,5 @@ def smoothed_logistic(margin: Tensor, label_smoothing: float) -> Tensor:
 
 
 def with_rewards(losses: Tensor, beta: float, chosen: Tensor, rejected: Tensor) -> PairLoss:
-    """The losses with beta times what they were computed from as rewards: [B] each."""
+    """The losses with beta times these as rewards: [B] each."""
     return PairLoss(losses, beta * chosen.detach(), beta * rejected.detach())

@@ -46,7 +46,8 @@ def dpo_norm(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> P
     uses 5.
     """
     chosen, rejected = _ratios_per_token(policy, reference)
-    return with_rewards(-F.logsigmoid(beta * (chosen - rejected)), beta, chosen, rejected)
+    losses = -F.logsigmoid(beta * (chosen - rejected))
+    return with_rewards(losses, beta, *log_ratios(policy, reference))
 
 
 def robust_dpo(
@@ -73,7 +74,8 @@ def ipo(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairLo
     5, which is far.
     """
     chosen, rejected = _ratios_per_token(policy, reference)
-    return with_rewards((chosen - rejected - 1 / (2 * beta)).square(), beta, chosen, rejected)
+    losses = (chosen - rejected - 1 / (2 * beta)).square()
+    return with_rewards(losses, beta, *log_ratios(policy, reference))
 
 
 def hinge(policy: PairLogprobs, reference: PairLogprobs, *, beta: float) -> PairLoss:

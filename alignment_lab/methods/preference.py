@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..config import Divergent, Pairwise
+from ..config import Divergence, Divergent, Pairwise
 from ..config.plugins import plugin_loss
 from ..data import Row
 from ..engine.logprobs import TokenLogprobs
@@ -20,16 +20,21 @@ from ..losses import (
     PairLogprobs,
     PairLoss,
     length_damped_sum,
+    log_ratios,
     pair_accuracy,
+    per_token,
     under_divergence,
+    with_rewards,
     wpo_weights,
 )
 from ..training import Objective, TrainContext
 from ..training.batch import GlobalBatch
+from .implicit_rewards import implicit_rewards
 from .referenced import check_first_step, reference_logps
 
 PAIR_KEYS = ("chosen", "rejected")
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
+INITIAL_COLUMNS = ("initial_chosen_logps", "initial_rejected_logps")  # plain sums under the initial policy
 
 
 def bind_loss(method: Pairwise) -> Callable[..., PairLoss]:
@@ -48,8 +53,11 @@ def bind_loss(method: Pairwise) -> Callable[..., PairLoss]:
 def _divergent_loss(
     loss: Callable[..., PairLoss], method: Divergent, policy: PairLogprobs, reference: PairLogprobs
 ) -> PairLoss:
-    """The divergence is applied once, before the loss."""
-    return loss(*under_divergence(policy, reference, method.divergence, method.divergence_alpha))
+    """The divergence is applied once, before the loss. Rewards are those of reverse KL, as in TRL."""
+    pair_loss = loss(*under_divergence(policy, reference, method.divergence, method.divergence_alpha))
+    if method.divergence is Divergence.reverse_kl:
+        return pair_loss
+    return with_rewards(pair_loss.losses, method.beta, *log_ratios(policy, reference))
 
 
 def pair_sequences(row: Row, *, scores_prompt: bool = False) -> list[ScoredSequence]:
@@ -80,7 +88,9 @@ class PreferenceObjective(Objective):
         self.logprob_options = {"log_sum_squares": method.wpo}
 
     def with_reference_logps(self, rows: list[Row]) -> list[Row]:
-        """With REFERENCE_COLUMNS in nats, summed as the method sums, where the method has a reference."""
+        """With REFERENCE_COLUMNS in nats, summed as the method sums, where the method has a reference, and
+        with INITIAL_COLUMNS.
+        """
         if not self.method.needs_reference:
             return rows
         logps = reference_logps(self.context, [answer for row in rows for answer in pair_sequences(row)])
@@ -89,8 +99,15 @@ class PreferenceObjective(Objective):
             sums = [
                 self._reference_sum(tokens, min(len(chosen), len(rejected))) for tokens in (chosen, rejected)
             ]
-            completed.append({**row, **dict(zip(REFERENCE_COLUMNS, sums, strict=True))})
+            initial = dict(zip(INITIAL_COLUMNS, (float(chosen.sum()), float(rejected.sum())), strict=True))
+            completed.append({**row, **dict(zip(REFERENCE_COLUMNS, sums, strict=True)), **initial})
         return completed
+
+    def with_initial_logps(self, rows: Sequence[Row], outputs: TokenLogprobs) -> list[Row]:
+        """With INITIAL_COLUMNS."""
+        sums = _answer_sums(outputs).double().tolist()
+        pairs = zip(rows, sums[::2], sums[1::2], strict=True)
+        return [{**row, **dict(zip(INITIAL_COLUMNS, pair, strict=True))} for row, *pair in pairs]
 
     def _reference_sum(self, logps: Tensor, shared_length: int) -> float:
         """One answer's token log-probabilities, summed as `_sums` does."""
@@ -132,16 +149,23 @@ class PreferenceObjective(Objective):
             # the whole of a pair's loss, its NLL included: so does TRL with its term `sft`
             loss = loss * policy.weights
         margins = pair_loss.chosen_rewards - pair_loss.rejected_rewards
+        chosen_logps, rejected_logps = self._logged_logps(policy.logps)
         return {
             "loss": loss,
             "rewards/chosen": pair_loss.chosen_rewards,
             "rewards/rejected": pair_loss.rejected_rewards,
             "rewards/accuracies": pair_accuracy(margins),
             "rewards/margins": margins,
-            "logps/chosen": policy.logps.chosen.detach(),
-            "logps/rejected": policy.logps.rejected.detach(),
+            "logps/chosen": chosen_logps.detach(),
+            "logps/rejected": rejected_logps.detach(),
             **metrics,
         }
+
+    def _logged_logps(self, policy: PairLogprobs) -> tuple[Tensor, Tensor]:
+        if not self.method.averages_logps:
+            return policy.chosen, policy.rejected
+        chosen = per_token(policy.chosen, policy.chosen_lengths)
+        return chosen, per_token(policy.rejected, policy.rejected_lengths)
 
     def _pair_outputs(self, outputs: TokenLogprobs) -> PairOutputs:
         in_answer = outputs.offsets >= 0  # [S]
@@ -159,7 +183,7 @@ class PreferenceObjective(Objective):
         """Each answer's log-probability: [2B] nats."""
         damping = self.method.length_damping
         if damping is None:
-            return outputs.sum_by_sequence(torch.where(in_answer, outputs.logps, 0.0))
+            return _answer_sums(outputs)
         shared = torch.minimum(lengths[::2], lengths[1::2]).repeat_interleave(2)
         owners = outputs.segment_ids
         return length_damped_sum(outputs.logps, owners, outputs.offsets, shared, len(lengths), alpha=damping)
@@ -174,6 +198,24 @@ class PreferenceObjective(Objective):
             check_first_step(self.context, policy.rejected, rejected, policy.rejected_lengths)
         return reference
 
+    def heldout_values(
+        self, outputs: TokenLogprobs, batch: GlobalBatch, rows: Sequence[Row]
+    ) -> dict[str, Tensor]:
+        """TRL's metrics, and the implicit rewards where the initial policy was asked."""
+        values = self.loss_and_metrics(outputs, batch)
+        if not all(name in row for row in rows for name in INITIAL_COLUMNS):
+            return values
+        sums = _answer_sums(outputs)
+        return values | self._implicit_rewards(sums[::2], sums[1::2], rows)
+
+    def _implicit_rewards(self, chosen: Tensor, rejected: Tensor, rows: Sequence[Row]) -> dict[str, Tensor]:
+        initial = (
+            torch.tensor([row[name] for row in rows], dtype=torch.float64, device=chosen.device)
+            for name in INITIAL_COLUMNS
+        )
+        gains = (sums.double() - start for sums, start in zip((chosen, rejected), initial, strict=True))
+        return implicit_rewards(*gains, paired=True)
+
     def initial_heldout_values(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
         """The initial policy is the reference: it need not be asked again, where the reference's sums say
         all.
@@ -185,4 +227,11 @@ class PreferenceObjective(Objective):
         lengths = (torch.tensor([len(row[f"{answer}_ids"]) for row in rows]) for answer in PAIR_KEYS)
         reference = PairLogprobs(*(columns[name] for name in REFERENCE_COLUMNS), *lengths)
         policy = PairOutputs(reference, -reference.chosen, None)
-        return self._loss_and_metrics(policy, reference, GlobalBatch([], len(rows), columns))
+        values = self._loss_and_metrics(policy, reference, GlobalBatch([], len(rows), columns))
+        no_gain = torch.zeros(len(rows), dtype=torch.float64)
+        return values | implicit_rewards(no_gain, no_gain, paired=True)
+
+
+def _answer_sums(outputs: TokenLogprobs) -> Tensor:
+    """Each answer's log-probability, every token counted alike: [2B] nats."""
+    return outputs.sum_by_sequence(torch.where(outputs.offsets >= 0, outputs.logps, 0.0))

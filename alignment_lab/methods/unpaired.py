@@ -16,9 +16,10 @@ from ..data import Row, group_pairs
 from ..distributed import collectives, ranks
 from ..engine.logprobs import TokenLogprobs, token_logprobs
 from ..engine.packing import ScoredSequence
-from ..losses import SingleLoss, balanced_weights, bco, kto, kto_kl, pair_accuracy
+from ..losses import SingleLoss, balanced_weights, bco, kto, kto_kl
 from ..training import Objective, TrainContext
 from ..training.batch import GlobalBatch, gather_outputs
+from .implicit_rewards import implicit_rewards
 from .referenced import check_first_step, reference_logps
 
 
@@ -71,13 +72,16 @@ class UnpairedObjective(Objective):
     def heldout_values(
         self, outputs: TokenLogprobs, batch: GlobalBatch, rows: Sequence[Row]
     ) -> dict[str, Tensor]:
-        """With margins where all rows are halves of pairs, as pairwise methods have them."""
+        """With the implicit rewards. Margins and accuracies only where all rows are halves of pairs, as
+        pairwise methods have them: among single answers none is made up.
+        """
         values = self.loss_and_metrics(outputs, batch)
-        if all(len(group) == 2 for group in group_pairs(list(rows))):
-            # halves share their prompt, and so stand in the same order
-            margins = values["rewards/chosen"] - values["rewards/rejected"]
-            values |= {"rewards/margins": margins, "rewards/accuracies": pair_accuracy(margins)}
-        return values
+        paired = all(len(group) == 2 for group in group_pairs(list(rows)))
+        if paired:
+            values["rewards/margins"] = values["rewards/chosen"] - values["rewards/rejected"]
+        desirable = batch.columns["label"]
+        gains = outputs.sum_by_sequence(outputs.logps).double() - batch.columns["ref_logps"]
+        return values | implicit_rewards(gains[desirable], gains[~desirable], paired=paired)
 
     def initial_heldout_values(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
         """The initial policy is the reference: it need not be asked again."""

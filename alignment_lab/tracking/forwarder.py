@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config.metrics import EVAL
+from ..config.metrics import EVAL, IMPLICIT
 from ..runtime.files import read_jsonl
 from ..runtime.redaction import redact
 from ..runtime.run_directory import RunDirectory
@@ -115,7 +115,7 @@ def run_summary(state: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str
     summary |= {f"seconds/{name}": value for name, value in (report.get("seconds") or {}).items()}
     for name, metric in (report.get("metrics") or {}).items():
         summary |= _metric_summary(name, metric)
-    chosen, rejected = (summary.get(f"delta/{EVAL}logps/{name}") for name in ("chosen", "rejected"))
+    chosen, rejected = (summary.get(f"after/{EVAL}{IMPLICIT}{name}") for name in ("chosen", "rejected"))
     if chosen is not None and rejected is not None:
         # In nats on held-out answers, so that they are on one scale for every method and beta.
         summary |= {"drift": (chosen + rejected) / 2, "margin": chosen - rejected}

@@ -23,10 +23,11 @@ CURVES = (
     "train/logps/chosen",
     "train/logps/rejected",
     "eval/loss",
+    "eval/implicit_rewards/accuracies",
 )
 RESULTS = (
-    "after/eval_rewards/accuracies",
-    "after/eval_rewards/margins",
+    "after/eval_implicit_rewards/accuracies",
+    "after/eval_implicit_rewards/margins",
     "after/answers/correct",
     "after/answers/one_sentence",
 )
@@ -44,7 +45,7 @@ TABLE_COLUMNS = (
 
 
 def title_of(name: str) -> str:
-    """The label of a metric as trackers name it: `train/loss`, `eval/loss`, `after/eval_rewards/margins`."""
+    """The label of a metric as trackers name it: `train/loss`, `eval/loss`, `after/eval_loss`."""
     where, _, metric_name = name.partition("/")
     suffix = {"eval": ", held out", "after": ", after training"}.get(where, "")
     return metric(metric_name).label + suffix

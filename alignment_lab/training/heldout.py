@@ -41,11 +41,14 @@ class HeldoutScorer:
             if values is not None:
                 scores = as_scores(values)
             else:
-                scores = trainer.objective.heldout_scores(*self.outputs(), rows)
+                outputs, batch = self.outputs()
+                if initial:
+                    rows = trainer.heldout_rows = trainer.objective.with_initial_logps(rows, outputs)
+                scores = trainer.objective.heldout_scores(outputs, batch, rows)
         return {f"{EVAL}{name}": metric_scores for name, metric_scores in scores.items()}
 
     def outputs(self) -> tuple[TokenLogprobs, GlobalBatch]:
-        """The outputs for all held-out rows, and their batch."""
+        """The outputs for all held-out rows, in their order, and their batch."""
         trainer, context = self.trainer, self.trainer.context
         batch = collate(trainer.objective, trainer.heldout_rows).to(context.device)
         with evaluation_mode(trainer.model, context.dtype):
@@ -54,7 +57,7 @@ class HeldoutScorer:
                 trainer.objective.forward(trainer.model, one)
                 for one in self.watch("held-out rows")(batch.passes)
             ]
-        return gather_outputs(batch.passes, outputs, context.device), batch
+        return gather_outputs(batch.passes, outputs, context.device).in_order(), batch
 
     def watch(self, label: str) -> Callable[[Sequence[T]], Iterable[T]]:
         """Goes through a sequence with a progress bar and a heartbeat.

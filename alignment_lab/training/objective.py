@@ -82,8 +82,14 @@ class Objective:
     def heldout_values(
         self, outputs: TokenLogprobs, batch: GlobalBatch, rows: Sequence[Row]
     ) -> dict[str, Tensor]:
-        """The metrics of held-out rows, one value per row."""
+        """The metrics of held-out rows, one value per row, in the order of the rows, as `outputs` are."""
         return self.loss_and_metrics(outputs, batch)
+
+    def with_initial_logps(self, rows: Sequence[Row], outputs: TokenLogprobs) -> list[Row]:
+        """Held-out rows with what later measurements are compared with: `outputs` are the initial policy's,
+        in the order of the rows.
+        """
+        return list(rows)
 
     def initial_heldout_values(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
         """The same of the initial policy, where the reference's log-probabilities tell them; None: score the

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
+from ..metrics import IMPLICIT
 from ..validation import require
 
 Format = Enum("Format", ["conversation", "text", "preference", "unpaired"])
 Divergence = Enum("Divergence", ["reverse_kl", "forward_kl", "js", "alpha"])
-PREFERENCE_METRICS = (
-    "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
-    "logps/chosen", "logps/rejected",
+REWARD_METRICS = (
+    "loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected",
 )  # fmt: skip
+IMPLICIT_METRICS = tuple(f"{IMPLICIT}{name}" for name in ("chosen", "rejected", "margins", "accuracies"))
 
 
 @dataclass
@@ -38,6 +39,13 @@ class Method:
     def metrics(self) -> tuple[str, ...]:
         """What its trainer computes of a batch: names in the table of metrics."""
         return ("loss",)
+
+    @property
+    def heldout_metrics(self) -> tuple[str, ...]:
+        """What is measured of held-out rows: the same, and what only a comparison with the initial policy
+        tells.
+        """
+        return self.metrics
 
 
 def check_beta(value: float, at_zero: str = "nothing holds the policy to its reference") -> None:

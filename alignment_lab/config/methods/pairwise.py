@@ -203,6 +203,8 @@ class MPO(Referenced):
 class ORPO(Pairwise):
     """Odds Ratio Preference Optimization (arXiv:2403.07691)."""
 
+    averages_logps: ClassVar[bool] = True
+
     name: str = "orpo"
     sft_weight: float = 1.0  # of the NLL per token
     beta: float = 0.1  # weight of the odds ratio, the paper's lambda
@@ -223,6 +225,8 @@ class ORPO(Pairwise):
 @dataclass
 class SimPO(Pairwise):
     """Simple Preference Optimization (arXiv:2405.14734)."""
+
+    averages_logps: ClassVar[bool] = True
 
     name: str = "simpo"
     beta: float = (

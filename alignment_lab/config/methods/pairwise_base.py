@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..validation import require
-from .base import PREFERENCE_METRICS, Divergence, Format, Method, check_beta, check_weight
+from .base import IMPLICIT_METRICS, REWARD_METRICS, Divergence, Format, Method, check_beta, check_weight
 
 
 @dataclass
@@ -14,6 +14,8 @@ class Pairwise(Method):
     """A method on preference pairs."""
 
     format: ClassVar[Format] = Format.preference
+    # whether `logps/*` are means over an answer's tokens, as TRL has them for what compares means; else sums
+    averages_logps: ClassVar[bool] = False
 
     sft_weight: float = 0.0  # of the chosen answer's NLL per token, added to the loss: RPO
     # WPO: weigh each pair, its NLL included, by how likely the policy is to generate both answers
@@ -27,7 +29,12 @@ class Pairwise(Method):
     @property
     def metrics(self) -> tuple[str, ...]:
         """TRL's, and the NLL where it is a term of the loss."""
-        return (*PREFERENCE_METRICS, *(["nll_loss"] if self.sft_weight else []))
+        return (*REWARD_METRICS, "rewards/accuracies", *(["nll_loss"] if self.sft_weight else []))
+
+    @property
+    def heldout_metrics(self) -> tuple[str, ...]:
+        """With the implicit rewards, which are the same for every method."""
+        return (*self.metrics, *IMPLICIT_METRICS)
 
     @property
     def parts(self) -> list[tuple[float, Pairwise]]:

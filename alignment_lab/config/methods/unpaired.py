@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..validation import require
-from .base import PREFERENCE_METRICS, Format, Method, check_beta
+from .base import IMPLICIT_METRICS, REWARD_METRICS, Format, Method, check_beta
 
 
 @dataclass
@@ -25,8 +25,15 @@ class Unpaired(Method):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Those of pairs; accuracies only where all held-out rows are halves of pairs."""
-        return PREFERENCE_METRICS
+        """TRL's: those of pairs without accuracies, as answers are not paired."""
+        return REWARD_METRICS
+
+    @property
+    def heldout_metrics(self) -> tuple[str, ...]:
+        """With the implicit rewards; their margins and accuracies where all held-out rows are halves of
+        pairs.
+        """
+        return (*self.metrics, *IMPLICIT_METRICS)
 
 
 @dataclass

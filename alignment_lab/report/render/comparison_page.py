@@ -19,8 +19,8 @@ SCRIPTS = ("state.js", "chart.js", "charts.js", "table.js", "samples.js", "page.
 DRIFT_CAPTION = (
     "Across: the mean of log π(answer) − log π_ref(answer) over held-out chosen and rejected answers "
     "alike, in nats per answer; 0 is the reference, left of it both kinds of answers became less "
-    "likely. Up: that difference for chosen less that for rejected answers, the reward margin without "
-    "beta. The reference is the model before training. This is not the KL divergence from the "
+    "likely. Up: that difference for chosen less that for rejected answers, the implicit reward margin "
+    "(without beta). The reference is the model before training. This is not the KL divergence from the "
     "reference, which needs answers sampled from the trained model and is not recorded; it is the drift "
     "on answers of the data."
 )

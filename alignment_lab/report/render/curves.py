@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...config.metrics import EVAL, METRICS, metric
+from ...config.metrics import EVAL, IMPLICIT, METRICS, metric
 from ..study.runs import LoggedRow
 from ..study.values import is_finite_number, is_number
 
@@ -36,7 +36,10 @@ def _metric_panel(name: str, axis: str | None = None) -> Panel:
 
 PANELS = (
     _metric_panel("loss"),
+    _metric_panel(f"{IMPLICIT}accuracies", "share of pairs"),
     _metric_panel("rewards/accuracies", "share of pairs"),
+    Panel("Implicit rewards, without beta", "nats", (f"{IMPLICIT}chosen", f"{IMPLICIT}rejected")),
+    _metric_panel(f"{IMPLICIT}margins", "nats"),
     Panel("Rewards", "reward", ("rewards/chosen", "rewards/rejected")),
     _metric_panel("rewards/margins", "chosen − rejected"),
     _metric_panel("mean_token_accuracy", "share of tokens"),

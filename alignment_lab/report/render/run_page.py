@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ...config.metrics import EVAL, metric
+from ...config.metrics import EVAL, IMPLICIT, metric
 from ...runtime.run_directory import RunDirectory
 from ..study import comparability
 from ..study.runs import RunRecord, load_record
@@ -29,7 +29,7 @@ from .template import write_page
 MAX_SAMPLES = 20  # the first ones
 LISTING_LIMIT = 60_000  # characters
 # The metrics with a card at the top of the page, each with its value before and after.
-CARDS = ("answers/correct", "rewards/accuracies", "accuracy", "mean_token_accuracy", "answers/words")
+CARDS = ("answers/correct", f"{IMPLICIT}accuracies", "accuracy", "mean_token_accuracy", "answers/words")
 
 
 def write_run_page(run: RunDirectory) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ...config.metrics import Direction, metric
 from ..study.comparison import ONE_SEED, OWN_SCALE, Comparison, Verdict
+from ..study.headline import is_comparable
 from ..study.runs import RunRecord
 from ..study.stats import Estimate
 from .formatting import ABSENT, format_measured
@@ -34,7 +35,7 @@ PREDICATES = {  # in a sentence: "2 are ..."
 def findings(comparison: Comparison) -> list[str]:
     """Which configuration is better on the headline metric, in at most four sentences."""
     if comparison.reference is None or comparison.headline is None:
-        return ["Nothing that can be compared was measured."] if comparison.records else []
+        return _nothing_ranked(comparison)
     sentences = (
         _reference_sentence(comparison),
         *_outcome_sentences(comparison),
@@ -42,6 +43,19 @@ def findings(comparison: Comparison) -> list[str]:
         correction_note(comparison),
     )
     return [sentence for sentence in sentences if sentence]
+
+
+def _nothing_ranked(comparison: Comparison) -> list[str]:
+    """Why no configuration is called the best."""
+    own = [name for name in comparison.metrics if not is_comparable(name, comparison.records)]
+    if comparison.headline in own:
+        own = [comparison.headline]
+    elif not own or comparison.headline is not None:
+        return ["Nothing that can be compared was measured."] if comparison.records else []
+    verb = "is" if len(own) == 1 else "are"
+    return [
+        f"Not ranked: {_join(own)} {verb} on each method's own scale, and not comparable between these runs."
+    ]
 
 
 def _reference_sentence(comparison: Comparison) -> str:

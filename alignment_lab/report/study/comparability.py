@@ -132,8 +132,8 @@ def _seed_notes(records: Sequence[RunRecord]) -> Iterator[str]:
 def _scale_note(records: Sequence[RunRecord]) -> Iterator[str]:
     if method_varies(records):
         yield (
-            "Losses, rewards and margins are on the scale of their method and its beta: "
-            "across methods and betas, compare shares and answers."
+            "Losses, rewards/* and logps/* are on the scale of their method and its beta: "
+            "across methods and betas, compare implicit_rewards/* and answers."
         )
 
 

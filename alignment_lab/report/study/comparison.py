@@ -105,7 +105,8 @@ def compare(
     if baseline is not None:
         reference: Configuration | None = _find_baseline(configurations, baseline)
     else:
-        reference = _best(configurations, metric) if metric else None
+        is_ranked = metric is not None and headline.is_comparable(metric, records)
+        reference = _best(configurations, metric) if metric and is_ranked else None
     picked = baseline is None
     verdicts = {
         name: _corrected(_verdicts(configurations, reference, name), all_pairs=picked)

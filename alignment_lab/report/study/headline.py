@@ -36,8 +36,8 @@ def headline_metric(records: Sequence[RunRecord]) -> str | None:
 def is_comparable(metric: str, records: Sequence[RunRecord]) -> bool:
     """Whether a difference in this metric means anything.
 
-    Losses, rewards and margins need the same method with the same options; they and log-probabilities need
-    the same tokenizer.
+    Losses, a method's own rewards and log-probabilities need the same method with the same options; they and
+    implicit rewards in nats need the same tokenizer.
     """
     scale = metric_row(metric).scale
     if scale is Scale.method and method_varies(records):
@@ -52,7 +52,9 @@ def _tokenizer(record: RunRecord) -> str | None:
 def method_varies(records: Sequence[RunRecord]) -> bool:
     """Whether the method, beta or another option of the method differs among the runs."""
     keys = dict.fromkeys(key for record in records for key in record.varied)
-    return any(_varies(records, key) for key in keys if key == "beta" or key.startswith("method."))
+    return any(
+        _varies(records, key) for key in keys if key in ("beta", "plugin_sha256") or key.startswith("method.")
+    )
 
 
 def _varies(records: Sequence[RunRecord], key: str) -> bool:

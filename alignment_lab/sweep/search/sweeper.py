@@ -22,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from rich.console import Console
 
 from ...config import Experiment, check_objective, objective_of, objective_value
+from ...config.metrics import Scale, metric
+from ...config.objective import default_objective
 from ...runtime.command_line import typed_command
 from ...runtime.errors import RunError, UserError
 from ...runtime.files import exclusive_lock, relative_to_cwd, write_atomic, write_json
@@ -67,12 +69,27 @@ def prepare_search(config: DictConfig, config_name: str, check: Callable[[Experi
             f"eval.objective=null: the cells would be measured by {' and '.join(sorted(objectives))}; "
             "name one that all have."
         )
+    _tell_own_scale(specs)
     OptunaSweeper.register()
     # a cell's folder is named by what is searched
     exclude_from_names(config, sorted(text.partition("=")[0].lstrip("+~") for text in space.fixed))
     with read_write(config):  # a cell would name the sweep's folder by its own overrides
         folder = QuotedString(str(config.hydra.sweep.dir), Quote.single).with_quotes()
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")
+
+
+def _tell_own_scale(specs: Sequence[Experiment]) -> None:
+    """Say so where the search compares cells by a number that each of them defines for itself."""
+    name, _ = objective_of(specs[0])
+    if metric(name).scale is Scale.method and len({repr(spec.method) for spec in specs}) > 1:
+        common = default_objective(specs[0].method)
+        hint = f"; {common} means the same in all of them" if metric(common).scale is Scale.common else ""
+        Console().print(
+            f"warning: eval.objective={name} is on the scale of each cell's method and options, which this "
+            f"search varies, so that its best cell need not be the better model{hint}.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _check_settings(settings: Any) -> None:
