@@ -17,6 +17,7 @@ from alignment_lab.engine.logprobs import score_sequences
 from alignment_lab.engine.packing import ScoredSequence
 from alignment_lab.engine.reference import fetch_reference_logps, reference_folder, weights_digest
 from alignment_lab.models.embedded import embedded_weights
+from alignment_lab.models.facts import COSMETIC_ADAPTER_KEYS, adapter_facts
 from alignment_lab.runtime.errors import UserError
 from alignment_lab.runtime.run_directory import RunDirectory
 
@@ -89,9 +90,26 @@ def test_what_changes_a_number_changes_the_digest(tmp_path):
         with_adapter(model(), trained=True),
         with_adapter(model(), trained=True, lora_alpha=16),
         with_adapter(model(), trained=True, use_rslora=True),
+        # scales of single layers: the tensors have the same names and shapes
+        with_adapter(model(), trained=True, alpha_pattern={"q_proj": 64}),
+        with_adapter(model(), trained=True, alpha_pattern={"down_proj": 64}),
+        with_adapter(model(), trained=True, rank_pattern={"q_proj": 4}, alpha_pattern={"q_proj": 3}),
+        with_adapter(model(), trained=True, use_dora=True),
+        with_adapter(model(), trained=True, layers_to_transform=[0]),
         model(),
     ]
     assert len({weights_digest(model) for model in others}) == len(others)
+
+
+def test_of_an_adapters_config_only_names_and_versions_are_left_out():
+    """A key that a later version of peft adds counts, too."""
+    from peft import LoraConfig
+
+    config = LoraConfig(target_modules=["q_proj", "v_proj"]).to_dict() | {"of_a_later_version": None}
+    facts = adapter_facts(config)
+    counted = {key for key in config if adapter_facts(config | {key: "other"}) != facts}
+    assert counted == config.keys() - set(COSMETIC_ADAPTER_KEYS)
+    assert adapter_facts(config | {"target_modules": ["v_proj", "q_proj"]}) == facts
 
 
 def test_a_trained_adapter_keeps_its_digest_after_loading(tmp_path):

@@ -8,7 +8,12 @@ ever in memory.
 from __future__ import annotations
 
 import hashlib
+import inspect
+import os
+import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +24,8 @@ from torch import Tensor
 
 from ..distributed import collectives, ranks
 from ..distributed.full_state import iter_full_state
-from ..runtime.files import cache_directory
+from ..models.facts import adapter_facts, canonical, model_facts
+from ..runtime.files import cache_directory, file_digest
 from ..runtime.progress import progress_tracker
 from .layout import Engine
 from .logprobs import score_sequences
@@ -30,15 +36,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 BLOCK_PASSES = 8  # forward passes in a block, after which results may be published
-COSMETIC_KEYS = (  # of a model's config: they change no number
-    "architectures",
-    "dtype",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-    "_name_or_path",
-    "_attn_implementation",
-)
+HASH_THREADS = 8  # at most: sha256 takes a core per tensor, and 14 GB of weights take a core half a minute
+REMOTE_CODE = "transformers_modules."  # the package that transformers puts a model's own code into
 
 
 def reference_folder(digest: str, dtype: torch.dtype) -> Path:
@@ -57,29 +56,41 @@ def weights_digest(model: Any) -> str:
     Works for a sharded model too: all processes must call this together, weights are gathered one by one, and
     the digest of rank 0 is returned everywhere.
     """
-    digest = hashlib.sha256(repr(sorted(_config_facts(model).items())).encode())
-    for name, tensor in _reference_weights(model):
-        if ranks.is_main_process():
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    digest = hashlib.sha256(canonical(_config_facts(model)).encode())
+    threads = min(HASH_THREADS, os.cpu_count() or 1)
+    waiting: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for name, tensor in _reference_weights(model):
+            if ranks.is_main_process():
+                digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+                waiting.append(pool.submit(_tensor_digest, tensor))
+            if len(waiting) > 2 * threads:  # a gathered tensor is a copy: few are held at a time
+                digest.update(waiting.popleft().result())
+        for future in waiting:
+            digest.update(future.result())
     return collectives.broadcast(digest.hexdigest())
 
 
+def _tensor_digest(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data).digest()
+
+
 def _config_facts(model: Any) -> dict[str, Any]:
-    """Settings besides the weights that change a number: of the model's config and a trained adapter."""
-    config = model.config.to_diff_dict()
-    facts = {
-        key: value
-        for key, value in config.items()
-        if key not in COSMETIC_KEYS and not key.endswith("token_id")
-    }
+    """What changes a number besides the weights: settings of the model and of a trained adapter, and the code
+    that the model's files bring.
+    """
     adapters = getattr(model, "peft_config", {}) if not _has_new_adapter(model) else {}
-    scales = {
-        name: (adapter.r, adapter.lora_alpha, adapter.use_rslora)
-        for name, adapter in adapters.items()
-        if hasattr(adapter, "r")
+    modules = {type(module).__module__ for module in model.modules()}
+    code = {
+        name: file_digest(Path(inspect.getfile(sys.modules[name])))
+        for name in modules
+        if name.startswith(REMOTE_CODE)
     }
-    return {**facts, "adapters": scales}
+    return {
+        **model_facts(model.config.to_diff_dict()),
+        "adapters": {name: adapter_facts(adapter.to_dict()) for name, adapter in adapters.items()},
+        "code": sorted(code.values()),
+    }
 
 
 def _reference_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
