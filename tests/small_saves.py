@@ -82,12 +82,21 @@ def trained_adapter(
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the fresh process's code in this process, for tests about a folder and not about the process."""
+    verify_in_this_process(monkeypatch)
 
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+
+def verify_in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """The same, for a fixture that lives longer than a test."""
+
+    start = subprocess.run
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if command[1:3] != ["-m", "alignment_lab.checkpoints.verify"]:
+            return start(command, **options)
         process.main(*command[3:])
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(fresh_process.subprocess, "run", run)
+    patch.setattr(fresh_process.subprocess, "run", run)
 
 
 def file_digests(folder: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ FLOORS = {
     "config": 1,
     "losses": 2, "data": 2, "distributed": 2, "tracking": 2, "report": 2,
     "models": 3, "estimate": 3, "evaluation": 3,
-    "engine": 4, "checkpoints": 4,
+    "engine": 4, "checkpoints": 4, "content": 4,
     "training": 5, "export": 5,
     "methods": 6, "sweep": 6,
     "actions": 7,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
+from small_content import CHANGES, NO_CHANGES, make_content
+from small_saves import in_this_process, verify_in_this_process
 
+from alignment_lab import content
 from alignment_lab.actions import run_action
 from alignment_lab.config import Experiment, differences, is_free, known_keys, to_plain, to_yaml
 from alignment_lab.config.identity import FREE_SETTINGS, MAX_VALUE_LENGTH
 from alignment_lab.runtime.errors import UserError
-from alignment_lab.runtime.files import file_digest, write_json
+from alignment_lab.runtime.files import file_digest, read_json, write_json
 from alignment_lab.runtime.run_directory import RunDirectory
 
+__all__ = ["in_this_process"]  # a fixture
 TINY = [
     "model=tiny",
     "parallel.device=cpu",
@@ -231,3 +236,129 @@ def test_a_directory_of_another_version_of_the_lab_says_so(composed, finished, t
     shutil.copytree(finished.path, run.path)
     write_json(run.state_file, run.state() | {"id": "0" * 12})
     assert "another version of the lab" in refusal(composed(TINY), run)
+
+
+# ---- what the settings name
+
+
+@pytest.fixture(scope="module")
+def made(composed, tmp_path_factory) -> tuple[Path, list[str], RunDirectory]:
+    """The files of an experiment, its overrides, and its finished run."""
+    folder = tmp_path_factory.mktemp("content")
+    overrides = make_content(folder / "files")
+    run = RunDirectory(folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        verify_in_this_process(patch)
+        run_action(composed(overrides), run)
+    return folder / "files", overrides, run
+
+
+@pytest.fixture
+def changed(made, tmp_path):
+    """`changed(change)`: the files changed; put back when the test ends."""
+    files = made[0]
+    shutil.copytree(files, tmp_path / "kept")
+
+    def apply(change) -> None:
+        change(files)
+
+    yield apply
+    shutil.rmtree(files)
+    shutil.copytree(tmp_path / "kept", files)
+
+
+def found(made, composed) -> list[str]:
+    files, overrides, run = made
+    return content.find_changes(read_json(run.provenance_file), composed(overrides), files / "model")
+
+
+def one_of_each_kind(names, fast: set[str]):
+    """The others are slow tests, and `make torture` causes all of them in real runs."""
+    assert fast <= set(names)
+    return [pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in names]
+
+
+CHANGED_FAST = {
+    "a row edited",
+    "a file more in the folder",
+    "a held-out row removed",
+    "another chat template",
+    "one weight",
+    "a constant of the model",
+    "the adapter's alpha_pattern",
+}
+SAME_FAST = {"files copied in their place", "a file renamed in its place"}
+
+
+@pytest.mark.parametrize("name", one_of_each_kind(CHANGES, CHANGED_FAST))
+def test_what_changed_under_its_name_is_named(name, made, changed, composed):
+    change, words = CHANGES[name]
+    changed(change)
+    (clause,) = found(made, composed)
+    assert words in clause and str(made[0]) in clause
+
+
+@pytest.mark.parametrize("name", one_of_each_kind(NO_CHANGES, SAME_FAST))
+def test_what_is_only_written_anew_is_no_change(name, made, changed, composed, tmp_path, monkeypatch):
+    """Nor is another cache."""
+    monkeypatch.setenv("ALIGNMENT_LAB_CACHE", str(tmp_path / "cache"))
+    changed(NO_CHANGES[name])
+    assert found(made, composed) == []
+
+
+def test_a_run_is_not_resumed_on_other_rows_and_keeps_every_attempt(
+    made, changed, composed, in_this_process, tmp_path, capsys
+):
+    """Refused while there are checkpoints; a finished run says it instead of that it is finished; what is put
+    back goes on to the same weights; without a checkpoint there is nothing to protect.
+    """
+    files, overrides, whole = made
+    spec, run = composed(overrides), RunDirectory(tmp_path / "run")
+    shutil.copytree(whole.path, run.path)
+    shutil.rmtree(run.model)
+    shutil.rmtree(run.checkpoints / "checkpoint-4")
+    write_json(run.state_file, run.state() | {"state": "interrupted"})
+    first = read_json(run.provenance_file)
+    before = {file: file_digest(file) for file in run.checkpoints.rglob("*") if file.is_file()}
+    rows = (files / "rows" / "a.jsonl").read_text()
+    changed(CHANGES["a row added"][0])
+    with pytest.raises(UserError, match=r"a\.jsonl changed; 24 rows before, 25 now.*put that back"):
+        run_action(spec, run)
+    with pytest.raises(UserError, match=r"a\.jsonl changed.*this run finished on what was there before"):
+        run_action(spec, whole)
+    assert whole.state()["state"] == "finished"
+    assert {file: file_digest(file) for file in run.checkpoints.rglob("*") if file.is_file()} == before
+    (files / "rows" / "a.jsonl").write_text(rows)
+    older = read_json(run.provenance_file)
+    older["attempts"][-1]["packages"]["torch"] = "1.0"
+    write_json(run.provenance_file, older)
+    run_action(spec, run)
+    assert "since the attempt before: torch 1.0 is now " in capsys.readouterr().out
+    assert file_digest(run.model / "adapter_model.safetensors") == file_digest(
+        whole.model / "adapter_model.safetensors"
+    )
+    provenance = read_json(run.provenance_file)
+    assert [attempt["number"] for attempt in provenance["attempts"]] == [1, 2, 3]
+    assert all({"command", "packages", "hardware"} <= attempt.keys() for attempt in provenance["attempts"])
+    assert {key: provenance[key] for key in first if key != "attempts"} == {
+        key: first[key] for key in first if key != "attempts"
+    }
+    assert provenance["attempts"][0] == first["attempts"][0]
+    assert provenance["attempts"][2]["content"] == first["content"]
+
+
+@pytest.mark.slow
+def test_without_a_checkpoint_a_run_starts_anew_on_what_is_there(
+    made, changed, composed, in_this_process, tmp_path, capsys
+):
+    _, overrides, whole = made
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(whole.path, run.path)
+    shutil.rmtree(run.checkpoints)
+    write_json(run.state_file, run.state() | {"state": "failed"})
+    changed(CHANGES["a row added"][0])
+    run_action(composed(overrides), run)
+    assert "there is no checkpoint yet: training starts anew" in " ".join(capsys.readouterr().out.split())
+    provenance = read_json(run.provenance_file)
+    assert provenance["number"] == 2 and provenance["rows"] == {"train": 25, "heldout": 4}
+    assert provenance["attempts"][0]["rows"] == {"train": 24, "heldout": 4}

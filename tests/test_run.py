@@ -85,7 +85,7 @@ def test_provenance_names_code_packages_machine_and_content(finished, method):
     version = provenance["packages"]["torch"]
     assert version == torch.__version__.partition("+")[0] or "+" in version
     assert all(len(digest) == 64 for digest in provenance["content"].values())
-    assert provenance["content"].keys() == {"model", "data", "tokenizer"}
+    assert provenance["content"].keys() == {"model", "data", "tokenizer", "chat_template"}
     assert provenance["hardware"]["cores"] > 0
 
 

@@ -10,10 +10,12 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 from rich.console import Console
 
-from .. import data, estimate
+from .. import content, data, estimate
+from ..checkpoints import manifest
 from ..config import (
     DeviceType,
     Experiment,
@@ -28,8 +30,9 @@ from ..distributed.launch import is_run_leader, launch_workers, local_process_co
 from ..estimate import problems
 from ..models.locate import describe_remote_code, locate_model
 from ..report.render.terminal import show_run
-from ..runtime import hardware
+from ..runtime import hardware, provenance
 from ..runtime.errors import HungError, Interrupted, UserError, describe_error
+from ..runtime.files import read_json
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
 from ..tracking import conclude_tracking, end_tracking
@@ -58,6 +61,8 @@ def run_training(spec: Experiment, run: RunDirectory) -> float | None:
     console = Console(quiet=not leads)
     spec, run = estimate.resolve_auto(spec), _agree_on_directory(run, spec)
     if run.state().get("state") == "finished" and run.state()["id"] == spec.run_id:
+        if changed := content.finished_elsewhere(run, spec):
+            raise UserError(changed)
         message = f"{run.path}: this experiment is finished; give another directory to run it again."
         console.print(message, highlight=False, soft_wrap=True)
         return objective_value(spec, run.report())
@@ -84,10 +89,35 @@ def _check_and_train(spec: Experiment, run: RunDirectory, console: Console, stop
     if spec.model.trust_remote_code:
         console.print(describe_remote_code(spec.model, model_path), highlight=False, soft_wrap=True)
     processes = local_process_count(spec.parallel)
+    if is_run_leader(spec.parallel):
+        for line in _compare_attempts(spec, run, rows, model_path, processes):
+            console.print(line, highlight=False, soft_wrap=True)
     if processes * spec.parallel.nodes > 1 and not ranks.is_launched():
         launch_workers(spec.parallel, run, processes, console, stop)
     else:
         train(spec, run, rows, model_path, console, stop)
+
+
+def _compare_attempts(
+    spec: Experiment, run: RunDirectory, rows: data.Splits, model_path: Path, processes: int
+) -> Iterator[str]:
+    """Record this attempt in provenance.json; a line for what is not as it was in the attempt before.
+
+    Raises UserError where checkpoints were trained on other content than there is now.
+    """
+    recorded = read_json(run.provenance_file) or {}
+    devices = ranks.world_size() // spec.parallel.nodes if ranks.is_launched() else processes
+    on_cpu = spec.parallel.device is DeviceType.cpu
+    line = provenance.record_attempt(
+        run.provenance_file, run.state().get("attempts", 1), 0 if on_cpu else devices
+    )
+    if line:
+        yield line
+    changes = content.find_changes(recorded, spec, model_path, rows)
+    if changes and manifest.list_checkpoints(run.checkpoints):
+        raise content.refusal(run, changes)
+    if changes:
+        yield f"{'; '.join(changes)}; there is no checkpoint yet: training starts anew on what is there now"
 
 
 def _agree_on_directory(run: RunDirectory, spec: Experiment) -> RunDirectory:

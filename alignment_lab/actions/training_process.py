@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from .. import data
+from .. import content, data
 from ..config import Experiment
 from ..distributed import collectives, ranks
 from ..estimate.oom import explain_failure
@@ -20,7 +21,7 @@ from ..evaluation.answers import sample_rows, score_answers
 from ..evaluation.intervals import Measured, before_after
 from ..runtime import provenance
 from ..runtime.errors import RunError
-from ..runtime.files import publish_directory, write_json
+from ..runtime.files import publish_directory, read_json, write_json
 from ..runtime.phase_timer import PhaseTimer, peak_memory_gb
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
@@ -62,6 +63,7 @@ def _train(
     before: list[Measured] = []
     stacks = run.path / f"stacks-{ranks.rank()}.txt"
     watchdog = Watchdog(spec.training.watchdog_minutes, stacks, partial(_on_hang, run))
+    files = _read_files(spec, model_folder) if ranks.is_main_process() else None
     with timer("load"):
         from ..training.saving import save_model
         from . import assembly
@@ -70,7 +72,8 @@ def _train(
 
         def on_start(trainer: Trainer) -> None:
             watchdog.heartbeat()  # the watchdog starts here: the reference may have been waited for, and long
-            _write_provenance(run, trainer.context, tokens, splits)
+            if files:
+                _record_content(run, trainer, tokens, files.result())
             before.append(measure(trainer, timer, initial=True))
 
         trainer = _build_trainer(spec, run, tokens, console, stop, timer, watchdog, on_start)
@@ -136,20 +139,38 @@ def _callbacks(
     return [MetricsLog(run, context), TrackerCallback(spec, run, console), ProgressCallback(console)]
 
 
-def _write_provenance(
-    run: RunDirectory, context: TrainContext, tokens: TokenizedData, splits: data.Splits
+def _read_files(spec: Experiment, model_folder: Path) -> Future[content.FileDigests]:
+    """The digests of all files, read while the model is loaded from the same ones."""
+    executor = ThreadPoolExecutor(1)
+    files = executor.submit(content.read_files, spec, model_folder)
+    executor.shutdown(wait=False)
+    return files
+
+
+def _record_content(
+    run: RunDirectory, trainer: Trainer, tokens: TokenizedData, files: content.FileDigests
 ) -> None:
-    """provenance.json, with digests of the content that the run starts from."""
-    if not ranks.is_main_process():
-        return
-    content = {
+    """Write into provenance.json what the run starts from.
+
+    Raises UserError where the checkpoint that it goes on from was trained on other content: large files that
+    were not read before torch was imported are known only now.
+    """
+    from ..models.tokenizer import template_digest
+
+    context, splits = trainer.context, tokens.splits
+    first_step = trainer.checkpoints is None or trainer.checkpoints.last_saved_step is None
+    recorded = read_json(run.provenance_file) or {}
+    changes = content.find_changes(recorded, context.spec, tokens.model_folder, splits, now=files)
+    if changes and not first_step:
+        raise content.refusal(run, changes)
+    digests = {
         "model": context.weights_digest,
         "data": splits.digest,
         "tokenizer": tokens.tokenizer_digest,
+        "chat_template": template_digest(tokens.tokenizer),
     }
-    on_cpu = context.device.type == "cpu"
-    accelerators = 0 if on_cpu else ranks.world_size() // context.spec.parallel.nodes  # of this machine
-    write_json(run.provenance_file, {**provenance.collect(accelerators), "content": content})
+    found = {"content": digests, "files": files, "rows": splits.read}
+    provenance.record_content(run.provenance_file, found, first_step=first_step)
 
 
 def _on_hang(run: RunDirectory, message: str) -> None:

@@ -40,6 +40,38 @@ def open_streams(data: Data) -> tuple[RowStream, RowStream | None]:
     return RowStream(train), RowStream(heldout) if heldout else None
 
 
+def source_files(data: Data) -> dict[str, dict[str, Path]]:
+    """The files that rows are read from: by setting, then by name.
+
+    None of the Hub, and none of a stream, which is not read to its end.
+    """
+    if data.source is DataSource.embedded:
+        return {"data": {name: EMBEDDED / name for name in ("train.jsonl", "test.jsonl")}}
+    if data.source is not DataSource.local or data.streaming:
+        return {}
+    settings = {"data.path": data.path, "data.eval_path": data.eval_path}
+    return {key: _files_in(Path(value).expanduser()) for key, value in settings.items() if value}
+
+
+def _files_in(path: Path) -> dict[str, Path]:
+    """A file, the files of a folder, or those of a dataset that was saved to disk, without its caches."""
+    if not path.is_dir():
+        return {path.name: path} if path.is_file() else {}
+    if _is_saved(path):
+        files = [file for pattern in ("*.arrow", "*.json") for file in path.rglob(pattern)]
+        return {
+            str(file.relative_to(path)): file
+            for file in sorted(files)
+            if not file.name.startswith(("cache-", "tmp"))
+        }
+    return {file.name: file for file in sorted(path.iterdir()) if file.suffix in READERS and file.is_file()}
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether `datasets` wrote this folder with save_to_disk."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
 @dataclass(frozen=True)
 class OpenedDataset:
     """A dataset that `datasets` has opened, with the config key and the value that named it."""
@@ -99,7 +131,7 @@ def _open_path(key: str, value: str, split: str, streaming: bool) -> OpenedDatas
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs errors that it also raises
     path = Path(value).expanduser()
-    if path.is_dir() and (any(path.glob("dataset_dict.json")) or any(path.glob("state.json"))):
+    if path.is_dir() and _is_saved(path):
         saved = _read_or_raise(key, value, lambda: datasets.load_from_disk(str(path)))
         dataset = _select_split(saved, f"{key}={value}", split)
         return OpenedDataset(key, value, dataset.to_iterable_dataset() if streaming else dataset)

@@ -25,6 +25,7 @@ class Splits:
     digest: str  # sha256 of the rows as they were read: the same for every method and seed
     dropped: Counter[str] = field(default_factory=Counter)  # reason -> rows
     truncated: int = 0
+    read: dict[str, int] = field(default_factory=dict)  # rows of each part as they were read
 
 
 def split_rows(spec: Experiment, train: list[Row], heldout: list[Row] | None) -> Splits:
@@ -34,13 +35,14 @@ def split_rows(spec: Experiment, train: list[Row], heldout: list[Row] | None) ->
     """
     dropped: Counter[str] = Counter()
     digest = hashlib.sha256(json.dumps([train, heldout], sort_keys=True, default=str).encode()).hexdigest()
+    read = {"train": len(train)} | ({} if heldout is None else {"heldout": len(heldout)})
     train = _convert(spec, train, dropped)
     if heldout is None:
         train, heldout = _hold_out(train, spec.data)
     else:
         heldout = _in_hash_order(_convert(spec, heldout, dropped)) if heldout else []
         train = _without_overlap(heldout, train, dropped)
-    return Splits(train=_shuffle(train, spec.training.seed), heldout=heldout, digest=digest, dropped=dropped)
+    return Splits(_shuffle(train, spec.training.seed), heldout, digest, dropped, read=read)
 
 
 def max_train_groups(spec: Experiment) -> int | None:

@@ -37,10 +37,26 @@ def locate_model(settings: Model) -> Path:
     return local if local.is_dir() else _download(settings.path, settings.revision)
 
 
+def existing_folder(settings: Model) -> Path | None:
+    """The model's folder where it is on this machine, as far as that is known without making anything or
+    asking the Hub.
+    """
+    folder = None
+    if settings.source is ModelSource.random and settings.shape is not None:
+        folder = _random_folder(settings.shape)
+    elif settings.source is ModelSource.hub and settings.path is not None:
+        folder = Path(settings.path).expanduser()
+    return folder if folder and folder.is_dir() else None
+
+
+def _random_folder(shape: Shape) -> Path:
+    fields = repr(sorted(vars(shape).items()))
+    return cache_directory() / "models" / f"random-{hashlib.sha256(fields.encode()).hexdigest()[:16]}"
+
+
 def _make_random(shape: Shape) -> Path:
     """A random Llama of this shape with the embedded tokenizer, made once: equal for every training seed."""
-    fields = repr(sorted(vars(shape).items()))
-    final = cache_directory() / "models" / f"random-{hashlib.sha256(fields.encode()).hexdigest()[:16]}"
+    final = _random_folder(shape)
     if not final.is_dir():
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer

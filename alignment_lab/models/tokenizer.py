@@ -46,10 +46,16 @@ def resolve_chat_template(value: str) -> str:
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The sha256 of vocabulary, rules and chat template."""
+    """The sha256 of vocabulary, rules, special tokens and chat template."""
     rules = (
         tokenizer.backend_tokenizer.to_str()
         if hasattr(tokenizer, "backend_tokenizer")
         else repr(sorted(tokenizer.get_vocab().items()))
     )
-    return hashlib.sha256(f"{rules}{tokenizer.chat_template}".encode()).hexdigest()
+    special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
+    return hashlib.sha256(f"{rules}{special}{tokenizer.chat_template}".encode()).hexdigest()
+
+
+def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The sha256 of the chat template alone."""
+    return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()

@@ -10,17 +10,83 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from . import hardware
+from .files import read_json, utc_now, write_json
 from .hardware import processor_name
 from .paths import CODE_ROOT
 from .redaction import redact_data
 
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 GIT_SNAPSHOT = "git.json"  # beside a snapshot of the code: `git_state` when it was taken
+MAX_CHANGES = 5  # packages that a sentence lists
+
+
+def record_attempt(file: Path, number: int, devices: int) -> str | None:
+    """Add this attempt to provenance.json: when, command, code, packages, machine. `devices`: see `collect`.
+
+    The file's own entries are those of the attempt that took the first step. Returns a sentence where
+    packages, Python or the lab's code are not those of the attempt before.
+    """
+    provenance = read_json(file) or {}
+    earlier = attempts(provenance)
+    attempt = {"number": number, "started": utc_now(), **collect(devices)}
+    # the changes of a checkout may be long: they are written again only where they are others
+    brief = {**attempt, "git": _without_known_diff(attempt["git"], provenance.get("git"))}
+    write_json(file, {**(provenance or attempt), "attempts": [*earlier, brief]})
+    return _describe_changes(earlier[-1], attempt) if earlier else None
+
+
+def record_content(file: Path, content: Mapping[str, Any], *, first_step: bool) -> None:
+    """Add to this attempt what it found: digests of content and files, counts of rows.
+
+    `first_step`: it starts from the first step, so that the file's own entries become those of this attempt.
+    """
+    provenance = read_json(file) or {}
+    *earlier, attempt = attempts(provenance)
+    attempt = {**attempt, **content}
+    own = {key: value for key, value in provenance.items() if key != "attempts"}
+    if first_step:
+        git = attempt["git"] and {"diff": (own.get("git") or {}).get("diff", ""), **attempt["git"]}
+        own = {**attempt, "git": git}
+    write_json(file, {**own, "attempts": [*earlier, attempt]})
+
+
+def attempts(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every attempt of a provenance.json, oldest first; older versions of the lab kept one."""
+    recorded: list[dict[str, Any]] = provenance.get("attempts") or ([dict(provenance)] if provenance else [])
+    return recorded
+
+
+def _without_known_diff(git: dict[str, Any] | None, known: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if git is None or not known or git.get("diff") != known.get("diff"):
+        return git
+    return {key: value for key, value in git.items() if key != "diff"}
+
+
+def _describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """`since the attempt before: torch 2.12.0 is now 2.13.0`; None where nothing changed."""
+    there, here = (_versions(attempt) for attempt in (before, now))
+    changed = [name for name in {**here, **there} if there.get(name) != here.get(name)]
+    if not changed:
+        return None
+    listed = [
+        f"{name} {there.get(name, 'not installed')} is now {here.get(name, 'not installed')}"
+        for name in changed[:MAX_CHANGES]
+    ]
+    more = f", and {len(changed) - MAX_CHANGES} more" if len(changed) > MAX_CHANGES else ""
+    return f"since the attempt before: {', '.join(listed)}{more}; numbers may differ from here on"
+
+
+def _versions(attempt: Mapping[str, Any]) -> dict[str, str]:
+    git, machine = attempt.get("git") or {}, attempt.get("hardware") or {}
+    code = f"{git['commit'][:12]}{' with changes' if git.get('dirty') else ''}" if git.get("commit") else None
+    own = {"the lab's code": code, "python": machine.get("python")}
+    return {name: value for name, value in own.items() if value} | dict(attempt.get("packages") or {})
 
 
 def collect(devices: int) -> dict[str, Any]:

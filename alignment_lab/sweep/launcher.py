@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from ..config import Experiment, describe_difference, identity, objective_value, to_plain, to_yaml
+from ..content import finished_elsewhere
 from ..runtime.errors import RunError
 from ..runtime.files import cache_directory, relative_to_cwd
 from ..runtime.redaction import redact_data
@@ -104,10 +105,19 @@ class SweepLauncher(HydraPlugin, Launcher):
         cells: Sequence[Cell],
         statuses: Mapping[str, CellStatus],
     ) -> list[Cell]:
-        """Queue and return the cells that are neither finished nor active; prints a summary of all."""
+        """Queue and return the cells that are neither finished nor active; prints a summary of all.
+
+        Raises UserError where a finished cell was trained on other rows or weights than there are now.
+        """
         distinct = list({cell.id: cell for cell in cells}.values())
-        self._print_summary(sweep, len(cells), distinct, statuses)
         spec_by_id = dict(zip((cell.id for cell in cells), specs, strict=True))
+        changes = (
+            finished_elsewhere(cell.run_directory(sweep.path), spec_by_id[cell.id], "hydra.sweep.dir")
+            for cell in distinct
+            if statuses[cell.name].state == "finished"
+        )
+        grid.raise_problems({sentence: 1 for sentence in changes if sentence}, len(specs))
+        self._print_summary(sweep, len(cells), distinct, statuses)
         due = [
             cell
             for cell in distinct
