@@ -23,6 +23,7 @@ FILES = [
     "report.json",
     "run.json",
     "samples.jsonl",
+    "row_scores.json",
     "spec.yaml",
 ]
 TINY = [
@@ -76,6 +77,15 @@ def test_a_run_leaves_every_file(finished, method):
     assert run.metrics()[-1]["epoch"] == round(12 / 1024, 4)
     assert report["metrics"]["eval_loss"]["after"]["n"] == 6
     assert report["id"] == run.state()["id"]
+    rows = run.row_scores()
+    for name, measured in report["metrics"].items():
+        scores = rows["metrics"][name]
+        of = sum(scores["weights"]) if "weights" in scores else len(scores["values"])
+        assert sum(scores["values"]) / of == pytest.approx(measured["after"]["value"], rel=1e-6, abs=1e-9), (
+            name
+        )
+        assert len(set(scores["prompts"])) == measured["after"]["prompts"] == measured["after"]["n"]
+    assert len(rows["prompts"]) == 6, "the answered prompts are among the scored ones"
     assert any((run.path / "tensorboard").iterdir())
 
 

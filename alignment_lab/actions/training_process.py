@@ -19,6 +19,7 @@ from ..distributed import collectives, ranks
 from ..estimate.oom import explain_failure
 from ..evaluation.answers import sample_rows, score_answers
 from ..evaluation.intervals import Measured, before_after
+from ..evaluation.prompts import row_scores
 from ..runtime import provenance
 from ..runtime.errors import RunError
 from ..runtime.files import publish_directory, read_json, write_json
@@ -87,6 +88,7 @@ def _train(
     if ranks.is_main_process():
         publish_directory(run.partial / "model", run.model)
         run.write_samples(sample_rows(trainer.context.generation_rows, before[0].answers, after.answers))
+        run.write_row_scores(row_scores(after.scores))
         metrics = before_after(before[0].scores, after.scores)
         write_json(run.report_file, report(trainer, splits, timer, metrics))
     collectives.barrier()

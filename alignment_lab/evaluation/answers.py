@@ -10,6 +10,7 @@ from ..data import prompt_messages
 from ..data.embedded.build import mentions
 from ..runtime.text_counts import count_sentences, count_words
 from .intervals import Scores
+from .prompts import prompt_digest
 
 if TYPE_CHECKING:
     from ..data.rows import Row
@@ -26,12 +27,21 @@ def is_correct(answer: str, accepted: list[str] | None) -> bool | None:
 def score_answers(answers: Sequence[str], rows: Sequence[Row]) -> dict[str, Scores]:
     """One value per answer: its words, whether it is one sentence, and whether it is correct where known."""
     correct = [is_correct(answer, row.get("answer")) for answer, row in zip(answers, rows, strict=True)]
-    values = {
+    prompts = [prompt_digest(row) for row in rows]
+    values: dict[str, list[float | None]] = {
         "answers/words": [float(count_words(answer)) for answer in answers],
         "answers/one_sentence": [float(count_sentences(answer) == 1) for answer in answers],
-        "answers/correct": [float(known) for known in correct if known is not None],
+        "answers/correct": [None if known is None else float(known) for known in correct],
     }
-    return {name: Scores(scores, share=metric(name).is_share) for name, scores in values.items() if scores}
+    scores = {}
+    for name, all_values in values.items():
+        known = [
+            (value, prompt) for value, prompt in zip(all_values, prompts, strict=True) if value is not None
+        ]
+        if known:
+            numbers, asked = map(list, zip(*known, strict=True))
+            scores[name] = Scores(numbers, share=metric(name).is_share, prompts=asked)
+    return scores
 
 
 def sample_rows(rows: Sequence[Row], before: Sequence[str], after: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,24 +1,27 @@
-"""A mean and its 95% interval from one value per held-out row.
+"""A mean and its 95% interval over prompts like the held-out ones, from one value per held-out row.
 
-The rows are the sample. How much a mean varies with the seed of training is another question, which the
-report answers.
+Prompts are the sample: rows of one prompt are one draw. How much a mean varies with the seed of training is
+another question, which the report answers. docs/STATISTICS.md has the formulas and how often they are right.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-Z = 1.959964  # the 97.5% quantile of the normal distribution
+from ..runtime.cluster_means import influence, share_interval, sum_by_prompt
+from ..runtime.distributions import exact_share_interval, t_quantile
 
 
 class ReportedMetric(TypedDict):
     """An entry of report.json."""
 
     value: float
-    ci95: list[float] | None  # None for fewer than two rows
-    n: int
+    ci95: list[float] | None  # None for fewer than two prompts, or where a mean's do not vary
+    n: int  # rows
+    prompts: int
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Scores:
 
     values: list[float]
     weights: list[float] | None = None
-    share: bool = False  # each value is 0 or 1, and the mean a proportion
+    share: bool = False  # each value is at least 0 and at most its weight, and the mean a proportion
+    prompts: Sequence[Hashable] | None = None  # of each row; None: every row has its own
 
     @property
     def mean(self) -> float:
@@ -38,25 +42,34 @@ class Scores:
         total = sum(self.weights) if self.weights else len(self.values)
         return sum(self.values) / total if total else math.nan
 
-    def estimate(self) -> ReportedMetric:
-        """The mean with its interval and the number of rows."""
-        return {"value": self.mean, "ci95": self._interval(), "n": len(self.values)}
+    @property
+    def prompt_indices(self) -> list[int]:
+        """The prompt of each row, counted from 0 in the order in which they come."""
+        if self.prompts is None:
+            return list(range(len(self.values)))
+        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(self.prompts))}
+        return [places[prompt] for prompt in self.prompts]
 
-    def _interval(self) -> list[float] | None:
-        count = len(self.values)
-        if count < 2:
+    def estimate(self) -> ReportedMetric:
+        """The mean with its interval, the number of rows, and that of prompts."""
+        indices = self.prompt_indices
+        count = max(indices, default=-1) + 1
+        interval = self._interval(indices, count) if count > 1 else None
+        return {"value": self.mean, "ci95": interval, "n": len(self.values), "prompts": count}
+
+    def _interval(self, indices: list[int], count: int) -> list[float] | None:
+        """Student's interval of a ratio of sums; of a share, that of as many independent draws."""
+        rows = len(self.values)
+        if not math.isfinite(self.mean):
             return None
-        # A tie of two rewards scores 0.5 and makes the mean no proportion.
-        if self.share and set(self.values) <= {0.0, 1.0}:
-            return wilson(sum(self.values), count)
-        weights = self.weights or [1.0] * count
-        mean, mean_weight = self.mean, sum(weights) / count
-        residuals = sum(
-            (value - mean * weight) ** 2 for value, weight in zip(self.values, weights, strict=True)
-        )
-        # The delta method for a ratio of sums; the usual standard error where all weights are 1.
-        half_width = Z * math.sqrt(residuals / (count * (count - 1))) / mean_weight
-        return [mean - half_width, mean + half_width]
+        if self.share and count == rows and not self.weights and set(self.values) <= {0.0, 1.0}:
+            return list(exact_share_interval(sum(self.values), rows))
+        found = influence(*sum_by_prompt(indices, self.values, self.weights, count))
+        half_width = t_quantile(found.degrees) * math.sqrt((found.errors**2).sum())
+        if self.share:
+            most = math.inf if self.weights else rows
+            return list(share_interval(found.mean, half_width, count, most))
+        return [found.mean - half_width, found.mean + half_width] if half_width > 0 else None
 
 
 @dataclass(frozen=True)
@@ -65,14 +78,6 @@ class Measured:
 
     scores: dict[str, Scores]
     answers: list[str]
-
-
-def wilson(successes: float, count: int) -> list[float]:
-    """Wilson's score interval of a proportion (1927): valid near 0 and 1, where mean +- 2 sd is not."""
-    share, spread = successes / count, Z * Z / count
-    center = (share + spread / 2) / (1 + spread)
-    half_width = Z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return [max(0.0, center - half_width), min(1.0, center + half_width)]
 
 
 def before_after(

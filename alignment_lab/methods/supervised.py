@@ -12,6 +12,7 @@ from ..data import Row
 from ..engine.logprobs import TokenLogprobs
 from ..engine.packing import ScoredSequence
 from ..evaluation.intervals import Scores
+from ..evaluation.prompts import content_digest, prompt_digest
 from ..training import Objective
 from ..training.batch import GlobalBatch
 
@@ -52,7 +53,15 @@ class SupervisedObjective(Objective):
         tokens = outputs.lengths.double().tolist()
         nll = -outputs.sum_by_sequence(outputs.logps)
         correct = outputs.sum_by_sequence(outputs.is_argmax.float())
+        asked = [prompt for row in rows for prompt in self._prompts(row)]
+        prompts = [asked[sequence] for sequence in outputs.sequence_ids.tolist()]
         return {
-            "loss": Scores(nll.tolist(), tokens),
-            "mean_token_accuracy": Scores(correct.tolist(), tokens),
+            "loss": Scores(nll.tolist(), tokens, prompts=prompts),
+            "mean_token_accuracy": Scores(correct.tolist(), tokens, share=True, prompts=prompts),
         }
+
+    def _prompts(self, row: Row) -> list[str]:
+        """The prompt of each sequence of a row; a document stands for itself."""
+        if "seq_lengths" not in row:
+            return [prompt_digest(row)]
+        return [content_digest(document.answer) for document in self.score_inputs(row)]

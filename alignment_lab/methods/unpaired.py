@@ -83,6 +83,13 @@ class UnpairedObjective(Objective):
         gains = outputs.sum_by_sequence(outputs.logps).double() - batch.columns["ref_logps"]
         return values | implicit_rewards(gains[desirable], gains[~desirable], paired=paired)
 
+    def rows_of_metric(self, name: str, rows: Sequence[Row]) -> Sequence[Row]:
+        """The rows of a label; a pair's margin stands with its chosen answer."""
+        part = name.rpartition("/")[2]
+        if part in ("chosen", "rejected", "margins", "accuracies"):
+            return [row for row in rows if row["label"] is not (part == "rejected")]
+        return rows
+
     def initial_heldout_values(self, rows: Sequence[Row]) -> dict[str, Tensor] | None:
         """The initial policy is the reference: it need not be asked again."""
         sums = torch.tensor([row["ref_logps"] for row in rows])

@@ -66,6 +66,11 @@ class RunDirectory:
         return self.path / "samples.jsonl"
 
     @property
+    def row_scores_file(self) -> Path:
+        """Scores of single held-out rows after training."""
+        return self.path / "row_scores.json"
+
+    @property
     def report_file(self) -> Path:
         """Rows, tokens, seconds and metrics of the finished run."""
         return self.path / "report.json"
@@ -110,6 +115,10 @@ class RunDirectory:
     def samples(self) -> list[dict[str, Any]]:
         """Every generation on a held-out prompt."""
         return read_jsonl(self.samples_file)
+
+    def row_scores(self) -> dict[str, Any]:
+        """row_scores.json; empty where the run has none."""
+        return read_json(self.row_scores_file) or {}
 
     def report(self) -> dict[str, Any] | None:
         """report.json; None while the run has not finished."""
@@ -194,6 +203,10 @@ class RunDirectory:
     def write_samples(self, rows: Iterable[dict[str, Any]]) -> None:
         """Write samples.jsonl."""
         write_atomic(self.samples_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def write_row_scores(self, scores: dict[str, Any]) -> None:
+        """Write row_scores.json, in one line: it has a number per row and metric."""
+        write_atomic(self.row_scores_file, json.dumps(scores) + "\n")
 
     def discard_if_unused(self) -> None:
         """Delete the files that this process created if nothing was logged, and directories then empty.

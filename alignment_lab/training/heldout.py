@@ -11,7 +11,6 @@ from ..engine.logprobs import TokenLogprobs, evaluation_mode
 from ..evaluation.intervals import Scores
 from ..runtime.progress import progress_tracker
 from .batch import GlobalBatch, collate, gather_outputs
-from .objective import as_scores
 
 if TYPE_CHECKING:
     from .loop import Trainer
@@ -39,7 +38,7 @@ class HeldoutScorer:
         with evaluation_mode(trainer.model, trainer.context.dtype):
             values = trainer.objective.initial_heldout_values(rows) if initial else None
             if values is not None:
-                scores = as_scores(values)
+                scores = trainer.objective.as_scores(values, rows)
             else:
                 outputs, batch = self.outputs()
                 if initial:

@@ -12,6 +12,7 @@ import torch
 from ..config.metrics import metric
 from ..engine.logprobs import TokenLogprobs, token_logprobs
 from ..evaluation.intervals import Scores
+from ..evaluation.prompts import prompt_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +102,21 @@ class Objective:
         self, outputs: TokenLogprobs, batch: GlobalBatch, rows: Sequence[Row]
     ) -> dict[str, Scores]:
         """The metrics of held-out rows with what their intervals need."""
-        return as_scores(self.heldout_values(outputs, batch, rows))
+        return self.as_scores(self.heldout_values(outputs, batch, rows), rows)
+
+    def rows_of_metric(self, name: str, rows: Sequence[Row]) -> Sequence[Row]:
+        """Those of the rows, in their order, that have a value of this metric."""
+        return rows
+
+    def as_scores(self, values: Mapping[str, Tensor], rows: Sequence[Row]) -> dict[str, Scores]:
+        """The values of held-out rows with the prompt of each; without where they are no row's."""
+        digests = {id(row): prompt_digest(row) for row in rows}
+        scores = {}
+        for name, numbers in values.items():
+            owners = self.rows_of_metric(name, rows)
+            prompts = [digests[id(row)] for row in owners] if len(owners) == len(numbers) else None
+            scores[name] = Scores(numbers.tolist(), share=metric(name).is_share, prompts=prompts)
+        return scores
 
     # What a checkpoint keeps.
 
@@ -113,8 +128,3 @@ class Objective:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore it, on every process."""
-
-
-def as_scores(values: Mapping[str, Tensor]) -> dict[str, Scores]:
-    """One score per held-out row."""
-    return {name: Scores(rows.tolist(), share=metric(name).is_share) for name, rows in values.items()}

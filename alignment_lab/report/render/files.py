@@ -54,7 +54,8 @@ def _configuration(comparison: Comparison, configuration: Configuration) -> dict
         "seeds": configuration.seeds,
         "cells": [record.run.path.name for record in configuration.records],
         "metrics": {
-            name: {"mean": mean.value, "ci95": mean.ci95, "seeds": mean.n} for name, mean in means.items()
+            name: {"mean": mean.value, "ci95": mean.ci95, "seeds": mean.n, "prompts": mean.prompts}
+            for name, mean in means.items()
         },
         "differences": {
             name: _verdict(verdicts[label])
@@ -73,6 +74,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {
         "verdict": verdict.outcome,
         "how": verdict.basis,
+        "over": words.format_scope(verdict.difference) if verdict.difference else None,
         **(_difference(verdict.difference) if verdict.difference else {}),
         "p_holm": verdict.p,
         "by_row": by_row,
@@ -80,7 +82,12 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _difference(estimate: Estimate) -> dict[str, Any]:
-    return {"difference": estimate.value, "ci95": estimate.ci95, "n": estimate.n}
+    return {
+        "difference": estimate.value,
+        "ci95": estimate.ci95,
+        "n": estimate.n,
+        "prompts": estimate.prompts,
+    }
 
 
 def _run(record: RunRecord) -> dict[str, Any]:

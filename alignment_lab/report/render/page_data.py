@@ -152,7 +152,9 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {
         "outcome": verdict.outcome,
         "text": words.format_outcome(verdict),
-        "basis": verdict.basis,
+        "basis": f"{verdict.basis}, {words.format_scope(verdict.difference)}"
+        if verdict.difference
+        else verdict.basis,
         "p": words.format_p(verdict.p),
         "difference": words.format_difference(verdict.difference),
         "value": rounded(verdict.difference.value) if verdict.difference else None,

@@ -84,7 +84,9 @@ def _metric_card(record: RunRecord, name: str) -> dict[str, str]:
     format_one = format_percent if row.is_share else format_value
     interval = (format_percent_interval if row.is_share else format_interval)(after)
     n = n_of_metric(record.metrics[name])
-    details = (f"95% CI {interval}" if interval else "", f"n={n}" if n else "")
+    prompts = (after or {}).get("prompts") or n
+    count = f"n={n}" if prompts == n else f"n={n}, of {prompts} prompts"
+    details = (f"95% CI {interval}" if interval else "", count if n else "")
     return {
         "name": row.label,
         "before": "" if value_of(before) is None else format_one(before),

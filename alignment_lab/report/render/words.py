@@ -33,12 +33,13 @@ PREDICATES = {  # in a sentence: "2 are ..."
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """Which configuration is better on the headline metric, in at most four sentences."""
+    """Which configuration is better on the headline metric, in a few sentences."""
     if comparison.reference is None or comparison.headline is None:
         return _nothing_ranked(comparison)
     sentences = (
         _reference_sentence(comparison),
         *_outcome_sentences(comparison),
+        _scope_sentence(comparison),
         _row_sentence(comparison),
         correction_note(comparison),
     )
@@ -96,6 +97,34 @@ def _outcome_sentences(comparison: Comparison) -> Iterator[str]:
         yield ONE_SEED_ADVICE
 
 
+def format_scope(difference: Estimate) -> str:
+    """Which population a difference over seeds speaks of: `over seeds and prompts`."""
+    return "over seeds and prompts" if difference.prompts else "over seeds, on these held-out prompts"
+
+
+def _scope_sentence(comparison: Comparison) -> str:
+    """Which population `significantly` is said of, and that two seeds say little."""
+    judged = [
+        verdict.difference
+        for verdict in comparison.headline_verdicts.values()
+        if verdict.difference and verdict.p is not None
+    ]
+    if not judged:
+        return ""
+    narrow = [difference for difference in judged if not difference.prompts]
+    prompts = max((difference.prompts or 0 for difference in judged), default=0)
+    if not narrow:
+        scope = f"This is said of other seeds and of prompts like the {prompts} held-out ones."
+    else:
+        which = "This" if len(narrow) == len(judged) else f"Of {len(narrow)} of them this"
+        scope = (
+            f"{which} is said of other seeds on these very held-out prompts, and of no other prompts: "
+            "the runs do not have the scores of their rows on the same prompts (row_scores.json)."
+        )
+    two_seeds = " Of two seeds, only a very large difference can be significant."
+    return scope + (two_seeds if min(difference.n for difference in judged) == 2 else "")
+
+
 def _join(labels: Sequence[str], most: int = 3) -> str:
     return "; ".join(labels[:most]) + (f"; and {len(labels) - most} more" if len(labels) > most else "")
 
@@ -113,7 +142,7 @@ def _row_sentence(comparison: Comparison) -> str:
     ]
     prompts = max(verdict.row_difference.n for verdict in judged if verdict.row_difference)
     return (
-        f"Row by row on the same {prompts} held-out prompts, these very models: {', '.join(clauses)}. "
+        f"These very models, on prompts like the {prompts} held-out ones: {', '.join(clauses)}. "
         "That says nothing of models from other seeds."
     )
 
@@ -127,7 +156,7 @@ def correction_note(comparison: Comparison) -> str:
     )
     if not size or not tested:
         return ""
-    guarantee = "if nothing differs, 1 in 20 such studies has a false alarm on one metric"
+    guarantee = "if nothing differs, at most 1 in 20 such studies has a false alarm on one metric"
     if not comparison.reference_is_best:
         count = "comparison" if size == 1 else f"{size} comparisons"
         return f"Holm's correction for the {count} with the baseline: {guarantee}."

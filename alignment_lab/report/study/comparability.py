@@ -11,6 +11,7 @@ from .row_scores import prompt_key
 from .runs import RunRecord
 from .settings import MISSING, SEED, canonical, compared_settings, format_setting, varied_keys
 
+FEW_PROMPTS = 16  # below it, Student's interval of skewed numbers misses by more than 3 points
 ADVICE = "Their numbers do not answer the same question; compare only runs with the same data."
 
 
@@ -116,17 +117,32 @@ def notes(records: Sequence[RunRecord]) -> list[str]:
 def _seed_notes(records: Sequence[RunRecord]) -> Iterator[str]:
     seeds = {canonical(record.seed) for record in records if record.seed is not None}
     if len(seeds) <= 1:
-        yield "Brackets hold the 95% interval of one number over its n held-out rows."
+        yield (
+            "Brackets hold the 95% interval of one number for prompts like the held-out ones; "
+            "rows of one prompt count as one draw."
+        )
         yield (
             "There is one seed: a difference within the intervals may be noise. "
             "Sweep training.seed=1,2,3 to find out."
         )
     else:
         yield (
-            f"There are {len(seeds)} seeds. Brackets of a mean over seeds hold its 95% interval "
-            "(Student's t), wide where seeds are few; those of a single run hold that of one number over its "
-            "n held-out rows."
+            f"There are {len(seeds)} seeds. Brackets of a mean over seeds hold its 95% interval for other "
+            "seeds and for prompts like the held-out ones, wide where seeds are few (for other seeds "
+            "alone where a run has no scores of its rows); those of a single run for prompts like these."
         )
+    few = min((count for record in records for count in _prompt_counts(record)), default=FEW_PROMPTS)
+    if few < FEW_PROMPTS:
+        yield (
+            f"Of {few} prompts, an interval of skewed numbers (losses, words) holds the true mean less often "
+            "than in 95% of cases: docs/STATISTICS.md has figures."
+        )
+
+
+def _prompt_counts(record: RunRecord) -> list[int]:
+    """On how many prompts each metric rests, where that was recorded."""
+    counts = ((record.after(name) or {}).get("prompts") for name in record.metrics)
+    return [count for count in counts if isinstance(count, int) and count > 1]
 
 
 def _scale_note(records: Sequence[RunRecord]) -> Iterator[str]:

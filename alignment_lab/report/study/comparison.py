@@ -11,14 +11,15 @@ from functools import cached_property
 
 from ...config.metrics import Direction
 from ...config.metrics import metric as metric_row
+from ...runtime.distributions import LEVEL
 from ...runtime.errors import UserError
-from . import comparability, headline, stats
+from . import comparability, crossed, headline, stats
 from .configurations import Configuration, group_by_configuration
-from .row_scores import row_scores
+from .crossed import SeedSample
 from .runs import RunRecord
 from .stats import Estimate
 
-SIGNIFICANCE = 1 - stats.LEVEL
+SIGNIFICANCE = 1 - LEVEL
 PAIRED, UNPAIRED, ONE_SEED, OWN_SCALE = "paired by seed", "seeds not paired", "one seed", "own scale"
 
 
@@ -26,10 +27,10 @@ PAIRED, UNPAIRED, ONE_SEED, OWN_SCALE = "paired by seed", "seeds not paired", "o
 class Verdict:
     """One configuration against the reference, on one metric. p-values are adjusted by Holm's correction."""
 
-    difference: Estimate | None  # over seeds; None where it would mean nothing
+    difference: Estimate | None  # over seeds, and prompts where it has a number of them; None: meaningless
     basis: str  # PAIRED, UNPAIRED, ONE_SEED or OWN_SCALE
     p: float | None = None
-    row_difference: Estimate | None = None  # of the same models on the same held-out rows
+    row_difference: Estimate | None = None  # of these very models, over prompts
     row_p: float | None = None
 
     @property
@@ -161,37 +162,69 @@ def _verdicts(
 
 
 def _verdict(ours: Configuration, theirs: Configuration, metric: str) -> Verdict:
-    """ours - theirs: paired by the seeds that both have, where there are two at least."""
+    """ours - theirs: paired by the seeds that both have, where there are two at least.
+
+    Over seeds and prompts where both sides have their rows' scores on the same prompts, else over seeds.
+    """
     if not headline.is_comparable(metric, [ours.records[0], theirs.records[0]]):
         return Verdict(None, OWN_SCALE)
     our_values, their_values = ours.values(metric), theirs.values(metric)
     shared = [seed for seed in our_values if seed in their_values]
-    by_row = _row_difference(ours, theirs, metric, shared)
+    samples = _samples(ours, theirs, metric, shared, shared)
+    by_row = _row_difference(ours, theirs, metric, shared, samples) if samples else None
     if len(shared) > 1:
         pairs = [our_values[seed] for seed in shared], [their_values[seed] for seed in shared]
-        return Verdict(stats.paired_difference(*pairs), PAIRED, row_difference=by_row)
-    unpaired = stats.welch_difference(list(our_values.values()), list(their_values.values()))
-    return Verdict(unpaired, UNPAIRED if unpaired.n > 1 else ONE_SEED, row_difference=by_row)
+        paired = crossed.paired_difference(*samples) if samples else stats.paired_difference(*pairs)
+        return Verdict(_within_range(metric, paired), PAIRED, row_difference=by_row)
+    samples = _samples(ours, theirs, metric, list(our_values), list(their_values))
+    if samples and min(len(our_values), len(their_values)) > 1:
+        unpaired = crossed.unpaired_difference(*samples)
+    else:
+        unpaired = stats.welch_difference(list(our_values.values()), list(their_values.values()))
+    basis = UNPAIRED if unpaired.n > 1 else ONE_SEED
+    return Verdict(_within_range(metric, unpaired), basis, row_difference=by_row)
+
+
+def _samples(
+    ours: Configuration,
+    theirs: Configuration,
+    metric: str,
+    our_seeds: Sequence[object],
+    their_seeds: Sequence[object],
+) -> tuple[SeedSample, SeedSample] | None:
+    """Both sides by seed and prompt, where they have the same prompts."""
+    if not our_seeds or not their_seeds:
+        return None
+    mine, other = ours.sample(metric, our_seeds), theirs.sample(metric, their_seeds)
+    return (mine, other) if mine and other and mine.prompts == other.prompts else None
+
+
+def _within_range(metric: str, difference: Estimate) -> Estimate:
+    """The interval of a difference of shares ends at -1 and 1."""
+    if difference.ci95 is None or not metric_row(metric).is_share:
+        return difference
+    return replace(difference, ci95=(max(-1.0, difference.ci95[0]), min(1.0, difference.ci95[1])))
 
 
 def _row_difference(
-    ours: Configuration, theirs: Configuration, metric: str, seeds: Sequence[object]
-) -> Estimate | None:
-    """The difference on the same prompts, averaged over shared seeds.
+    ours: Configuration,
+    theirs: Configuration,
+    metric: str,
+    seeds: Sequence[object],
+    samples: tuple[SeedSample, SeedSample],
+) -> Estimate:
+    """The difference of these very models, over prompts.
 
-    The p-value is that of an exact sign test where each row is right or wrong.
+    The p-value is that of an exact sign test where each has one seed, one row of each prompt, right or wrong.
     """
-    pairs = [
-        (row_scores(ours.by_seed[seed], metric), row_scores(theirs.by_seed[seed], metric)) for seed in seeds
-    ]
-    prompts = (
-        [key for key in pairs[0][0] if all(key in side for pair in pairs for side in pair)] if pairs else []
-    )
-    if len(prompts) < 2:
-        return None
-    differences = [sum(mine[key] - other[key] for mine, other in pairs) / len(pairs) for key in prompts]
-    difference = stats.mean(differences)
-    right_or_wrong = set(differences) <= {-1.0, 0.0, 1.0}
+    difference = _within_range(metric, crossed.difference_over_prompts(*samples))
+    if len(seeds) > 1:
+        return difference
+    mine, other = ours.prompt_sums(metric, seeds[0]), theirs.prompt_sums(metric, seeds[0])
+    assert mine is not None and other is not None
+    one_each = all((side.weights == 1).all() for side in (mine, other))
+    differences = (mine.values - other.values).tolist()
+    right_or_wrong = one_each and set(differences) <= {-1.0, 0.0, 1.0}
     return replace(difference, p=stats.sign_test(differences)) if right_or_wrong else difference
 
 

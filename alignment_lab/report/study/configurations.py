@@ -6,6 +6,7 @@ Only finished runs count. Differences between configurations are judged in compa
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,10 @@ from functools import cached_property
 from typing import Literal
 
 from ...config.metrics import metric as metric_row
-from . import stats
+from ...runtime.cluster_means import influence, share_interval
+from . import crossed, stats
+from .crossed import SeedSample
+from .row_scores import PromptSums, prompt_sums
 from .runs import RunRecord, all_varied_keys
 from .settings import SEED, format_label, short_names
 from .stats import Estimate
@@ -36,6 +40,10 @@ class Configuration:
     def _means(self) -> dict[tuple[str, When], Estimate | None]:
         return {}
 
+    @cached_property
+    def _prompt_sums(self) -> dict[tuple[str, object], PromptSums | None]:
+        return {}
+
     @property
     def seeds(self) -> list[object]:
         """The seeds of the finished runs, in order."""
@@ -50,11 +58,35 @@ class Configuration:
         return {seed: value for seed, value in values.items() if is_finite_number(value)}
 
     def mean(self, metric: str, when: When = "after") -> Estimate | None:
-        """The mean over seeds with Student's interval; None where nothing was measured."""
+        """The mean over seeds with its interval; None where nothing was measured.
+
+        The interval is over seeds and prompts where each run has its rows' scores, else over seeds alone.
+        """
         if (metric, when) not in self._means:
-            values = list(self.values(metric, when).values())
-            self._means[metric, when] = stats.mean(values) if values else None
+            self._means[metric, when] = self._mean(metric, when)
         return self._means[metric, when]
+
+    def _mean(self, metric: str, when: When) -> Estimate | None:
+        values = self.values(metric, when)
+        if not values:
+            return None
+        sample = self.sample(metric, list(values)) if when == "after" and len(values) > 1 else None
+        found = crossed.mean(sample) if sample else stats.mean(list(values.values()))
+        return replace(found, ci95=_interval_within_range(metric, found))
+
+    def prompt_sums(self, metric: str, seed: object) -> PromptSums | None:
+        """The scores of one seed by prompt, where its run has them."""
+        if (metric, seed) not in self._prompt_sums:
+            self._prompt_sums[metric, seed] = prompt_sums(self.by_seed[seed], metric)
+        return self._prompt_sums[metric, seed]
+
+    def sample(self, metric: str, seeds: Sequence[object]) -> SeedSample | None:
+        """The seeds' errors by prompt; None where a run lacks its rows' scores, or has other prompts."""
+        sums = [self.prompt_sums(metric, seed) for seed in seeds]
+        known = [each for each in sums if each is not None and len(each.prompts) > 1]
+        if not known or len(known) < len(sums) or any(each.prompts != known[0].prompts for each in known):
+            return None
+        return crossed.seed_sample([influence(each.values, each.weights) for each in known], known[0].prompts)
 
     def measured(self, metric: str) -> MetricValue | None:
         """The value to show: the mean over seeds, or a single run's own value with its interval over rows."""
@@ -62,16 +94,23 @@ class Configuration:
         if mean is None:
             return None
         if mean.n > 1:
-            bounds = _within_range(metric, mean.ci95)
-            return {"value": mean.value, "ci95": bounds, "n": mean.n, "unit": "seeds"}
+            return {"value": mean.value, "ci95": mean.ci95, "n": mean.n, "unit": "seeds"}
         (seed,) = self.values(metric)
         after = self.by_seed[seed].after(metric)
         return {"value": mean.value, "ci95": interval_of(after), "n": n_of(after), "unit": "rows"}
 
 
-def _within_range(metric: str, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Clamp the interval of a share to [0, 1], which Student's interval does not know."""
-    return (max(0.0, bounds[0]), min(1.0, bounds[1])) if bounds and metric_row(metric).is_share else bounds
+def _interval_within_range(metric: str, mean: Estimate) -> tuple[float, float] | None:
+    """The interval, that of a share within [0, 1], which Student's does not know.
+
+    Over prompts it is made as that of one run is, over seeds alone it is cut off.
+    """
+    if not metric_row(metric).is_share or not 0 <= mean.value <= 1:
+        return mean.ci95
+    if mean.prompts:
+        half_width = (mean.ci95[1] - mean.ci95[0]) / 2 if mean.ci95 else 0.0
+        return share_interval(mean.value, half_width, mean.prompts, math.inf)
+    return mean.ci95 and (max(0.0, mean.ci95[0]), min(1.0, mean.ci95[1]))
 
 
 def group_by_configuration(records: Sequence[RunRecord]) -> list[Configuration]:

@@ -93,6 +93,15 @@ class RunRecord:
         """The rows of samples.jsonl: the answers to held-out prompts."""
         return _read_rows(self.run.samples)
 
+    @cached_property
+    def row_scores(self) -> Mapping[str, Any]:
+        """row_scores.json: the scores of single held-out rows; empty where it cannot be read."""
+        try:
+            scores = self.run.row_scores()
+        except (OSError, ValueError):
+            return {}
+        return scores if isinstance(scores, Mapping) else {}
+
     def before(self, metric: str) -> MetricValue | None:
         """The metric before training, or None."""
         return self.metrics.get(metric, BeforeAfter()).get("before")

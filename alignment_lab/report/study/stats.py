@@ -1,4 +1,4 @@
-"""Student's t, paired and unpaired differences, an exact sign test, and Holm's correction, without SciPy.
+"""Student's mean, paired and unpaired differences, an exact sign test, and Holm's correction, without SciPy.
 
 Knows nothing of runs, seeds and metrics. What is undefined is None: the interval of one value, a p-value
 where nothing varies.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-LEVEL = 0.95
-TINY = 1e-300
+from ...runtime.distributions import t_quantile, two_sided_p
+
 RELATIVE_ROUNDING = 1e-9  # a spread below this share of the values is rounding
 
 
@@ -24,6 +23,7 @@ class Estimate:
     ci95: tuple[float, float] | None
     p: float | None
     n: int  # values, or pairs; of two unpaired samples, the size of the smaller one
+    prompts: int | None = None  # where prompts are a sample as well as seeds: crossed.py
 
 
 def mean(values: Sequence[float]) -> Estimate:
@@ -53,18 +53,25 @@ def welch_difference(ours: Sequence[float], theirs: Sequence[float]) -> Estimate
     difference = centers[0] - centers[1]
     if count < 2:
         return Estimate(difference, None, None, count)
-    squared_errors = [
-        _variance(values, center) / len(values)
-        for values, center in zip((ours, theirs), centers, strict=True)
-    ]
-    standard_error = math.sqrt(sum(squared_errors))
+    variance, degrees = squared_error([ours, theirs])
+    standard_error = math.sqrt(variance)
     if standard_error <= RELATIVE_ROUNDING * max(abs(value) for value in (*ours, *theirs)):
         return Estimate(difference, None, None if difference else 1.0, count)
-    degrees = sum(squared_errors) ** 2 / sum(
-        squared_error**2 / (len(values) - 1)
-        for squared_error, values in zip(squared_errors, (ours, theirs), strict=True)
-    )
     return _t_estimate(difference, standard_error, degrees, count)
+
+
+def squared_error(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The squared error of the sum or difference of unpaired samples' means, and its degrees of freedom.
+
+    Degrees are Welch's (1947); all that the samples have where they have no spread. Raises ZeroDivisionError
+    for a sample of one value.
+    """
+    errors = [_variance(each, math.fsum(each) / len(each)) / len(each) for each in samples]
+    degrees = [len(each) - 1 for each in samples]
+    total = sum(errors)
+    if not total:
+        return 0.0, float(sum(degrees))
+    return total, total**2 / sum(error**2 / df for error, df in zip(errors, degrees, strict=True))
 
 
 def sign_test(differences: Sequence[float]) -> float:
@@ -95,23 +102,6 @@ def holm(p_values: Sequence[float], family_size: int | None = None) -> list[floa
     return adjusted
 
 
-def two_sided_p(t: float, degrees: float) -> float:
-    """The probability that Student's t lies at least as far from 0 as `t`."""
-    return _incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))
-
-
-@lru_cache(maxsize=4096)
-def t_quantile(degrees: float, level: float = LEVEL) -> float:
-    """The t within which Student's distribution has `level` of its mass: 12.71 for one degree of freedom."""
-    low, high = 0.0, 2.0
-    while two_sided_p(high, degrees) > 1 - level:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if two_sided_p(middle, degrees) > 1 - level else (low, middle)
-    return (low + high) / 2
-
-
 def _variance(values: Sequence[float], center: float) -> float:
     return math.fsum((value - center) ** 2 for value in values) / (len(values) - 1)
 
@@ -120,34 +110,3 @@ def _t_estimate(center: float, standard_error: float, degrees: float, count: int
     half_width = t_quantile(round(degrees, 6)) * standard_error
     p = two_sided_p(center / standard_error, degrees)
     return Estimate(center, (center - half_width, center + half_width), p, count)
-
-
-def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularized incomplete beta function, by the continued fraction of DLMF 8.17.22.
-
-    Evaluated on the side where the fraction converges fast.
-    """
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _incomplete_beta(b, a, 1 - x)
-    log_density = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    front = math.exp(log_density) / a
-    return front / _continued_fraction(a, b, x)
-
-
-def _continued_fraction(a: float, b: float, x: float) -> float:
-    """1 + d1 / (1 + d2 / (1 + ...)), by the modified Lentz method."""
-    value, numerator, denominator = 1.0, 1.0, 0.0
-    for step in range(1, 1000):
-        half = step // 2
-        if step % 2:
-            term = -(a + half) * (a + b + half) * x / ((a + 2 * half) * (a + 2 * half + 1))
-        else:
-            term = half * (b - half) * x / ((a + 2 * half - 1) * (a + 2 * half))
-        numerator = 1 + term / numerator or TINY
-        denominator = 1 / (1 + term * denominator or TINY)
-        value *= numerator * denominator
-        if abs(numerator * denominator - 1) < 1e-15:
-            break
-    return value

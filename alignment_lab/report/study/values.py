@@ -18,6 +18,7 @@ class MetricValue(TypedDict, total=False):
     value: float | None
     ci95: Sequence[float] | None
     n: int | None
+    prompts: int | None  # of the n rows
     unit: str  # what n counts: "rows" (also where it is absent) or "seeds"
 
 

@@ -24,8 +24,8 @@ const verdictCell = (row) => {
   const verdict = row.verdicts[state.metric];
   if (!verdict) return { text: absent };
   const { byRow } = verdict;
-  const rowText = byRow ? `rows: ${byRow.difference} ${byRow.p} ${byRow.outcome === "noise" ? "" : byRow.outcome}` : "";
-  const title = `${verdict.difference}, ${verdict.basis}${byRow ? `; row by row on the same ${byRow.n} held-out prompts ${byRow.difference}` : ""}`;
+  const rowText = byRow ? `these models: ${byRow.difference} ${byRow.p} ${byRow.outcome === "noise" ? "" : byRow.outcome}` : "";
+  const title = `${verdict.difference}, ${verdict.basis}${byRow ? `; these very models, on prompts like the ${byRow.n} held-out ones ${byRow.difference}` : ""}`;
   return { text: `${verdict.text} ${verdict.p}`.trim(), interval: verdict.value == null ? "" : verdict.difference, detail: rowText, value: verdict.value ?? undefined, class: verdict.outcome, title };
 };
 const costCell = (row, key) => {
