@@ -13,12 +13,12 @@ import yaml
 from alignment_lab.report.study.runs import find_runs
 from alignment_lab.runtime.files import (
     file_digest,
-    publish_directory,
     read_json,
     read_jsonl,
     write_atomic,
     write_json,
 )
+from alignment_lab.runtime.publishing import publish_directory
 from alignment_lab.runtime.run_directory import RunDirectory
 
 
@@ -173,12 +173,17 @@ def test_discard_keeps_what_was_logged(run):
 
 
 @pytest.mark.parametrize("path", ["run", "./run", "outputs/run"])
-def test_discard_never_touches_the_working_directory(path, tmp_path, monkeypatch):
-    """The parent of "run" is ".": it is empty now, and stays."""
+def test_discard_never_touches_a_folder_of_the_user_or_the_working_directory(path, tmp_path, monkeypatch):
+    """Empty folders that were there stay, with their permissions; those that the run made go."""
     monkeypatch.chdir(tmp_path)
     Path(path).mkdir(parents=True)
+    Path(path).chmod(0o2775)
     RunDirectory(Path(path)).discard_if_unused()
-    assert tmp_path.is_dir() and list(tmp_path.iterdir()) == []
+    assert Path(path).stat().st_mode & 0o7777 == 0o2775
+    run = RunDirectory(Path(path) / "date" / "run")
+    run.start_attempt(run_id="abc", spec="")
+    run.discard_if_unused()
+    assert Path(path).is_dir() and list(Path(path).iterdir()) == []
 
 
 # ---- a run

@@ -60,6 +60,7 @@ def run_training(spec: Experiment, run: RunDirectory) -> float | None:
     leads = is_run_leader(spec.parallel)
     console = Console(quiet=not leads)
     spec, run = estimate.resolve_auto(spec), _agree_on_directory(run, spec)
+    run.require_own()
     if run.state().get("state") == "finished" and run.state()["id"] == spec.run_id:
         if changed := content.finished_elsewhere(run, spec):
             raise UserError(changed)

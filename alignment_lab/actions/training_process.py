@@ -22,7 +22,7 @@ from ..evaluation.intervals import Measured, before_after
 from ..evaluation.prompts import row_scores
 from ..runtime import provenance
 from ..runtime.errors import RunError
-from ..runtime.files import publish_directory, read_json, write_json
+from ..runtime.files import read_json, write_json
 from ..runtime.phase_timer import PhaseTimer, peak_memory_gb
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
@@ -86,8 +86,9 @@ def _train(
         with timer("save"):
             save_model(trainer, model_folder, run.partial / "model")
     if ranks.is_main_process():
-        publish_directory(run.partial / "model", run.model)
-        run.write_samples(sample_rows(trainer.context.generation_rows, before[0].answers, after.answers))
+        samples = sample_rows(trainer.context.generation_rows, before[0].answers, after.answers)
+        for kept in run.publish_results(samples):
+            trainer.context.notify(f"{kept}: this was in the run's directory, and not of the run: set aside")
         run.write_row_scores(row_scores(after.scores))
         metrics = before_after(before[0].scores, after.scores)
         write_json(run.report_file, report(trainer, splits, timer, metrics))

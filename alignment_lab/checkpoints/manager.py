@@ -38,6 +38,7 @@ class CheckpointManager:
         """
         checkpoint: Path | None = None
         if ranks.is_main_process():
+            manifest.finish_deletions(self.run.checkpoints)
             checkpoint, skipped = manifest.newest_valid(self.run.checkpoints, self.run_id)
             for sentence in skipped:
                 self.notify(sentence)
@@ -78,9 +79,11 @@ class CheckpointManager:
         """Commit what all processes wrote, then delete the oldest. For rank 0 alone, when all are done."""
         name = f"checkpoint-{step}"
         final = self.run.checkpoints / name
-        manifest.commit(
+        kept = manifest.commit(
             self.run.partial / name, final, run_id=self.run_id, step=step, world_size=ranks.world_size()
         )
+        if kept is not None:
+            self.notify(f"{kept}: was {name}, which this run did not write: set aside")
         self.size = sum(file.stat().st_size for file in final.rglob("*") if file.is_file())
         manifest.rotate(self.run.checkpoints, self.limit, self.run_id)
 

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ..runtime.files import file_digest, fsync, read_json, write_json
+from ..runtime.folders import free_name, make_folder, set_aside
+from ..runtime.publishing import use_umask
 
 MANIFEST = "manifest.json"
 
 
-def commit(partial: Path, final: Path, *, run_id: str, step: int, world_size: int = 1) -> None:
-    """Force a finished folder to the disk, write its manifest, and rename it to `final`."""
+def commit(partial: Path, final: Path, *, run_id: str, step: int, world_size: int = 1) -> Path | None:
+    """Force a finished folder to the disk, write its manifest, and rename it to `final`.
+
+    What has that name and was not committed by this run is set aside; returns its new path.
+    """
+    use_umask(partial)
     files = {str(file.relative_to(partial)): file for file in sorted(partial.rglob("*")) if file.is_file()}
     entries: dict[str, Any] = {
         name: {"bytes": file.stat().st_size, "sha256": file_digest(file)} for name, file in files.items()
@@ -30,22 +36,29 @@ def commit(partial: Path, final: Path, *, run_id: str, step: int, world_size: in
     manifest = {"run": run_id, "step": step, "world": world_size, "files": entries}
     write_json(partial / MANIFEST, {**manifest, "sha256": _digest(manifest)})
     fsync(partial)
-    if final.exists():  # it is damaged or foreign, or this run would have resumed from it
-        _delete(final) if _belongs_to(final, run_id) else _set_aside(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
+    kept = _make_way(final, run_id)
+    make_folder(final.parent)
     partial.replace(final)
     fsync(final.parent)
+    return kept
+
+
+def _make_way(final: Path, run_id: str) -> Path | None:
+    """Remove a folder that is damaged or foreign, or this run would have resumed from it."""
+    if not os.path.lexists(final):
+        return None
+    if _belongs_to(final, run_id):
+        _delete(final)
+    return set_aside(final) if os.path.lexists(final) else None
 
 
 def find_damage(checkpoint: Path, run_id: str) -> str | None:
     """Why a folder is not a valid checkpoint of this run, as a clause; None where it is."""
-    try:
-        manifest = read_json(checkpoint / MANIFEST)
-        digest = manifest.pop("sha256")
-        if digest != _digest(manifest) or manifest["step"] != step_of(checkpoint):
-            return f"{MANIFEST} is not what was written"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return f"{MANIFEST} cannot be read"
+    manifest = _intact_manifest(checkpoint)
+    if manifest is None:
+        return f"{MANIFEST} cannot be read, or is not what was written"
+    if manifest["step"] != step_of(checkpoint):
+        return f"{MANIFEST} is that of step {manifest['step']}"
     if manifest["run"] != run_id:
         return f"it belongs to the run {manifest['run']}"
     for name, entry in manifest["files"].items():
@@ -94,24 +107,52 @@ def rotate(folder: Path, limit: int, run_id: str) -> None:
 
 
 def _belongs_to(checkpoint: Path, run_id: str) -> bool:
+    """Whether this run committed the folder under this name: no copy of it, and no link."""
+    manifest = _intact_manifest(checkpoint)
+    return (
+        manifest is not None
+        and not checkpoint.is_symlink()
+        and (manifest["run"], manifest["step"]) == (run_id, step_of(checkpoint))
+    )
+
+
+def _intact_manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """The manifest without its digest; None where it cannot be read or is not what was written."""
     try:
-        return bool(read_json(checkpoint / MANIFEST)["run"] == run_id)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        manifest: dict[str, Any] = read_json(checkpoint / MANIFEST)
+        return manifest if manifest.pop("sha256") == _digest(manifest) else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
 
 
 def _delete(checkpoint: Path) -> None:
-    """Delete a checkpoint; it loses its name before it loses a file."""
+    """Delete what was committed; it loses its name before it loses a file. Other files get the name back."""
     gone = checkpoint.with_name(f".{checkpoint.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
+    if gone.exists():
+        _finish_deletion(gone)
     checkpoint.replace(gone)
-    shutil.rmtree(gone)
+    _finish_deletion(gone)
 
 
-def _set_aside(folder: Path) -> None:
-    """Rename a folder that is of another run, or unreadable; its files stay."""
-    names = (folder.with_name(f"{folder.name}.set-aside{number}") for number in range(10**6))
-    folder.replace(next(name for name in names if not name.exists()))
+def finish_deletions(folder: Path) -> None:
+    """Delete what a killed process began to delete."""
+    for gone in folder.glob(".checkpoint-*.gone"):
+        _finish_deletion(gone)
+
+
+def _finish_deletion(gone: Path) -> None:
+    """Delete the files that its manifest lists, the manifest last; others are left, and get the name back."""
+    committed = (_intact_manifest(gone) or {}).get("files", ())
+    for name in committed:
+        (gone / name).unlink(missing_ok=True)
+    if committed:
+        (gone / MANIFEST).unlink()
+    for path in sorted((gone, *(path for path in gone.rglob("*") if path.is_dir())), reverse=True):
+        if not any(path.iterdir()):
+            path.rmdir()
+    if gone.exists():
+        home = gone.with_name(gone.name.removeprefix(".").removesuffix(".gone"))
+        gone.replace(home if not os.path.lexists(home) else free_name(home))
 
 
 def _digest(manifest: dict[str, Any]) -> str:

@@ -214,8 +214,22 @@ def _describe_cause(error: BaseException) -> str:
             "is not on this machine, and HF_HUB_OFFLINE=1; fetch it where there is a network, "
             "or use data=local data.path=FILE."
         )
+    if cache := _cache_of(error):
+        return (
+            f"its cache {cache} cannot be written ({text}); "
+            "let HF_HOME or HF_DATASETS_CACHE name a folder that can be."
+        )
     reason = f"{type(error).__name__}: {text}"
     return f"cannot be read ({reason}); give {READABLE}, or the id of a Hub dataset with data=hub."
+
+
+def _cache_of(error: BaseException) -> str | None:
+    """The folder of the cache in which a file could not be made; None where it is about another file."""
+    import datasets
+
+    file, folders = getattr(error, "filename", None), datasets.config
+    caches = (folders.HF_DATASETS_CACHE, folders.HF_MODULES_CACHE)
+    return next((str(cache) for cache in caches if file and Path(str(file)).is_relative_to(cache)), None)
 
 
 OPENERS: dict[DataSource, Callable[[Data], tuple[OpenedDataset, OpenedDataset | None]]] = {

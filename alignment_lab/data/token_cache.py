@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import date
@@ -135,7 +136,8 @@ def _read_arrays(folder: Path) -> Arrays | None:
             content = file.read_bytes()
             if hashlib.sha256(content).hexdigest() == file.stem:
                 return load(content)
-            file.unlink(missing_ok=True)
+            if re.fullmatch(r"[0-9a-f]{64}", file.stem):  # else it is no file of the cache
+                file.unlink(missing_ok=True)
     return None
 
 

@@ -225,7 +225,7 @@ class ReferenceCache:
 
     def _delete_stale_files(self) -> None:
         """Delete what killed processes left half written."""
-        for partial in self.folder.glob(".*.partial"):
+        for partial in self.folder.glob(".*.safetensors.*.partial"):
             with contextlib.suppress(OSError):
                 if time.time() - partial.stat().st_mtime > STALE_SECONDS:
                     partial.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 
 from ..config import parse
 from ..config.compose import errors_as_sentences, register_with_hydra
+from ..runtime.caches import redirect_unwritable_caches
 from ..runtime.files import relative_to_cwd
 from ..runtime.paths import CONF
 from ..runtime.run_directory import RunDirectory
@@ -45,9 +47,17 @@ def run_experiment(config: DictConfig) -> float | None:
 def main() -> None:
     """Register the lab with Hydra and let it call `run_experiment`."""
     register_with_hydra()
-    sys.argv[1:] = overrides_last(absolute_config_path(sys.argv[1:]))
+    sys.argv[1:] = overrides_last(absolute_config_path([expand_home(word) for word in sys.argv[1:]]))
+    if line := redirect_unwritable_caches():
+        print(line, file=sys.stderr)
     with errors_as_sentences():
         run_experiment()
+
+
+def expand_home(argument: str) -> str:
+    """KEY=~/FOLDER with the home directory in place of ~, which Hydra cannot read."""
+    key, equals, value = argument.partition("=")
+    return f"{key}={os.path.expanduser(value)}" if equals and value[0:2] in ("~", "~/") else argument
 
 
 def overrides_last(arguments: list[str]) -> list[str]:

@@ -18,19 +18,27 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from ..runtime.caches import redirect_unwritable_caches
 from ..runtime.errors import UserError
-from ..runtime.files import publish_directory, write_atomic
+from ..runtime.files import file_digest, read_json, write_atomic, write_json
+from ..runtime.folders import set_aside
+from ..runtime.publishing import files_in, publish_directory, replace_files
 from ..runtime.run_directory import RunDirectory
 from . import hub
 from .card import model_card
-from .write import FACTS_FILE, describe, write_model
+from .write import FACTS_FILE, ExportFacts, describe, write_model
+
+CARD = "README.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export one run; 2 where that is impossible, with one sentence on stderr."""
+    if line := redirect_unwritable_caches():
+        print(line, file=sys.stderr)
     try:
         export(_parser().parse_args(arguments), Console(soft_wrap=True, highlight=False))
     except UserError as error:
@@ -65,14 +73,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def export(options: argparse.Namespace, console: Console) -> None:
     """Check, merge, write, verify, describe, upload. Raises UserError."""
-    run, out = RunDirectory(options.run), options.out or options.run / "export"
+    run = RunDirectory(options.run.expanduser())
+    out = options.out.expanduser() if options.out else run.path / "export"
     _check(options, run, out)
     partial = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.partial")
     try:
         with _silence_libraries():
             facts = write_model(run, partial, dtype=options.dtype, base=options.base, device=options.device)
-        write_atomic(partial / "README.md", model_card(run, facts, options.push or str(out)))
-        publish_directory(partial, out)
+        write_atomic(partial / CARD, model_card(run, facts, options.push or str(out)))
+        _publish(partial, out, facts)
     except OSError as error:
         raise UserError(
             f"--out={out}: could not be written ({error}); "
@@ -87,6 +96,30 @@ def export(options: argparse.Namespace, console: Console) -> None:
         message = f"{run.spec()['name']}, run {facts['id']}"
         url = hub.push(out, options.push, revision=options.revision, public=options.public, message=message)
         console.print(url, markup=False)
+
+
+def _publish(partial: Path, out: Path, facts: ExportFacts) -> None:
+    """Move the export into place, instead of an earlier one; files that no export wrote stay beside it."""
+    new = {str(file.relative_to(partial)) for file in files_in(partial)}
+    record = {"files": sorted(new), "card": file_digest(partial / CARD)}
+    write_json(partial / FACTS_FILE, {**facts, **record})
+    present = {str(file.relative_to(out)) for file in files_in(out)}
+    old = {*(_earlier_export(out) or {}).get("files", new), FACTS_FILE} & present
+    if present - old:
+        for name in present & new - old:
+            set_aside(out / name)
+        replace_files(partial, out, old)
+    else:
+        publish_directory(partial, out.resolve())
+
+
+def _earlier_export(out: Path) -> dict[str, Any] | None:
+    """What export.json says of an earlier export there; None where it is none of the lab's."""
+    try:
+        facts = read_json(out / FACTS_FILE)
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) and ExportFacts.__required_keys__ <= facts.keys() else None
 
 
 @contextmanager
@@ -116,8 +149,15 @@ def _check(options: argparse.Namespace, run: RunDirectory, out: Path) -> None:
             f"{run.path}: has no model yet, its state is {run.state().get('state')}; "
             "let it finish with the same command."
         )
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / FACTS_FILE).is_file())):
+    earlier = _earlier_export(out)
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and earlier is None)):
         raise UserError(f"--out={out}: exists and is no export; give another folder.")
+    card = out / CARD
+    if earlier and "card" in earlier and card.is_file() and file_digest(card) != earlier["card"]:
+        raise UserError(
+            f"--out={out}: its {CARD} was changed since it was exported, and would be written over; "
+            "move it, or give another folder."
+        )
     if options.base and not (options.base / "config.json").is_file():
         raise UserError(
             f"--base={options.base}: holds no model (a directory with config.json and safetensors); "

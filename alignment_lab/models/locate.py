@@ -6,13 +6,13 @@ Finding a local folder needs no torch. What cannot be found is one sentence. Ref
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import Model, ModelSource, Shape
 from ..runtime.errors import UserError
-from ..runtime.files import cache_directory, publish_directory, read_json
+from ..runtime.files import cache_directory, read_json
+from ..runtime.publishing import build_once
 from .embedded import embedded_weights
 
 if TYPE_CHECKING:
@@ -56,19 +56,17 @@ def _random_folder(shape: Shape) -> Path:
 
 def _make_random(shape: Shape) -> Path:
     """A random Llama of this shape with the embedded tokenizer, made once: equal for every training seed."""
-    final = _random_folder(shape)
-    if not final.is_dir():
+
+    def build(folder: Path) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(embedded_weights())
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(llama_config(shape))
-        partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        publish_directory(partial, final)
-    return final
+        AutoModelForCausalLM.from_config(llama_config(shape)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return build_once(_random_folder(shape), build, marker="config.json")
 
 
 def _download(repository: str, revision: str | None) -> Path:

@@ -10,16 +10,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from ..runtime.errors import UserError
-from ..runtime.files import relative_to_cwd, write_atomic, write_json
+from ..runtime.files import file_digest, read_json, relative_to_cwd, write_atomic, write_json
+from ..runtime.folders import is_foreign_page
 from ..runtime.run_directory import RunDirectory
 from .render import files, terminal, terminal_comparison
 from .study.comparison import Comparison, compare
 from .study.runs import find_runs, load_records
 
+TABLES = ("report.csv", "report.md")  # report.json has their digests
 DEFAULT_OUT = Path("comparison")  # where the comparison of several paths goes
 
 
@@ -92,6 +95,11 @@ def _runs_in(path: Path) -> list[RunDirectory]:
 def _report_run(run: RunDirectory, console: Console) -> None:
     from .render import run_page  # after the paths were checked: matplotlib and jinja2 are slow to import
 
+    if is_foreign_page(run.page_file):
+        raise UserError(
+            f"{run.page_file}: would be written over, and is no page of the lab; move it, or rename it."
+        )
+
     try:
         run_page.write_run_page(run)
     except OSError as error:
@@ -105,10 +113,8 @@ def _report_comparison(options: argparse.Namespace, runs: Sequence[RunDirectory]
     unique_runs = {run.path.resolve(): run for run in runs}  # paths may contain each other
     comparison = compare(load_records(unique_runs.values()), options.baseline, options.metric)
     folder = options.out or (options.paths[0] if len(options.paths) == 1 else DEFAULT_OUT)
-    if (folder / "run.json").exists():
-        raise UserError(
-            f"--out {folder}: is a run, whose own report would be overwritten; give another directory."
-        )
+    folder = folder.expanduser()
+    _require_own(folder)
     terminal.show(terminal_comparison.render_comparison(comparison, console.width), console)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,9 +127,40 @@ def _report_comparison(options: argparse.Namespace, runs: Sequence[RunDirectory]
 
 
 def _write_tables(folder: Path, comparison: Comparison) -> None:
-    write_json(folder / "report.json", files.to_json(comparison))
     write_atomic(folder / "report.csv", files.to_csv(comparison))
     write_atomic(folder / "report.md", files.to_markdown(comparison, folder.resolve().name))
+    written = {name: file_digest(folder / name) for name in TABLES}
+    write_json(folder / "report.json", {**files.to_json(comparison), "written": written})
+
+
+def _require_own(folder: Path) -> None:
+    """Raise UserError where a file that the report would replace is a run's, or was not written by it."""
+    if (folder / "run.json").exists():
+        raise UserError(
+            f"--out {folder}: is a run, whose own report would be overwritten; give another directory."
+        )
+    earlier = _earlier_report(folder)
+    digests = {name: file_digest(folder / name) for name in TABLES if (folder / name).is_file()}
+    # the lab's older reports have no digests
+    written = {} if earlier is None else earlier.get("written", digests)
+    foreign = [name for name, digest in digests.items() if written.get(name) != digest]
+    foreign += ["report.json"] if earlier is None and (folder / "report.json").exists() else []
+    foreign += ["report.html"] if is_foreign_page(folder / "report.html") else []
+    if foreign:
+        raise UserError(
+            f"{folder}: {' and '.join(foreign)} there would be written over, and is not what the report "
+            "wrote; move it, or give another directory with --out DIR."
+        )
+
+
+def _earlier_report(folder: Path) -> dict[str, Any] | None:
+    """report.json of an earlier comparison there; None where it is none."""
+    try:
+        content = read_json(folder / "report.json")
+    except (OSError, ValueError):
+        return None
+    is_comparison = isinstance(content, dict) and {"configurations", "cells", "headline"} <= content.keys()
+    return content if is_comparison else None
 
 
 def _write_error(folder: Path, error: OSError) -> UserError:

@@ -18,17 +18,12 @@ from typing import Any
 
 import yaml
 
+from . import folders
 from .files import exclusive_lock, read_json, read_jsonl, utc_now, write_atomic, write_json
+from .publishing import publish_beside, stamps
 from .redaction import redact_data
 
-# interrupted: the same command resumes it
-RUN_STATES = (
-    "queued",
-    "running",
-    "interrupted",
-    "finished",
-    "failed",
-)
+_first_attempts: set[Path] = set()  # absolute paths of the runs whose record this process began
 
 
 @dataclass(frozen=True)
@@ -126,21 +121,26 @@ class RunDirectory:
 
     def mark_queued(self, *, run_id: str, spec: str) -> None:
         """Prepare the directory for a job that starts later: spec.yaml, and run.json in state queued."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        folders.make_folder(self.path)
         # not durable: a sweep queues thousands, and the same command would write them again
         write_atomic(self.spec_file, spec, durable=False)
         state = {**self.state(), "state": "queued", "id": run_id, "error": None}
         write_atomic(self.state_file, json.dumps(redact_data(state), indent=2) + "\n", durable=False)
 
     def start_attempt(self, *, run_id: str, spec: str) -> None:
-        """Start an attempt: spec.yaml, and run.json in state running."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        for leftover in (self.partial, *self.checkpoints.glob(".*.gone")):  # of an attempt that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+        """Start an attempt: run.json in state running, which makes the directory the lab's, and spec.yaml."""
+        folders.make_folder(self.path)
+        if not self.state_file.exists():
+            _first_attempts.add(self.path.absolute())
+        self._begin_attempt(run_id)
         write_atomic(self.spec_file, spec)
+        folders.make_folder(self.checkpoints)
+        self.clear_partial()  # of an attempt that was killed
         if self.metrics_file.exists() and not self.metrics_file.read_bytes().endswith(b"\n"):
             with self.metrics_file.open("a") as file:
                 file.write("\n")  # the last attempt was killed in the middle of a line
+
+    def _begin_attempt(self, run_id: str) -> None:
         attempts = self.state().get("attempts", 0) + 1
         self._set_state(
             "running",
@@ -159,7 +159,7 @@ class RunDirectory:
 
     def finish(self) -> None:
         """End the attempt: the run is finished."""
-        shutil.rmtree(self.partial, ignore_errors=True)
+        self.clear_partial()
         self._set_state("finished", ended=utc_now())
 
     def fail(self, error: str, *, resumable: bool = False) -> None:
@@ -167,9 +167,16 @@ class RunDirectory:
 
         On a full disk the old state stays.
         """
-        shutil.rmtree(self.partial, ignore_errors=True)
+        self.clear_partial()
         with contextlib.suppress(OSError):
             self._set_state("interrupted" if resumable else "failed", ended=utc_now(), error=error)
+
+    def clear_partial(self) -> None:
+        """Delete what was not published, and nothing else that lies beside it."""
+        for leftover in (self.partial / "model", *self.partial.glob("checkpoint-*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.partial.rmdir()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -177,12 +184,13 @@ class RunDirectory:
 
         The kernel releases the lock of a killed process.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(self.lock, self._busy_message):
+        folders.make_folder(self.path)
+        with exclusive_lock(self.lock, self._busy_message) as lock:
             try:
                 yield
             finally:
-                self.lock.unlink(missing_ok=True)
+                if not os.fstat(lock.fileno()).st_size:  # the lab writes nothing into it
+                    self.lock.unlink(missing_ok=True)
 
     def _busy_message(self) -> str:
         state = self.state()
@@ -208,25 +216,44 @@ class RunDirectory:
         """Write row_scores.json, in one line: it has a number per row and metric."""
         write_atomic(self.row_scores_file, json.dumps(scores) + "\n")
 
-    def discard_if_unused(self) -> None:
-        """Delete the files that this process created if nothing was logged, and directories then empty.
+    def require_own(self) -> None:
+        """Raise UserError where a run here would mix with, or replace, files that no run of the lab wrote."""
+        folders.require_own(self.path, str(self.path))
 
-        Never deletes a file that was there before, the record of another attempt, or the working directory.
+    def publish_results(self, samples: Iterable[dict[str, Any]]) -> list[Path]:
+        """Move the model that was written into `partial` to its place, and write samples.jsonl.
+
+        What lies there and no earlier attempt wrote stays, or is set aside where its name is needed; returns
+        the paths of what was set aside.
         """
-        state = self.state()
+        published, written = self.state().get("published"), self.partial / self.model.name
+        results = [self.samples_file, self.row_scores_file, self.report_file] if published is None else []
+        results += [self.page_file] if folders.is_foreign_page(self.page_file) else []
+        kept = [folders.set_aside(path) for path in results if os.path.lexists(path)]
+        self.update_state(published=stamps(written))
+        kept += publish_beside(written, self.model, published or {})
+        self.write_samples(samples)
+        return kept
+
+    def discard_if_unused(self) -> None:
+        """Delete the files that this process created if nothing was logged, and the folders that it made.
+
+        Never deletes a file or a folder that was there before, or the record of another attempt.
+        """
+        state = self.state() if folders.holds_run(self.path) else {}
         if (
             self.metrics_file.exists()
             or state.get("attempts", 1) > 1
             or state.get("pid", os.getpid()) != os.getpid()
         ):
             return
-        if state:
+        if self.path.absolute() in _first_attempts:
             for file in (self.spec_file, self.provenance_file, self.state_file):
                 file.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.path, *self.path.parents[:2]):
-            if folder.is_dir() and not any(folder.iterdir()) and folder.resolve() != Path.cwd():
-                folder.rmdir()
+            _first_attempts.discard(self.path.absolute())
+        folders.take_back_hydra(self.path)
+        folders.take_back(self.checkpoints if self.checkpoints.is_dir() else self.path)
 
     def _set_state(self, state: str, **fields: Any) -> None:
-        assert state in RUN_STATES
+        assert state in folders.RUN_STATES
         self.update_state(state=state, **fields)

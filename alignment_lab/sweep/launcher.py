@@ -20,7 +20,7 @@ from rich.console import Console
 
 from ..config import Experiment, describe_difference, identity, objective_value, to_plain, to_yaml
 from ..content import finished_elsewhere
-from ..runtime.errors import RunError
+from ..runtime.errors import RunError, UserError
 from ..runtime.files import cache_directory, relative_to_cwd
 from ..runtime.redaction import redact_data
 from ..runtime.run_directory import RunDirectory
@@ -86,6 +86,11 @@ class SweepLauncher(HydraPlugin, Launcher):
                 folder = cell_folder(self.config, self.loader, cell_overrides)
                 cell = Cell(folder, redact_data(list(cell_overrides)), run_id)
                 run = cell.run_directory(sweep.path)
+                try:
+                    run.require_own()
+                except UserError as error:
+                    conflicts[str(error)] = 1
+                    continue
                 if ids.get(cell.name, run.state().get("id", run_id)) != run_id:
                     difference = describe_difference(run.spec(), plain)
                     conflicts[f"{run.path}: {difference}: {ANOTHER_EXPERIMENT}"] = 1

@@ -18,7 +18,8 @@ from ..estimate import problems
 from ..runtime.errors import UserError
 from ..runtime.library_internals import skip_batch_validation, split_sweep
 from ..runtime.redaction import redact_data
-from .cell_names import exclude_from_names, sweep_name
+from .cell_names import cell_folder, exclude_from_names, sweep_name
+from .directories import make_run_directory, make_sweep_directory, require_own_cells
 from .grid import Check, compose_grid, no_check
 from .search.sweeper import is_search, prepare_search
 
@@ -40,7 +41,7 @@ class Preflight(Callback):
                     f"hydra/launcher={_launcher_option(config)}: give --multirun as well; "
                     "one experiment is a sweep of one cell."
                 )
-            make_directory("hydra.run.dir", config.hydra.run.dir)
+            make_run_directory(config)
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
         """Check every cell of a grid.
@@ -52,6 +53,9 @@ class Preflight(Callback):
             self._prepare_search(config, config_name or "config")
         elif sweeper.get("_target_", "").endswith("BasicSweeper"):
             self._check_grid(config, config_name or "config")
+        else:
+            with errors_as_sentences():
+                make_sweep_directory(config)
 
     def _check_grid(self, config: DictConfig, config_name: str) -> None:
         params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
@@ -61,20 +65,24 @@ class Preflight(Callback):
             specs = compose_grid(grid, config_name, _cell_check(launcher, config))
             if launcher and (sentences := problems.sweep_disk_problems(specs, Path(config.hydra.sweep.dir))):
                 raise UserError(sentences[0])
-            make_sweep_directory(config.hydra)
+            # a folder is named by what is swept
+            exclude_from_names(config, constant_keys(grid))
+            if not make_sweep_directory(config):
+                loader = GlobalHydra.instance().config_loader()
+                cells = [cell_folder(config, loader, overrides) for overrides in grid]
+                require_own_cells(Path(config.hydra.sweep.dir), cells)
         if launcher:
             launcher.register()
             launcher.composed_specs.update(zip(map(tuple, grid), specs, strict=True))
             # the cells are valid, and Hydra would take minutes to compose all of them again
             skip_batch_validation()
-        exclude_from_names(config, constant_keys(grid))  # a folder is named by what is swept
 
     def _prepare_search(self, config: DictConfig, config_name: str) -> None:
         """The cells of a search are not known yet; the bounds of its space are."""
         launcher = own_launcher(config)
         with errors_as_sentences():
             prepare_search(config, config_name, _cell_check(launcher, config))
-            make_sweep_directory(config.hydra)
+            make_sweep_directory(config)
         if launcher:
             launcher.register()
 
@@ -129,27 +137,6 @@ def own_launcher(config: DictConfig) -> type[SweepLauncher] | None:
 def _launcher_option(config: DictConfig) -> str:
     """`...launchers.pool.PoolLauncher` -> pool, the option of hydra/launcher."""
     return str(config.hydra.launcher["_target_"]).split(".")[-2]
-
-
-def make_directory(key: str, folder: str) -> None:
-    """Make a directory before Hydra does; raises UserError, naming the key, where it cannot be made."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{key}={folder}: the directory cannot be made ({error.strerror}); give another."
-        ) from error
-
-
-def make_sweep_directory(settings: Any) -> None:
-    """Make the sweep's folder; `settings` is config.hydra.
-
-    submitit pickles every cell with all of its settings, secrets included: its folder is readable by the user
-    alone.
-    """
-    make_directory("hydra.sweep.dir", settings.sweep.dir)
-    if folder := settings.launcher.get("submitit_folder"):
-        Path(folder.partition("%")[0]).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def grid_cells(overrides: list[str], loader: Any = None) -> list[list[str]]:

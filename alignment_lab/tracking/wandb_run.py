@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ TAG_GROUPS = ("method", "model", "data", "parallel")
 MAX_TAG_LENGTH, MAX_NAME_LENGTH = 64, 128  # wandb's limits
 # Where tables and artifacts wait for `wandb sync`: beside the run, not in a home that another machine lacks.
 STAGING_VARIABLE = "WANDB_DATA_DIR"
+OFFLINE_ATTEMPT = re.compile(r"offline-run-\d{8}_\d{6}-[\w-]+")  # how wandb names the folder of one
 
 
 class Wandb(Tracker):
@@ -106,7 +108,7 @@ def _set_staging_folder(folder: Path) -> None:
 def _last_step_of_attempt(folder: Path) -> int:
     """The last step in an attempt's folder. An empty offline one is removed: `wandb sync` fails on it."""
     step = max((last_history_step(file) for file in folder.glob("*.wandb")), default=NO_STEP)
-    if step == NO_STEP and folder.name.startswith("offline-"):
+    if step == NO_STEP and OFFLINE_ATTEMPT.fullmatch(folder.name):
         shutil.rmtree(folder, ignore_errors=True)
     return step
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from ...config import Experiment, check_objective, objective_of, objective_value
@@ -73,9 +72,6 @@ def prepare_search(config: DictConfig, config_name: str, check: Callable[[Experi
     OptunaSweeper.register()
     # a cell's folder is named by what is searched
     exclude_from_names(config, sorted(text.partition("=")[0].lstrip("+~") for text in space.fixed))
-    with read_write(config):  # a cell would name the sweep's folder by its own overrides
-        folder = QuotedString(str(config.hydra.sweep.dir), Quote.single).with_quotes()
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")
 
 
 def _tell_own_scale(specs: Sequence[Experiment]) -> None:
