@@ -433,7 +433,7 @@ def test_a_margin_is_optional_and_for_pairs_alone():
     row = {**PAIR, "margin": "much"}
     assert to_preference({**PAIR, "margin": None}) == PAIR
     assert all("margin" not in half for half in pair_to_unpaired(row))
-    assert choose_converter(Format.conversation, [row], "data")(row) == [CHAT]
+    assert choose_converter(Format.conversation, [row], "data")(row) == [CHAT | PAIR]
 
 
 @pytest.mark.parametrize("margin", ["3", True, [1.0], float("nan"), float("inf"), -float("inf")])

@@ -7,7 +7,7 @@ Every process goes through all of it. Refuses to know what is measured, saved or
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from .. import data, estimate
 from ..config import Experiment, Format, Quantization, Sharding
 from ..data import Row
+from ..data.tokenization import tokenize_pairs
 from ..distributed import collectives, ranks
 from ..distributed.full_state import count_parameters
 from ..methods import method_spec
@@ -48,6 +49,8 @@ class TokenizedData:
     heldout: list[Row]
     available: int  # training rows of the data; of texts, blocks are the rows
     tokenizer_digest: str = ""
+    # held-out conversations whose data has a rejected answer too, as preference rows
+    heldout_pairs: list[Row] = field(default_factory=list)
 
 
 def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console: Console) -> TokenizedData:
@@ -57,16 +60,19 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     digest, limit = tokenizer_digest(tokenizer), spec.data.max_length
     train = data.take_groups(splits.train, data.max_train_groups(spec))
     heldout = data.take_groups(splits.heldout, max(spec.eval.rows, spec.eval.generations))
+    pairs = [row for row in heldout if "messages" in row and "rejected" in row]
     with collectives.main_process_first():
         train, counts = data.tokenize_cached(function, tokenizer, digest, train, limit)
         heldout, more = data.tokenize_cached(function, tokenizer, digest, heldout, limit)
+        if pairs:
+            pairs, _ = data.tokenize_cached(tokenize_pairs, tokenizer, digest, pairs, limit)
     counts += more
     splits.truncated = counts.pop("truncated", 0)
     splits.dropped += counts
     if not train:
         raise UserError(f"data.max_length={limit}: no row fits; raise it, or give shorter rows.")
     available = len(train if spec.method.format is Format.text else splits.train)
-    tokens = TokenizedData(splits, model_folder, tokenizer, train, heldout, available, digest)
+    tokens = TokenizedData(splits, model_folder, tokenizer, train, heldout, available, digest, pairs)
     console.print(_describe_rows(tokens), highlight=False, soft_wrap=True)
     return tokens
 
@@ -128,7 +134,9 @@ def build_context(
         policy.config.get_text_config(),
         dtype_bytes=dtype.itemsize,
         free_bytes=free_memory(device),
-        longest_row=max(data.max_sequence_length(row) for row in [*tokens.train, *tokens.heldout]),
+        longest_row=max(
+            data.max_sequence_length(row) for row in [*tokens.train, *tokens.heldout, *tokens.heldout_pairs]
+        ),
         cuda=device.type == "cuda",
         processes=ranks.world_size(),
     )
@@ -145,6 +153,7 @@ def build_context(
         max_tokens=passes.tokens,
         gradient_checkpointing=passes.checkpointing,
         console=console,
+        heldout_pairs=tokens.heldout_pairs,
     )
     is_sharded = spec.parallel.sharding in (Sharding.zero3, Sharding.fsdp) and ranks.world_size() > 1
     if not is_sharded:

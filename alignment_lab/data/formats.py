@@ -121,9 +121,9 @@ def to_text(row: Row) -> Row:
 
 
 def _pair_to_conversation(row: Row) -> list[Row]:
-    """A preference row as the conversation that was preferred."""
+    """A preference row as the conversation that was preferred; it keeps its pair."""
     pair = _read_pair(row)
-    return [{"messages": pair["prompt"] + pair["chosen"], **_accepted_answers(row)}]
+    return [{"messages": pair["prompt"] + pair["chosen"], **pair}]
 
 
 def _read_pair(row: Row) -> Row:

@@ -21,7 +21,7 @@ As read: whatever columns the file has.
 
 Converted by `formats` to one of TRL's dataset types:
 
-    conversation  messages: list[Message]
+    conversation  messages: list[Message]; prompt, chosen, rejected, where it comes from a pair
     preference    prompt, chosen, rejected: list[Message]; margin: float, where the row has one
     unpaired      prompt, completion: list[Message]; label: bool
     text          text: str

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from ..data import Row
-from ..engine.logprobs import TokenLogprobs
+from ..engine.logprobs import TokenLogprobs, score_without_grad
 from ..engine.packing import ScoredSequence
 from ..evaluation.intervals import Scores
 from ..evaluation.prompts import content_digest, prompt_digest
 from ..training import Objective
 from ..training.batch import GlobalBatch
+from .implicit_rewards import implicit_rewards
+from .preference import pair_sequences
 
 
 class SupervisedObjective(Objective):
@@ -23,6 +25,7 @@ class SupervisedObjective(Objective):
     """
 
     logprob_options = {"is_argmax": True}
+    initial_sums: Tensor | None = None  # of the held-out pairs' answers, [2P] nats
 
     def score_inputs(self, row: Row) -> list[ScoredSequence]:
         """A conversation with its labels, or the documents of a block, each by itself."""
@@ -65,3 +68,18 @@ class SupervisedObjective(Objective):
         if "seq_lengths" not in row:
             return [prompt_digest(row)]
         return [content_digest(document.answer) for document in self.score_inputs(row)]
+
+    def pair_scores(self, *, initial: bool) -> dict[str, Scores]:
+        """The implicit rewards, as methods on pairs have them: training sees the chosen answers alone."""
+        pairs = self.context.scored_pairs
+        if not pairs:
+            return {}
+        sequences = [sequence for row in pairs for sequence in pair_sequences(row)]
+        logps = score_without_grad(self.context.model, sequences, self.context.engine)
+        sums = torch.tensor([float(tokens.double().sum()) for tokens in logps], dtype=torch.float64)
+        if initial:
+            self.initial_sums = sums
+        if self.initial_sums is None:
+            return {}
+        gains = sums - self.initial_sums
+        return self.as_scores(implicit_rewards(gains[::2], gains[1::2], paired=True), pairs)

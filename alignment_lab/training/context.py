@@ -36,6 +36,7 @@ class TrainContext:
     max_tokens: int  # of a forward pass
     gradient_checkpointing: bool
     console: Console
+    heldout_pairs: list[Row] = field(default_factory=list)  # of a method that trains on the chosen ones alone
     engine: Engine = field(default_factory=lambda: Engine(packed=False, max_tokens=0))
     weights_digest: str = ""  # of the initial weights, by content
 
@@ -47,7 +48,8 @@ class TrainContext:
         """
         if self.weights_digest:
             return
-        longest = max(map(max_sequence_length, [*self.train_rows, *self.heldout_rows]))
+        rows = [*self.train_rows, *self.heldout_rows, *self.heldout_pairs]
+        longest = max(map(max_sequence_length, rows))
         self.engine, reason = choose_engine(self.model, longest, self.max_tokens, self.device)
         kernel = kernel_name(self.device)
         packed = "packed, prompts shared" + (f" by {kernel}" if kernel else "")
@@ -76,6 +78,11 @@ class TrainContext:
     def scored_rows(self) -> list[Row]:
         """The first held-out rows: those whose loss is computed."""
         return take_groups(self.heldout_rows, self.spec.eval.rows)
+
+    @property
+    def scored_pairs(self) -> list[Row]:
+        """The first held-out pairs, those that a method on pairs scores."""
+        return take_groups(self.heldout_pairs, self.spec.eval.rows)
 
     @property
     def generation_rows(self) -> list[Row]:

@@ -44,6 +44,7 @@ class HeldoutScorer:
                 if initial:
                     rows = trainer.heldout_rows = trainer.objective.with_initial_logps(rows, outputs)
                 scores = trainer.objective.heldout_scores(outputs, batch, rows)
+            scores |= trainer.objective.pair_scores(initial=initial)
         return {f"{EVAL}{name}": metric_scores for name, metric_scores in scores.items()}
 
     def outputs(self) -> tuple[TokenLogprobs, GlobalBatch]:

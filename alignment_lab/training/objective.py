@@ -118,6 +118,10 @@ class Objective:
             scores[name] = Scores(numbers.tolist(), share=metric(name).is_share, prompts=prompts)
         return scores
 
+    def pair_scores(self, *, initial: bool) -> dict[str, Scores]:
+        """What is measured of held-out pairs besides the rows; `initial`: no step was taken yet."""
+        return {}
+
     # What a checkpoint keeps.
 
     def state_dict(self) -> dict[str, Any]:
