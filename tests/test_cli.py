@@ -94,7 +94,7 @@ def test_a_run_says_what_it_came_to(sweep):
     for phrase in (
         "before",
         "after",
-        "eval_implicit_rewards/accuracies",
+        "eval_implicit_rewards/",
         "answers/correct",
         "report.html",
         "held-out prompts",

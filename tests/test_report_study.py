@@ -17,7 +17,7 @@ from test_floors import PACKAGE, imported
 from test_report import METRICS, estimate, make_run, rendered, spec
 
 from alignment_lab.config import objective_of
-from alignment_lab.config.metrics import ANSWERS, EVAL, Direction, Metric
+from alignment_lab.config.metrics import ANSWERS, EVAL, IMPLICIT, Direction, Metric
 from alignment_lab.config.metrics import METRICS as TABLE
 from alignment_lab.evaluation import prompts as evaluation_prompts
 from alignment_lab.evaluation.intervals import Scores
@@ -158,6 +158,25 @@ def test_losses_of_unlike_objectives_are_not_compared(tmp_path: Path) -> None:
     seeded(tmp_path, {0.1: [0.5, 0.6], 0.01: [0.4, 0.3]}, eval_loss=METRICS["eval_loss"])
     comparison = compare_runs(tmp_path)
     assert {verdict.outcome for verdict in comparison.verdicts["eval_loss"].values()} == {"own scale"}
+
+
+def test_what_each_method_defines_for_itself_is_not_ranked(tmp_path: Path) -> None:
+    """The method's own accuracies say that SimPO is better, the common ones that both are alike."""
+    own, common = f"{EVAL}rewards/accuracies", f"{EVAL}{IMPLICIT}accuracies"
+    for method, own_share in (("dpo", 0.5), ("simpo", 1.0)):
+        metrics = {name: {"before": None, "after": estimate(value)} for name, value in ((own, own_share),)}
+        make_run(tmp_path / "own" / method, spec(method), metrics=metrics)
+        alike = metrics | {common: {"before": None, "after": estimate(0.75)}}
+        make_run(tmp_path / "both" / method, spec(method), metrics=alike)
+    comparison = compare_runs(tmp_path / "own")
+    assert comparison.headline is None and comparison.reference is None
+    assert f"Not ranked: {own} is on each method's own scale" in sentences(comparison)
+    assert compare_runs(tmp_path / "both").headline == common
+    asked = compare_runs(tmp_path / "both", metric=own)
+    assert asked.reference is None and f"Not ranked: {own}" in sentences(asked)
+    for folder, options in (("own", []), ("both", ["--metric", own])):
+        assert main([str(tmp_path / folder), *options]) == 0
+        assert "Not ranked" in (tmp_path / folder / "report.md").read_text()
 
 
 def test_a_lower_loss_is_the_best_one(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from .overlap import prompt_key, prompt_messages
 from .rows import Message, Row
 from .split import Splits, generation_rows, group_pairs, max_train_groups, take_groups
 from .token_cache import tokenize_cached
-from .tokenization import count_tokens, max_sequence_length
+from .tokenization import count_sequence_tokens, count_tokens, max_sequence_length
 
 __all__ = [
     "DataError",
     "Message",
     "Row",
     "Splits",
+    "count_sequence_tokens",
     "count_tokens",
     "generation_rows",
     "group_pairs",

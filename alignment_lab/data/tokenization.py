@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BATCH_SIZE = 1000  # conversations or texts per call of the tokenizer
-ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids", "input_ids")
+ANSWER_COLUMNS = ("chosen_ids", "rejected_ids", "completion_ids")
+ID_COLUMNS = ("prompt_ids", *ANSWER_COLUMNS, "input_ids")
 TOKEN_COLUMNS = (*ID_COLUMNS, "labels", "seq_lengths")  # the columns that tokenization adds, all of integers
 PROMPT_TOO_LONG = "the prompt fills data.max_length"  # reason under which dropped rows are counted
 
@@ -114,13 +115,17 @@ def count_tokens(row: Row) -> int:
     return sum(len(row[column]) for column in ID_COLUMNS if column in row)
 
 
+def count_sequence_tokens(row: Row) -> int:
+    """Tokens of all sequences of a tokenized row; a prompt counts with each of its answers."""
+    answers = [len(row[column]) for column in ANSWER_COLUMNS if column in row]
+    return sum(len(row["prompt_ids"]) + length for length in answers) if answers else len(row["input_ids"])
+
+
 def max_sequence_length(row: Row) -> int:
     """Tokens of the longest sequence of a tokenized row."""
     if "seq_lengths" in row:
         return max(row["seq_lengths"])
-    answers = [
-        len(row[column]) for column in ("chosen_ids", "rejected_ids", "completion_ids") if column in row
-    ]
+    answers = [len(row[column]) for column in ANSWER_COLUMNS if column in row]
     return len(row["prompt_ids"]) + max(answers) if answers else len(row["input_ids"])
 
 

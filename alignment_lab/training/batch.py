@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..data import Row
+from ..data import Row, count_sequence_tokens
 from ..distributed import collectives, ranks
 from ..engine.layout import ForwardBatch
 from ..engine.logprobs import TokenLogprobs
@@ -30,6 +30,7 @@ class GlobalBatch(PickledWhole):
     aux_passes: list[ForwardBatch] = field(default_factory=list)
     aux_stats: dict[str, Tensor] = field(default_factory=dict)  # scalars computed from the auxiliary passes
     row_indices: list[int] = field(default_factory=list)  # of the rows, among those to train on
+    num_tokens: int = 0  # of all processes, a prompt counted with each of its answers
     is_first_step: bool = False  # the policy is still its own reference
 
     def to(self, device: torch.device | str, **_: Any) -> GlobalBatch:
@@ -49,6 +50,7 @@ def collate(objective: Objective, rows: Sequence[Row], indices: Sequence[int] = 
     return GlobalBatch(
         passes=engine.local_batches(sequences),
         num_rows=len(rows),
+        num_tokens=sum(map(count_sequence_tokens, rows)),
         columns=objective.batch_columns(rows),
         aux_passes=engine.local_batches(objective.aux_sequences(rows)),
         row_indices=list(indices),

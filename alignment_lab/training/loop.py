@@ -114,6 +114,7 @@ class Trainer:
         self.learning_rate = float(self.scheduler.get_last_lr()[0])
         self.scheduler.step()  # the schedule is one of steps, taken or not
         self.state.step += 1
+        self.state.num_tokens += batch.num_tokens
         return self.grad_norm
 
     def backward(self, batch: GlobalBatch) -> Tensor:
@@ -208,7 +209,11 @@ class Trainer:
     def log_step(self) -> None:
         """Log what the steps since the last log came to."""
         loss, means = self.metrics.pop()
-        last = {"grad_norm": self.grad_norm, "learning_rate": self.learning_rate}
+        last = {
+            "grad_norm": self.grad_norm,
+            "learning_rate": self.learning_rate,
+            "num_tokens": self.state.num_tokens,
+        }
         self.log({"loss": loss, **last, **means})
 
     def log(self, metrics: Mapping[str, float]) -> None:

@@ -32,6 +32,7 @@ class TrainState:
 
     max_steps: int
     step: int = 0  # optimizer steps, those left out for a NaN included
+    num_tokens: int = 0  # TRL's: of all steps' sequences, without padding, a prompt with each of its answers
 
 
 def save_state(trainer: Trainer, folder: Path) -> None:
@@ -47,6 +48,7 @@ def save_state(trainer: Trainer, folder: Path) -> None:
     state = {
         "step": trainer.state.step,
         "max_steps": trainer.state.max_steps,
+        "num_tokens": trainer.state.num_tokens,
         "optimizer": numbers,
         "scheduler": trainer.scheduler.state_dict(),
         "metrics": trainer.metrics.state_dict(),
@@ -70,7 +72,7 @@ def load_state(trainer: Trainer, folder: Path) -> None:
     rates = trainer.scheduler.get_last_lr()
     for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    trainer.state.step = state["step"]
+    trainer.state.step, trainer.state.num_tokens = state["step"], state.get("num_tokens", 0)
     trainer.metrics.load_state_dict(state["metrics"])
     trainer.objective.load_state_dict(state["objective"])
     if _random_file(folder).exists():  # of another number of processes there may be none

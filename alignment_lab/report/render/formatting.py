@@ -115,3 +115,13 @@ def format_prompt(prompt: object, limit: int = 300) -> str:
     if len(messages) == 1:
         return clip(messages[0][1], limit)
     return clip("\n".join(f"{role}: {content}" for role, content in messages), limit)
+
+
+def wrap_name(name: str, width: int = 15) -> list[str]:
+    """A metric's name in lines of about `width` characters, broken after a slash or an underscore."""
+    lines = [""]
+    for part in re.findall(r"[^/_]*[/_]?", name):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return lines

@@ -21,8 +21,10 @@ from .formatting import (
     format_measured,
     format_number,
     format_prompt,
+    wrap_name,
 )
 
+WIDE, NARROW_NAME = 90, 24  # columns of a terminal, and of a metric's name where there are fewer
 STATE_STYLES = {
     "finished": "green",
     "running": "yellow",
@@ -45,7 +47,7 @@ def show_run(run: RunDirectory, console: Console) -> None:
     if record.error:
         show(Text.assemble((f"{record.label} {record.status}: ", "bold red"), clip(record.error)), console)
     if record.metrics:
-        show(before_after_table(record), console)
+        show(before_after_table(record, console.width), console)
         for note in comparability.notes([record]):
             show(Text(note, "dim"), console)
     show(Padding(_first_samples(run.samples()), (1, 0)), console)
@@ -64,8 +66,11 @@ def _heading(record: RunRecord) -> Text:
     return heading + Text(f"  {duration}, peak memory {memory} GB", "dim")
 
 
-def before_after_table(record: RunRecord) -> Table:
-    """The metrics of one run: name, before and after with 95% intervals, and n."""
+def before_after_table(record: RunRecord, width: int) -> Table:
+    """The metrics of one run: name, before and after with 95% intervals, and n. On a terminal of few columns
+    long names take two lines.
+    """
+    name_width = width if width >= WIDE else NARROW_NAME
     table = Table(
         box=SIMPLE_HEAD, title="Held-out rows, before and after", title_justify="left", pad_edge=False
     )
@@ -73,7 +78,8 @@ def before_after_table(record: RunRecord) -> Table:
         table.add_column(heading, justify="left" if heading == "metric" else "right", overflow="fold")
     for name in ordered_metrics(record.metrics):
         before, after = format_measured(record.before(name)), format_measured(record.after(name))
-        table.add_row(Text(name), Text(before), Text(after), format_number(n_of_metric(record.metrics[name])))
+        lines, n = "\n".join(wrap_name(name, name_width)), format_number(n_of_metric(record.metrics[name]))
+        table.add_row(Text(lines), Text(before), Text(after), n)
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -19,7 +18,15 @@ from ..study.settings import MISSING, Settings, format_setting, short_names
 from ..study.values import MetricValue, is_number, n_of, summary_metrics
 from . import words
 from .columns import Column, fit_tables
-from .formatting import ABSENT, clip, format_duration, format_gigabytes, format_measured, format_number
+from .formatting import (
+    ABSENT,
+    clip,
+    format_duration,
+    format_gigabytes,
+    format_measured,
+    format_number,
+    wrap_name,
+)
 from .terminal import STATE_STYLES
 
 T = TypeVar("T", bound=RunRecord | Configuration)  # a row of the table
@@ -191,13 +198,3 @@ def _heading(name: str, values: Sequence[MetricValue | None]) -> str:
 
 def _unit(value: MetricValue | None) -> str:
     return value.get("unit", "rows") if isinstance(value, Mapping) else "rows"
-
-
-def wrap_name(name: str, width: int = 15) -> list[str]:
-    """A metric's name in lines of about `width` characters, broken after a slash or an underscore."""
-    lines = [""]
-    for part in re.findall(r"[^/_]*[/_]?", name):
-        if lines[-1] and len(lines[-1] + part) > width:
-            lines.append("")
-        lines[-1] += part
-    return lines

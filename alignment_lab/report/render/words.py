@@ -28,6 +28,7 @@ PREDICATES = {  # in a sentence: "2 are ..."
     "lower": "significantly lower",
     "noise": "not significantly different, so that the difference may be noise",
     ONE_SEED: "undecided, with one seed",
+    OWN_SCALE: "on another scale, which cannot be compared",
     "no spread": "different by the same amount with every seed, which leaves no spread to judge by",
 }
 
