@@ -111,6 +111,16 @@ def test_the_saved_model_loads_in_plain_transformers(finished, method):
     assert weights_digest(loaded) != read_json(run.provenance_file)["content"]["model"]
 
 
+def test_sft_and_dpo_are_measured_on_the_same_pairs(finished):
+    """Before training as guessing has it, of as many pairs, in a table that is ranked by it."""
+    for method in ("sft", "dpo"):
+        metrics = finished(method).report()["metrics"]
+        before, after = (metrics["eval_implicit_rewards/accuracies"][when] for when in ("before", "after"))
+        assert (before["value"], before["n"], after["n"]) == (0.5, 6, 6)
+        assert metrics["eval_implicit_rewards/margins"]["after"]["value"] != 0
+        assert finished(method).metrics()[-1]["num_tokens"] > finished(method).metrics()[0]["num_tokens"] > 0
+
+
 def test_the_first_dpo_loss_is_log_2(finished):
     run = finished("dpo")
     first = run.metrics()[0]

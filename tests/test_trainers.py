@@ -196,7 +196,7 @@ def test_before_training_held_out_rows_need_no_second_look(variant, contexts):
 
 
 @pytest.mark.parametrize(
-    "variant", [*PREFERENCE_METHODS, "dpo method.wpo=true", "orpo method.prompt_loss=false"]
+    "variant", [*PREFERENCE_METHODS, "dpo method.wpo=true", "orpo method.prompt_loss=false", "sft"]
 )
 def test_equal_policies_score_alike_whatever_the_method(variant, contexts, by_hand):
     """Policies that differ by a ten-thousandth of what training did, each with another method, beta and
@@ -204,6 +204,8 @@ def test_equal_policies_score_alike_whatever_the_method(variant, contexts, by_ha
     """
     method, *options = variant.split()
     context = contexts.create(method, *options)
+    if method == "sft":  # on pairs: it trains on the chosen answers
+        context.heldout_pairs = contexts.create("cpo").heldout_rows
     trainer = make_trainer(context)
     trainer.heldout.scores(initial=True)
     perturb(context.model)
@@ -211,7 +213,7 @@ def test_equal_policies_score_alike_whatever_the_method(variant, contexts, by_ha
     scores = trainer.heldout.scores()
     accuracies = [float(margin > 0) for margin in by_hand]
     assert 0 < sum(accuracies) < len(accuracies)
-    assert scores["eval_implicit_rewards/margins"].values == pytest.approx(by_hand, abs=0.02)
+    assert scores["eval_implicit_rewards/margins"].values == pytest.approx(by_hand, abs=0.01)
     assert scores["eval_implicit_rewards/accuracies"].values == accuracies
     assert scores["eval_implicit_rewards/accuracies"].share
 
@@ -234,7 +236,7 @@ def by_hand(contexts):
     perturb(context.model)
     gains = [after - start for after, start in zip(sums(), before, strict=True)]
     margins = [chosen - rejected for chosen, rejected in zip(gains[::2], gains[1::2], strict=True)]
-    assert min(map(abs, margins)) > 0.05  # no pair that a ten-thousandth turns
+    assert min(map(abs, margins)) > 0.02  # no pair that a ten-thousandth turns
     return margins
 
 

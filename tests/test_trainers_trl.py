@@ -20,6 +20,7 @@ from test_losses_trl import (
     configure_trainer,
     dpo_bench,
     in_float64,
+    kto_bench,
     make_bench,
     orpo_bench,
     reward_bench,
@@ -29,11 +30,13 @@ from test_losses_trl import (
 from trl import SFTConfig, SFTTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 
+from alignment_lab.data import count_sequence_tokens
 from alignment_lab.engine.layout import Engine
 from alignment_lab.models import packed_attention
 
-__all__ = ["dpo_bench", "in_float64", "orpo_bench", "reward_bench"]  # fixtures
+__all__ = ["dpo_bench", "in_float64", "kto_bench", "orpo_bench", "reward_bench"]  # fixtures
 EXACT = 1e-9
+SIMPO = {"loss_type": "simpo", "cpo_alpha": 0.0, "simpo_gamma": 1.0}
 LAYOUTS = [Engine(True, 10**6), Engine(True, 1), Engine(False, 10**6)]
 
 
@@ -109,49 +112,48 @@ def pairs(batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
     return rows
 
 
-def test_dpos_step_is_trls(contexts, dpo_bench):
+LOGGED = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+LOGPS = ("logps/chosen", "logps/rejected")
+AS_TRL = {  # a method with its options, and what configures TRL's trainer so
+    "dpo": {"loss_type": "sigmoid"},
+    "ipo": {"loss_type": "ipo"},
+    "dpo_norm": {"loss_type": "sigmoid_norm"},
+    "dpo method.divergence=js": {"loss_type": "sigmoid", "f_divergence_type": "js_divergence"},
+    "ld_dpo method.alpha=0.3": {"loss_type": "sigmoid", "ld_alpha": 0.3},
+}
+
+
+@pytest.mark.parametrize("variant", AS_TRL)
+def test_dpos_step_is_trls(variant, contexts, dpo_bench):
     """The reference comes out of the store, where it is float32: good to a ten-millionth."""
-    trl = dpo_bench.trainer
+    trl, (method, *options) = dpo_bench.trainer, variant.split()
+    settings = dict(AS_TRL[variant])
+    configure_trainer(trl, settings.pop("loss_type"), **settings)
+    seen = trl._total_train_tokens
     theirs = trl.compute_loss(dpo_bench.policy, dict(dpo_bench.batch))
+    rows = pairs(dpo_bench.batch)
+    assert sum(map(count_sequence_tokens, rows)) == trl._total_train_tokens - seen  # num_tokens
     steps = run_steps(
         contexts,
         copy_model(dpo_bench.reference),
-        pairs(dpo_bench.batch),
-        "dpo",
+        rows,
+        method,
         f"method.beta={BETA}",
+        *options,
         policy=dpo_bench.policy,
     )
     assert_equals_trl(steps, theirs, dpo_bench.policy, 1e-6)
+    logged = {name: values[-1] for name, values in trl._metrics["train"].items()}
+    assert_same_metrics(steps, logged, *LOGGED, *LOGPS, tolerance=1e-5)
+
+
+def assert_same_metrics(
+    steps: list[Any], logged: dict[str, float], *names: str, tolerance: float = EXACT
+) -> None:
+    """Each layout's metrics are those that TRL logged."""
     for _, _, metrics in steps:
-        for name in (
-            "rewards/chosen",
-            "rewards/rejected",
-            "rewards/margins",
-            "rewards/accuracies",
-            "logps/chosen",
-            "logps/rejected",
-        ):
-            assert metrics[name] == pytest.approx(trl._metrics["train"][name][-1], rel=1e-5), name
-
-
-def test_wpo_weighs_the_nll_of_a_pair_as_trl_does(contexts, dpo_bench):
-    """One pair: TRL 1.16 weighs its term `sft` in place, which torch refuses for a batch of several."""
-    trl, half = dpo_bench.trainer, len(ROWS)
-    configure_trainer(trl, ["sigmoid", "sft"], [1.0, 0.5], use_weighting=True)
-    batch = {name: column[[0, half]] for name, column in dpo_bench.batch.items()}
-    theirs = trl._compute_loss(dpo_bench.policy, dict(batch), False)
-    configure_trainer(trl, "sigmoid")
-    steps = run_steps(
-        contexts,
-        copy_model(dpo_bench.reference),
-        pairs(batch),
-        "dpo",
-        f"method.beta={BETA}",
-        "method.wpo=true",
-        "method.sft_weight=0.5",
-        policy=dpo_bench.policy,
-    )
-    assert_equals_trl(steps, theirs, dpo_bench.policy, 1e-6)
+        for name in names:
+            assert metrics[name] == pytest.approx(float(logged[name]), rel=tolerance), name
 
 
 def test_orpos_step_is_trls_with_the_nll_of_prompt_and_answer(contexts, orpo_bench):
@@ -166,9 +168,7 @@ def test_orpos_step_is_trls_with_the_nll_of_prompt_and_answer(contexts, orpo_ben
         "method.prompt_loss=true",
     )
     assert_equals_trl(steps, theirs, orpo_bench.policy)
-    for _, _, ours_metrics in steps:
-        assert ours_metrics["rewards/chosen"] == pytest.approx(metrics["rewards/chosen"], rel=EXACT)
-        assert ours_metrics["nll_loss"] == pytest.approx(float(metrics["nll_loss"]), rel=EXACT)
+    assert_same_metrics(steps, metrics, *LOGGED, *LOGPS, "nll_loss")
 
 
 def reference_free_pairs(batch: dict[str, Any]) -> list[dict[str, Any]]:
@@ -189,19 +189,43 @@ def reference_free_pairs(batch: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def test_cpos_step_is_trls(contexts, tmp_path):
-    cpo_bench = make_bench(CPOTrainer, CPOConfig(str(tmp_path), beta=BETA, **QUIET), ROWS, reference=False)
-    theirs, _ = cpo_bench.trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)
-    assert_equals_trl(
-        run_steps(
-            contexts,
-            copy_model(cpo_bench.policy),
-            reference_free_pairs(cpo_bench.batch),
-            "cpo",
-            f"method.beta={BETA}",
-        ),
-        theirs,
-        cpo_bench.policy,
+@pytest.mark.parametrize("method", ["cpo", "simpo", "alphapo"])
+def test_cpos_step_is_trls(method, contexts, tmp_path):
+    """TRL's CPO has SimPO and AlphaPO in it, on means over tokens, as are their `logps`."""
+    settings = {"cpo": {}, "simpo": SIMPO, "alphapo": SIMPO | {"alpha": 0.25}}[method]
+    config = CPOConfig(str(tmp_path), beta=BETA, **settings, **QUIET)
+    cpo_bench = make_bench(CPOTrainer, config, ROWS, reference=False)
+    theirs, metrics = cpo_bench.trainer.get_batch_loss_metrics(cpo_bench.policy, cpo_bench.batch)
+    rows = reference_free_pairs(cpo_bench.batch)
+    steps = run_steps(contexts, copy_model(cpo_bench.policy), rows, method, f"method.beta={BETA}")
+    assert_equals_trl(steps, theirs, cpo_bench.policy)
+    assert_same_metrics(steps, metrics, *LOGGED, *LOGPS)
+
+
+def test_ktos_metrics_are_trls(contexts, kto_bench):
+    """Rewards and log-probabilities by label; its reference point has other answers than TRL's, and no part
+    in them.
+    """
+    trl, batch = kto_bench.trainer, kto_bench.batch
+    seen = trl._total_train_tokens
+    trl._compute_loss(kto_bench.policy, dict(batch), False)
+    rows = []
+    for ids, attention, answer, label in zip(
+        batch["input_ids"],
+        batch["attention_mask"].bool(),
+        batch["completion_mask"].bool(),
+        batch["label"],
+        strict=True,
+    ):
+        row = {"prompt_ids": ids[attention & ~answer].tolist(), "completion_ids": ids[answer].tolist()}
+        rows.append({**row, "prompt": row["prompt_ids"], "label": bool(label)})
+    assert sum(map(count_sequence_tokens, rows)) == trl._total_train_tokens - seen
+    reference = copy_model(kto_bench.reference)
+    steps = run_steps(contexts, reference, rows, "kto", f"method.beta={BETA}", policy=kto_bench.policy)
+    logged = {name: values[-1] for name, values in trl._metrics["train"].items()}
+    assert_same_metrics(steps, logged, *LOGGED[:2], *LOGPS, tolerance=1e-5)
+    assert "rewards/accuracies" not in logged and logged["rewards/margins"] == pytest.approx(
+        logged["rewards/chosen"] - logged["rewards/rejected"]
     )
 
 
@@ -251,5 +275,10 @@ def test_sfts_step_is_trls_over_accumulated_batches(contexts, tmp_path):
             batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True
         ):
             token_rows.append({"input_ids": ids[attention].tolist(), "labels": labels[attention].tolist()})
+    assert sum(map(count_sequence_tokens, token_rows)) == trl._total_train_tokens
     steps = run_steps(contexts, copy_model(model), token_rows, "sft")
     assert_equals_trl(steps, theirs, model)
+    accuracies = trl._metrics["train"]["mean_token_accuracy"]  # each of its micro-batch
+    counts = [int((batch["labels"][:, 1:] != -100).sum()) for batch in batches]
+    whole = sum(share * size for share, size in zip(accuracies, counts, strict=True)) / sum(counts)
+    assert_same_metrics(steps, {"mean_token_accuracy": whole}, "mean_token_accuracy")
