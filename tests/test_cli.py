@@ -233,13 +233,3 @@ def test_overrides_may_stand_anywhere(words, flags):
     """argparse takes them in one place only; a flag's value stays behind its flag."""
     overrides = [word for word in words.split() if word not in flags.split()]
     assert overrides_last(words.split()) == [*flags.split(), *overrides]
-
-
-def test_an_option_that_is_no_yaml_is_one_sentence(tmp_path):
-    (tmp_path / "options" / "model").mkdir(parents=True)
-    option = tmp_path / "options" / "model" / "broken.yaml"
-    option.write_text("name: [1")
-    found = call(str(TRAIN), "--config-dir", "options", "model=broken", cwd=tmp_path)
-    assert found.returncode == 2
-    assert found.stderr.startswith(f"error: {option}: line 1: this is not valid YAML: ")
-    assert found.stderr.count("\n") == 1

@@ -84,6 +84,29 @@ def test_the_basic_sweeper_saves_multirun_yaml_with_the_omegaconf_of_its_module(
     assert basic_sweeper.BasicSweeper.sweep.__globals__["OmegaConf"] is Other
 
 
+def test_hydra_reads_options_through_two_methods_of_a_source(tmp_path):
+    """The class in the registry, which is that of the module as it was executed last."""
+    from hydra._internal.sources_registry import SourcesRegistry
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("name: x\n")
+    asked, read = [], []
+
+    def load_noted(folder, name, load):
+        read.append((folder, name))
+        return load()
+
+    internals.read_option_files_with(load_noted, lambda folder, name: asked.append((folder, name)))
+    try:
+        source = SourcesRegistry.instance().resolve("file")("tests", f"file://{tmp_path}")
+        assert source.is_config("model/mine") and not source.is_config("model/other")
+        assert source.load_config("model/mine").config == {"name": "x"}
+    finally:
+        register_with_hydra()
+    assert asked == [(tmp_path, "model/mine"), (tmp_path, "model/other")]
+    assert read == [(tmp_path, "model/mine")]
+
+
 def test_hydra_asks_one_function_whether_a_plugin_may_be_made():
     assert "is_in_toplevel_plugins_module(" in inspect.getsource(Plugins)
     assert not Plugins.is_in_toplevel_plugins_module("somewhere.Launcher")

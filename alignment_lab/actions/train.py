@@ -20,6 +20,7 @@ from ..config import (
     DeviceType,
     Experiment,
     describe_difference,
+    describe_no_effect,
     from_yaml,
     objective_value,
     to_plain,
@@ -87,6 +88,8 @@ def _check_and_train(spec: Experiment, run: RunDirectory, console: Console, stop
     rows = data.load_rows(spec)
     model_path = locate_model(spec.model)
     console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
+    if note := describe_no_effect(spec):
+        console.print(note, highlight=False, soft_wrap=True)
     if spec.model.trust_remote_code:
         console.print(describe_remote_code(spec.model, model_path), highlight=False, soft_wrap=True)
     processes = local_process_count(spec.parallel)

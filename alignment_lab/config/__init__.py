@@ -76,6 +76,7 @@ from .methods import (
     Unpaired,
 )
 from .metrics import Direction
+from .no_effect import describe_no_effect
 from .objective import check_objective, measured_metrics, objective_of, objective_value
 from .validation import SpecError
 
@@ -140,6 +141,7 @@ __all__ = [
     "build_experiment",
     "check_objective",
     "describe_difference",
+    "describe_no_effect",
     "differences",
     "flatten",
     "from_yaml",

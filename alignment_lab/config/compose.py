@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +33,10 @@ from ..runtime.paths import CONF
 from ..runtime.redaction import redact, redact_data, redacting_excepthook
 from ..runtime.run_directory import RunDirectory
 from . import Experiment, parse, register_schemas
-from .hydra_errors import describe_hydra_error, is_group_error, is_part_of_null
+from .hydra_errors import describe_hydra_error, is_flag_error, is_group_error, is_part_of_null
+from .option_files import check_option_files, describe_yaml_error
 
+_NO_SEARCHPATH = "provider=hydra.searchpath"
 TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 FOLDER_NAME_LIMIT = 120  # characters; most file systems take 255 bytes
 USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
@@ -42,6 +45,7 @@ UNTYPED_ERRORS = (
     ValueError,
     AssertionError,
     AttributeError,
+    UserWarning,
 )
 
 
@@ -67,12 +71,16 @@ def register_with_hydra() -> None:
     """Tell Hydra of the schemas, of conf/ and of how cells are named. Safe to call twice."""
     let_hydra_errors_propagate()  # to errors_as_sentences
     register_schemas()
+    check_option_files()
     Plugins.instance().register(ConfSearchPath)
     OmegaConf.register_new_resolver("cell", folder_name, replace=True)
     OmegaConf.register_new_resolver("command", typed_command, replace=True)  # for --help
     OmegaConf.register_new_resolver("unsecret", run_folder_name, replace=True)
     save_multirun_config_with(RedactedOmegaConf)
     sys.excepthook = redacting_excepthook
+    # Without _self_ in its `defaults`, a file's own values come last, as everybody expects
+    warnings.filterwarnings("ignore", "In '.*': Defaults list is missing `_self_`", UserWarning)
+    warnings.filterwarnings("error", f"{_NO_SEARCHPATH}.*", UserWarning)
 
 
 def folder_name(overrides: str) -> str:
@@ -111,7 +119,9 @@ def load_experiment(overrides: Sequence[str] = (), *, config_dir: str | Path | N
 
 
 def _is_mistake(error: Exception) -> bool:
-    return isinstance(error, USER_ERRORS) or is_group_error(error) or is_part_of_null(error)
+    return isinstance(error, USER_ERRORS) or any(
+        is_mistake(error) for is_mistake in (is_group_error, is_part_of_null, is_flag_error)
+    )
 
 
 @contextmanager
@@ -131,12 +141,10 @@ def errors_as_sentences(discard: RunDirectory | None = None) -> Iterator[None]:
         if TRACEBACK_WANTED:
             raise
         _exit(f"error: {describe_hydra_error(error)}", 2)
-    except yaml.MarkedYAMLError as error:
+    except yaml.YAMLError as error:
         if TRACEBACK_WANTED:
             raise
-        mark = error.problem_mark
-        place = f"{mark.name}: line {mark.line + 1}: " if mark else ""
-        _exit(f"error: {place}this is not valid YAML: {error.problem}.", 2)
+        _exit(f"error: {describe_yaml_error(error)}", 2)
     except RunError as error:
         _exit(f"{getattr(error, 'details', '')}error: {error}", error.code)
     except Interrupted as error:

@@ -30,6 +30,8 @@ from .groups import (
 from .identity import identity
 from .methods import METHOD_SCHEMAS, Method
 from .objective import check_objective
+from .option_errors import LACKS_SCHEMA
+from .option_files import last_read, method_without_schema
 from .plugins import PluginMethod, load_plugin, loaded_plugins, merge_method_settings
 from .validation import SpecError, require
 
@@ -163,9 +165,16 @@ def to_schema(config: DictConfig) -> DictConfig:
 
     A plugin that does not define the chosen method is loaded and left out: it is no part of the experiment.
     """
+    if "method" not in config and not OmegaConf.is_missing(config, "method"):
+        primary = next((file for file in last_read() if "/" not in file.name), "the configuration")
+        raise SpecError(
+            f"{primary}: it lacks `defaults: [config, _self_]`, the lab's own settings to build on."
+        )
     name = config.method.name
     plugin = load_plugin(config.plugin, config.get("plugin_sha256")) if config.get("plugin") else None
     plugin = plugin if plugin and name in plugin.methods else None
+    if OmegaConf.get_type(config, "method") is Method and (file := method_without_schema()):
+        raise SpecError(f"{file}: {LACKS_SCHEMA}")
     schema = plugin.methods[name].schema if plugin else METHOD_SCHEMAS.get(name)
     composed_type = OmegaConf.get_type(config, "method")
     require(

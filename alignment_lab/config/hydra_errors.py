@@ -5,10 +5,8 @@ It reads the command line, to name a setting as the user wrote it.
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
-from collections.abc import Callable
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import (
@@ -17,9 +15,12 @@ from omegaconf.errors import (
     MissingMandatoryValue,
 )
 
-from ..runtime.command_line import typed_command
+from ..runtime.command_line import typed_command, typed_override
 from ..runtime.errors import UserError
 from . import GROUPS, known_keys
+from .option_errors import LACKS_SCHEMA, describe_option_error, no_such_option, option_prefix
+from .option_files import chosen_file
+from .validation import did_you_mean
 
 # Groups that an override can name; '' is that of `=3`
 _GROUP_KEYS = (*GROUPS, "method", "recipe", "")
@@ -39,14 +40,26 @@ def is_part_of_null(error: Exception) -> bool:
     return isinstance(error, AttributeError) and in_null
 
 
+def is_flag_error(error: Exception) -> bool:
+    """Whether flags of Hydra's exclude each other or lack something: a bare ValueError, or a warning."""
+    return any(re.match(pattern, str(error)) for pattern, _ in _FLAG_MISTAKES)
+
+
 def describe_hydra_error(error: Exception) -> str:
     """One sentence for an error of Hydra, OmegaConf or the lab: key, value, the nearest real one, remedy."""
+    if sentence := describe_option_error(error):
+        return sentence
     if isinstance(error, UserError):
         return str(error)
     if is_group_error(error):
-        return f"{_typed(lambda key: key in _GROUP_KEYS)}: a group needs the name of one of its options."
+        return (
+            f"{typed_override(lambda key: key in _GROUP_KEYS)}: a group needs the name of one of its options."
+        )
     if is_part_of_null(error):
         return _part_of_null()
+    for pattern, sentence in _FLAG_MISTAKES:
+        if match := re.match(pattern, str(error)):
+            return match.expand(sentence)
     if isinstance(error, MissingMandatoryValue | InterpolationToMissingValueError):
         return _missing_value(error)
     if isinstance(error, InterpolationResolutionError):
@@ -60,65 +73,57 @@ def describe_hydra_error(error: Exception) -> str:
     cause = _SITUATION.sub("", str(error.__cause__ or error)).splitlines()[0]
     for pattern, describe in _DESCRIPTIONS:
         if match := re.search(pattern, str(error)):
-            return _option_file(str(error)) + describe(match[1], cause)
+            return option_prefix(str(error)) + describe(match[1], cause)
     return " ".join(str(error).split())
-
-
-def _option_file(message: str) -> str:
-    """The option's file, where the mistake is in one and not on the command line."""
-    file = re.match(r"In '([^']+)': ", message)
-    return f"{file[1]}.yaml: " if file else ""
 
 
 def _missing_value(error: MissingMandatoryValue | InterpolationToMissingValueError) -> str:
     """A group without an option, or a setting that no option sets."""
     name = str(error).partition("ing mandatory value: ")[2].split()[0]
     if name in _GROUP_KEYS:
-        typed = _typed(lambda key: key == name, name)
+        if (file := chosen_file(name)) and file.is_users:
+            return f"{file}: {LACKS_SCHEMA if name == 'method' else f'it sets nothing of {name}.'}"
+        typed = typed_override(lambda key: key == name, name)
         return f"{typed}: it cannot be left out; choose one of its options with {name}=OPTION."
     key = str(error.full_key or name)
-    return f"{_typed(lambda typed: typed == key, key)}: it has no value; set it: {key}=VALUE."
+    return f"{typed_override(lambda typed: typed == key, key)}: it has no value; set it: {key}=VALUE."
 
 
 def _unresolved_reference(error: InterpolationResolutionError) -> str:
     key, name = str(error.full_key), re.search(r"(?:key|variable) '([^']+)'", str(error))
-    typed, target = _typed(lambda typed: typed == key, key), name[1] if name else "a value"
+    typed, target = typed_override(lambda typed: typed == key, key), name[1] if name else "a value"
     return f"{typed}: it refers to {target}, which does not exist; set it, or give a value."
 
 
 def _missing_config(error: MissingConfigException) -> str:
     if error.options is not None:
-        return _no_such_option(str(error.missing_cfg_file), list(error.options))
+        return no_such_option(str(error.missing_cfg_file), list(error.options))
     return f"{' '.join(str(error).partition('. ')[0].split())}; {typed_command()} --help lists what there is."
-
-
-def _no_such_option(file: str, options: list[str]) -> str:
-    group, _, option = file.rpartition("/")
-    hint = _did_you_mean(option, options) or "."
-    return f"{group}={option}: no such option{hint} There are: {', '.join(options)}."
 
 
 def _part_of_null() -> str:
     """Only the shape of a model has parts to change; every other setting that may be null is one value."""
-    shape = _typed(lambda key: key.startswith("model.shape")).lstrip("+~")
+    shape = typed_override(lambda key: key.startswith("model.shape")).lstrip("+~")
     if shape:
-        model = _typed(lambda key: key == "model", "this model")
+        model = typed_override(lambda key: key == "model", "this model")
         return (
             f"{shape}: {model} has no shape to change, as its weights bring their own in config.json; "
             "leave it out, or plan with a model of its size, as model=llama-3.1-8b."
         )
     settings = set(known_keys()) - set(GROUPS) - {"method"}
-    typed = _typed(lambda key: any(key.startswith(f"{setting}.") for setting in settings)).lstrip("+~")
+    typed = typed_override(lambda key: any(key.startswith(f"{setting}.") for setting in settings)).lstrip(
+        "+~"
+    )
     whole = typed.partition("=")[0].rpartition(".")[0]
     return f"{typed}: {whole} is one value and has no parts; set it as a whole."
 
 
 def _no_such_key(key: str, cause: str) -> str:
     keys, (group, _, name) = known_keys(), key.rpartition(".")
-    if key in keys and (typed := _typed(lambda typed: typed == key, key)).startswith("+"):
+    if key in keys and (typed := typed_override(lambda typed: typed == key, key)).startswith("+"):
         return f"{typed}: the key exists already; leave the + out."
     if key in keys:
-        option = _typed(lambda typed: typed == group, group)
+        option = typed_override(lambda typed: typed == group, group)
         return f"{_typed_setting(key)}: {option} has no such setting; leave it out."
     hint = _key_hint(group, name) or f"; {typed_command()} --cfg job lists them all."
     return f"{_typed_setting(key)}: no such key{hint}"
@@ -132,7 +137,7 @@ def _key_hint(group: str, name: str) -> str:
         return f"; {group} is one value and has no parts."
     if elsewhere := [key for key in keys if _last_part(key) == name]:
         return f"; did you mean {' or '.join(elsewhere)}?"
-    if nearest := _did_you_mean(name, in_group):
+    if nearest := did_you_mean(name, in_group):
         return nearest.replace("mean ", f"mean {group}.") if group else nearest
     return f"; {group} has {', '.join(in_group)}." if group in keys else ""
 
@@ -141,12 +146,21 @@ def _last_part(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _no_method_schema(file: str, cause: str) -> str:
-    """A user's option of the group `method` that refers to no schema."""
-    return (
-        "it has settings of a method and no schema for them; let it begin as conf/method/dpo.yaml does, "
-        "or for a plugin with defaults: [/schema/method/plugin@method, _self_]."
-    )
+def _several_values(override: str, cause: str) -> str:
+    """A comma, range(), choice() or interval() without --multirun."""
+    key, _, values = override.lstrip("+").partition("=")
+    if "--cfg" in sys.argv or "-c" in sys.argv:
+        return f"{override}: --cfg shows one experiment; give one value."
+    if re.match(r"(tag\(.*)?interval\(", values):
+        return f"{override}: it is searched; add --multirun and hydra/sweeper=optuna, or give one value."
+    several = f"{override}: it has several values; add --multirun for a run with each, or give one"
+    if key in (*_GROUP_KEYS, "recipe") or "/" in key or "(" in values:
+        return f"{several}."
+    return f"{several}; a list is written [{values}], and text with a comma '{key}=\"{values}\"'."
+
+
+def _hydras_own(override: str, cause: str) -> str:
+    return f"{override}: what Hydra itself does cannot be swept; give one value."
 
 
 def _wrong_value_in_option(key: str, cause: str) -> str:
@@ -172,7 +186,7 @@ def _wrong_value(override: str, cause: str) -> str:
     if kind := _TYPES.get(expected[1] or expected[3]):
         return f"{override}: give {kind}."
     choices = str(expected[2])
-    nearest = _did_you_mean(override.partition("=")[2], choices[1:-1].split(", "))
+    nearest = did_you_mean(override.partition("=")[2], choices[1:-1].split(", "))
     return f"{override}: give one of {choices}{nearest or '.'}"
 
 
@@ -186,26 +200,37 @@ _TYPES = {
 }
 
 
-def _did_you_mean(word: str, candidates: list[str]) -> str:
-    nearest = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
-
-
-def _typed(matches: Callable[[str], bool], default: str = "") -> str:
-    """The override of the command line whose key matches, as the user typed it."""
-    return next((word for word in sys.argv[1:] if matches(word.lstrip("+~").partition("=")[0])), default)
-
-
 def _typed_setting(key: str) -> str:
     """The key with the value that the user gave it, without a prefix of Hydra's."""
-    return _typed(lambda typed: typed == key, key).lstrip("+~")
+    return typed_override(lambda typed: typed == key, key).lstrip("+~")
 
 
 _SITUATION = re.compile(r"^In '[^']+': \w+ raised while composing config:\s*")
 
+# Phrases of Hydra about its flags, and what to do
+_FLAG_MISTAKES = (
+    (
+        "Only one of --run, --multirun, --cfg, --info",
+        "--multirun, --cfg, --info and --run: only one of them at a time; --cfg and --info show one "
+        "experiment, and --multirun with action=plan shows every cell of a sweep.",
+    ),
+    ("The --resolve flag can only", "--resolve: it belongs to --cfg job; give that too."),
+    (
+        r"Expecting one subcommand from",
+        "--shell-completion: say for which shell, as install=bash.",
+    ),
+    (
+        r"No completion plugin for '(.*)' found",
+        r"--shell-completion: there is none for \1; give bash, fish or zsh.",
+    ),
+    (r"File (.*) does not exist!", r"--experimental-rerun=\1: no such file."),
+    (r"provider=hydra\.searchpath.*, path=(.*) is not available", r"hydra.searchpath: \1: no such folder."),
+)
 # Phrases of Hydra and OmegaConf; a test provokes each of them.
 _DESCRIPTIONS = (
-    (r"In '(method/[^']+)': ConfigKeyError[^']+Key '[^']+' not in 'Method'", _no_method_schema),
+    (r"Ambiguous value for argument '([^']+)'", _several_values),
+    (r"Sweep parameters '(.+)' requires --multirun", _several_values),
+    (r"Sweeping over Hydra's configuration is not supported : '(.+)'", _hydras_own),
     (r"Could not (?:override|append|delete)[^']*'([^']+)'", _no_such_key),
     (r"Key '[^']+' not in '\w+'\s+full_key: (\S+)", _no_such_key),
     (r"Error merging override (.*)", _wrong_value),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from ..runtime.errors import UserError
@@ -29,3 +30,9 @@ def require_nonnegative(group: str, settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         require(value >= 0, f"{group}.{name}", value, "must be 0 or more.")
+
+
+def did_you_mean(word: str, candidates: list[str]) -> str:
+    """`; did you mean NEAREST?`, or nothing where no candidate is near."""
+    nearest = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]}?" if nearest else ""

@@ -12,9 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ..config import parse
+from ..config import known_keys, parse
 from ..config.compose import errors_as_sentences, register_with_hydra
+from ..config.validation import did_you_mean
 from ..runtime.caches import redirect_unwritable_caches
+from ..runtime.errors import UserError
 from ..runtime.files import relative_to_cwd
 from ..runtime.paths import CONF
 from ..runtime.run_directory import RunDirectory
@@ -51,6 +53,7 @@ def main() -> None:
     if line := redirect_unwritable_caches():
         print(line, file=sys.stderr)
     with errors_as_sentences():
+        _check_package(sys.argv[1:])
         run_experiment()
 
 
@@ -58,6 +61,26 @@ def expand_home(argument: str) -> str:
     """KEY=~/FOLDER with the home directory in place of ~, which Hydra cannot read."""
     key, equals, value = argument.partition("=")
     return f"{key}={os.path.expanduser(value)}" if equals and value[0:2] in ("~", "~/") else argument
+
+
+def _check_package(arguments: list[str]) -> None:
+    """Raise UserError for a --package that shows nothing: Hydra would run the experiment, or exit with 1."""
+    package, shown = _flag_value(arguments, "--package", "-p"), _flag_value(arguments, "--cfg", "-c")
+    if package is None:
+        return
+    if shown is None:
+        raise UserError(f"--package {package}: it says what --cfg shows; add --cfg job.")
+    if shown == "job" and package not in ("_global_", *known_keys()):
+        raise UserError(f"--package {package}: no such key{did_you_mean(package, known_keys()) or '.'}")
+
+
+def _flag_value(arguments: list[str], *names: str) -> str | None:
+    """What stands behind a flag, or in it: `-p training`, `--package=training`."""
+    for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag in names:
+            return value if equals else after
+    return None
 
 
 def overrides_last(arguments: list[str]) -> list[str]:

@@ -1,8 +1,9 @@
-"""The command that was typed, for messages that name the next one."""
+"""The command that was typed, for messages that name the next one, or a setting as the user wrote it."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .paths import CODE_ROOT
@@ -17,3 +18,8 @@ def typed_command() -> str:
     if name == CONSOLE_COMMAND:
         return CONSOLE_COMMAND
     return f"python {SCRIPT}" if name == SCRIPT or (CODE_ROOT / SCRIPT).exists() else CONSOLE_COMMAND
+
+
+def typed_override(matches: Callable[[str], bool], default: str = "") -> str:
+    """The override of the command line whose key matches, as the user typed it."""
+    return next((word for word in sys.argv[1:] if matches(word.lstrip("+~").partition("=")[0])), default)

@@ -8,6 +8,8 @@ functions: none is paid for before it is used.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +29,36 @@ def let_hydra_errors_propagate() -> None:
         return function()
 
     utils.run_and_report = call
+
+
+def read_option_files_with(
+    read: Callable[[Path, str, Callable[[], Any]], Any], look_for: Callable[[Path, str], None]
+) -> None:
+    """Let `read(folder, name, load)` give what Hydra reads of a file, where `load()` is Hydra's own reading.
+
+    `look_for(folder, name)` is called before Hydra looks for a file. Both may raise an error.
+    """
+    from hydra._internal.sources_registry import SourcesRegistry
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # it executes the modules of sources, and registers their classes
+    file_source = SourcesRegistry.instance().resolve("file")
+    load_config, is_config = _file_source_methods(file_source)
+
+    def load_checked(source: Any, config_path: str) -> Any:
+        return read(Path(source.path), config_path, lambda: load_config(source, config_path))
+
+    def is_checked_config(source: Any, config_path: str) -> bool:
+        look_for(Path(source.path), config_path)
+        return bool(is_config(source, config_path))
+
+    file_source.load_config, file_source.is_config = load_checked, is_checked_config
+
+
+@cache
+def _file_source_methods(source: type) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Hydra's own, before they were replaced."""
+    return source.load_config, source.is_config  # type: ignore[attr-defined]
 
 
 def save_multirun_config_with(omegaconf: type) -> None:

@@ -34,13 +34,10 @@ class Preflight(Callback):
         OmegaConf.register_new_resolver("sweep_name", sweep_name, replace=True)
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Make the run directory; refuse the lab's launchers, which Hydra would ignore without --multirun."""
+        """Make the run directory; refuse what Hydra would ignore without --multirun."""
         with errors_as_sentences():
-            if own_launcher(config):
-                raise UserError(
-                    f"hydra/launcher={_launcher_option(config)}: give --multirun as well; "
-                    "one experiment is a sweep of one cell."
-                )
+            if ignored := _ignored_without_multirun(config):
+                raise UserError(ignored)
             make_run_directory(config)
 
     def on_multirun_start(self, config: DictConfig, config_name: str | None = None, **_: Any) -> None:
@@ -48,6 +45,10 @@ class Preflight(Callback):
 
         Other sweepers choose their cells as they go: each is checked when it starts.
         """
+        with errors_as_sentences():
+            for override in config.hydra.overrides.hydra:
+                if override.startswith("hydra.run.dir="):
+                    raise UserError(f"{override}: a sweep lies in hydra.sweep.dir; set that instead.")
         sweeper = config.hydra.sweeper
         if is_search(sweeper):
             self._prepare_search(config, config_name or "config")
@@ -134,9 +135,21 @@ def own_launcher(config: DictConfig) -> type[SweepLauncher] | None:
     return {launcher.target(): launcher for launcher in (PoolLauncher, SlurmLauncher)}[target]
 
 
-def _launcher_option(config: DictConfig) -> str:
-    """`...launchers.pool.PoolLauncher` -> pool, the option of hydra/launcher."""
-    return str(config.hydra.launcher["_target_"]).split(".")[-2]
+def _ignored_without_multirun(config: DictConfig) -> str | None:
+    """Why this is a sweep, given without --multirun: one experiment is trained, and it would be another."""
+    choices, hydra = config.hydra.runtime.choices, config.hydra
+    if params := hydra.sweeper.get("params"):
+        swept = ", ".join(params)
+        return f"recipe={choices.get('recipe')}: it is a sweep over {swept}; give --multirun as well."
+    for key, usual in (("launcher", "basic"), ("sweeper", "basic")):
+        if (option := choices.get(f"hydra/{key}", usual)) != usual:
+            return f"hydra/{key}={option}: give --multirun as well; one experiment is a sweep of one cell."
+    for override in hydra.overrides.hydra:
+        if override.startswith("hydra.sweep."):
+            return (
+                f"{override}: it is of sweeps, which need --multirun; one experiment lies in hydra.run.dir."
+            )
+    return None
 
 
 def grid_cells(overrides: list[str], loader: Any = None) -> list[list[str]]:

@@ -31,6 +31,7 @@ from .objective import Objective
 from .optimizer import create_optimizer, create_scheduler
 from .passes import coupled_passes, separate_passes
 from .sampler import GlobalBatchSampler
+from .schedule_notes import describe_schedule
 from .state import TrainState, load_state, save_state
 from .workers import worker_options
 
@@ -171,6 +172,8 @@ class Trainer:
         self.backend.wrap(create_optimizer(self.model, self.training))
         self.optimizer = self.backend.optimizer
         self.scheduler = create_scheduler(self.optimizer, self.training, self.state.max_steps)
+        if note := describe_schedule(self.training, self.state.max_steps):
+            self.context.notify(note)
         self.start()
 
     def start(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from transformers import Adafactor, get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 
 from ..config import Optimizer
+from .schedule_notes import warmup_length
 
 if TYPE_CHECKING:
     from ..config import Training
@@ -53,9 +53,12 @@ def create_optimizer(model: nn.Module, training: Training) -> TorchOptimizer:
 
 
 def create_scheduler(optimizer: TorchOptimizer, training: Training, max_steps: int) -> LRScheduler:
-    """The learning rate of each of `max_steps` steps; `warmup_steps` below 1 is a share of them."""
-    warmup = training.warmup_steps
-    steps = math.ceil(max_steps * warmup) if warmup < 1 else int(warmup)
+    """The learning rate of each of `max_steps` steps."""
+    warmup = warmup_length(training, max_steps)
     return get_scheduler(
-        training.lr_scheduler_type.name, optimizer, num_warmup_steps=steps, num_training_steps=max_steps
+        training.lr_scheduler_type.name,
+        optimizer,
+        num_warmup_steps=warmup,
+        # behind a warm-up of all steps, transformers' polynomial divides by the number that is left, 0
+        num_training_steps=max_steps + (warmup == max_steps),
     )

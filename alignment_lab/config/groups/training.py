@@ -46,6 +46,13 @@ class Training:
         self._check_steps()
         rate, decay, minutes = self.learning_rate, self.weight_decay, self.watchdog_minutes
         require(0 < rate < math.inf, "training.learning_rate", rate, "must be above 0, and finite.")
+        polynomial_end = 1e-7  # of transformers' schedule, which refuses to end higher than it starts
+        require(
+            self.lr_scheduler_type is not Scheduler.polynomial or rate > polynomial_end,
+            "training.learning_rate",
+            rate,
+            "lr_scheduler_type=polynomial ends at 1e-07; set more, or training.lr_scheduler_type=linear.",
+        )
         require(decay < math.inf, "training.weight_decay", decay, "must be 0 or more, and finite.")
         require(
             minutes is None or minutes > 0,

@@ -1,0 +1,55 @@
+"""Settings that were given and have no effect beside the others: told, so that nobody counts on them.
+
+None of them is refused: a sweep may vary what one of its cells does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from .groups import Adapter, DataSource, OnNonfinite, Scheduler
+from .methods import Divergence, Divergent
+
+if TYPE_CHECKING:
+    from .experiment import Experiment
+
+
+def describe_no_effect(spec: Experiment) -> str:
+    """The settings other than their defaults that change nothing, with the reason; "" where there is none."""
+    told = [
+        f"{', '.join(changed)} ({reason})"
+        for group, names, reason in _without_effect(spec)
+        if (changed := [text for name in names if (text := _changed(group, getattr(spec, group), name))])
+    ]
+    return f"no effect: {'; '.join(told)}" if told else ""
+
+
+def _without_effect(spec: Experiment) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Group, settings of it, and why they change nothing."""
+    training, parallel, data, method = spec.training, spec.parallel, spec.data, spec.method
+    if training.max_steps > 0:
+        yield "training", ("num_train_epochs",), f"training.max_steps={training.max_steps} goes first"
+    if training.lr_scheduler_type is Scheduler.constant:
+        yield "training", ("warmup_steps",), "lr_scheduler_type=constant has none; constant_with_warmup has"
+    if training.on_nonfinite is OnNonfinite.stop:
+        yield "training", ("max_nonfinite",), "training.on_nonfinite=stop"
+    if training.save_steps is None:
+        yield "training", ("save_total_limit",), "training.save_steps=null"
+    if parallel.adapter is Adapter.none:
+        yield "parallel", ("rank", "alpha", "targets"), "parallel.adapter=none trains every weight"
+    if isinstance(method, Divergent) and method.divergence is not Divergence.alpha:
+        yield "method", ("divergence_alpha",), f"method.divergence={method.divergence.name}"
+    if data.source is DataSource.embedded or data.eval_path or data.eval_split:
+        yield "data", ("eval_fraction",), "the held-out rows are named"
+    if not spec.eval.generations:
+        yield "eval", ("max_new_tokens", "batch"), "eval.generations=0"
+
+
+def _changed(group: str, settings: Any, name: str) -> str | None:
+    """`group.name=value` where it is not the default of its schema."""
+    assert is_dataclass(settings)
+    default = next(field.default for field in fields(settings) if field.name == name)
+    value = getattr(settings, name)
+    return None if value == default else f"{group}.{name}={value}"
