@@ -15,7 +15,7 @@ from alignment_lab.runtime.files import read_json
 from alignment_lab.sweep.grid import compose_grid
 from alignment_lab.sweep.preflight import grid_cells
 from alignment_lab.sweep.search.space import parse_space
-from alignment_lab.sweep.search.sweeper import RESULT, STUDY
+from alignment_lab.sweep.search.sweeper import RESULT, STUDY, tell_own_scale
 
 SHORT = [
     *("model=tiny", "data=embedded", "tracking=local", "parallel.device=cpu"),
@@ -74,6 +74,22 @@ def test_the_objective_and_its_direction_can_be_set(composed):
 )
 def test_an_objective_that_is_not_measured_is_refused(overrides, message, error_message):
     assert message in error_message(overrides)
+
+
+@pytest.mark.parametrize(
+    ("objective", "varied", "told"),
+    [
+        ("eval_loss", ("beta=0.1", "beta=0.2"), True),
+        ("eval_rewards/accuracies", ("method=dpo", "method=simpo"), True),
+        ("eval_loss", ("training.learning_rate=1e-5", "training.learning_rate=1e-4"), False),
+        ("null", ("method=dpo", "method=simpo"), False),
+    ],
+)
+def test_a_search_over_methods_by_a_number_of_their_own_is_told(objective, varied, told, composed, capsys):
+    tell_own_scale([composed([f"eval.objective={objective}", override]) for override in varied])
+    output = capsys.readouterr().out
+    assert output.startswith(f"warning: eval.objective={objective} is on the scale") == told == bool(output)
+    assert ("eval_implicit_rewards/accuracies means the same" in output) == told
 
 
 def test_the_objective_is_read_from_the_report(composed):

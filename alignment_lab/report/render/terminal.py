@@ -24,7 +24,7 @@ from .formatting import (
     wrap_name,
 )
 
-WIDE, NARROW_NAME = 90, 24  # columns of a terminal, and of a metric's name where there are fewer
+WIDE, NARROW_NAME = 90, 22  # columns of a terminal, and of a metric's name where there are fewer
 STATE_STYLES = {
     "finished": "green",
     "running": "yellow",

@@ -68,13 +68,13 @@ def prepare_search(config: DictConfig, config_name: str, check: Callable[[Experi
             f"eval.objective=null: the cells would be measured by {' and '.join(sorted(objectives))}; "
             "name one that all have."
         )
-    _tell_own_scale(specs)
+    tell_own_scale(specs)
     OptunaSweeper.register()
     # a cell's folder is named by what is searched
     exclude_from_names(config, sorted(text.partition("=")[0].lstrip("+~") for text in space.fixed))
 
 
-def _tell_own_scale(specs: Sequence[Experiment]) -> None:
+def tell_own_scale(specs: Sequence[Experiment]) -> None:
     """Say so where the search compares cells by a number that each of them defines for itself."""
     name, _ = objective_of(specs[0])
     if metric(name).scale is Scale.method and len({repr(spec.method) for spec in specs}) > 1:
