@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from ..config import (
     to_yaml,
 )
 from ..distributed import collectives, ranks
+from ..distributed.environment import describe_removed, settle_environment
 from ..distributed.launch import is_run_leader, launch_workers, local_process_count
 from ..estimate import problems
 from ..models.locate import describe_remote_code, locate_model
@@ -58,6 +59,7 @@ def run_training(spec: Experiment, run: RunDirectory) -> float | None:
 
     Raises UserError for a mistake; the directory records any failure.
     """
+    removed = settle_environment()
     leads = is_run_leader(spec.parallel)
     console = Console(quiet=not leads)
     spec, run = estimate.resolve_auto(spec), _agree_on_directory(run, spec)
@@ -67,31 +69,41 @@ def run_training(spec: Experiment, run: RunDirectory) -> float | None:
             raise UserError(changed)
         message = f"{run.path}: this experiment is finished; give another directory to run it again."
         console.print(message, highlight=False, soft_wrap=True)
+        if leads and not run.page_file.exists():  # killed before it was written
+            _publish(spec, run, console)
         return objective_value(spec, run.report())
     stop = StopRequest()
-    with stop.listen(), recorded_attempt(spec, run) if leads else nullcontext():
-        _check_and_train(spec, run, console, stop)
-    if leads:
-        from ..report.render.run_page import write_run_page  # imports matplotlib
-
-        write_run_page(run)
-        conclude_tracking(spec, run, console)
-        show_run(run, console)
+    with stop.listen():
+        with recorded_attempt(spec, run) if leads else nullcontext():
+            _check_and_train(spec, run, console, stop, list(describe_removed(removed, spec)))
+            stop.deferred = True  # nothing is left but to say what it came to
+        if leads:
+            _publish(spec, run, console)
     if stop.signal:  # this run is finished all the same; the next one of a sweep must not start
         raise Interrupted(stop.signal, f"interrupted by {stop.signal.name}; this run is finished")
     return objective_value(spec, run.report())
 
 
-def _check_and_train(spec: Experiment, run: RunDirectory, console: Console, stop: StopRequest) -> None:
+def _publish(spec: Experiment, run: RunDirectory, console: Console) -> None:
+    """The page, the trackers' summary, and the table in the terminal."""
+    from ..report.render.run_page import write_run_page  # imports matplotlib
+
+    write_run_page(run)
+    conclude_tracking(spec, run, console)
+    show_run(run, console)
+
+
+def _check_and_train(
+    spec: Experiment, run: RunDirectory, console: Console, stop: StopRequest, notes: Sequence[str]
+) -> None:
     """Everything that needs no torch first; then train, in this process or in workers."""
     problems.require_runnable(spec, hardware.count_accelerators(), run.path)
     rows = data.load_rows(spec)
     model_path = locate_model(spec.model)
     console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
-    if note := describe_no_effect(spec):
-        console.print(note, highlight=False, soft_wrap=True)
-    if spec.model.trust_remote_code:
-        console.print(describe_remote_code(spec.model, model_path), highlight=False, soft_wrap=True)
+    remote_code = [describe_remote_code(spec.model, model_path)] if spec.model.trust_remote_code else []
+    for line in filter(None, (describe_no_effect(spec), *remote_code, *notes)):
+        console.print(line, highlight=False, soft_wrap=True)
     processes = local_process_count(spec.parallel)
     if is_run_leader(spec.parallel):
         for line in _compare_attempts(spec, run, rows, model_path, processes):
@@ -147,22 +159,14 @@ def prepare_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|transformers|accelerate")
 
 
-def run_worker(run: RunDirectory) -> None:
+def run_worker(run: RunDirectory, stop: StopRequest) -> None:
     """One of the processes that `run_training` launched; spec.yaml holds the experiment."""
     spec = read_spec(run)
     prepare_libraries()
     failed = True
-    stop = StopRequest()
+    console = Console(quiet=not ranks.is_main_process())
     try:
-        with stop.listen():
-            train(
-                spec,
-                run,
-                data.load_rows(spec),
-                locate_model(spec.model),
-                Console(quiet=not ranks.is_main_process()),
-                stop,
-            )
+        train(spec, run, data.load_rows(spec), locate_model(spec.model), console, stop)
         failed = False
     except Interrupted as reason:
         if ranks.is_main_process():

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
+from ..runtime.signals import default_actions
 from .ranks import is_main_process, local_rank, world_size
 
 T = TypeVar("T")
@@ -27,7 +28,8 @@ def init_process_group(*, cpu: bool) -> None:
         return
     if not cpu:
         torch.cuda.set_device(local_rank())
-    dist.init_process_group("gloo" if cpu else "cpu:gloo,cuda:nccl", timeout=COLLECTIVE_TIMEOUT)
+    with default_actions():
+        dist.init_process_group("gloo" if cpu else "cpu:gloo,cuda:nccl", timeout=COLLECTIVE_TIMEOUT)
 
 
 def destroy_process_group() -> None:

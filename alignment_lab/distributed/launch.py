@@ -11,6 +11,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..config import DeviceType, Parallel, Sharding
@@ -18,7 +20,7 @@ from ..runtime import hardware
 from ..runtime.errors import EXIT_HUNG, HungError, Interrupted, UserError, WorkerError
 from ..runtime.paths import pythonpath
 from ..runtime.run_directory import RunDirectory
-from ..runtime.signals import StopRequest
+from ..runtime.signals import HANDLED_SIGNALS, Children, StopRequest
 from .ranks import is_main_process
 from .rendezvous import Rendezvous, find_rendezvous
 
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
     from torch.distributed.launcher.api import LaunchConfig
 
+POLL_SECONDS = 0.2
 SHUTDOWN_TIMEOUT = 20  # seconds that processes have to exit when one of them has died
 STATIC_RENDEZVOUS_TIMEOUT = 900  # seconds that nodes wait for each other
+LAUNCHER_PID = "ALIGNMENT_LAB_LAUNCHER_PID"  # variable of the workers
 USER_ERROR_PREFIX = (
     "UserError: "  # of the message of a worker that raised UserError: shown without a traceback
 )
@@ -70,22 +74,62 @@ def launch_workers(
     _silence_elastic_logs()
     previous_environment = dict(os.environ)
     os.environ |= _worker_environment(parallel, count)
+    launch = elastic_launch(_launch_config(nodes, count), sys.executable)
+    arguments = ("-m", module, str(run.path.absolute()))
     try:
-        with stop.forward_to_children():
-            launch = elastic_launch(_launch_config(nodes, count), sys.executable)
-            launch("-m", module, str(run.path.absolute()))
+        with stop.forward_to_children() as children:
+            _call_in_thread(lambda: launch(*arguments), lambda: _deliver(children, run))
     except ChildFailedError as error:
         if stop.signal:
-            raise Interrupted(
-                stop.signal, f"interrupted by {stop.signal.name}; {_resume_hint(run)}"
-            ) from None
+            raise _interrupted(stop.signal, run) from None
         failure = _first_failure(list(error.failures.values()))
+        if failure.exitcode - 128 in HANDLED_SIGNALS:  # it was told to stop, and not through this process
+            raise _interrupted(signal.Signals(failure.exitcode - 128), run) from None
         raise _worker_error(failure, nodes.node_rank * count, count * nodes.num_nodes, run) from None
     finally:  # the next cell of a sweep, in this process, is another run
         os.environ.clear()
         os.environ.update(previous_environment)
     if run.state().get("state") == "interrupted":  # its workers stopped in order
         raise Interrupted(stop.signal or signal.SIGTERM, run.state()["error"])
+
+
+def _call_in_thread(call: Callable[[], object], poll: Callable[[], None]) -> None:
+    """Wait for a call in another thread, and poll meanwhile.
+
+    The launcher waits for other nodes in a call outside of Python, in which no signal would be heeded, and in
+    the main thread it would replace the handlers of signals. An exception of `poll` leaves the thread behind.
+    """
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="launcher", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        poll()
+    for error in errors:
+        raise error
+
+
+def _deliver(children: Children, run: RunDirectory) -> None:
+    """Send the workers a signal that came before they were started. Raises Interrupted where there are none
+    yet: other nodes may be waited for.
+    """
+    if children.undelivered:
+        children.send(children.undelivered)
+    elif not children.seen:
+        children.processes()
+    if children.undelivered and not children.seen:
+        raise _interrupted(children.undelivered, run)
+
+
+def _interrupted(number: signal.Signals, run: RunDirectory) -> Interrupted:
+    return Interrupted(number, f"interrupted by {number.name}; {_resume_hint(run)}")
 
 
 def _check_address(nodes: Rendezvous) -> None:
@@ -116,21 +160,24 @@ def _launch_config(nodes: Rendezvous, count: int) -> LaunchConfig:
         max_nodes=nodes.num_nodes,
         nproc_per_node=count,
         rdzv_backend="c10d" if single else "static",
-        rdzv_endpoint="localhost:0" if single else f"{nodes.master_addr}:{nodes.master_port}",
+        rdzv_endpoint=f"{nodes.master_addr}:{nodes.master_port}",
         rdzv_configs={} if single else {"rank": nodes.node_rank, "timeout": STATIC_RENDEZVOUS_TIMEOUT},
+        # one machine need not know its own name
+        local_addr=nodes.master_addr if single else None,
         run_id="alignment_lab",
         max_restarts=0,
         monitor_interval=0.2,
-        signals_to_handle="SIGHUP,SIGQUIT",  # StopRequest handles the others
         shutdown_timeout=SHUTDOWN_TIMEOUT,
     )
 
 
 def _worker_environment(parallel: Parallel, count: int) -> dict[str, str]:
     """What workers get: their part of the cores; on a CPU, no accelerator for DeepSpeed to find."""
-    variables = {"PYTHONPATH": pythonpath()}
+    variables = {"PYTHONPATH": pythonpath(), LAUNCHER_PID: str(os.getpid())}
     if "OMP_NUM_THREADS" not in os.environ:
         variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // count))
+    if parallel.nodes == 1 and sys.platform == "linux" and "GLOO_SOCKET_IFNAME" not in os.environ:
+        variables["GLOO_SOCKET_IFNAME"] = "lo"  # gloo would look for an address of the machine's name
     if parallel.device is DeviceType.cpu or not hardware.count_accelerators():
         variables |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return variables

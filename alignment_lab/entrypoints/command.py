@@ -18,8 +18,10 @@ from ..config.validation import did_you_mean
 from ..runtime.caches import redirect_unwritable_caches
 from ..runtime.errors import UserError
 from ..runtime.files import relative_to_cwd
+from ..runtime.output import keep_output_writable
 from ..runtime.paths import CONF
 from ..runtime.run_directory import RunDirectory
+from ..runtime.signals import StopRequest
 
 CONFIG_PATH_FLAGS = ("--config-path", "-cp")
 VALUE_FLAGS = (
@@ -48,11 +50,13 @@ def run_experiment(config: DictConfig) -> float | None:
 
 def main() -> None:
     """Register the lab with Hydra and let it call `run_experiment`."""
+    keep_output_writable()
     register_with_hydra()
     sys.argv[1:] = overrides_last(absolute_config_path([expand_home(word) for word in sys.argv[1:]]))
     if line := redirect_unwritable_caches():
         print(line, file=sys.stderr)
-    with errors_as_sentences():
+    # A signal that comes before the run listens itself ends it at once
+    with errors_as_sentences(), StopRequest().listen():
         _check_package(sys.argv[1:])
         run_experiment()
 

@@ -18,9 +18,11 @@ from .. import data
 from ..actions import train
 from ..config import Experiment, to_yaml
 from ..distributed import ranks
+from ..distributed.environment import settle_environment
 from ..distributed.launch import launch_workers, local_process_count
 from ..models.loading import load_policy
 from ..models.locate import locate_model
+from ..runtime.errors import Interrupted
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
 from . import worker
@@ -43,6 +45,7 @@ def prewarm(
 
     Raises as `actions.run_action` does.
     """
+    settle_environment()
     train.prepare_libraries()
     processes = local_process_count(spec.parallel)
     if tokens_only or processes * spec.parallel.nodes == 1:
@@ -51,6 +54,8 @@ def prewarm(
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.spec_file.write_text(to_yaml(spec))
     launch_workers(spec.parallel, folder, processes, console, stop, "alignment_lab.entrypoints.prewarm")
+    if stop.signal:  # it came when they had ended
+        raise Interrupted(stop.signal)
 
 
 def _compute(
@@ -85,12 +90,10 @@ def _load_policy(spec: Experiment, path: Path, device: torch.device, dtype: torc
     return _policies[key]
 
 
-def run_prewarm_worker(folder: RunDirectory) -> None:
+def run_prewarm_worker(folder: RunDirectory, stop: StopRequest) -> None:
     """One of several processes that `prewarm` launched."""
     train.prepare_libraries()
-    stop = StopRequest()
-    with stop.listen():
-        _compute(train.read_spec(folder), folder, Console(quiet=not ranks.is_main_process()), stop)
+    _compute(train.read_spec(folder), folder, Console(quiet=not ranks.is_main_process()), stop)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from ..estimate.oom import OOM_PHRASES
 from ..runtime.disk import disk_is_full
 from ..runtime.errors import HungError, Interrupted, RunError, UserError, WorkerError, describe_error
 from ..runtime.files import read_json, write_json
+from ..runtime.output import keep_output_writable
 from ..runtime.redaction import redact
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
@@ -36,6 +37,7 @@ from ..sweep.shared_work import SharedPass
 from .prewarm import prewarm
 from .process_exit import exit_now
 
+WARNINGS = (Signals.SIGUSR1, Signals.SIGUSR2, Signals.SIGXCPU)  # that the time is nearly up
 TaskFile = dict[str, Any]  # kind, tasks, max_attempts: see sweep.launchers.submit
 
 
@@ -44,6 +46,7 @@ def main() -> None:
 
     Each node of a cell has one such process; the one on the first node answers to Slurm.
     """
+    keep_output_writable()
     sweep, submission_id = Path(sys.argv[1]), sys.argv[2]
     task_file: TaskFile = read_json(sweep / manifest.SUBMITIT_DIR / f"{submission_id}.json")
     kind, task = task_file["kind"], task_file["tasks"][int(os.environ.get("SLURM_ARRAY_TASK_ID", 0))]
@@ -175,7 +178,7 @@ def handle_interruption(reason: Interrupted, retries: RetryCounter, task_file: T
         print("not requeued: cancelled, or requeued already", file=sys.stderr, flush=True)
         return
     max_attempts = task_file["max_attempts"]
-    timed_out = reason.signal is Signals.SIGUSR2 and task_file["kind"] == "cells"
+    timed_out = reason.signal in WARNINGS and task_file["kind"] == "cells"
     if timed_out and retries.count_idle_timeout() >= max_attempts:
         message = (
             f"{max_attempts} times its time was up before a step was taken and saved: "

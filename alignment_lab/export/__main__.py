@@ -23,11 +23,13 @@ from typing import Any
 from rich.console import Console
 
 from ..runtime.caches import redirect_unwritable_caches
-from ..runtime.errors import UserError
+from ..runtime.errors import Interrupted, UserError
 from ..runtime.files import file_digest, read_json, write_atomic, write_json
 from ..runtime.folders import set_aside
+from ..runtime.output import keep_output_writable
 from ..runtime.publishing import files_in, publish_directory, replace_files
 from ..runtime.run_directory import RunDirectory
+from ..runtime.signals import StopRequest
 from . import hub
 from .card import model_card
 from .write import FACTS_FILE, ExportFacts, describe, write_model
@@ -37,13 +39,18 @@ CARD = "README.md"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export one run; 2 where that is impossible, with one sentence on stderr."""
+    keep_output_writable()
     if line := redirect_unwritable_caches():
         print(line, file=sys.stderr)
     try:
-        export(_parser().parse_args(arguments), Console(soft_wrap=True, highlight=False))
+        with StopRequest().listen():  # what was written so far is removed
+            export(_parser().parse_args(arguments), Console(soft_wrap=True, highlight=False))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as reason:
+        print(reason, file=sys.stderr)
+        return reason.code
     return 0
 
 

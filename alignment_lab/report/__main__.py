@@ -17,6 +17,7 @@ from rich.console import Console
 from ..runtime.errors import UserError
 from ..runtime.files import file_digest, read_json, relative_to_cwd, write_atomic, write_json
 from ..runtime.folders import is_foreign_page
+from ..runtime.output import keep_output_writable
 from ..runtime.run_directory import RunDirectory
 from .render import files, terminal, terminal_comparison
 from .study.comparison import Comparison, compare
@@ -31,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     What forbids comparing the runs is a warning, not an error.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows "?" instead of a traceback
+    keep_output_writable()
     options = _parser().parse_args(arguments)
     try:
         runs = [run for path in options.paths for run in _runs_in(path)]

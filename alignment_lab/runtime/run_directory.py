@@ -20,6 +20,7 @@ import yaml
 
 from . import folders
 from .files import exclusive_lock, read_json, read_jsonl, utc_now, write_atomic, write_json
+from .output import lost_output
 from .publishing import publish_beside, stamps
 from .redaction import redact_data
 
@@ -151,6 +152,7 @@ class RunDirectory:
             started=utc_now(),
             ended=None,
             error=None,
+            lost_output=None,
         )
 
     def update_state(self, **fields: Any) -> None:
@@ -256,4 +258,5 @@ class RunDirectory:
 
     def _set_state(self, state: str, **fields: Any) -> None:
         assert state in folders.RUN_STATES
-        self.update_state(state=state, **fields)
+        lost = lost_output()  # by this process; a worker's is there already
+        self.update_state(**{"state": state, **fields, **({"lost_output": lost} if lost else {})})

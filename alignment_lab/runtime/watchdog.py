@@ -16,6 +16,7 @@ from pathlib import Path
 from .errors import EXIT_HUNG
 
 CHECKS_PER_TIMEOUT = 20
+SUSPENDED = 3  # times the interval of checks: when one is that late, the process itself did not run
 
 
 class Watchdog:
@@ -50,9 +51,16 @@ class Watchdog:
             done.set()
 
     def _watch(self, done: threading.Event, timeout_seconds: float) -> None:
-        while not done.wait(timeout_seconds / CHECKS_PER_TIMEOUT):
+        interval = timeout_seconds / CHECKS_PER_TIMEOUT
+        looked = time.monotonic()
+        while not done.wait(interval):
+            now = time.monotonic()
+            was_suspended = now - looked > SUSPENDED * interval + 1  # by Ctrl-Z, or a laptop's lid
+            if was_suspended and self._last_heartbeat is not None:
+                self._last_heartbeat = now
+            looked = now
             last = self._last_heartbeat
-            if last is not None and time.monotonic() - last > timeout_seconds:
+            if last is not None and now - last > timeout_seconds:
                 self._end_process(timeout_seconds)
 
     def _end_process(self, timeout_seconds: float) -> None:

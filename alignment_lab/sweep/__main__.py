@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..runtime.errors import UserError
+from ..runtime.output import keep_output_writable
 from . import commands, manifest, status_table
 from .cell_status import cell_statuses
 from .manifest import Sweep
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Exit code 2 and one sentence on stderr for a mistake, 1 where `collect` finds cells that did not finish.
     """
+    keep_output_writable()
     arguments = _parser().parse_args(argv)
     try:
         sweep = manifest.read_sweep(arguments.sweep)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..config import Experiment
 from ..runtime.run_directory import RunDirectory
 from .forwarder import MetricsForwarder, Tracker, run_summary
-from .wandb_run import has_key
+from .wandb_run import has_key, variable_problems
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +54,7 @@ def requested_trackers(spec: Experiment) -> list[str]:
 
 
 def tracker_problems(spec: Experiment) -> Iterator[str]:
-    """Why a requested tracker would not work, one sentence each. Imports no tracker."""
+    """Why a requested tracker would not work, one sentence each."""
     for name in requested_trackers(spec):
         if find_spec(name) is None:
             remedy = f"pip install {name}"
@@ -64,6 +64,8 @@ def tracker_problems(spec: Experiment) -> Iterator[str]:
                 f"tracking.{name}=true: the package {name} is not installed; "
                 f"{remedy}, or set tracking.{name}=false."
             )
+        elif name == "wandb" and (problems := list(variable_problems())):
+            yield from problems
         elif name == "wandb" and os.environ.get("WANDB_MODE") == "online" and not has_key():
             yield (
                 "tracking.wandb=true: WANDB_MODE=online, and nobody is logged in; "

@@ -6,7 +6,7 @@ import netrc
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,17 @@ PRIVACY_SETTINGS: dict[str, Any] = {
     "save_code": False,
     "console": "off",
 }
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # of WANDB_MODE; dryrun is offline
+FREE_TEXT = (  # variables that hold anything
+    "WANDB_API_KEY",
+    "WANDB_CACHE_DIR",
+    "WANDB_CONFIG_DIR",
+    "WANDB_DATA_DIR",
+    "WANDB_DIR",
+    "WANDB_ENTITY",
+    "WANDB_NAME",
+    "WANDB_NOTES",
+)
 TAG_GROUPS = ("method", "model", "data", "parallel")
 MAX_TAG_LENGTH, MAX_NAME_LENGTH = 64, 128  # wandb's limits
 # Where tables and artifacts wait for `wandb sync`: beside the run, not in a home that another machine lacks.
@@ -129,6 +140,30 @@ def init_arguments(spec: Experiment, run: RunDirectory) -> dict[str, Any]:
         "resume": "allow",
         "dir": str(run.path),
     }
+
+
+def variable_problems(environment: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """A sentence for each WANDB_ variable that wandb does not take. Imports it where that cannot be said
+    without.
+    """
+    for name, value in sorted(environment.items()):
+        if name.startswith("WANDB_") and name not in FREE_TEXT and (reason := _refusal(name, value)):
+            yield f"tracking.wandb=true: {name}={redact(value)}: {reason}; change it, or unset {name}."
+
+
+def _refusal(name: str, value: str) -> str | None:
+    """Why wandb refuses the value of one variable; None where it takes it."""
+    if name == "WANDB_MODE":
+        return None if value in ("", *MODES) else f"must be one of {', '.join(MODES)}"
+    import wandb
+
+    try:
+        wandb.Settings().update_from_env_vars({name: value})
+    except (ValueError, wandb.errors.Error) as error:
+        errors = getattr(error, "errors", None)  # pydantic's sentences, without its links
+        reason = errors()[0]["msg"] if errors else " ".join(str(error).split())
+        return redact(str(reason)).rstrip(".")
+    return None
 
 
 def has_key() -> bool:

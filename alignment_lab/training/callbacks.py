@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..runtime.files import utc_now
+from ..runtime.output import lost_output
 from ..runtime.progress import ProgressBar
 from ..tracking import open_forwarder
 
@@ -69,6 +70,7 @@ class MetricsLog(Callback):
     def __init__(self, run: RunDirectory, context: TrainContext) -> None:
         self.run, self.tokens_per_step = run, round(context.tokens_per_step, 1)
         self.steps_per_epoch = context.available / context.rows_per_step
+        self.lost_output: dict[str, str] = {}
 
     def on_train_begin(self, state: TrainState) -> None:
         """Note the step that this attempt starts from."""
@@ -80,6 +82,9 @@ class MetricsLog(Callback):
         self.run.log_metrics(
             {"step": state.step, **metrics, "epoch": round(state.step / self.steps_per_epoch, 4)}
         )
+        if lost_output() != self.lost_output:
+            self.lost_output = lost_output()
+            self.run.update_state(lost_output=self.lost_output)
 
 
 class TrackerCallback(Callback):

@@ -12,6 +12,7 @@ from ..checkpoints.weights import save_weights
 from ..config import Adapter, Quantization, Sharding
 from ..distributed import collectives, ranks
 from ..models.generation_config import set_generation_config
+from ..runtime.errors import Interrupted
 
 if TYPE_CHECKING:
     from .context import TrainContext
@@ -26,7 +27,8 @@ SAVED_TOLERANCE = {
 def save_model(trainer: Trainer, base: Path, folder: Path) -> None:
     """Weights, tokenizer, template and generation config; generation ends where training taught it to.
 
-    Raises UserError where what was written is not what was trained. What was gathered from several processes,
+    Raises UserError where what was written is not what was trained, Interrupted, after a checkpoint, where
+    signals did not let it be proved. What was gathered from several processes,
     or lies on the base model in `base`, is loaded by a fresh process too.
     """
     model, context = trainer.model, trainer.context
@@ -37,18 +39,23 @@ def save_model(trainer: Trainer, base: Path, folder: Path) -> None:
     trainer.backend.reshard()
     state = save_weights(model, folder)
     trainer.hooks.heartbeat()
+    unproved = False
     if ranks.is_main_process():
         context.tokenizer.save_pretrained(folder)
         verify.check_files(folder, state.items())
         if expected is not None:
             options = _load_options(context, base)
-            difference = verify.verify_saved(
-                folder, expected, options, tolerance=SAVED_TOLERANCE[context.dtype]
-            )
-            context.notify(
-                f"saved model: loaded again by a fresh process, log-probabilities within {difference:.2g}"
-            )
-    collectives.barrier()
+            try:
+                difference = verify.verify_saved(
+                    folder, expected, options, tolerance=SAVED_TOLERANCE[context.dtype]
+                )
+                context.notify(
+                    f"saved model: loaded again by a fresh process, log-probabilities within {difference:.2g}"
+                )
+            except Interrupted as reason:
+                unproved, trainer.stop.signal = True, trainer.stop.signal or reason.signal
+    if collectives.any_process(unproved):
+        trainer.check_stop()
 
 
 def _load_options(context: TrainContext, base: Path) -> verify.LoadOptions:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-import signal
 from typing import Any
 
 import torch
+
+from ..runtime.signals import ignore_signals
 
 
 class PickledWhole:
@@ -32,12 +33,15 @@ def worker_options(count: int) -> dict[str, Any]:
     """
     if not count:
         return {}
-    return {"num_workers": count, "multiprocessing_context": "fork", "worker_init_fn": _reset_signals}
+    return {
+        "num_workers": count,
+        "multiprocessing_context": "fork",
+        "worker_init_fn": _ignore_signals,
+    }
 
 
-def _reset_signals(_: int) -> None:
-    """Ctrl-C is for the process that trains: it ends its workers. The handlers of that process are not for
-    them.
+def _ignore_signals(_: int) -> None:
+    """Ctrl-C, and whatever else goes to a whole group, is for the process that trains: its step needs its
+    workers, and it ends them itself.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ignore_signals()

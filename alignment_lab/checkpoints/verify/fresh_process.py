@@ -10,11 +10,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from signal import SIGINT, Signals
 from typing import TYPE_CHECKING
 
-from ...runtime.errors import UserError
+from ...runtime.errors import Interrupted, UserError
 from ...runtime.files import read_json
 from ...runtime.paths import pythonpath
+from ...runtime.signals import HANDLED_SIGNALS
 from .plain_loading import LoadOptions
 from .tensor_files import fail_if, tensor_shapes
 
@@ -32,6 +34,7 @@ RUN_VARIABLES = (  # prefixes of environment variables that make a process part 
     "ACCELERATE_",
     "FSDP_",
 )
+ATTEMPTS = 3  # of a process that is told to stop
 
 
 def verify_saved(
@@ -41,7 +44,8 @@ def verify_saved(
 
     `expected` is what `probe_outputs` returned for it. Returns the largest difference, in nats or in scores.
     Raises UserError, one sentence: which tensors are empty, missing, unexpected or not finite, or how large
-    the difference is. The folder is not changed.
+    the difference is. Raises Interrupted where that process is told to stop again and again. The folder is
+    not changed.
     """
     options = options or LoadOptions()
     fail_if(
@@ -79,10 +83,11 @@ def _run_fresh_process(folder: Path, expected: Tensor, options: LoadOptions) -> 
             scratch,
             options.to_json(),
         ]
-        process = subprocess.run(
-            command, env=_environment(options), capture_output=True, text=True, check=False
-        )
+        process = _run_until_it_ends_by_itself(command, _environment(options))
         result: dict[str, str | None] | None = read_json(Path(scratch, "result.json"))
+    if result is None and _was_stopped(process):
+        number = Signals(max(-process.returncode, SIGINT))
+        raise Interrupted(number, f"{number.name} ended the process that loads the saved model in {folder}")
     if result is None:
         sys.stderr.write(process.stderr)
         last_line = process.stderr.strip().rpartition("\n")[2]
@@ -90,6 +95,28 @@ def _run_fresh_process(folder: Path, expected: Tensor, options: LoadOptions) -> 
         reason = signaled if process.returncode < 0 else last_line
         raise UserError(f"{folder}: the process that loads it ended before it wrote its result: {reason}")
     return result
+
+
+def _run_until_it_ends_by_itself(
+    command: list[str], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command, and again where a signal told it to stop: Slurm sends one to every process of a job.
+
+    It has a session of its own: Ctrl-C in the terminal is for the run, which finishes its proof.
+    """
+    for _ in range(ATTEMPTS):
+        process = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, start_new_session=True
+        )
+        if not _was_stopped(process):
+            break
+    return process
+
+
+def _was_stopped(process: subprocess.CompletedProcess[str]) -> bool:
+    """Whether a signal told it to stop, which says nothing about the model."""
+    interrupted = process.stderr.rstrip().endswith("KeyboardInterrupt")
+    return -process.returncode in HANDLED_SIGNALS or (process.returncode != 0 and interrupted)
 
 
 def _environment(options: LoadOptions) -> dict[str, str]:

@@ -6,7 +6,6 @@ with it.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from ...estimate import problems
 from ...runtime import hardware
 from ...runtime.errors import Interrupted, UserError
 from ...runtime.run_directory import RunDirectory
-from ...runtime.signals import StopRequest
+from ...runtime.signals import StopRequest, terminate_with_parent
 from .. import manifest, status_table
 from ..cell_status import CellStatus, local_statuses
 from ..launcher import SweepLauncher
@@ -32,8 +31,6 @@ from ..snapshot import snapshot_code, snapshot_folder
 
 POOL_POLL_SECONDS = 0.5
 ORPHAN_TIMEOUT = 120.0  # seconds that cells of a killed command get to exit
-PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
-LIBC = ctypes.CDLL(None)  # loaded before any fork
 
 
 def cell_log(run: RunDirectory) -> Path:
@@ -192,7 +189,7 @@ class CellPool:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_terminate_with_parent,
+                preexec_fn=terminate_with_parent,
             )
 
     def _record_end(self, cell: Cell, exit_code: int) -> None:
@@ -206,15 +203,6 @@ class CellPool:
         ended = self.total - len(self.waiting) - len(self.running)
         error = f": {state['error']}" if state.get("error") else ""
         self.print_line(f"{ended}/{self.total} {cell.name}: {state.get('state')}{error}")
-
-
-def _terminate_with_parent() -> None:
-    """In the child: when this command is killed, the kernel sends SIGTERM, and the cell commits a checkpoint.
-
-    Linux only.
-    """
-    if sys.platform == "linux":
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_for_orphans(sweep: Sweep) -> None:
