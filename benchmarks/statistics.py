@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,16 +251,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.statistics", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--studies", type=int, default=4000, help="simulated studies of each cell")
+    parser.add_argument("--studies", type=int, default=3000, help="simulated studies of each cell")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
     arguments = parser.parse_args()
-    text = PAGE.read_text() if arguments.write else ""
-    for name, table in tables(arguments.studies).items():
+    simulated = tables(arguments.studies)
+    for name, table in simulated.items():
         print(f"\n{name}\n\n{table}")
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-        text = re.sub(pattern, lambda match, table=table: match[1] + table + match[2], text, flags=re.DOTALL)
     if arguments.write:
-        PAGE.write_text(text)
+        PAGE.write_text(_with_tables(PAGE.read_text(), simulated))
+
+
+def _with_tables(page: str, simulated: dict[str, str]) -> str:
+    for name, table in simulated.items():
+        start, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+        before, _, rest = page.partition(start)
+        page = before + start + table + end + rest.partition(end)[2]
+    return page
 
 
 if __name__ == "__main__":

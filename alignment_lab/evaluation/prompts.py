@@ -31,7 +31,7 @@ def row_scores(scores: Mapping[str, Scores]) -> dict[str, Any]:
     left out.
     """
     known = {name: each for name, each in scores.items() if each.prompts is not None}
-    digests = list(dict.fromkeys(str(prompt) for each in known.values() for prompt in each.prompts or ()))
+    digests = sorted({str(prompt) for each in known.values() for prompt in each.prompts or ()})
     places = {digest: place for place, digest in enumerate(digests)}
     return {
         "prompts": digests,

@@ -28,7 +28,10 @@ class Influence:
 
 
 def sum_by_prompt(
-    prompts: Sequence[int], values: Sequence[float], weights: Sequence[float] | None, count: int
+    prompts: Sequence[int],
+    values: Sequence[float] | Array,
+    weights: Sequence[float] | Array | None,
+    count: int,
 ) -> tuple[Array, Array]:
     """The sums of values, and of weights or numbers of rows, of each of `count` prompts: [count] each."""
     import numpy as np

@@ -44,6 +44,10 @@ class Configuration:
     def _prompt_sums(self) -> dict[tuple[str, object], PromptSums | None]:
         return {}
 
+    @cached_property
+    def _samples(self) -> dict[tuple[object, ...], SeedSample | None]:
+        return {}
+
     @property
     def seeds(self) -> list[object]:
         """The seeds of the finished runs, in order."""
@@ -82,6 +86,12 @@ class Configuration:
 
     def sample(self, metric: str, seeds: Sequence[object]) -> SeedSample | None:
         """The seeds' errors by prompt; None where a run lacks its rows' scores, or has other prompts."""
+        key = (metric, *seeds)
+        if key not in self._samples:
+            self._samples[key] = self._sample(metric, seeds)
+        return self._samples[key]
+
+    def _sample(self, metric: str, seeds: Sequence[object]) -> SeedSample | None:
         sums = [self.prompt_sums(metric, seed) for seed in seeds]
         known = [each for each in sums if each is not None and len(each.prompts) > 1]
         if not known or len(known) < len(sums) or any(each.prompts != known[0].prompts for each in known):

@@ -6,7 +6,6 @@ A run's row_scores.json has them. Of an older run, samples.jsonl has the answers
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,47 +45,58 @@ def prompt_sums(record: RunRecord, metric: str) -> PromptSums | None:
 
     None unless their mean is the value that the run reported: only then are they the scores behind it.
     """
+    import numpy as np
+
     reported = value_of(record.after(metric))
-    scores = _recorded(record, metric) or _counted(record, metric)
-    if scores is None or not is_finite_number(reported):
-        return None
-    prompts, values, weights = scores
-    total = math.fsum(weights) if weights else len(values)
-    size = math.fsum(map(abs, values)) / total if total else math.nan
-    if not abs((math.fsum(values) / total if total else math.nan) - reported) <= ROUNDING * size + 1e-12:
-        return None
-    names = sorted(set(prompts))
-    places = {name: place for place, name in enumerate(names)}
-    return PromptSums(
-        tuple(names), *sum_by_prompt([places[name] for name in prompts], values, weights, len(names))
-    )
-
-
-Columns = tuple[Sequence[str], Sequence[float], Sequence[float] | None]  # prompts, values, weights
-
-
-def _recorded(record: RunRecord, metric: str) -> Columns | None:
-    """From row_scores.json."""
-    digests, columns = record.row_scores.get("prompts"), record.row_scores.get("metrics")
-    scores = columns.get(metric) if isinstance(columns, Mapping) else None
-    if not isinstance(scores, Mapping) or not isinstance(digests, list):
+    columns = _recorded(record, metric) or _counted(record, metric)
+    if columns is None or not is_finite_number(reported):
         return None
     try:
-        values, weights = list(map(float, scores["values"])), scores.get("weights")
-        prompts = [digests[place] for place in scores["prompts"]]
-        if weights is not None:
-            weights = list(map(float, weights))
-    except (KeyError, IndexError, TypeError, ValueError):
+        values = np.array(columns.values, float)
+        weights = np.ones(len(values)) if columns.weights is None else np.array(columns.weights, float)
+        sums, weight_sums = sum_by_prompt(columns.places, values, weights, len(columns.prompts))
+        order = np.array(sorted(range(len(columns.prompts)), key=columns.prompts.__getitem__))
+    except (TypeError, ValueError):
         return None
-    same_length = len(prompts) == len(values) == len(values if weights is None else weights)
-    return (prompts, values, weights) if values and same_length else None
+    order = order[weight_sums[order] > 0]
+    total = weights.sum()
+    allowed = ROUNDING * np.abs(values).sum() + 1e-12 * total
+    if not total > 0 or not abs(values.sum() - reported * total) <= allowed:
+        return None
+    names = tuple(map(columns.prompts.__getitem__, order.tolist()))
+    return PromptSums(names, sums[order], weight_sums[order])
 
 
-def _counted(record: RunRecord, metric: str) -> Columns | None:
+@dataclass(frozen=True)
+class _Columns:
+    """A value for each row; nothing is known of their types where a file gave them."""
+
+    prompts: Sequence[str]
+    places: Sequence[int]  # of each row's prompt among these
+    values: Sequence[float]
+    weights: Sequence[float] | None
+
+
+def _recorded(record: RunRecord, metric: str) -> _Columns | None:
+    """From row_scores.json."""
+    prompts, metrics = record.row_scores.get("prompts"), record.row_scores.get("metrics")
+    scores = metrics.get(metric) if isinstance(metrics, Mapping) else None
+    if not isinstance(scores, Mapping) or not isinstance(prompts, list):
+        return None
+    places, values = (scores.get(name) for name in ("prompts", "values"))
+    if not isinstance(places, list) or not isinstance(values, list):
+        return None
+    return _Columns(prompts, places, values, scores.get("weights")) if values else None
+
+
+def _counted(record: RunRecord, metric: str) -> _Columns | None:
     """From the answers in samples.jsonl."""
     score = ROW_SCORES.get(metric)
     rows = [row for row in record.samples if isinstance(row.get("after"), str)] if score else []
-    known = [(prompt_key(row), value) for row in rows if score and (value := score(row)) is not None]
+    known = [(prompt_key(row), float(value)) for row in rows if score and (value := score(row)) is not None]
+    prompts = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in known))}
     if not known:
         return None
-    return [prompt for prompt, _ in known], [float(value) for _, value in known], None
+    return _Columns(
+        list(prompts), [prompts[prompt] for prompt, _ in known], [value for _, value in known], None
+    )
