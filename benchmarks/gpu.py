@@ -147,7 +147,7 @@ def _measure_cell(
             "lora": RANK if train == "lora" else 0,
             "data": ["data=embedded", f"data.max_length={options.max_length}"],
         }
-        weights = run_job(Job("lab.weights", model="embedded"))["folder"]
+        weights = run_job(Job("lab.weights", model="tiny"))["folder"]
         jobs = {
             f"lab {layout}": Job("lab.train", overrides=OVERRIDES[layout], **common) for layout in LAYOUTS
         }

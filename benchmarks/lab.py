@@ -41,6 +41,8 @@ def compose_experiment(job: Job) -> Experiment:
     overrides = [
         f"method={job.method}",
         f"model={'tiny' if job.model in SHAPES else job.model}",
+        # the estimate that plans the passes must know what is trained
+        *(["parallel=lora", f"parallel.rank={job.lora}"] if job.lora else []),
         *COMMON,
         f"training.max_steps={job.steps}",
         f"training.global_batch={job.batch}",

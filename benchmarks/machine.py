@@ -33,9 +33,15 @@ def describe_machine() -> dict[str, Any]:
 
 def current_commit() -> str | None:
     """The commit of the checkout, with `-dirty` where files were changed."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True
-    )
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:  # a copy of the files on a machine without git
+        return None
     return described.stdout.strip() or None
 
 

@@ -55,7 +55,7 @@ def environment(folder: Path, device: str = "cpu") -> dict[str, str]:
         "WANDB_MODE": "disabled",
         "HF_DATASETS_CACHE": str(folder / "datasets"),
         "ALIGNMENT_LAB_CACHE": str(folder / "cache"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
     }
     return os.environ | fixed | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
 

@@ -1,5 +1,8 @@
 """Which process does what, where machines meet, and which accelerators are seen."""
 
+import shutil
+import subprocess
+
 import pytest
 
 from alignment_lab.distributed import collectives, ranks
@@ -122,8 +125,46 @@ def test_accelerators_are_those_of_the_driver_that_cuda_visible_devices_leaves(
     assert recorded.get("accelerators", []) == list(expected.values())[:2]
 
 
+NVML = """
+int nvmlInit_v2(void) { return %d; }
+int nvmlShutdown(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
+    *device = (void *)(long)(index + 1);
+    return 0;
+}
+int nvmlDeviceGetName(void *device, char *name, unsigned length) {
+    const char *text = (long)device == 1 ? "NVIDIA H100" : "NVIDIA L40S";
+    for (unsigned i = 0; i < length && (i == 0 || text[i - 1]); i++) name[i] = text[i];
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("source", ["library", "library without a driver", "device files"])
+def test_accelerators_are_found_where_the_driver_has_no_folder_in_proc(source, tmp_path, monkeypatch):
+    """WSL2 has the driver's library (here a small one of that interface), gVisor device files as well."""
+    for number in ("0", "1", "ctl", "-uvm"):
+        (tmp_path / f"nvidia{number}").touch()
+    library = tmp_path / "libnvidia-ml.so"
+    if source != "device files":
+        compiler = shutil.which("cc") or pytest.skip("needs a C compiler")
+        (tmp_path / "nvml.c").write_text(NVML % (source != "library"))
+        command = [compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "nvml.c")]
+        subprocess.run(command, check=True)
+    monkeypatch.setattr(hardware, "DRIVER_GPUS", tmp_path / "none")
+    monkeypatch.setattr(hardware, "DRIVER_LIBRARY", str(library))
+    monkeypatch.setattr(hardware, "DEVICE_FILES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    named = ["NVIDIA H100", "NVIDIA L40S"] if source == "library" else ["an accelerator"] * 2
+    assert hardware.accelerator_names() == named
+    assert hardware.visible_device_ids() == ["0", "1"]
+
+
 def test_without_a_driver_there_is_no_accelerator(tmp_path, monkeypatch):
     monkeypatch.setattr("alignment_lab.runtime.hardware.DRIVER_GPUS", tmp_path / "none")
+    monkeypatch.setattr("alignment_lab.runtime.hardware.DRIVER_LIBRARY", str(tmp_path / "none"))
+    monkeypatch.setattr("alignment_lab.runtime.hardware.DEVICE_FILES", tmp_path / "none")
     assert (
         hardware.visible_device_ids() == hardware.accelerator_names() == []
         and "accelerators" not in provenance.collect(1)["hardware"]

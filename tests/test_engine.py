@@ -181,13 +181,13 @@ def test_the_accelerator_kernel_gets_the_dtype_that_it_accepts(dtype, monkeypatc
 
     Under autocast rotated queries are float32, and values are not.
 
-    In plain float32, which has no such kernel, rows are computed by SDPA. The tensors here are on the CPU and
-    only claim to be on an accelerator; the kernel is a fake in plain torch.
+    In plain float32, which has no such kernel, rows are computed by SDPA. The tensors here are on the CPU,
+    which only claims to have a kernel: a fake in plain torch.
     """
     model = small_model("llama", dtype=torch.float32, initializer_range=0.1)
     expected = engine_outputs(model, SEQUENCES, LAYOUTS["padded"])[0]
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", Kernel.varlen_attn)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
+    monkeypatch.setattr(packed_attention, "has_kernel", lambda device: True)
     for engine in (LAYOUTS["packed"], LAYOUTS["packed tightly"]):
         outputs = score_sequences(model, SEQUENCES, engine, dtype, iter)
         difference = max(
@@ -199,7 +199,7 @@ def test_the_accelerator_kernel_gets_the_dtype_that_it_accepts(dtype, monkeypatc
 def test_an_accelerator_is_not_a_reason_to_pad(monkeypatch):
     """The check that a model can be packed must not fail for lack of a kernel that training does not use."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", Kernel.varlen_attn)
-    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
+    monkeypatch.setattr(packed_attention, "has_kernel", lambda device: True)
     assert choose_engine(small_model("llama", dtype=torch.float32), LONGEST, 1000) == (
         Engine(True, 1000),
         None,

@@ -1,82 +1,75 @@
-"""Chooses the layout for a model: packed where that is exact, padded with a reason where it is not.
+"""Chooses the layout for a model: packed where that is exact, else padded, else one sequence at a time.
 
-Knows what models declare about their attention, and checks it by computing. Refuses to know methods and data.
+Exact means: what plain transformers computes for each sequence alone. What a config declares about attention
+is asked first; then it is computed (`exactness`). Refuses to know methods and data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from ..distributed import ranks
-from ..models.packed_attention import SHARED_PREFIX, unsupported_reason
-from ..runtime.library_internals import attention_implementation, supports_sdpa
+from ..models.packed_attention import SHARED_PREFIX, stateful_rope_limit, unsupported_reason
+from ..runtime.errors import UserError
+from ..runtime.library_internals import (
+    attention_implementation,
+    supports_attention_functions,
+    supports_sdpa,
+)
+from .exactness import ExactnessCheck
 from .layout import Engine
-from .logprobs import evaluation_mode, score_without_grad, sequence_scores
-from .packing import ScoredSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PACKING_TOLERANCE = 1e-3  # nats between packed and padded log-probabilities
-TOLERANCE_16_BIT = 0.3  # the same for weights in bfloat16 or float16
-
 
 def choose_engine(
-    model: PreTrainedModel, longest: int, max_tokens: int, device: torch.device | None = None
+    model: PreTrainedModel,
+    longest: int,
+    max_tokens: int,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Engine, str | None]:
-    """The engine that is exact for this model, and the reason where it pads.
+    """The engine that is exact for this model, and the reason where it is not the packed one.
 
-    All processes must call this together.
-
-    First the model's config is asked, then a check: a small tree must score as its sequences do one by one.
+    All processes must call this together. Random sequences of up to `longest` tokens are scored in `dtype`,
+    each alone and in the layouts. Raises UserError where no layout is exact, where a token's log-probability
+    depends on later tokens or on other calls, and where training mode changes it.
     """
-    engine = Engine(packed=False, max_tokens=max_tokens, world_size=ranks.world_size(), device=device)
+    config = model.config.get_text_config()
+    limit = stateful_rope_limit(config)
+    if limit is not None and longest > limit:
+        raise UserError(
+            f"model.path: the positions of {type(model).__name__} are scaled dynamically, so that beyond "
+            f"{limit} tokens a log-probability depends on the rows before it, and rows have up to {longest}; "
+            f"set data.max_length={limit}."
+        )
     attention = attention_implementation(model)
-    if attention != SHARED_PREFIX:
-        return engine, f"model.attention={attention}"
-    reason = unsupported_reason(model.config, longest) or _packing_problem(model, device)
-    if reason:
-        model.set_attn_implementation(_default_attention(model))
-    return replace(engine, packed=reason is None), reason
+    plain_attention = _default_attention(model) if attention == SHARED_PREFIX else None
+    check = ExactnessCheck(model, longest, device, dtype, plain_attention)
+    engine = Engine(packed=False, max_tokens=max_tokens, world_size=ranks.world_size(), device=device)
+    if attention != SHARED_PREFIX and supports_attention_functions(model):
+        reason: str | None = f"model.attention={attention}"
+    else:
+        is_own = attention != SHARED_PREFIX
+        reason = unsupported_reason(config, longest)
+        reason = reason or ("it computes attention by code of its own" if is_own else check.problem("packed"))
+    if reason is None:
+        check.require_same_in_training("packed")
+        return replace(engine, packed=True), None
+    if plain_attention:
+        model.set_attn_implementation(plain_attention)
+    problem = check.problem("padded")
+    if problem is not None:
+        check.require_exact_one_by_one()
+        reason = f"{reason}; padded, {problem}"
+    check.require_same_in_training("padded" if problem is None else "one by one")
+    return replace(engine, one_by_one=problem is not None), reason
 
 
 def _default_attention(model: PreTrainedModel) -> str:
     """The attention that transformers would choose: some models need what SDPA does not compute."""
     return "sdpa" if supports_sdpa(model) else "eager"
-
-
-def _packing_problem(model: PreTrainedModel, device: torch.device | None) -> str | None:
-    """Why packed random tokens do not score as with transformers' own attention; None where they do."""
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(min(1000, model.config.vocab_size), (24,), generator=generator).tolist()
-    sequences = [
-        ScoredSequence(ids[:8], ids[8:13]),
-        ScoredSequence(ids[:8], ids[13:20]),
-        ScoredSequence(ids[20:22], ids[22:]),
-    ]
-    is_16_bit = next(model.parameters()).dtype.itemsize < 4
-    try:
-        with evaluation_mode(model, torch.float32):
-            packed = _scores(model, sequences, Engine(True, 1000, device=device))
-            model.set_attn_implementation(_default_attention(model))
-            padded = _scores(model, sequences, Engine(False, 1000, device=device))
-            model.set_attn_implementation(SHARED_PREFIX)
-    except (ValueError, TypeError, RuntimeError) as error:
-        return f"its forward pass refuses packed rows ({' '.join(str(error).split())[:100]})"
-    difference = max(float((one - other).abs().max()) for one, other in zip(packed, padded, strict=True))
-    if difference <= (TOLERANCE_16_BIT if is_16_bit else PACKING_TOLERANCE):
-        return None
-    return f"packed and padded log-probabilities differ by {difference:.2g}"
-
-
-def _scores(model: PreTrainedModel, sequences: Sequence[ScoredSequence], engine: Engine) -> list[Tensor]:
-    """Log-probabilities of a language model, or the scores of a reward model."""
-    if model.can_generate():
-        return score_without_grad(model, sequences, engine)
-    (batch,) = engine.batches(sequences)
-    return [sequence_scores(model, batch.to(engine.device or model.device))[None]]

@@ -31,6 +31,8 @@ class ForwardBatch:
     last_positions: Tensor  # [N] position of each sequence's last token, in the flattened input
     sequence_ids: Tensor  # [N] index of each sequence among the planned ones, ascending
     is_filler: bool = False  # repeated by a process that has no pack of its own left: it counts for nothing
+    # forward calls of one row each, as many as any other process makes; 0: all rows in one call
+    row_calls: int = 0
 
     def to(self, device: torch.device | str, **_: Any) -> ForwardBatch:
         """A copy on `device`."""
@@ -38,6 +40,36 @@ class ForwardBatch:
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **tensors)
+
+    def rows(self) -> list[ForwardBatch]:
+        """Each padded row as a batch of its own without padding, in order.
+
+        Where other processes have more rows the last one is repeated, and scores nothing.
+        """
+        width = self.input_ids.shape[1]
+        ends = (
+            self.last_positions - torch.arange(len(self.lengths), device=self.lengths.device) * width
+        ).tolist()
+        starts = [0, *self.lengths.cumsum(0).tolist()]
+        batches = []
+        for index in range(max(self.row_calls, len(ends))):
+            row = min(index, len(ends) - 1)
+            scored = slice(starts[row], starts[row + 1] if row == index else starts[row])
+            batches.append(
+                replace(
+                    self,
+                    input_ids=self.input_ids[row : row + 1, : ends[row] + 1],
+                    position_ids=self.position_ids[row : row + 1, : ends[row] + 1],
+                    predict_at=self.predict_at[scored] - row * width,
+                    targets=self.targets[scored],
+                    offsets=self.offsets[scored],
+                    lengths=self.lengths[row : row + 1],
+                    last_positions=self.last_positions[row : row + 1] - row * width,
+                    sequence_ids=self.sequence_ids[row : row + 1],
+                    row_calls=0,
+                )
+            )
+        return batches
 
     def inputs(self) -> dict[str, Any]:
         """Keywords of the model's forward."""
@@ -60,18 +92,33 @@ class Engine:
     max_tokens: int
     world_size: int = 1  # processes that share the work
     device: torch.device | None = None  # where batches go; None: where the model's first weight is
+    one_by_one: bool = False  # padded rows are computed one at a time, without their padding
 
     def batches(self, sequences: Sequence[ScoredSequence]) -> list[ForwardBatch]:
         """All sequences, in as few forward passes as the budget allows.
 
         Those with one prompt stay together.
         """
-        return [self._lay_out(sequences, pack) for pack in self._plan(sequences)]
+        return [
+            self._with_row_calls(self._lay_out(sequences, pack), [pack]) for pack in self._plan(sequences)
+        ]
 
     def local_batches(self, sequences: Sequence[ScoredSequence]) -> list[ForwardBatch]:
         """This process's forward passes: as many as any other's, so the last may be a filler."""
-        packs = ranks.split_between_processes(self._plan(sequences))
-        return [replace(self._lay_out(sequences, pack), is_filler=not is_own) for pack, is_own in packs]
+        plan = self._plan(sequences)
+        rounds = [
+            plan[start : start + ranks.world_size()] for start in range(0, len(plan), ranks.world_size())
+        ]
+        return [
+            self._with_row_calls(replace(self._lay_out(sequences, pack), is_filler=not is_own), peers)
+            for (pack, is_own), peers in zip(ranks.split_between_processes(plan), rounds, strict=True)
+        ]
+
+    def _with_row_calls(self, batch: ForwardBatch, peers: Sequence[Sequence[Tree]]) -> ForwardBatch:
+        """The batch; where rows are computed one by one, in as many calls as the round's fullest pack has."""
+        if not self.one_by_one:
+            return batch
+        return replace(batch, row_calls=max(sum(len(tree.sequence_ids) for tree in pack) for pack in peers))
 
     def _plan(self, sequences: Sequence[ScoredSequence]) -> list[list[Tree]]:
         trees = build_trees(sequences)

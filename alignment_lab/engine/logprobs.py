@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,7 +45,8 @@ class TokenLogprobs:
 
     def sum_by_sequence(self, values: Tensor) -> Tensor:
         """Sum over the scored tokens of each sequence: [S] -> [N]."""
-        return torch.segment_reduce(values, "sum", lengths=self.lengths)
+        # unsafe: the check of the lengths would wait for the device, twice
+        return torch.segment_reduce(values, "sum", lengths=self.lengths, unsafe=True)
 
     def detach(self) -> TokenLogprobs:
         """A copy without gradient."""
@@ -84,16 +86,47 @@ def token_logprobs(
 
     Only `logps` has a gradient.
     """
-    if batch.layout is not None:
-        logits = model(**batch.inputs(), logits_to_keep=batch.predict_at).logits.squeeze(0)  # [S, V]
+    if batch.row_calls:
+        logits = torch.cat([_predicting_logits(model, row) for row in batch.rows()])
     else:
-        width = batch.input_ids.shape[1]
-        rows, columns = batch.predict_at // width, batch.predict_at % width
-        first = int(columns.min())  # before this column no token is scored
-        kept = torch.arange(first, width, device=columns.device)
-        logits = model(**batch.inputs(), logits_to_keep=kept).logits[rows, columns - first]  # [S, V]
+        logits = _predicting_logits(model, batch)
     logps, squares, argmax = _TargetLogSoftmax.apply(logits, batch.targets, log_sum_squares, is_argmax)
     return TokenLogprobs(logps, batch.offsets, batch.lengths, batch.sequence_ids, squares, argmax)
+
+
+def _predicting_logits(model: PreTrainedModel, batch: ForwardBatch) -> Tensor:
+    """The logits that predict the scored tokens, [S, V].
+
+    A forward that cuts its logits gives those alone; one that ignores `logits_to_keep`, as remote code may,
+    gives all. The number of rows tells which.
+    """
+    width = batch.input_ids.shape[1]
+    if batch.layout is not None:
+        kept = batch.predict_at
+        if len(kept) == width:
+            kept = torch.cat([kept, kept[:1]])  # one more, so that cut and whole logits differ in number
+        logits = _forward(model, batch, kept)[0]
+        return logits[batch.predict_at] if len(logits) == width else logits[: len(batch.predict_at)]
+    rows, columns = batch.predict_at // width, batch.predict_at % width
+    first = int(columns.min()) if len(columns) else width - 1  # before this column no token is scored
+    logits = _forward(model, batch, torch.arange(first, width, device=columns.device))
+    return logits[rows, columns if logits.shape[1] == width else columns - first]
+
+
+def _forward(model: PreTrainedModel, batch: ForwardBatch, logits_to_keep: Tensor) -> Tensor:
+    keywords = {**batch.inputs(), "logits_to_keep": logits_to_keep}
+    return model(**without_unknown(model, keywords, ("logits_to_keep", "use_cache"))).logits
+
+
+def without_unknown(model: Any, keywords: dict[str, Any], optional: Sequence[str]) -> dict[str, Any]:
+    """The keywords without those `optional` ones that the model's forward does not take."""
+    while hasattr(model, "module"):  # wrapped for several processes
+        model = model.module
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    parameters = signature(base.forward).parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return keywords
+    return {name: value for name, value in keywords.items() if name in parameters or name not in optional}
 
 
 def sequence_scores(model: Any, batch: ForwardBatch) -> Tensor:
@@ -102,6 +135,8 @@ def sequence_scores(model: Any, batch: ForwardBatch) -> Tensor:
     The whole model is called, because sharding wrappers require that. Its own choice of the last token
     assumes padded rows, so the head's output is captured by a hook.
     """
+    if batch.row_calls:
+        return torch.cat([sequence_scores(model, row) for row in batch.rows()])[: len(batch.lengths)]
     outputs: list[Tensor] = []
     base = next(
         module for module in model.modules() if hasattr(module, "score") and hasattr(module, "config")

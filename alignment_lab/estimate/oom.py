@@ -24,9 +24,14 @@ def explain_failure(error: BaseException, spec: Experiment, folder: Path) -> str
     return disk_full_message(folder) if disk_is_full(error) else explain_out_of_memory(error, spec)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error means that memory ran out, on an accelerator or on the host."""
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in OOM_PHRASES)
+
+
 def explain_out_of_memory(error: BaseException, spec: Experiment) -> str | None:
     """That memory ran out, what the estimate was, and which keys lower it; None for any other error."""
-    if not (isinstance(error, MemoryError) or any(phrase in str(error) for phrase in OOM_PHRASES)):
+    if not is_out_of_memory(error):
         return None
     accelerators = hardware.count_accelerators()
     device, _ = estimate.local_device(accelerators)

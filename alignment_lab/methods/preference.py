@@ -194,8 +194,8 @@ class PreferenceObjective(Objective):
         chosen, rejected = (batch.columns[name][rows] for name in REFERENCE_COLUMNS)
         reference = replace(policy, chosen=chosen, rejected=rejected)
         if batch.is_first_step:
-            check_first_step(self.context, policy.chosen, chosen, policy.chosen_lengths)
-            check_first_step(self.context, policy.rejected, rejected, policy.rejected_lengths)
+            check_first_step(self.context, batch, policy.chosen, chosen, policy.chosen_lengths)
+            check_first_step(self.context, batch, policy.rejected, rejected, policy.rejected_lengths)
         return reference
 
     def heldout_values(

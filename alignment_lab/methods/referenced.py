@@ -7,10 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..distributed import ranks
+from ..engine.logprobs import evaluation_mode, token_logprobs
 from ..engine.packing import ScoredSequence
 from ..engine.reference import fetch_reference_logps, reference_folder
 from ..engine.reference_cache import check_agreement
+from ..runtime.errors import UserError
 from ..training import TrainContext
+from ..training.batch import GlobalBatch
 
 REFERENCE_TOLERANCE = {
     torch.float32: 1e-3,
@@ -30,11 +34,13 @@ def reference_logps(context: TrainContext, sequences: Sequence[ScoredSequence]) 
     return logps
 
 
-def check_first_step(context: TrainContext, policy: Tensor, reference: Tensor, lengths: Tensor) -> None:
+def check_first_step(
+    context: TrainContext, batch: GlobalBatch, policy: Tensor, reference: Tensor, lengths: Tensor
+) -> None:
     """Raise UserError where the untrained policy is not its reference: [N] sums in nats, [N] tokens.
 
-    The first step's own forward pass proves the cache. A policy that is NaN says nothing of it: no step will
-    be taken.
+    The first step's own forward pass proves the cache, where the model is the same function in training. A
+    policy that is NaN says nothing of it: no step will be taken.
     """
     finite = torch.isfinite(policy.detach())
     cached, live = (
@@ -42,4 +48,28 @@ def check_first_step(context: TrainContext, policy: Tensor, reference: Tensor, l
         for sums in (reference, policy)
     )
     folder = reference_folder(context.weights_digest, context.dtype)
-    check_agreement(cached, live, tolerance=REFERENCE_TOLERANCE[context.dtype], folder=folder)
+    tolerance = REFERENCE_TOLERANCE[context.dtype]
+    try:
+        check_agreement(cached, live, tolerance=tolerance, folder=folder)
+    except UserError:
+        _require_same_in_training(context, batch, tolerance)
+        raise
+
+
+def _require_same_in_training(context: TrainContext, batch: GlobalBatch, tolerance: float) -> None:
+    """Raise UserError where the model itself scores the rows otherwise in training mode: the cache is right.
+
+    Of one process alone: several would have to ask together.
+    """
+    if ranks.world_size() > 1:
+        return
+    with evaluation_mode(context.model, context.dtype):
+        expected = token_logprobs(context.model, batch.passes[0]).logps
+        context.model.train()  # `evaluation_mode` restores what was before
+        difference = float((token_logprobs(context.model, batch.passes[0]).logps - expected).abs().mean())
+    if difference > tolerance:
+        raise UserError(
+            f"model.path: {type(context.model).__name__} gives other log-probabilities in training mode, by "
+            f"{difference:.2g} nats per token, so its policy is not its reference; set the rates of dropout "
+            "and noise in its config.json to 0, or use another model."
+        )

@@ -62,7 +62,7 @@ class UnpairedObjective(Objective):
         desirable = batch.columns["label"][outputs.sequence_ids]
         reference = batch.columns["ref_logps"][outputs.sequence_ids]
         if batch.is_first_step:
-            check_first_step(self.context, policy, reference, outputs.lengths)
+            check_first_step(self.context, batch, policy, reference, outputs.lengths)
         loss = self.single_loss(policy, reference, desirable, batch)
         metrics = {"loss": loss.losses}
         for name, rows in (("chosen", desirable), ("rejected", ~desirable)):

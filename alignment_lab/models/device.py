@@ -37,10 +37,17 @@ def device_and_dtype(spec: Experiment) -> tuple[torch.device, torch.dtype]:
         )
     dtype = spec.model.dtype
     if dtype is Dtype.auto:
-        use_bfloat16 = torch.cuda.is_bf16_supported() if cuda else is_bfloat16_faster()
+        use_bfloat16 = _has_bfloat16_units() if cuda else is_bfloat16_faster()
         dtype = Dtype.bfloat16 if use_bfloat16 else Dtype.float32
     device = torch.device("cuda", ranks.local_rank()) if cuda else torch.device("cpu")
     return device, torch.bfloat16 if dtype is Dtype.bfloat16 else torch.float32
+
+
+def _has_bfloat16_units() -> bool:
+    """Whether the accelerator multiplies bfloat16 itself: torch also counts T4 and V100, which emulate it."""
+    import torch
+
+    return torch.cuda.get_device_capability() >= (8, 0)
 
 
 def is_bfloat16_faster() -> bool:

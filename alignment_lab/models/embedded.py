@@ -23,7 +23,9 @@ def embedded_weights() -> Path:
     Made on the first call.
     """
     source = _wheel_file()
-    final = cache_directory() / "models" / f"embedded-{file_digest(source)[:16]}"
+    # what transformers reads out of the file, such as its end token, is not the same in every version
+    version = metadata.version("transformers")
+    final = cache_directory() / "models" / f"embedded-{file_digest(source)[:16]}-{version}"
     return build_once(final, lambda folder: _convert(source, folder), marker="config.json")
 
 

@@ -6,6 +6,7 @@ weight. Refuses to know where the folder came from (see `locate`) and what is tr
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ from .quantization import disable_bf16_rewrite, quantization_config
 if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig, PreTrainedModel
+
+
+# attributes of modules: dropout, resid_pdrop, layerdrop; PhiMoE's router_jitter_noise is one of evaluation too
+RANDOM_RATES = re.compile("drop|^(input_)?jitter_noise$|^moe_jitter_eps$")
 
 
 def load_model(
@@ -82,13 +87,16 @@ def _load_complete(auto_class: Any, folder: Path, **options: Any) -> Any:
 
 
 def _disable_dropout(model: PreTrainedModel) -> None:
-    import torch
-
+    """Set every rate of randomness in training to 0: of dropout modules, and those that a module hands to
+    F.dropout, to attention, to LayerDrop or to the jitter of a router. The config, which is saved, keeps
+    them.
+    """
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if "Dropout" in type(module).__name__ and isinstance(getattr(module, "p", None), float):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and RANDOM_RATES.search(name):
+                setattr(module, name, 0.0)
 
 
 def load_policy(spec: Experiment, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:

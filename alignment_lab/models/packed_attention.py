@@ -9,8 +9,9 @@ own SDPA. Knows lengths, not tokens; refuses what it cannot compute exactly.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
+from inspect import signature
 from itertools import accumulate
 from typing import Any
 
@@ -20,6 +21,8 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from ..runtime.errors import RunError
 
 SHARED_PREFIX = "shared_prefix"
 FLASH_KERNELS = find_spec("flash_attn") is not None
@@ -114,7 +117,7 @@ def shared_prefix_attention(
         missing = unsupported or ("dropout" if dropout else f"window of {window}")
         raise ValueError(f"packed attention has no {missing}")
     half = next((tensor.dtype for tensor in (value, key, query) if tensor.dtype.itemsize == 2), None)
-    if query.is_cuda and half:
+    if query.is_cuda and half and has_kernel(query.device) and _kernel_takes(query, value):
         # the kernel takes 16 bits only; under autocast rotated queries are float32 and values are not
         return _varlen_attention(query.to(half), key.to(half), value.to(half), layout, scaling), None
     return _sdpa_by_segment(query, key, value, layout, scaling), None
@@ -158,23 +161,70 @@ def _varlen_attention(
     q = q.contiguous()
     k, v = k.index_select(0, varlen.key_indices), v.index_select(0, varlen.key_indices)
     segments = (varlen.cu_seqlens_q, varlen.cu_seqlens_k, varlen.max_seqlen_q, varlen.max_seqlen_k)
+    try:
+        return _kernel(q, k, v, segments, scaling)[None]
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(
+            f"{kernel_name(query.device)} failed on {torch.cuda.get_device_name(query.device)} ({reason}); "
+            "use model.attention=sdpa, which pads, or other versions of torch and flash-attn."
+        ) from error
+
+
+def _kernel(q: Tensor, k: Tensor, v: Tensor, segments: tuple[Any, ...], scaling: float | None) -> Tensor:
+    """flash-attn where it is installed, else torch's own: [T, H, D]."""
     if FLASH_KERNELS:
         from flash_attn import flash_attn_varlen_func
 
-        return flash_attn_varlen_func(q, k, v, *segments, softmax_scale=scaling, causal=True)[None]
+        return flash_attn_varlen_func(q, k, v, *segments, softmax_scale=scaling, causal=True)
     from torch.nn.attention.varlen import varlen_attn
 
-    output = varlen_attn(
-        q, k, v, *segments, scale=scaling, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1]
+    # torch 2.11 has no word for fewer key heads than query heads: its kernel counts them
+    grouped: dict[str, Any] = (
+        {"enable_gqa": q.shape[1] != k.shape[1]} if "enable_gqa" in _parameters(varlen_attn) else {}
     )
+    output = varlen_attn(q, k, v, *segments, scale=scaling, window_size=(-1, 0), **grouped)
     assert isinstance(output, Tensor)
-    return output[None]
+    return output
+
+
+@cache
+def _parameters(function: Any) -> frozenset[str]:
+    return frozenset(signature(function).parameters)
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether packed 16-bit rows are computed by one kernel here: CUDA, compute capability 8.0 or higher, and
+    flash-attn or a torch whose varlen attention has windows and scales (2.11 or later).
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    return FLASH_KERNELS or _torch_has_varlen()
+
+
+@cache
+def _torch_has_varlen() -> bool:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"scale", "window_size"} <= _parameters(varlen_attn)
+
+
+def _kernel_takes(query: Tensor, value: Tensor) -> bool:
+    """FlashAttention's heads: at most 256 numbers, a multiple of 8, values as wide as keys."""
+    width = query.shape[-1]
+    return width <= 256 and width % 8 == 0 and value.shape[-1] == width
 
 
 def kernel_name(device: torch.device) -> str | None:
     """Name of the kernel for packed 16-bit rows on this device; None on a CPU, where there is no choice."""
     if device.type == "cpu":
         return None
+    if not has_kernel(device):
+        return "SDPA, a segment at a time"
     return "flash-attn" if FLASH_KERNELS else "torch's varlen attention"
 
 
@@ -184,11 +234,14 @@ def dummy_mask(device: torch.device) -> Tensor:
 
 
 def unsupported_reason(config: Any, longest: int) -> str | None:
-    """Why sequences of `longest` tokens cannot be packed (window, other layer types), or None."""
+    """Why sequences of `longest` tokens cannot be packed (window, positions, other layer types), or None."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     others = kinds - {"full_attention", "sliding_attention"}
     if others:
         return f"its layers are {' and '.join(sorted(others))}"
+    for kind, original in _length_dependent_ropes(config):
+        if longest > original:
+            return f"its {kind} positions change beyond {original} tokens and sequences have up to {longest}"
     window = getattr(config, "sliding_window", None)
     active = "sliding_attention" in kinds or (
         getattr(config, "layer_types", None) is None and getattr(config, "use_sliding_window", True)
@@ -196,6 +249,28 @@ def unsupported_reason(config: Any, longest: int) -> str | None:
     if window is not None and active and longest > window:
         return f"its window is {window} tokens and sequences have up to {longest}"
     return None
+
+
+def stateful_rope_limit(config: Any) -> int | None:
+    """Tokens beyond which dynamic RoPE makes a log-probability depend on earlier calls; None without."""
+    return next((limit for kind, limit in _length_dependent_ropes(config) if kind == "dynamic RoPE"), None)
+
+
+def _length_dependent_ropes(config: Any) -> list[tuple[str, int]]:
+    """RoPE whose frequencies depend on a call's longest sequence: its name, and up to which length not.
+
+    transformers decides by the largest position of a call (`dynamic_rope_update` in its modeling_rope_utils).
+    """
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
+    found = []
+    for settings in by_layer_type or [parameters]:
+        kind, own = settings.get("rope_type", "default"), getattr(config, "max_position_embeddings", None)
+        if kind == "longrope":
+            found.append(("longrope", settings.get("original_max_position_embeddings") or own))
+        elif "dynamic" in kind:
+            found.append(("dynamic RoPE", own))
+    return [(kind, limit) for kind, limit in found if limit]
 
 
 def register() -> None:

@@ -1,15 +1,19 @@
 """The accelerators and the processor of this machine, without importing torch.
 
-Reads CUDA_VISIBLE_DEVICES, /proc and nothing else.
+Reads CUDA_VISIBLE_DEVICES, /proc, the driver's own library and /dev, in this order.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+from functools import cache
 from pathlib import Path
 
 DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
+DRIVER_LIBRARY = "libnvidia-ml.so.1"
+DEVICE_FILES = Path("/dev")
 
 
 def count_accelerators() -> int:
@@ -38,13 +42,51 @@ def accelerator_names() -> list[str]:
 
 
 def _driver_models() -> list[str]:
-    """Model names of all devices of this machine, in the driver's order."""
+    """Model names of all devices of this machine, in the driver's order.
+
+    WSL2 and sandboxes such as gVisor have no /proc/driver, but have the driver's library or its device files.
+    """
+    models = _proc_models() or list(_library_models(DRIVER_LIBRARY))
+    files = [file for file in DEVICE_FILES.glob("nvidia*") if file.name.removeprefix("nvidia").isdigit()]
+    return models or ["an accelerator"] * len(files)
+
+
+def _proc_models() -> list[str]:
     models: list[str] = []
     for file in sorted(DRIVER_GPUS.glob("*/information")):
         lines = file.read_text(errors="replace").splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
         models += names or ["an accelerator"]
     return models
+
+
+@cache
+def _library_models(library: str) -> tuple[str, ...]:
+    """What NVML says, the library behind nvidia-smi; nothing where it is missing or finds no driver.
+
+    Its interface is in https://docs.nvidia.com/deploy/nvml-api; every call gives 0 where it worked.
+    """
+    try:
+        nvml = ctypes.CDLL(library)
+        if nvml.nvmlInit_v2():
+            return ()
+        count = ctypes.c_uint()
+        if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)):
+            return ()
+        models = tuple(_library_model(nvml, index) for index in range(count.value))
+        nvml.nvmlShutdown()
+    except (OSError, AttributeError):  # no such library, or one of another age
+        return ()
+    return models
+
+
+def _library_model(nvml: ctypes.CDLL, index: int) -> str:
+    device, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)
+    if nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) or nvml.nvmlDeviceGetName(
+        device, name, len(name)
+    ):
+        return "an accelerator"
+    return name.value.decode(errors="replace")
 
 
 def processor_name() -> str:

@@ -50,13 +50,19 @@ class TrainContext:
             return
         rows = [*self.train_rows, *self.heldout_rows, *self.heldout_pairs]
         longest = max(map(max_sequence_length, rows))
-        self.engine, reason = choose_engine(self.model, longest, self.max_tokens, self.device)
+        self.engine, reason = choose_engine(self.model, longest, self.max_tokens, self.device, self.dtype)
         kernel = kernel_name(self.device)
         packed = "packed, prompts shared" + (f" by {kernel}" if kernel else "")
-        layout = packed if self.engine.packed else f"padded: {reason}"
+        unpacked = "one sequence at a time" if self.engine.one_by_one else "padded"
+        layout = packed if self.engine.packed else f"{unpacked}: {reason}"
         memory = "gradient checkpointing" if self.gradient_checkpointing else "no gradient checkpointing"
         dtype = str(self.dtype).removeprefix("torch.")
         self.notify(f"engine: {layout}; {self.engine.max_tokens} tokens a pass; {dtype}, {memory}")
+        if coefficient := _router_loss_coefficient(self.model):
+            self.notify(
+                "router: no load-balancing loss is added to this mixture of experts; TRL's trainers add "
+                f"{coefficient:g} times it (router_aux_loss_coef of its config)"
+            )
         self.weights_digest = weights_digest(self.model)
 
     def notify(self, text: str) -> None:
@@ -92,3 +98,11 @@ class TrainContext:
             if self.spec.method.generates
             else []
         )
+
+
+def _router_loss_coefficient(model: PreTrainedModel) -> float:
+    """What TRL would multiply the load-balancing loss of a mixture of experts by; 0 where it adds none."""
+    config = model.config.get_text_config()
+    if not hasattr(config, "output_router_logits"):
+        return 0.0
+    return float(getattr(config, "router_aux_loss_coef", 0.0) or 0.0)
