@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PreTrainedModel
 
 
-# attributes of modules: dropout, resid_pdrop, layerdrop; PhiMoE's router_jitter_noise is one of evaluation too
+# attributes of modules, such as resid_pdrop; router_jitter_noise of PhiMoE also counts in evaluation
 RANDOM_RATES = re.compile("drop|^(input_)?jitter_noise$|^moe_jitter_eps$")
 
 
