@@ -65,7 +65,7 @@ def choose_engine(
     problem = check.problem("padded")
     if problem is not None:
         check.require_exact_one_by_one()
-        reason = f"{reason}; padded, {problem}"
+        reason = f"{reason}; {problem}"
     check.require_same_in_training("padded" if problem is None else "one by one")
     return replace(engine, one_by_one=problem is not None), reason
 
