@@ -5,10 +5,14 @@ import subprocess
 
 import pytest
 
+from alignment_lab.actions import run_action
 from alignment_lab.distributed import collectives, ranks
+from alignment_lab.distributed.environment import describe_removed, settle_environment
 from alignment_lab.distributed.rendezvous import Rendezvous, find_rendezvous
 from alignment_lab.runtime import hardware, provenance
 from alignment_lab.runtime.errors import UserError
+from alignment_lab.runtime.files import file_digest
+from alignment_lab.runtime.run_directory import RunDirectory
 
 JOB = {"SLURM_JOB_ID": "20123", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
 
@@ -169,3 +173,98 @@ def test_without_a_driver_there_is_no_accelerator(tmp_path, monkeypatch):
         hardware.visible_device_ids() == hardware.accelerator_names() == []
         and "accelerators" not in provenance.collect(1)["hardware"]
     )
+
+
+# ---- what launchers and shells leave behind
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+LEFT_BEHIND = {  # a variable, and whether it says something else than an experiment on one CPU in float32
+    "ACCELERATE_MIXED_PRECISION=bf16": True,
+    "ACCELERATE_MIXED_PRECISION=no": False,
+    "ACCELERATE_USE_DEEPSPEED=true": True,
+    "ACCELERATE_USE_FSDP=true": True,
+    "ACCELERATE_USE_FSDP=false": False,
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4": True,
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=1": False,
+    "ACCELERATE_DYNAMO_BACKEND=INDUCTOR": True,
+    "ACCELERATE_DYNAMO_BACKEND=NO": False,
+    "ACCELERATE_USE_CPU=true": False,
+    "ACCELERATE_TORCH_DEVICE=meta": True,
+    "FSDP_CPU_RAM_EFFICIENT_LOADING=true": False,  # says nothing without ACCELERATE_USE_FSDP
+    "OMPI_COMM_WORLD_SIZE=4": True,
+    "OMPI_COMM_WORLD_SIZE=1": False,
+    "PMI_SIZE=2": True,
+    "PMI_RANK=1": False,
+    "MV2_COMM_WORLD_LOCAL_RANK=0": False,
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1": True,
+    "NVIDIA_TF32_OVERRIDE=0": False,
+    "ONEDNN_DEFAULT_FPMATH_MODE=BF16": True,
+    "WORLD_SIZE=1": False,
+    "LOCAL_RANK=0": False,
+    "LOCAL_RANK=1": True,
+    "TORCHELASTIC_USE_AGENT_STORE=True": False,
+}
+
+
+@pytest.fixture(scope="module")
+def on_a_cpu(composed):
+    return composed(["model=tiny", "model.dtype=float32", "parallel.device=cpu"])
+
+
+@pytest.mark.parametrize(("assignment", "is_told"), LEFT_BEHIND.items())
+def test_what_others_left_is_removed_and_told_where_it_says_something_else(assignment, is_told, on_a_cpu):
+    name, _, value = assignment.partition("=")
+    variables = {name: value, "PATH": "/bin", "MASTER_ADDR": "first", "SLURM_JOB_ID": "1"}
+    removed = settle_environment(variables)
+    assert removed == {name: value} and name not in variables and len(variables) == 3
+    lines = list(describe_removed(removed, on_a_cpu))
+    assert [line.startswith(f"{assignment}: is not read") for line in lines] == [True] * is_told
+    # neither under torchrun, whose own variables stay
+    launched = TORCHRUN | ({} if name in TORCHRUN else {name: value})
+    settle_environment(launched)
+    assert TORCHRUN.items() <= launched.items()
+    assert launched.keys() <= TORCHRUN.keys() | {"TORCHELASTIC_USE_AGENT_STORE"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"WORLD_SIZE": None}, "RANK=1: and WORLD_SIZE is not set"),
+        ({"RANK": None}, "WORLD_SIZE=2: and RANK is not set"),
+        ({"MASTER_ADDR": None}, "WORLD_SIZE=2: and MASTER_ADDR is not set"),
+        ({"MASTER_PORT": ""}, "WORLD_SIZE=2: and MASTER_PORT is not set"),
+        ({"RANK": "2"}, "RANK=2: must lie below WORLD_SIZE=2"),
+        ({"RANK": "eight"}, "RANK=eight: is no number of a process"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1: is no number of a process"),
+    ],
+)
+def test_half_a_launch_is_one_sentence(changes, message):
+    merged = TORCHRUN | changes
+    variables = {name: value for name, value in merged.items() if value is not None}
+    with pytest.raises(UserError) as error:
+        settle_environment(variables)
+    assert str(error.value).startswith(message) and "by torchrun" in str(error.value)
+
+
+def test_a_run_computes_what_its_experiment_says_whatever_the_environment(composed, monkeypatch, tmp_path):
+    """Of all variables together: the weights of a run without any, and a line for each that disagrees."""
+    spec = composed(
+        [
+            "model=tiny",
+            "model.dtype=float32",
+            "parallel.device=cpu",
+            "training.max_steps=1",
+            "training.global_batch=2",
+            "training.learning_rate=1e-2",
+            "eval=none",
+            "tracking=local",
+        ]
+    )
+    alone, disturbed = RunDirectory(tmp_path / "alone"), RunDirectory(tmp_path / "disturbed")
+    run_action(spec, alone)
+    left = dict(text.split("=") for text, is_told in LEFT_BEHIND.items() if is_told)
+    for name, value in (left | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
+    run_action(spec, disturbed)
+    digests = [file_digest(run.model / "model.safetensors") for run in (alone, disturbed)]
+    assert digests[0] == digests[1]

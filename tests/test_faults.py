@@ -11,7 +11,7 @@ import pytest
 FAULTS = Path(__file__).with_name("faults")
 
 
-@pytest.mark.parametrize("campaign", ["kills", "signals", "damage", "numbers"])
+@pytest.mark.parametrize("campaign", ["kills", "signals", "hangup", "pipes", "damage", "numbers"])
 def test_a_sample_of_faults(campaign):
     _survived(campaign)
 

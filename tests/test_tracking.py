@@ -520,3 +520,21 @@ def test_a_run_that_was_killed_and_went_on_reads_back_as_one(train, tmp_path):
     assert values["samples"]["_type"] == "table-file"
     assert artifacts(run)["report"] == ["report.html"]
     assert [step for step, _ in scalars(run.path / "tensorboard")["train/loss"]] == steps
+
+
+@pytest.mark.parametrize(
+    ("assignment", "reason"),
+    [
+        ("WANDB_MODE=foo", "must be one of online, offline"),
+        ("WANDB_RESUME=perhaps", "Input should be 'allow'"),
+        ("WANDB_HTTP_TIMEOUT=soon", "valid number"),
+        ("WANDB_MODE=offline", None),
+        ("WANDB_NOTES=anything", None),
+    ],
+)
+def test_a_variable_that_wandb_does_not_take_is_one_sentence_before_the_run(assignment, reason):
+    name, _, value = assignment.partition("=")
+    problems = list(wandb_run.variable_problems({name: value, "PATH": "/bin"}))
+    assert len(problems) == (reason is not None)
+    for problem in problems:
+        assert problem.startswith(f"tracking.wandb=true: {assignment}: ") and reason in problem

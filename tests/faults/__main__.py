@@ -17,12 +17,14 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the order of float sums depends on the number of threads
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
 
+
 import damage
 import disk
 import harness
 import kills
 import nonfinite
 import races
+import readers
 import soak
 from harness import STEPS, TINY, Row, experiment
 
@@ -85,6 +87,20 @@ def send_handled_signals(quick: bool, scratch: Path) -> Iterator[Row]:
         )
 
 
+def hang_up(quick: bool, scratch: Path) -> Iterator[Row]:
+    """SIGHUP, as when the terminal is closed."""
+    spec = experiment(*TINY, *STEPS, "method=dpo", "training.logging_steps=1")
+    faults = 3 if quick else 40
+    yield from kills.campaign("SIGHUP, dpo", spec, scratch / "run", faults, [signal.SIGHUP], seed=5)
+
+
+def close_pipes(quick: bool, scratch: Path) -> Iterator[Row]:
+    """The reader of the output goes away."""
+    yield from readers.campaign(
+        experiment(*TINY, *STEPS, "method=dpo"), scratch / "run", 3 if quick else 40, seed=6
+    )
+
+
 def kill_embedded_model(quick: bool, scratch: Path) -> Iterator[Row]:
     """SIGKILL on the 135M model."""
     yield from kills.campaign(
@@ -134,6 +150,8 @@ CAMPAIGNS = {
     "kills": kill_anytime,
     "saves": kill_during_saves,
     "signals": send_handled_signals,
+    "hangup": hang_up,
+    "pipes": close_pipes,
     "damage": damage_checkpoints,
     "numbers": inject_nonfinite,
     "disk": fill_disks,
