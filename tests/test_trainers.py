@@ -73,6 +73,9 @@ def test_a_step_is_the_same_in_every_layout(variant, contexts):
     loss, gradients, metrics = run_step(trainer)
     heldout = trainer.heldout.scores()
     assert {name.removeprefix("eval_") for name in heldout} == set(context.spec.method.heldout_metrics)
+    for name, score in heldout.items():
+        of_the_batch = name in ("eval_kl", "eval_shift")
+        assert of_the_batch or len(score.prompts) == len(score.values), "the prompt of every row is known"
     assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-3
     for other_trainer in other_trainers:
         other_loss, other_gradients, other_metrics = run_step(other_trainer)
@@ -86,6 +89,7 @@ def test_a_step_is_the_same_in_every_layout(variant, contexts):
         assert scores.keys() == heldout.keys()
         for name, score in scores.items():
             assert score.mean == pytest.approx(heldout[name].mean, rel=TOLERANCE, abs=1e-12), name
+            assert score.prompts == heldout[name].prompts, name
             if not context.spec.method.couples_rows:  # else no value belongs to a row
                 values = heldout[name].values  # in the order of the rows, however they were packed
                 assert score.values == pytest.approx(values, rel=TOLERANCE, abs=1e-12), name
