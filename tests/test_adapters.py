@@ -2,16 +2,25 @@
 
 import io
 import math
+import shutil
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from test_run import TINY
+from transformers import AutoModelForCausalLM
 
 from alignment_lab.actions import run_action
-from alignment_lab.runtime.files import read_json
+from alignment_lab.config import ModelSource
+from alignment_lab.content import check_adapter_base, read_files
+from alignment_lab.models.loading import load_policy
+from alignment_lab.models.locate import base_name, locate_model
+from alignment_lab.runtime.errors import UserError
+from alignment_lab.runtime.files import read_json, write_json
 from alignment_lab.runtime.run_directory import RunDirectory
 
 
@@ -43,6 +52,50 @@ def test_a_trained_adapter_is_resumed_and_is_its_own_reference(composed, tmp_pat
     before, after = (load_file(run.model / "adapter_model.safetensors") for run in (sft, dpo))
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_adapter_names_the_base_that_it_is_trained_on_and_does_not_go_on_over_another(composed, tmp_path):
+    """A copy is the same base, and named anew; other weights are refused where their digests are known, by
+    the adapter's run or by the folder that it names, and said where they are not.
+    """
+    whole = composed([*TINY, "model=tiny"])
+    same, other, adapter = tmp_path / "same", tmp_path / "other", tmp_path / "run" / "model"
+    for folder in (same, other):
+        shutil.copytree(locate_model(whole.model), folder)
+    model = AutoModelForCausalLM.from_pretrained(same)
+    wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    wrapped.save_pretrained(adapter)
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] += 0.5
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+
+    def spec(folder: Path, adapter: Path = adapter):
+        return composed(
+            [*TINY, "model=hub", f"model.path={folder}", f"model.init_adapter={adapter}", "parallel=lora"]
+        )
+
+    assert check_adapter_base(spec(same), same) is None
+    moved = same.rename(tmp_path / "moved")
+    sentence = check_adapter_base(spec(moved), moved)
+    assert sentence and f"names {same} as its base, and this run trains it over {moved}" in sentence
+    recorded = {"files": read_files(spec(moved), moved)}
+    write_json(tmp_path / "run" / "provenance.json", recorded)
+    assert check_adapter_base(spec(moved), moved) is None
+    with pytest.raises(UserError, match="give those with"):
+        check_adapter_base(spec(other), other)
+    elsewhere = shutil.copytree(adapter, tmp_path / "copy")
+    moved.rename(same)
+    with pytest.raises(UserError, match="was trained on the weights of"):
+        check_adapter_base(spec(other, elsewhere), other)
+    policy = load_policy(spec(same), same, torch.device("cpu"), torch.float32)
+    policy.save_pretrained(tmp_path / "saved")
+    named = read_json(tmp_path / "saved" / "adapter_config.json")
+    assert (named["base_model_name_or_path"], named["revision"]) == (str(same), None)
+    commit = tmp_path / "snapshots" / "abc"
+    assert base_name(replace(whole.model, source=ModelSource.hub, path="org/name"), commit) == (
+        "org/name",
+        "abc",
+    )
 
 
 @pytest.mark.parametrize(

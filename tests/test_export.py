@@ -4,6 +4,7 @@ than a sentence."""
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def a_run(composed, base, tmp_path):
     trained."""
 
     def make(*overrides: str, kind: str | None = None, name: str = "run", **report):
-        spec = composed(["model=tiny", "parallel.device=cpu", *overrides])
+        origin = ["model=hub", f"model.path={base}"] if kind else ["model=tiny"]
+        spec = composed([*origin, "parallel.device=cpu", *overrides])
         scores = not spec.method.generates
         model = tmp_path / f"{name}-model"
         if kind:
@@ -207,7 +209,7 @@ def test_a_reward_model_keeps_its_head_and_knows_its_padding(kind, a_run, in_thi
 
 
 def test_the_card_says_what_the_run_was(a_run, in_this_process, tmp_path):
-    run = a_run("method=dpo", "beta=0.07", "parallel=lora", kind="lora")
+    run = a_run("method=dpo", "beta=0.07", "parallel=lora", "name=dpo-tiny", kind="lora")
     export(run.path, "--out", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     head = yaml.safe_load(card.split("---\n")[1])
@@ -253,14 +255,37 @@ def test_the_license_of_the_base_is_passed_on(a_run, in_this_process, base, tmp_
     assert "base_model:" not in (tmp_path / "two" / "README.md").read_text()  # a folder is none to the Hub
 
 
-def test_a_base_that_was_moved_is_found_by_base(a_run, in_this_process, base, tmp_path, refused):
-    run = a_run("parallel=lora", kind="lora")
+def test_the_base_is_the_one_that_was_trained_on(a_run, in_this_process, base, tmp_path, refused, capsys):
+    """Whatever adapter_config.json says: spec.yaml and provenance.json know it. Other weights there are
+    refused; where the user gives them they are told, in export.json and on the card too.
+    """
+    own = tmp_path / "own"
+    shutil.copytree(base, own)
+    run = a_run("parallel=lora", f"model.path={own}", kind="lora")
+    trained = verify.load_saved(run.model, verify.LoadOptions())
     file = run.model / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "/gone"}))
-    assert refused(run.path).endswith(
-        "the weights under this adapter are not in /gone (no config.json there); say where they are."
+    other = tiny_model(tmp_path / "other", tied=False)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(other)}))
+    export(run.path)
+    assert output_difference(trained, AutoModelForCausalLM.from_pretrained(run.path / "export")) <= ROUNDING
+    weights = file_digests(own)["model.safetensors"]
+    provenance = json.loads(run.provenance_file.read_text())
+    run.provenance_file.write_text(
+        json.dumps(provenance | {"files": {"model": {"model.safetensors": weights}}})
     )
-    export(run.path, "--base", base)
+    export(run.path)
+    own.rename(tmp_path / "moved")
+    assert refused(run.path).endswith(
+        f"the weights under this adapter are not in {own} (no config.json there); "
+        "say where they are: --base=FOLDER."
+    )
+    export(run.path, "--base", tmp_path / "moved")
+    shutil.copytree(other, own)
+    assert "are not those that the run was trained on (provenance.json" in refused(run.path)
+    capsys.readouterr()
+    export(run.path, "--base", other)
+    told = "merged into them the adapter is another model"
+    assert told in capsys.readouterr().out and told in (run.path / "export" / "README.md").read_text()
 
 
 def test_mistakes_are_sentences(a_run, in_this_process, tmp_path, refused):

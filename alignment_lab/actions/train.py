@@ -106,6 +106,8 @@ def _check_and_train(
         console.print(line, highlight=False, soft_wrap=True)
     processes = local_process_count(spec.parallel)
     if is_run_leader(spec.parallel):
+        if other_base := content.check_adapter_base(spec, model_path):
+            console.print(other_base, highlight=False, soft_wrap=True)
         for line in _compare_attempts(spec, run, rows, model_path, processes):
             console.print(line, highlight=False, soft_wrap=True)
     if processes * spec.parallel.nodes > 1 and not ranks.is_launched():

@@ -4,7 +4,17 @@ what a run was trained on.
 A setting names a file, and the file may change under its name. Refuses to know how a run trains.
 """
 
+from .adapter_base import check_adapter_base, recorded_weights, weights_in
 from .changes import find_changes, finished_elsewhere, refusal
 from .files import FileDigests, read_files
 
-__all__ = ["FileDigests", "find_changes", "finished_elsewhere", "read_files", "refusal"]
+__all__ = [
+    "FileDigests",
+    "check_adapter_base",
+    "find_changes",
+    "finished_elsewhere",
+    "read_files",
+    "recorded_weights",
+    "refusal",
+    "weights_in",
+]

@@ -2,9 +2,9 @@
 
 The model of a run as one folder for plain transformers, with a model card.
 
-Full weights are copied, or cast. An adapter is merged into the weights that it was trained on, dequantized
-where they were quantized. The change in outputs is measured, a fresh process loads the result, and README.md
-says how the model was trained. --push uploads it to the Hub.
+Full weights are copied, or cast. An adapter is merged into the weights that the run was trained on,
+dequantized where they were quantized. The change in outputs is measured, a fresh process loads the result,
+and README.md says how the model was trained. --push uploads it to the Hub.
 """
 
 from __future__ import annotations

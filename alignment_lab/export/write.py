@@ -12,6 +12,7 @@ from ..checkpoints import verify
 from ..runtime.files import read_json, write_json
 from ..runtime.run_directory import RunDirectory
 from . import merge
+from .base import find_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,6 +30,7 @@ class ExportFacts(TypedDict):
     base: str | None
     quantization: str
     scores: bool  # a reward model
+    base_note: str | None  # where the base is not the one that was trained on
     drift: list[dict[str, Any]]  # fields of OutputDifference
     apart: float  # largest difference to the outputs of a fresh process
 
@@ -43,6 +45,7 @@ def write_model(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter_config = read_json(run.model / "adapter_config.json")
+    base, base_note = find_base(run, base) if adapter_config else (None, None)
     options = merge.load_options(
         run.spec(), run.report() or {}, has_adapter=bool(adapter_config), base=base, device=device
     )
@@ -63,7 +66,8 @@ def write_model(
         "id": run.state().get("id"),
         "dtype": saved_dtype,
         "adapter": _describe_adapter(adapter_config) if adapter_config else None,
-        "base": str(options.base or adapter_config["base_model_name_or_path"]) if adapter_config else None,
+        "base": str(base) if base else None,
+        "base_note": base_note,
         "quantization": options.quantization.name,
         "scores": outputs.dim() == 1,
         "drift": [asdict(difference) for difference in differences],
@@ -104,6 +108,7 @@ def describe(facts: ExportFacts) -> list[str]:
     unit = "of a score" if facts["scores"] else "nats"
     return [
         _describe_weights(facts),
+        *([facts["base_note"]] if facts["base_note"] else []),
         *(
             f"difference from the trained model, {merge.OutputDifference(**difference)}"
             for difference in facts["drift"]

@@ -15,6 +15,7 @@ from ..distributed import ranks
 from ..runtime.errors import UserError
 from ..runtime.library_internals import supports_attention_functions
 from .adapters import add_adapter
+from .locate import base_name
 from .quantization import disable_bf16_rewrite, quantization_config
 
 if TYPE_CHECKING:
@@ -122,8 +123,16 @@ def load_policy(spec: Experiment, folder: Path, device: torch.device, dtype: tor
     if quantization is not None and device.type == "cpu":
         _detach_from_file(model)
     policy = add_adapter(model, spec) if has_adapter else model
+    if has_adapter:
+        _name_base(policy, spec.model, folder)
     is_placed_elsewhere = quantization is not None or parallel.sharding in (Sharding.zero3, Sharding.fsdp)
     return policy if is_placed_elsewhere else policy.to(device)
+
+
+def _name_base(policy: Any, settings: Model, folder: Path) -> None:
+    """Name the base that is loaded: the config of an adapter that goes on names that of its first run."""
+    for config in policy.peft_config.values():
+        config.base_model_name_or_path, config.revision = base_name(settings, folder)
 
 
 def _detach_from_file(model: PreTrainedModel) -> None:

@@ -37,6 +37,15 @@ def locate_model(settings: Model) -> Path:
     return local if local.is_dir() else _download(settings.path, settings.revision)
 
 
+def base_name(settings: Model, folder: Path) -> tuple[str, str | None]:
+    """(name, revision) by which an adapter's config says what it was trained on: the Hub's id with the commit
+    that was fetched, or a folder of this machine.
+    """
+    if settings.source is ModelSource.hub and settings.path and folder.parent.name == "snapshots":
+        return settings.path, folder.name
+    return str(folder.absolute()), None
+
+
 def existing_folder(settings: Model) -> Path | None:
     """The model's folder where it is on this machine, as far as that is known without making anything or
     asking the Hub.
