@@ -473,3 +473,30 @@ def test_the_door_opens_without_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_attempts_are_shown_where_there_were_several(tmp_path: Path) -> None:
+    """On the run's page and in the terminal, and in a comparison as a column of the table and of the files."""
+    sweep = tmp_path / "sweep"
+    make_run(sweep / "0", spec(beta=0.1))
+    run = make_run(sweep / "1", spec(beta=0.2))
+
+    def table() -> str:
+        compared = render_comparison(compare(load_records(find_runs(sweep))), 200)
+        return rendered(lambda console: terminal.show(compared, console), 200)
+
+    assert "attempts" not in table()
+    attempts = [
+        {"attempt": 1, "host": "node-7", "started": "2026-01-01", "ended": None, "from_step": 0, "step": 9},
+        {"attempt": 2, "host": "node-8", "started": "2026-01-02", "ended": "x", "from_step": 6, "step": 12},
+    ]
+    make_run(sweep / "1", spec(beta=0.2), attempts=attempts, repeated_steps=3, device_hours=1.5)
+    page = write_run_page(run).read_text()
+    for text in ("node-7", "0 to 9", "killed", "node-8", "6 to 12", "3 more taken again, 2 attempts"):
+        assert text in page
+    assert "in 2 attempts" in rendered(lambda console: terminal.show_run(run, console))
+    assert "attempts" in table()
+    comparison = compare(load_records(find_runs(sweep)))
+    costs = [cell["cost"] for cell in files.to_json(comparison)["cells"]]
+    assert [(cost["attempts"], cost["device_hours"]) for cost in costs] == [(1, None), (2, 1.5)]
+    assert ",attempts,seconds,steps,repeated_steps," in files.to_csv(comparison)

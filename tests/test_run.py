@@ -187,9 +187,24 @@ def test_an_interrupted_run_ends_with_the_same_weights(composed, finished, tmp_p
     run_action(composed([*TINY, f"method={method}", SAVED]), run)
     assert weights(whole) == weights(run)
     assert run.state()["attempts"] == 2
+    assert_figures_are_of_both_attempts(run.report(), whole.report())
     assert [(row["step"], row["loss"]) for row in run.metrics()] == [
         (row["step"], row["loss"]) for row in whole.metrics()
     ]
+
+
+def assert_figures_are_of_both_attempts(report: dict, first: dict) -> None:
+    """Step 3 was taken twice: its tokens count once, its seconds twice."""
+    attempts = report["attempts"]
+    assert [(each["from_step"], each["step"]) for each in attempts] == [(0, 3), (2, 3)]
+    assert (report["steps"], report["repeated_steps"], report["tokens"]) == (3, 1, first["tokens"])
+    seconds = [each["seconds"]["train"] for each in attempts]
+    assert seconds[0] == pytest.approx(first["seconds"]["train"], abs=0.1) and seconds[1] > 0
+    assert report["seconds"]["train"] == pytest.approx(sum(seconds), abs=0.02)
+    assert report["tokens_per_second"] == pytest.approx(report["tokens"] / sum(seconds), rel=0.05)
+    total = sum(each["seconds"]["total"] for each in attempts)
+    assert report["device_hours"] == pytest.approx(total / 3600, abs=1e-4)
+    assert report["peak_memory_gb"] == max(each["peak_memory_gb"] for each in attempts) > 0
 
 
 RESUMED = {  # the checkpoint that is left, and overrides; cases with overrides are slow

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
 from alignment_lab.report.study.runs import find_runs
+from alignment_lab.runtime.attempts import closed_attempt, total_cost
 from alignment_lab.runtime.files import (
     file_digest,
     read_json,
@@ -18,6 +21,7 @@ from alignment_lab.runtime.files import (
     write_atomic,
     write_json,
 )
+from alignment_lab.runtime.phase_timer import PhaseTimer
 from alignment_lab.runtime.publishing import publish_directory
 from alignment_lab.runtime.run_directory import RunDirectory
 
@@ -277,3 +281,91 @@ def test_runs_are_found_at_any_depth_sorted_by_path(tmp_path):
     assert [run.path for run in find_runs(tmp_path)] == [tmp_path / name for name in ("a/deep", "b", "c")]
     assert [run.path for run in find_runs(tmp_path / "b")] == [tmp_path / "b"]
     assert list(find_runs(tmp_path / "nowhere")) == []
+
+
+# ---- what attempts cost
+
+
+def state(**fields):
+    """A run.json whose attempt started at noon and trained from 12:01:00 on."""
+    training = {"from_step": 4, "since": "2026-01-01T12:01:00+00:00", "tokens_per_step": 1.0}
+    started = "2026-01-01T12:00:00+00:00"
+    return {"attempts": 1, "host": "a", "started": started, "ended": None, "training": training, **fields}
+
+
+NOON = datetime.fromisoformat("2026-01-01T12:00:00+00:00").timestamp()
+SAVED = {"at": NOON + 90, "step": 6, "devices": 8, "peak_memory_gb": 3.5}
+SAVED["seconds"] = {"total": 90.0, "load": 50.0, "train": 30.0, "evaluate": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("cost", "ended", "last_write", "step", "seconds"),
+    [
+        # killed 40 s after a checkpoint; the last line of metrics.jsonl was written 20 s after it, for step 9
+        (SAVED, None, NOON + 110, 9, {"total": 110, "load": 50, "train": 50, "evaluate": 10}),
+        # killed before a checkpoint: it loaded for a minute
+        (None, None, NOON + 100, 9, {"total": 100, "train": 40}),
+        # killed before it logged anything: the newest file is of an attempt before
+        (None, None, NOON - 500, 9, {"total": 60, "train": 0}),
+        # ended in order, which takes a moment
+        (SAVED, "2026-01-01T12:01:31+00:00", NOON + 80, 6, SAVED["seconds"]),
+        # ended by the watchdog, half an hour after the checkpoint
+        (SAVED, "2026-01-01T12:31:30+00:00", NOON + 80, 6, SAVED["seconds"] | {"total": 1890, "train": 1830}),
+    ],
+)
+def test_an_attempt_counts_up_to_the_last_thing_that_it_wrote(cost, ended, last_write, step, seconds):
+    closed = closed_attempt(state(cost=cost, ended=ended), 9, last_write)
+    assert closed["seconds"] == pytest.approx(seconds)
+    assert (closed["from_step"], closed["step"]) == (4, step)
+    assert closed["peak_memory_gb"] == (3.5 if cost else None)
+
+
+def test_costs_are_of_all_attempts_and_tokens_of_none_twice():
+    """Two of 8 devices, one before training: 90 + 110 s on 8 and 36 s on one are 0.4544 hours; steps 7 to 9
+    were taken twice.
+    """
+    first = closed_attempt(state(cost=SAVED, training=state()["training"] | {"from_step": 0}), 9, NOON + 110)
+    broken = closed_attempt(state(training=None, ended="2026-01-01T12:00:36+00:00"), 9, 0.0)
+    last = closed_attempt(
+        state(
+            cost=SAVED | {"step": 12},
+            training=state()["training"] | {"from_step": 6},
+            ended="2026-01-01T12:01:30+00:00",
+        ),
+        12,
+        0.0,
+    )
+    costs = total_cost([first, broken, last])
+    assert costs["seconds"] == pytest.approx({"total": 236, "load": 100, "train": 80, "evaluate": 20})
+    assert costs["device_hours"] == pytest.approx((8 * 200 + 36) / 3600, abs=1e-4)
+    assert (costs["repeated_steps"], costs["peak_memory_gb"]) == (3, 3.5)
+
+
+def test_a_killed_attempt_is_in_the_history_of_the_next(run):
+    run.start_attempt(run_id="abc", spec="")
+    run.update_state(training={"from_step": 0, "since": run.state()["started"]})
+    run.log_metrics({"step": 3, "loss": 1.0})
+    run.start_attempt(run_id="abc", spec="")
+    (first,) = run.state()["history"]
+    assert (first["attempt"], first["from_step"], first["step"], first["ended"]) == (1, 0, 3, None)
+    assert run.state()["cost"] is run.state()["training"] is None
+    run.fail("a reason")
+    run.start_attempt(run_id="abc", spec="")
+    assert [(each["attempt"], each["error"]) for each in run.state()["history"]] == [
+        (1, None),
+        (2, "a reason"),
+    ]
+
+
+def test_a_phase_that_runs_is_reported_without_those_within():
+    timer = PhaseTimer()
+    with timer("outer"):
+        time.sleep(0.03)
+        with timer("inner"):
+            time.sleep(0.05)
+            running = timer.report()
+        time.sleep(0.02)
+    ended = timer.report()
+    assert running["outer"] == pytest.approx(0.03, abs=0.02) and running["inner"] >= 0.05
+    assert ended["outer"] == pytest.approx(0.05, abs=0.03)
+    assert ended["outer"] + ended["inner"] <= ended["total"] + 0.02

@@ -5,8 +5,9 @@ one writes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ from ..evaluation.answers import sample_rows, score_answers
 from ..evaluation.intervals import Measured, before_after
 from ..evaluation.prompts import row_scores
 from ..runtime import provenance
+from ..runtime.attempts import closed_attempt, cost_so_far, total_cost
 from ..runtime.errors import RunError
-from ..runtime.files import read_json, write_json
+from ..runtime.files import read_json, utc_now, write_json
 from ..runtime.phase_timer import PhaseTimer, peak_memory_gb
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
@@ -44,12 +46,34 @@ def train(
     """Train one experiment. torch is imported here. Raises RunError where memory or the disk did not
     suffice.
     """
+    meter = CostMeter(run)
     try:
-        _train(spec, run, splits, model_folder, console, stop)
+        _train(spec, run, splits, model_folder, console, stop, meter)
     except (OSError, RuntimeError, MemoryError) as error:
         if explanation := explain_failure(error, spec, run.path):
             raise RunError(explanation) from None
         raise
+    finally:
+        meter.record()
+
+
+class CostMeter:
+    """What this attempt has cost so far, for run.json: an attempt that is killed says no more."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run, self.timer = run, PhaseTimer()
+        self.step: int | None = None  # the last one that was taken
+
+    def measure(self, trainer: Trainer | None = None) -> dict[str, Any]:
+        """`cost` as run.json has it."""
+        self.step = trainer.state.step if trainer else self.step
+        return cost_so_far(self.timer.report(), self.step, ranks.world_size(), peak_memory_gb())
+
+    def record(self, trainer: Trainer | None = None) -> None:
+        """Write it, in the main process; on a full disk the last one stays."""
+        if ranks.is_main_process():
+            with suppress(OSError):
+                self.run.update_state(cost=self.measure(trainer))
 
 
 def _train(
@@ -59,8 +83,9 @@ def _train(
     model_folder: Path,
     console: Console,
     stop: StopRequest,
+    meter: CostMeter,
 ) -> None:
-    timer = PhaseTimer()
+    timer = meter.timer
     before: list[Measured] = []
     stacks = run.path / f"stacks-{ranks.rank()}.txt"
     watchdog = Watchdog(spec.training.watchdog_minutes, stacks, partial(_on_hang, run))
@@ -76,10 +101,11 @@ def _train(
             if files:
                 _record_content(run, trainer, tokens, files.result())
             before.append(measure(trainer, timer, initial=True))
+            meter.record(trainer)
 
-        trainer = _build_trainer(spec, run, tokens, console, stop, timer, watchdog, on_start)
+        trainer = _build_trainer(spec, run, tokens, console, stop, meter, watchdog, on_start)
     with watchdog.watch():
-        with timer("train"):
+        with timer("train"), _last_step(trainer, meter):
             trainer.train()
         after = measure(trainer, timer)
         trainer.check_stop()
@@ -91,8 +117,17 @@ def _train(
             trainer.context.notify(f"{kept}: this was in the run's directory, and not of the run: set aside")
         run.write_row_scores(row_scores(after.scores))
         metrics = before_after(before[0].scores, after.scores)
-        write_json(run.report_file, report(trainer, splits, timer, metrics))
+        write_json(run.report_file, report(trainer, splits, meter, metrics))
     collectives.barrier()
+
+
+@contextmanager
+def _last_step(trainer: Trainer, meter: CostMeter) -> Iterator[None]:
+    """However the block ends, the meter knows the last step that was taken."""
+    try:
+        yield
+    finally:
+        meter.step = trainer.state.step
 
 
 def _build_trainer(
@@ -101,7 +136,7 @@ def _build_trainer(
     tokens: TokenizedData,
     console: Console,
     stop: StopRequest,
-    timer: PhaseTimer,
+    meter: CostMeter,
     watchdog: Watchdog,
     on_start: Callable[[Trainer], None],
 ) -> Trainer:
@@ -116,8 +151,9 @@ def _build_trainer(
 
     hooks = Hooks(
         heartbeat=watchdog.heartbeat,
-        reference_timer=timer("reference"),
+        reference_timer=meter.timer("reference"),
         on_start=on_start,
+        on_save=meter.record,
         on_nonfinite=NonfiniteGuard(run, spec.training, notify),
     )
     return assembly.build_trainer(
@@ -205,11 +241,19 @@ def measure(trainer: Trainer, timer: PhaseTimer, *, initial: bool = False) -> Me
 
 
 def report(
-    trainer: Trainer, splits: data.Splits, timer: PhaseTimer, metrics: dict[str, Any]
+    trainer: Trainer, splits: data.Splits, meter: CostMeter, metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """report.json: what the run came to. Tokens are those of the rows, however the engine lays them out."""
+    """report.json: what the run came to, over all of its attempts.
+
+    Tokens are those of the rows, however the engine lays them out; those of a step that was taken again count
+    once, and its seconds count each time.
+    """
     context, spec, steps = trainer.context, trainer.context.spec, trainer.state.step
     tokens = round(steps * context.tokens_per_step)
+    state = {"started": utc_now(), **meter.run.state()}
+    this = closed_attempt({**state, "ended": utc_now(), "cost": meter.measure(trainer)}, steps, 0.0)
+    attempts = [*state.get("history", []), this]
+    costs = total_cost(attempts)
     rows = {
         "train": len(context.train_rows),
         "available": context.available,
@@ -219,7 +263,6 @@ def report(
         "dropped": dict(splits.dropped),
         "truncated": splits.truncated,
     }
-    seconds = timer.report()
     return {
         "id": spec.run_id,
         "name": spec.name,
@@ -230,8 +273,8 @@ def report(
         "rows": rows,
         "steps": steps,
         "tokens": tokens,
-        "seconds": seconds,
-        "tokens_per_second": round(tokens / seconds["train"], 1),
-        "peak_memory_gb": round(peak_memory_gb(), 2),
+        **costs,
+        "tokens_per_second": round(tokens / costs["seconds"]["train"], 1),
+        "attempts": attempts,
         "metrics": metrics,
     }

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC_STATUS, PROC_CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -19,26 +20,42 @@ class PhaseTimer:
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._started = time.perf_counter()
-        self._nested = 0.0  # seconds of phases nested in the current one
+        self._running: list[_Phase] = []  # outermost first
         if PROC_CLEAR_REFS.exists():
             PROC_CLEAR_REFS.write_text("5")  # resets the peak: a sweep's cells share a process
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Count the block's seconds as `phase`; those of a nested phase count for the nested one alone."""
-        started, nested_before = time.perf_counter(), self._nested
-        self._nested = 0.0
+        current = _Phase(phase, time.perf_counter())
+        self._running.append(current)
         try:
             yield
         finally:
-            seconds = time.perf_counter() - started
-            self.seconds[phase] += seconds - self._nested
-            self._nested = nested_before + seconds
+            self._running.pop()
+            seconds = time.perf_counter() - current.started
+            self.seconds[phase] += seconds - current.nested
+            if self._running:
+                self._running[-1].nested += seconds
 
     def report(self) -> dict[str, float]:
-        """Seconds by phase, and `total` since the timer was made."""
-        seconds = {"total": time.perf_counter() - self._started, **self.seconds}
+        """Seconds by phase, those that are running included, and `total` since the timer was made."""
+        now = time.perf_counter()
+        seconds, inner = defaultdict(float, {"total": now - self._started, **self.seconds}), 0.0
+        for phase in reversed(self._running):
+            elapsed = now - phase.started
+            seconds[phase.name] += elapsed - phase.nested - inner
+            inner = elapsed
         return {phase: round(value, 2) for phase, value in seconds.items()}
+
+
+@dataclass
+class _Phase:
+    """A phase that is running."""
+
+    name: str
+    started: float
+    nested: float = 0.0  # seconds of the phases within that have ended
 
 
 def peak_memory_gb() -> float:

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from . import folders
+from .attempts import closed_attempt
 from .files import exclusive_lock, read_json, read_jsonl, utc_now, write_atomic, write_json
 from .output import lost_output
 from .publishing import publish_beside, stamps
@@ -142,11 +143,14 @@ class RunDirectory:
                 file.write("\n")  # the last attempt was killed in the middle of a line
 
     def _begin_attempt(self, run_id: str) -> None:
-        attempts = self.state().get("attempts", 0) + 1
+        state = self.state()
         self._set_state(
             "running",
             id=run_id,
-            attempts=attempts,
+            attempts=state.get("attempts", 0) + 1,
+            history=[*state.get("history", []), *([self._last_attempt()] if state.get("started") else [])],
+            training=None,
+            cost=None,
             host=socket.gethostname(),
             pid=os.getpid(),
             started=utc_now(),
@@ -154,6 +158,13 @@ class RunDirectory:
             error=None,
             lost_output=None,
         )
+
+    def _last_attempt(self) -> dict[str, Any]:
+        """The attempt before this one, which may have been killed."""
+        files = [self.metrics_file, *self.checkpoints.glob("checkpoint-*/manifest.json")]
+        last_write = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+        last_logged = max((row.get("step", 0) for row in self.metrics()), default=0)
+        return closed_attempt(self.state(), last_logged, last_write)
 
     def update_state(self, **fields: Any) -> None:
         """Set fields of run.json."""

@@ -39,6 +39,8 @@ class Hooks:
     reference_timer: AbstractContextManager[None] = field(default_factory=nullcontext)
     # once, before a checkpoint is loaded and the first step is taken
     on_start: Callable[[Trainer], None] = _nothing
+    # a checkpoint was committed
+    on_save: Callable[[Trainer], None] = _nothing
     # a step was not taken: its number, its gradient's norm, its rows
     on_nonfinite: Callable[[int, float, list[Row]], None] = _nothing
 

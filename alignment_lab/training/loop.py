@@ -239,6 +239,7 @@ class Trainer:
                 self.checkpoints.commit(self.state.step)
             collectives.barrier()
         self.hooks.heartbeat()
+        self.hooks.on_save(self)
 
     def check_stop(self) -> None:
         """Where a signal came to any process: commit a checkpoint of the steps taken, raise Interrupted. All

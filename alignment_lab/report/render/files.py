@@ -25,7 +25,8 @@ from .formatting import (
     format_number,
 )
 
-COSTS = ("steps", "tokens", "tokens_per_second", "peak_memory_gb")  # keys of a run's report.json
+# keys of a run's report.json
+COSTS = ("steps", "repeated_steps", "tokens", "tokens_per_second", "peak_memory_gb", "device_hours")
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -101,6 +102,7 @@ def _run(record: RunRecord) -> dict[str, Any]:
         "differs": record.varied,
         "metrics": record.metrics,
         "cost": {
+            "attempts": record.attempts,
             "seconds": record.seconds,
             **{key: record.report.get(key) for key in COSTS},
             "hardware": describe_hardware(record),
@@ -117,7 +119,7 @@ def to_csv(comparison: Comparison) -> str:
     output = io.StringIO()
     writer = csv.writer(output, lineterminator="\n")
     run_columns = ["cell", "configuration", "seed", "state", "reason"]
-    writer.writerow([*run_columns, *keys, *metric_columns, "seconds", *COSTS, "hardware"])
+    writer.writerow([*run_columns, *keys, *metric_columns, "attempts", "seconds", *COSTS, "hardware"])
     for record in comparison.records:
         row = [
             record.run.path.name,
@@ -127,6 +129,7 @@ def to_csv(comparison: Comparison) -> str:
             record.error,
             *(record.varied.get(key) for key in keys),
             *(value for name in comparison.metrics for value in _metric_values(record, name)),
+            record.attempts,
             record.seconds.get("total"),
             *(record.report.get(key) for key in COSTS),
             describe_hardware(record),

@@ -185,6 +185,7 @@ def _run(record: RunRecord, configuration: int, link: str | None) -> dict[str, A
         "total": record.seconds.get("total"),
         "speed": record.report.get("tokens_per_second"),
         "memory": record.report.get("peak_memory_gb"),
+        "attempts": record.attempts,
     }
     return {
         "label": record.label,

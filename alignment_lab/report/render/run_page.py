@@ -48,6 +48,7 @@ def write_run_page(run: RunDirectory) -> Path:
         "samples": samples[:MAX_SAMPLES],
         "sample_count": len(samples),
         "counts": _row_counts(record),
+        "attempts": _attempt_rows(record),
         "times": {phase: format_duration(seconds) for phase, seconds in record.seconds.items()},
         "config": _listing(settings),
         "provenance": _listing(record.provenance),
@@ -100,12 +101,34 @@ def _cost_cards(record: RunRecord) -> list[dict[str, str]]:
     if not report:
         return []
     steps, tokens = (format_number(report.get(key)) for key in ("steps", "tokens"))
+    repeated = report.get("repeated_steps")
+    taken = f"{steps} steps" + (f", {format_number(repeated)} more taken again" if repeated else "")
+    if (record.attempts or 1) > 1:
+        taken += f", {record.attempts} attempts"
     costs = [
-        ("time", format_duration(record.seconds.get("total")), f"{steps} steps"),
+        ("time", format_duration(record.seconds.get("total")), taken),
         ("peak memory", f"{format_gigabytes(report.get('peak_memory_gb'))} GB", ""),
         ("tokens per second", format_number(report.get("tokens_per_second")), f"{tokens} tokens"),
     ]
     return [{"name": name, "before": "", "after": value, "detail": detail} for name, value, detail in costs]
+
+
+def _attempt_rows(record: RunRecord) -> list[dict[str, str]]:
+    """A row for each attempt where there were several: of report.json, else those that ended, of run.json."""
+    attempts = record.report.get("attempts") or record.state.get("history") or []
+    if (record.attempts or 1) < 2:
+        return []
+    return [
+        {
+            "attempt": format_number(each.get("attempt")),
+            "started": str(each.get("started") or ""),
+            "host": str(each.get("host") or ""),
+            "steps": "no step" if each.get("from_step") is None else f"{each['from_step']} to {each['step']}",
+            "time": format_duration((each.get("seconds") or {}).get("total")),
+            "ended": clip(each.get("error") or ("" if each.get("ended") else "killed"), 200),
+        }
+        for each in attempts
+    ]
 
 
 def _metric_rows(record: RunRecord) -> list[dict[str, Any]]:

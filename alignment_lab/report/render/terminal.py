@@ -63,7 +63,8 @@ def _heading(record: RunRecord) -> Text:
         return heading
     duration = format_duration(record.seconds.get("total"))
     memory = format_gigabytes(record.report.get("peak_memory_gb"))
-    return heading + Text(f"  {duration}, peak memory {memory} GB", "dim")
+    attempts = f" in {record.attempts} attempts" if (record.attempts or 1) > 1 else ""
+    return heading + Text(f"  {duration}{attempts}, peak memory {memory} GB", "dim")
 
 
 def before_after_table(record: RunRecord, width: int) -> Table:

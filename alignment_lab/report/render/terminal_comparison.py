@@ -80,7 +80,7 @@ def _run_tables(comparison: Comparison, width: int) -> list[Table]:
             lambda record, name: record.after(name),
             _verdict_columns(comparison, lambda record: configurations[id(record)]),
         ),
-        *_cost_columns(lambda record: [record]),
+        *_cost_columns(records, lambda record: [record]),
     ]
     return fit_tables(records, row_heads, columns, width)
 
@@ -100,13 +100,13 @@ def _configuration_tables(comparison: Comparison, width: int) -> list[Table]:
             lambda each, name: each.measured(name),
             _verdict_columns(comparison, lambda each: each),
         ),
-        *_cost_columns(lambda each: list(each.by_seed.values())),
+        *_cost_columns(rows, lambda each: list(each.by_seed.values())),
     ]
     return fit_tables(rows, row_heads, columns, width)
 
 
-def _cost_columns(records: Callable[[T], list[RunRecord]]) -> list[Column[T]]:
-    """Time, speed and memory: means over the records of a row."""
+def _cost_columns(rows: Sequence[T], records: Callable[[T], list[RunRecord]]) -> list[Column[T]]:
+    """Time, speed and memory: means over the records of a row. Attempts where a run took several."""
 
     def mean(row: T, value: Callable[[RunRecord], object]) -> float | None:
         numbers = [number for record in records(row) if is_number(number := value(record))]
@@ -115,7 +115,12 @@ def _cost_columns(records: Callable[[T], list[RunRecord]]) -> list[Column[T]]:
     def reported(key: str) -> Callable[[RunRecord], object]:
         return lambda record: record.report.get(key)
 
+    def attempts(row: T) -> int:
+        return max((record.attempts or 0 for record in records(row)), default=0)
+
+    several = any(attempts(row) > 1 for row in rows)
     return [
+        *([Column("attempts", lambda row: str(attempts(row) or ABSENT))] if several else []),
         Column("time", lambda row: format_duration(mean(row, lambda record: record.seconds.get("total")))),
         Column("tokens/s", lambda row: format_number(mean(row, reported("tokens_per_second")))),
         Column("peak GB", lambda row: format_gigabytes(mean(row, reported("peak_memory_gb")))),

@@ -79,6 +79,12 @@ class RunRecord:
         return self.report.get("seconds") or {}
 
     @property
+    def attempts(self) -> int | None:
+        """How many attempts it took so far; None where it never started."""
+        count = self.state.get("attempts")
+        return count if isinstance(count, int) else None
+
+    @property
     def content_hashes(self) -> dict[str, str]:
         """Content hashes by what was hashed: model, data, tokenizer."""
         return self.provenance.get("content") or {}

@@ -6,7 +6,8 @@ const columns = () => {
   const byConfiguration = state.rows === "configurations";
   const keys = data.keys.map((key, index) => ({ name: `key:${index}`, heading: key.name, cell: (row) => settingCell(configurationOf(row).settings[index]) }));
   const metrics = data.metrics.filter((metric) => state.columns.has(metric.name)).flatMap((metric) => metricColumns(metric.name, byConfiguration));
-  const costs = [["time", "time", "total"], ["tokens/s", "speed", "speed"], ["peak GB", "memory", "memory"]].map(([heading, name, key]) => ({ name, heading, right: true, cell: (row) => costCell(row, key) }));
+  const attempts = data.configurations.some(({ runs }) => runs.some(({ costs }) => costs.attempts > 1)) ? [["attempts", "attempts", "attempts"]] : [];
+  const costs = [...attempts, ["time", "time", "total"], ["tokens/s", "speed", "speed"], ["peak GB", "memory", "memory"]].map(([heading, name, key]) => ({ name, heading, right: true, cell: (row) => costCell(row, key) }));
   const seeds = byConfiguration
     ? [{ name: "seeds", heading: "seeds", right: true, cell: (row) => ({ text: String(row.seeds.length), value: row.seeds.length, interval: row.seeds.join(", ") }) }]
     : [{ name: "seed", heading: "seed", right: true, cell: (row) => settingCell(row.seed) }, { name: "state", heading: "state", cell: (row) => ({ text: row.state, value: row.state, state: row.state }) }];
