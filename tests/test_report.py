@@ -476,7 +476,7 @@ def test_the_door_opens_without_torch(tmp_path: Path) -> None:
 
 
 def test_attempts_are_shown_where_there_were_several(tmp_path: Path) -> None:
-    """On the run's page and in the terminal, and in a comparison as a column of the table and of the files."""
+    """On the run's page and in the terminal; in a comparison as a column of the table and of the files."""
     sweep = tmp_path / "sweep"
     make_run(sweep / "0", spec(beta=0.1))
     run = make_run(sweep / "1", spec(beta=0.2))

@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the order of float sums depends on the number of threads
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
 
-
+import contents
 import damage
 import disk
 import harness
@@ -120,6 +120,11 @@ def damage_checkpoints(quick: bool, scratch: Path) -> Iterator[Row]:
     )
 
 
+def change_content(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Rows, weights, tokenizer or adapter that change under their names between attempts."""
+    yield from contents.campaign(scratch, quick)
+
+
 def inject_nonfinite(quick: bool, scratch: Path) -> Iterator[Row]:
     """NaN and infinity in losses, gradients and inputs."""
     yield from nonfinite.campaign(
@@ -153,6 +158,7 @@ CAMPAIGNS = {
     "hangup": hang_up,
     "pipes": close_pipes,
     "damage": damage_checkpoints,
+    "content": change_content,
     "numbers": inject_nonfinite,
     "disk": fill_disks,
     "races": race_for_caches,
