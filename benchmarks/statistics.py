@@ -258,14 +258,16 @@ def main() -> None:
     for name, table in simulated.items():
         print(f"\n{name}\n\n{table}")
     if arguments.write:
-        PAGE.write_text(_with_tables(PAGE.read_text(), simulated))
+        PAGE.write_text(with_tables(PAGE.read_text(), simulated))
 
 
-def _with_tables(page: str, simulated: dict[str, str]) -> str:
+def with_tables(page: str, simulated: dict[str, str]) -> str:
+    """The page with the tables between their marks. Raises ValueError where it lacks one."""
     for name, table in simulated.items():
-        start, end = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
-        before, _, rest = page.partition(start)
-        page = before + start + table + end + rest.partition(end)[2]
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if start not in page or end not in page:
+            raise ValueError(f"{PAGE}: no {start.strip()} ... {end}")
+        page = page[: page.index(start)] + start + table + "\n" + page[page.index(end) :]
     return page
 
 

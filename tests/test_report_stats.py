@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -149,3 +150,13 @@ def test_a_difference_that_is_there_is_found() -> None:
 def test_intervals_of_rows_hold_the_truth_as_often_as_they_say(name: str, prompts: int) -> None:
     """95 % and more, give or take 1.5; numbers that are skewed are told apart in docs/STATISTICS.md."""
     assert 100 - simulated.coverage(name, prompts, studies=250) <= at_most(6.5, 250)
+
+
+def test_the_page_of_rates_takes_its_tables_and_keeps_its_text() -> None:
+    page = simulated.PAGE.read_text()
+    tables = dict(re.findall(r"<!-- ([a-z ]+) -->\n(.*?)\n<!-- /\1 -->", page, re.DOTALL))
+    assert simulated.with_tables(page, tables) == page
+    assert "X" in simulated.with_tables(page, {"means": "X"}) and page.endswith("rely on.\n")
+    assert {line.split("|")[1].strip() for line in tables["rows"].splitlines()[2:]} == set(
+        simulated.INTERVALS
+    )
