@@ -188,8 +188,9 @@ def test_an_interrupted_run_ends_with_the_same_weights(composed, finished, tmp_p
     assert weights(whole) == weights(run)
     assert run.state()["attempts"] == 2
     assert_figures_are_of_both_attempts(run.report(), whole.report())
-    assert [(row["step"], row["loss"]) for row in run.metrics()] == [
-        (row["step"], row["loss"]) for row in whole.metrics()
+    assert run.report()["metrics"] == whole.report()["metrics"]  # those against the initial policy too
+    assert [(row["step"], row["loss"], row["num_tokens"]) for row in run.metrics()] == [
+        (row["step"], row["loss"], row["num_tokens"]) for row in whole.metrics()
     ]
 
 
