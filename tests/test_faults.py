@@ -17,7 +17,7 @@ def test_a_sample_of_faults(campaign):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("campaign", ["content", "disk", "races", "soak", "embedded"])
+@pytest.mark.parametrize("campaign", ["content", "foreign", "disk", "races", "soak", "embedded"])
 def test_a_sample_of_slow_faults(campaign):
     """Full disks need root, to mount a small one; where that is missing the campaign says so."""
     _survived(campaign)

@@ -29,7 +29,7 @@ def redirect_unwritable_caches() -> str | None:
     if not _home_exists():
         reason, scratch = f"HOME={os.environ.get('HOME', '')} is no directory", _temporary_folder()
         os.environ["HOME"] = str(scratch)
-    unwritable = {name: folder for name, folder in _caches().items() if not is_writable(folder)}
+    unwritable = {name: folder for name, folder in cache_folders().items() if not is_writable(folder)}
     if not unwritable and scratch is None:
         return None
     scratch = scratch or _temporary_folder()
@@ -49,7 +49,7 @@ def _home_exists() -> bool:
         return False
 
 
-def _caches() -> dict[str, Path]:
+def cache_folders() -> dict[str, Path]:
     """The folder of each cache that is written, by the variable that names another one."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     hugging_face = Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser()

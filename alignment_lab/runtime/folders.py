@@ -8,6 +8,7 @@ know what is in a run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -57,8 +58,9 @@ def _make_one(folder: Path) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
         _made.add(folder)
-    if not folder.is_dir():
-        raise NotADirectoryError(20, "Not a directory", str(folder))
+        return
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 
 
 def make_new_folder(folder: Path) -> Path:

@@ -20,6 +20,7 @@ os.environ |= {"TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
 import contents
 import damage
 import disk
+import foreign
 import harness
 import kills
 import nonfinite
@@ -151,6 +152,11 @@ def save_and_resume(quick: bool, scratch: Path) -> Iterator[Row]:
     yield from soak.campaign(spec, scratch / "run", 6 if quick else 300)
 
 
+def share_directories(quick: bool, scratch: Path) -> Iterator[Row]:
+    """Files of somebody else's where a run goes on."""
+    yield from foreign.campaign(experiment(*TINY, *STEPS), scratch / "run", quick)
+
+
 CAMPAIGNS = {
     "kills": kill_anytime,
     "saves": kill_during_saves,
@@ -162,6 +168,7 @@ CAMPAIGNS = {
     "numbers": inject_nonfinite,
     "disk": fill_disks,
     "races": race_for_caches,
+    "foreign": share_directories,
     "soak": save_and_resume,
     "embedded": kill_embedded_model,
 }
