@@ -468,7 +468,7 @@ PAIRS = [
     ),
     ("method=sft beta=0.1", "beta=0.1: ", "method=sft has no beta"),
     ("method.name=nope", "method.name=nope: ", "one of sft, cpt"),
-    ("name=a/b", "name=a/b: ", "leave out '/'"),
+    ("name=a/b", "name=a/b: ", "give a name without '/'"),
     ("name=..", "name=..: ", "a directory"),
     ("model=tiny model.shape=null", "model.shape=", "random"),
     ("data=embedded data.eval_path=rows.jsonl", "data.eval_path=rows.jsonl: ", "data=local"),

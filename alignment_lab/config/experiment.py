@@ -69,7 +69,7 @@ class Experiment:
             "/" not in self.name and self.name not in ("", ".", ".."),
             "name",
             self.name,
-            "it names a directory: leave out '/'.",
+            "it names a directory: give a name without '/'.",
         )
         _check_pairs(self)
 

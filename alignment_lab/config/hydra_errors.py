@@ -122,6 +122,8 @@ def _no_such_key(key: str, cause: str) -> str:
     keys, (group, _, name) = known_keys(), key.rpartition(".")
     if key in keys and (typed := typed_override(lambda typed: typed == key, key)).startswith("+"):
         return f"{typed}: the key exists already; leave the + out."
+    if (typed := typed_override(lambda typed: typed == key)).startswith("~") and key in keys:
+        return f"{typed}: this key cannot be removed; set it instead."
     if key in keys:
         option = typed_override(lambda typed: typed == group, group)
         return f"{_typed_setting(key)}: {option} has no such setting; leave it out."
@@ -176,7 +178,10 @@ def _wrong_value(override: str, cause: str) -> str:
         return f"{override}: give text, in quotes where it holds special characters."
     if "not a subclass of" in cause:
         parts = [key for key in known_keys() if key.startswith(f"{override.partition('=')[0]}.")]
-        return f"{override}: it is no single value; set {', '.join(parts)}."
+        what = (
+            f"it is no single value; set {', '.join(parts)}" if parts else "give a list of text, as in [a,b]"
+        )
+        return f"{override}: {what}."
     expected = re.search(
         r"(?:converted to|not a valid) (\w+)|expected one of (\[.*\])|(a ListConfig|Optional|value 'None')",
         cause,

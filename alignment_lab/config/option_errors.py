@@ -127,7 +127,10 @@ def _no_group(match: re.Match[str]) -> str:
     name, schema, value = match[1], match[2], match[3]
     group = next((group for group, one in GROUPS.items() if one.__name__ == schema), "method")
     if name.startswith("schema/"):
-        file = next((file for file in last_read("method") if len(set(file.chosen) - {"_self_"}) > 1), name)
+        file = next((file for file in last_read("method") if len(set(file.chosen) - {"_self_"}) > 1), None)
+        if file is None:
+            typed = typed_override(lambda typed: typed == "method", "method")
+            return f"{typed}: a run has one method; a sweep over several is --multirun method=dpo,kto."
         return f"{file}: its `defaults` build on two methods; keep one."
     return (
         f"{option_file(name)}: {group}={value}: a group has keys, as in `{group}: {{KEY: VALUE}}`; "

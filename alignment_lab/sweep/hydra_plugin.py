@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from ..runtime.library_internals import allow_plugin
@@ -29,3 +30,19 @@ class HydraPlugin:
         """Let Hydra instantiate it."""
         allow_plugin(cls.target())
         Plugins.instance().register(cls)
+
+
+class FailedJobReturn(JobReturn):
+    """The result of a cell that failed.
+
+    Hydra's own class prints all overrides before the error; this one only raises it.
+    """
+
+    @property
+    def return_value(self) -> Any:
+        """Raises the error."""
+        raise self._return_value
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value

@@ -27,7 +27,7 @@ from ..runtime.run_directory import RunDirectory
 from . import grid, shared_work
 from .cell_names import cell_folder
 from .cell_status import CellStatus
-from .hydra_plugin import HydraPlugin
+from .hydra_plugin import FailedJobReturn, HydraPlugin
 from .manifest import Cell, Sweep
 
 MAX_REASON_LENGTH = 120
@@ -173,22 +173,6 @@ def _first_failures(cells: list[Cell], statuses: Mapping[str, CellStatus]) -> st
     ]
     more = "; ..." if len(reasons) > MAX_REASONS else ""
     return f" ({'; '.join(reasons[:MAX_REASONS])}{more})" if reasons else ""
-
-
-class FailedJobReturn(JobReturn):
-    """The result of a cell that failed.
-
-    Hydra's own class prints all overrides before the error; this one only raises it.
-    """
-
-    @property
-    def return_value(self) -> Any:
-        """Raises the error."""
-        raise self._return_value
-
-    @return_value.setter
-    def return_value(self, value: Any) -> None:
-        self._return_value = value
 
 
 def _job_return(

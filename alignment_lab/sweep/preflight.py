@@ -15,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from ..config import DataSource, Experiment, to_plain
 from ..config.compose import errors_as_sentences
 from ..estimate import problems
-from ..runtime.errors import UserError
-from ..runtime.library_internals import skip_batch_validation, split_sweep
+from ..runtime.errors import Interrupted, RunError, UserError
+from ..runtime.library_internals import job_error, skip_batch_validation, split_sweep
 from ..runtime.redaction import redact_data
 from .cell_names import cell_folder, exclude_from_names, sweep_name
 from .directories import make_run_directory, make_sweep_directory, require_own_cells
 from .grid import Check, compose_grid, no_check
+from .hydra_plugin import FailedJobReturn
 from .search.sweeper import is_search, prepare_search
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Preflight(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Redact the overrides of a job: Hydra prints them when it failed, and nothing else reads them."""
         job_return.overrides = redact_data(job_return.overrides)
+        if isinstance(job_error(job_return), UserError | RunError | Interrupted):
+            job_return.__class__ = FailedJobReturn  # its sentence says all
 
 
 class CellCheck:
