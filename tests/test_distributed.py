@@ -246,6 +246,16 @@ def test_half_a_launch_is_one_sentence(changes, message):
     assert str(error.value).startswith(message) and "by torchrun" in str(error.value)
 
 
+def test_the_one_process_of_a_pod_is_the_first_of_its_machine():
+    """Kubernetes sets RANK and WORLD_SIZE alone; accelerate takes a process without LOCAL_RANK for no part of
+    a launch, and its gradients would stay its own.
+    """
+    for slurm, expected in (({}, "0"), ({"SLURM_LOCALID": "3"}, "3")):
+        variables = {name: value for name, value in TORCHRUN.items() if name != "LOCAL_RANK"} | slurm
+        settle_environment(variables)
+        assert variables["LOCAL_RANK"] == expected
+
+
 def test_a_run_computes_what_its_experiment_says_whatever_the_environment(composed, monkeypatch, tmp_path):
     """Of all variables together: the weights of a run without any, and a line for each that disagrees."""
     spec = composed(

@@ -60,7 +60,11 @@ def settle_environment(environment: MutableMapping[str, str] = os.environ) -> di
     Raises UserError where the variables of a launch are not whole: torch would wait for processes that do not
     come, or take the place of another.
     """
-    unread = {*MPI, *PRECISION, *(() if _is_one_of_several(environment) else LAUNCH)}
+    several = _is_one_of_several(environment)
+    if several and not environment.get("LOCAL_RANK"):
+        # Kubernetes sets none for the one process of a pod; without it accelerate would train it alone
+        environment["LOCAL_RANK"] = environment.get("SLURM_LOCALID", "0")
+    unread = {*MPI, *PRECISION, *(() if several else LAUNCH)}
     names = [name for name in environment if name in unread or name.startswith(ACCELERATE_PREFIXES)]
     return {name: environment.pop(name) for name in names}
 
