@@ -6,12 +6,14 @@ import re
 
 import pytest
 import yaml
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import OmegaConf
 
 from alignment_lab.config import METHOD_SCHEMAS, known_keys, to_plain
 from alignment_lab.config.compose import folder_name, load_experiment
 from alignment_lab.config.hydra_errors import describe_hydra_error
 from alignment_lab.runtime.errors import UserError
-from alignment_lab.sweep.preflight import constant_keys, grid_cells
+from alignment_lab.sweep.preflight import Preflight, constant_keys, grid_cells
 
 OPTIONS_OF_METHOD = ", ".join(sorted(METHOD_SCHEMAS))  # as Hydra lists files
 WITH_BETA = ", ".join(name for name, schema in METHOD_SCHEMAS.items() if hasattr(schema(), "beta"))
@@ -387,3 +389,13 @@ def test_a_sweep_over_all_options_is_checked_too(run_command):
         f"  beta=0.1: method={name} has no beta; leave it out, or use one of: {WITH_BETA}."
         for name in ("cpt", "reward", "sft")
     ]
+
+
+@pytest.mark.parametrize(("error", "lines"), [(UserError("why"), 0), (ValueError("a bug"), 1)])
+def test_a_cell_that_ends_with_a_sentence_says_nothing_else(error, lines, capsys):
+    """Hydra writes all overrides before the error of a cell: of use for a bug alone."""
+    returned = JobReturn(overrides=["a=1"], status=JobStatus.FAILED, _return_value=error)
+    Preflight().on_job_end(OmegaConf.create(), returned)
+    with pytest.raises(type(error), match=str(error)):
+        returned.return_value  # noqa: B018
+    assert capsys.readouterr().err.count("\n") == lines
