@@ -169,9 +169,16 @@ class Kernel:
         return torch.cat(outputs)
 
 
-def test_one_varlen_call_agrees(monkeypatch):
+def older_varlen_attn(q, k, v, q_ends, k_ends, longest_q, longest_k, *, scale=None, window_size=(-1, -1)):
+    """Of torch 2.11: it counts the heads itself."""
+    options = {"scale": scale, "window_size": window_size, "enable_gqa": True}
+    return Kernel.varlen_attn(q, k, v, q_ends, k_ends, longest_q, longest_k, **options)
+
+
+@pytest.mark.parametrize("kernel", [Kernel.varlen_attn, older_varlen_attn])
+def test_one_varlen_call_agrees(kernel, monkeypatch):
     """What an accelerator computes, with the kernel's arguments read by plain torch, in bfloat16."""
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", Kernel.varlen_attn)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     layout = PackedLayout(LAYOUTS["several trees"])
     outputs = value_and_gradients(packed_attention._varlen_attention, layout, dtype=torch.bfloat16)
     expected = value_and_gradients(masked_softmax, layout)

@@ -181,3 +181,20 @@ def test_dpo_beside_trl_from_end_to_end(tmp_path: Path) -> None:
     )
     assert figures["ratios"]["tuned"]["seconds"]["median"] > 0 and figures["sides"]["lab"]["peak_gb"][0] > 0
     assert out.with_suffix(".png").stat().st_size > 1000
+
+
+def test_a_lora_job_is_planned_as_one():
+    """Otherwise passes are sized for full training, whose states take most of the memory."""
+    from benchmarks.cases import Job
+    from benchmarks.lab import compose_experiment
+
+    parallel = compose_experiment(Job("lab.train", model="shape-8b", lora=16)).parallel
+    assert (parallel.adapter.name, parallel.rank) == ("lora", 16)
+
+
+def test_a_job_keeps_the_callers_python_path(tmp_path, monkeypatch):
+    """On a machine without the packages they may lie in a folder that PYTHONPATH names."""
+    from benchmarks.process import ROOT, environment
+
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    assert environment(tmp_path)["PYTHONPATH"] == f"{ROOT}:/somewhere"

@@ -278,3 +278,20 @@ def test_a_run_computes_what_its_experiment_says_whatever_the_environment(compos
     run_action(spec, disturbed)
     digests = [file_digest(run.model / "model.safetensors") for run in (alone, disturbed)]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 0), "float32"), ((7, 5), "float32"), ((8, 0), "bfloat16")]
+)
+def test_bfloat16_is_for_accelerators_that_multiply_it(capability, expected, composed, monkeypatch):
+    """torch.cuda.is_bf16_supported() is true on a T4 too, which emulates it many times slower."""
+    import torch
+
+    from alignment_lab.models.device import device_and_dtype
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    assert device_and_dtype(composed(["model.dtype=auto", "parallel.device=auto"]))[1] == getattr(
+        torch, expected
+    )

@@ -14,7 +14,7 @@ from alignment_lab.engine.layout import Engine
 from alignment_lab.models import packed_attention
 from alignment_lab.models.loading import load_model
 from alignment_lab.models.packed_attention import unsupported_reason
-from alignment_lab.runtime.errors import UserError
+from alignment_lab.runtime.errors import RunError, UserError
 
 PACKED, PADDED = Engine(True, 1000), Engine(False, 1000)
 MODELS = {  # family, settings, why rows of 22 tokens are padded
@@ -108,12 +108,15 @@ def test_an_unusual_model_is_exact_as_the_lab_loads_it(name, tmp_path):
     assert_outputs_equal(engine_outputs(loaded, SEQUENCES, engine), true, 1e-4)
 
 
+OPT = {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.5, "layerdrop": 0.5}
+
+
 @pytest.mark.parametrize(
-    "settings", [{}, {"attention_dropout": 0.5}], ids=["as it is", "dropout in attention"]
+    ("family", "settings"), [("llama", {}), ("llama", {"attention_dropout": 0.5}), ("opt", OPT)], ids=str
 )
-def test_a_loaded_model_is_the_same_function_in_training(settings, tmp_path):
+def test_a_loaded_model_is_the_same_function_in_training(family, settings, tmp_path):
     """Policy and reference are one function at the start: no dropout, wherever a family keeps its rate."""
-    small_model("llama", dtype=torch.float32, **settings).save_pretrained(tmp_path)
+    small_model(family, dtype=torch.float32, **settings).save_pretrained(tmp_path)
     loaded = load_model(Model(source=ModelSource.hub, path=str(tmp_path)), tmp_path)
     for engine in (PACKED, PADDED):
         assert_outputs_equal(
@@ -272,3 +275,117 @@ def test_a_model_with_a_missing_weight_is_one_sentence(tmp_path):
             UserError, match=rf"a weight of it is not in its files and would be random, {name} for one; "
         ):
             load_model(settings, tmp_path, score_head=score_head)
+
+
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 12}
+LONGROPE |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_positions_that_change_with_the_longest_sequence_of_a_call_are_computed_one_by_one():
+    """Rows of up to 22 tokens, of which long ones have other frequencies: no row may decide for another."""
+    model = small_model("phi3", rope_parameters=LONGROPE, original_max_position_embeddings=12)
+    assert choose_engine(model, 12, 1000) == (PACKED, None)
+    engine, reason = choose_engine(model, LONGEST, 1000)
+    assert engine == Engine(False, 1000, one_by_one=True)
+    assert "its longrope positions change beyond 12 tokens and sequences have up to 22" in reason
+    expected = plain_outputs(model, SEQUENCES)
+    for max_tokens in (1000, 25, 1):
+        outputs = engine_outputs(model, SEQUENCES, Engine(False, max_tokens, one_by_one=True))
+        assert_outputs_equal(outputs, expected, 1e-12)
+
+
+def test_positions_that_depend_on_earlier_calls_are_refused():
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    model = small_model("llama", dtype=torch.float32, rope_parameters=rope, max_position_embeddings=16)
+    assert choose_engine(model, 16, 1000)[0] == PACKED
+    with pytest.raises(UserError, match=r"model.path: .* beyond 16 tokens .* set data.max_length=16\."):
+        choose_engine(model, LONGEST, 1000)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_processes_make_equally_many_calls_one_by_one(world_size, monkeypatch):
+    """Under sharding a call is a collective: a process with fewer rows repeats one, which scores nothing."""
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    engine, calls, scored = Engine(False, 30, world_size, one_by_one=True), [], []
+    for rank in range(world_size):
+        monkeypatch.setenv("RANK", str(rank))
+        batches = engine.local_batches(SEQUENCES)
+        calls.append([len(batch.rows()) for batch in batches])
+        scored += [id_ for batch in batches if not batch.is_filler for id_ in batch.sequence_ids.tolist()]
+        for batch in batches:
+            assert sum(len(row.targets) for row in batch.rows()) == len(batch.targets)
+    assert all(one == calls[0] for one in calls)
+    assert sorted(scored) == list(range(len(SEQUENCES)))
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("kept", ["ignored", "unknown"])
+def test_a_forward_that_does_not_cut_its_logits_is_exact(kept, monkeypatch):
+    """As in remote code: it takes any keyword and gives all logits, or does not know the keyword at all.
+
+    In a row of as many scored tokens as tokens, only their order tells cut logits from whole ones.
+    """
+    model = small_model("llama")
+    expected = plain_outputs(model, SEQUENCES)
+    forward = model.forward
+    if kept == "ignored":
+        monkeypatch.setattr(model, "forward", lambda logits_to_keep=0, **keywords: forward(**keywords))
+    else:
+
+        def plain(input_ids, position_ids=None, attention_mask=None, layout=None):
+            return forward(input_ids, position_ids=position_ids, attention_mask=attention_mask, layout=layout)
+
+        monkeypatch.setattr(model, "forward", plain)
+    assert choose_engine(model, LONGEST, 1000) == (PACKED, None)
+    for engine in (PACKED, PADDED, Engine(False, 1000, one_by_one=True), Engine(True, 4)):
+        assert_outputs_equal(engine_outputs(model, SEQUENCES, engine), expected, 1e-12)
+
+
+FAILURES = {
+    "out of memory": (torch.OutOfMemoryError("CUDA out of memory."), torch.OutOfMemoryError),
+    "host memory": (RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError),
+    "a kernel": (RuntimeError("CUDA error: no kernel image is available"), RunError),
+    "another version of it": (TypeError("unexpected keyword argument"), RunError),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_says_nothing_of_the_model_is_no_reason_to_pad(name, monkeypatch):
+    """Memory and kernels: padding would hide that the run goes on slower, or another way, than it should."""
+    error, expected = FAILURES[name]
+
+    def fail(*_arguments, **_keywords):
+        raise error
+
+    monkeypatch.setattr(packed_attention, "has_kernel", lambda device: True)
+    monkeypatch.setattr(packed_attention, "_kernel" if expected is RunError else "_varlen_attention", fail)
+    model = small_model("llama", dtype=torch.bfloat16)
+    with pytest.raises(expected, match=str(error)[:20]):
+        choose_engine(model, LONGEST, 1000, dtype=torch.bfloat16)
+
+
+def test_noise_in_training_is_refused(monkeypatch):
+    """What no attribute of a module switches off makes the policy another function than its reference."""
+    model = small_model("llama", dtype=torch.float32)
+    embed = model.model.embed_tokens
+    hook = embed.register_forward_hook(
+        lambda module, _, output: torch.nn.functional.dropout(output, 0.5, module.training)
+    )
+    with pytest.raises(UserError, match="gives other log-probabilities in training mode, by"):
+        choose_engine(model, LONGEST, 1000)
+    hook.remove()
+    assert choose_engine(model, LONGEST, 1000)[0] == PACKED
+
+
+def test_a_model_that_sees_later_tokens_is_refused(monkeypatch):
+    model = small_model("bert", implementation="eager", dtype=torch.float32, is_decoder=False)
+    with pytest.raises(UserError, match="a token sees later ones"):
+        choose_engine(model, LONGEST, 1000)
+
+
+def test_a_rate_of_dropout_that_is_read_from_the_config_is_one_sentence():
+    """Persimmon's attention asks its config in every call; the lab does not change a config that is saved."""
+    model = small_model("persimmon", dtype=torch.float32, attention_dropout=0.3)
+    with pytest.raises(UserError, match=r"model.path: .* in training mode .* in its config.json to 0"):
+        choose_engine(model, LONGEST, 1000)

@@ -114,7 +114,15 @@ class ExactnessCheck:
         with evaluation_mode(self.model, dtype):
             expected = self._score(short, layout)
             self.model.train()  # `evaluation_mode` restores what was before
-            outputs = self._score(short, layout)
+            try:
+                outputs = self._score(short, layout)
+            except REFUSALS as error:
+                _raise_failure(error)
+                raise UserError(
+                    f"model.path: {type(self.model).__name__} does not compute {layout} rows in training "
+                    f"mode ({_first_words(error)}); set the rates of dropout in its config.json to 0, or use "
+                    "another model."
+                ) from error
         difference, tolerance = collectives.broadcast(_difference(outputs, expected, is_exact))
         if difference > tolerance:
             raise UserError(

@@ -117,7 +117,7 @@ def shared_prefix_attention(
         missing = unsupported or ("dropout" if dropout else f"window of {window}")
         raise ValueError(f"packed attention has no {missing}")
     half = next((tensor.dtype for tensor in (value, key, query) if tensor.dtype.itemsize == 2), None)
-    if query.is_cuda and half and has_kernel(query.device) and _kernel_takes(query, value):
+    if half and has_kernel(query.device) and _kernel_takes(query, value):
         # the kernel takes 16 bits only; under autocast rotated queries are float32 and values are not
         return _varlen_attention(query.to(half), key.to(half), value.to(half), layout, scaling), None
     return _sdpa_by_segment(query, key, value, layout, scaling), None
@@ -168,7 +168,7 @@ def _varlen_attention(
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise RunError(
-            f"{kernel_name(query.device)} failed on {torch.cuda.get_device_name(query.device)} ({reason}); "
+            f"{kernel_name(query.device)} failed on {query.device} ({reason}); "
             "use model.attention=sdpa, which pads, or other versions of torch and flash-attn."
         ) from error
 
@@ -195,6 +195,7 @@ def _parameters(function: Any) -> frozenset[str]:
     return frozenset(signature(function).parameters)
 
 
+@cache
 def has_kernel(device: torch.device) -> bool:
     """Whether packed 16-bit rows are computed by one kernel here: CUDA, compute capability 8.0 or higher, and
     flash-attn or a torch whose varlen attention has windows and scales (2.11 or later).
