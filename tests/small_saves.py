@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from alignment_lab.checkpoints import verify
-from alignment_lab.checkpoints.verify import __main__ as process
+from alignment_lab.checkpoints.verify import comparison as process
 from alignment_lab.checkpoints.verify import fresh_process
 from alignment_lab.checkpoints.verify.plain_loading import load_base
 from alignment_lab.config import Experiment, to_yaml
@@ -91,9 +91,9 @@ def verify_in_this_process(patch: pytest.MonkeyPatch) -> None:
     start = subprocess.run
 
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        if command[1:3] != ["-m", "alignment_lab.checkpoints.verify"]:
+        if fresh_process.START not in command:
             return start(command, **options)
-        process.main(*command[3:])
+        process.main(*command[5:])
         return subprocess.CompletedProcess(command, 0, "", "")
 
     patch.setattr(fresh_process.subprocess, "run", run)

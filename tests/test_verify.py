@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from small_saves import ADAPTERS, file_digests, in_this_process, quantized, tiny_model, trained_adapter
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignment_lab.checkpoints import verify
+from alignment_lab.checkpoints.weights import saved_state
 from alignment_lab.config import Quantization
 from alignment_lab.models import packed_attention
 from alignment_lab.models.embedded import embedded_weights
@@ -44,6 +46,13 @@ def damaged(saved_model, tmp_path):
         return folder
 
     return copy_with
+
+
+def check_adapter_files(folder: Path, model: PeftModel) -> None:
+    """What was saved is what was trained, and what peft expects."""
+    state = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    verify.check_files(folder, saved_state(model, state).items())
+    verify.check_adapter_names(model, folder)
 
 
 def error_sentence(folder: Path, outputs: torch.Tensor, options: verify.LoadOptions | None = None) -> str:
@@ -120,9 +129,7 @@ def test_an_adapter_is_loaded_on_the_base_that_it_names(kind, saved_model, tmp_p
     outputs = verify.probe_outputs(model)
     assert verify.max_difference(outputs, saved_model[1]) > 1  # it was trained
     assert verify.verify_saved(tmp_path / kind, outputs, tolerance=ROUNDING) <= ROUNDING
-    verify.check_files(
-        tmp_path / kind, ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
-    )
+    check_adapter_files(tmp_path / kind, model)
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
@@ -133,9 +140,7 @@ def test_a_reward_adapter_is_saved_with_its_head(kind, saved_model, tmp_path, in
     assert outputs.shape == (8,)
     assert len(set(outputs.tolist())) == 8
     assert verify.verify_saved(tmp_path / kind, outputs, tolerance=ROUNDING) <= ROUNDING
-    verify.check_files(
-        tmp_path / kind, ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
-    )
+    check_adapter_files(tmp_path / kind, model)
     file = tmp_path / kind / "adapter_model.safetensors"
     save_file({name: weight for name, weight in load_file(file).items() if "score" not in name}, file)
     assert "(no 'base_model.model.score.weight')" in error_sentence(tmp_path / kind, outputs)

@@ -24,6 +24,7 @@ from ..models.device import device_and_dtype, free_memory
 from ..models.loading import load_policy
 from ..models.tokenizer import load_tokenizer, tokenizer_digest
 from ..runtime.errors import UserError
+from ..runtime.files import read_json
 from ..training import Callback, Hooks, TrainContext, Trainer
 from ..training.backend import create_accelerator
 
@@ -169,5 +170,12 @@ def _describe_adapter(spec: Experiment, policy: Any) -> str:
     base = f"the base in {parallel.quantization.name}" if quantized else "the base"
     trained = count_parameters(policy, trainable_only=True)
     kind = f"{parallel.adapter.name}, rank {settings.r}, alpha {settings.lora_alpha}, {trained:,} parameters"
-    continued = f"it goes on from {start}, and is the reference as it lies there"
+    continued = f"it goes on from {start}, and is the reference as it lies there{_describe_dropout(start)}"
     return f"adapter: {kind} on {base}; {continued if start else f'the reference is {base}'}"
+
+
+def _describe_dropout(init_adapter: str | None) -> str:
+    """That an adapter which was trained with dropout goes on without."""
+    config = read_json(Path(init_adapter, "adapter_config.json").expanduser()) if init_adapter else {}
+    rate = config.get("lora_dropout")
+    return f"; its lora_dropout of {rate} is off" if rate else ""

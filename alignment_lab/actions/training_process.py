@@ -91,7 +91,7 @@ def _train(
     watchdog = Watchdog(spec.training.watchdog_minutes, stacks, partial(_on_hang, run))
     files = _read_files(spec, model_folder) if ranks.is_main_process() else None
     with timer("load"):
-        from ..training.saving import save_model
+        from ..training.saving import rehearse_save, save_model
         from . import assembly
 
         tokens = assembly.tokenize(spec, splits, model_folder, console)
@@ -104,21 +104,32 @@ def _train(
             meter.record(trainer)
 
         trainer = _build_trainer(spec, run, tokens, console, stop, meter, watchdog, on_start)
+        rehearse_save(trainer.context, run.partial / "model")
     with watchdog.watch():
         with timer("train"), _last_step(trainer, meter):
             trainer.train()
         after = measure(trainer, timer)
         trainer.check_stop()
         with timer("save"):
-            save_model(trainer, model_folder, run.partial / "model")
+            problem = save_model(trainer, model_folder, run.partial / "model")
     if ranks.is_main_process():
         samples = sample_rows(trainer.context.generation_rows, before[0].answers, after.answers)
-        for kept in run.publish_results(samples):
+        for kept in run.publish_results(samples, is_proved=problem is None):
             trainer.context.notify(f"{kept}: this was in the run's directory, and not of the run: set aside")
         run.write_row_scores(row_scores(after.scores))
         metrics = before_after(before[0].scores, after.scores)
         write_json(run.report_file, report(trainer, splits, meter, metrics))
     collectives.barrier()
+    _require_proved(run, problem)
+
+
+def _require_proved(run: RunDirectory, problem: str | None) -> None:
+    """Raise RunError with what `save_model` found, once all else is published."""
+    if problem:
+        raise RunError(
+            f"the model is trained, and is not proved to be saved right: {problem.removesuffix('.')}; "
+            f"its weights are kept in {run.unproved_model}, its figures in {run.report_file.name}."
+        )
 
 
 @contextmanager

@@ -155,6 +155,16 @@ def mark_as_fsdp_managed(model: Any) -> None:
     model._is_fsdp_managed_module = True
 
 
+def to_saved_names(model: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict as `save_pretrained` writes it: some families' files have other names and shapes.
+
+    A mixture's experts are one tensor in memory and one for each expert on the Hub. Tensors may lie on meta.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return dict(revert_weight_conversion(model, state))
+
+
 # accelerate
 
 

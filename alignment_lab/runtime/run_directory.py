@@ -88,6 +88,11 @@ class RunDirectory:
         return self.path / "model"
 
     @property
+    def unproved_model(self) -> Path:
+        """Folder of the final weights where they were not proved to be what was trained."""
+        return self.path / "model.unproved"
+
+    @property
     def lock(self) -> Path:
         """Held while a process runs here."""
         return self.path / ".lock"
@@ -233,8 +238,10 @@ class RunDirectory:
         """Raise UserError where a run here would mix with, or replace, files that no run of the lab wrote."""
         folders.require_own(self.path, str(self.path))
 
-    def publish_results(self, samples: Iterable[dict[str, Any]]) -> list[Path]:
+    def publish_results(self, samples: Iterable[dict[str, Any]], *, is_proved: bool = True) -> list[Path]:
         """Move the model that was written into `partial` to its place, and write samples.jsonl.
+
+        One that `is_proved` does not say to be saved right goes to `unproved_model`.
 
         What lies there and no earlier attempt wrote stays, or is set aside where its name is needed; returns
         the paths of what was set aside.
@@ -244,7 +251,7 @@ class RunDirectory:
         results += [self.page_file] if folders.is_foreign_page(self.page_file) else []
         kept = [folders.set_aside(path) for path in results if os.path.lexists(path)]
         self.update_state(published=stamps(written))
-        kept += publish_beside(written, self.model, published or {})
+        kept += publish_beside(written, self.model if is_proved else self.unproved_model, published or {})
         self.write_samples(samples)
         return kept
 

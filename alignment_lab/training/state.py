@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..checkpoints import optimizer_state
-from ..checkpoints.weights import load_weights, save_weights
+from ..checkpoints.weights import load_weights, save_checkpoint_weights
 from ..distributed import ranks
 from ..runtime.files import read_json, write_json
 
@@ -38,7 +38,7 @@ class TrainState:
 def save_state(trainer: Trainer, folder: Path) -> None:
     """Write a whole checkpoint, however the weights are sharded. Every process together."""
     trainer.backend.reshard()
-    save_weights(trainer.model, folder)
+    save_checkpoint_weights(trainer.model, folder)
     if ranks.is_main_process():
         trainer.context.tokenizer.save_pretrained(folder)
     trainer.hooks.heartbeat()

@@ -7,12 +7,15 @@ was lost (every number changes), before anybody builds on it. Refuses to know ru
 
 from .fresh_process import verify_saved
 from .plain_loading import LoadOptions, load_saved
+from .plain_names import check_adapter_names, check_full_names
 from .probe import max_difference, probe_outputs
 from .tensor_files import check_files, tensor_shapes
 
 __all__ = [
     "LoadOptions",
+    "check_adapter_names",
     "check_files",
+    "check_full_names",
     "load_saved",
     "max_difference",
     "probe_outputs",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...runtime.errors import Interrupted, UserError
 from ...runtime.files import read_json
-from ...runtime.paths import pythonpath
+from ...runtime.paths import CODE_ROOT
 from ...runtime.signals import HANDLED_SIGNALS
 from .plain_loading import LoadOptions
 from .tensor_files import fail_if, tensor_shapes
@@ -23,6 +23,16 @@ from .tensor_files import fail_if, tensor_shapes
 if TYPE_CHECKING:
     from torch import Tensor
 
+# `-P -c` in place of `-m`: with that the working directory would be searched first, and a copy.py there taken
+# for the standard library's. The lab is found by its folder, which is searched for nothing else.
+START = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import alignment_lab
+del sys.path[0]
+from alignment_lab.checkpoints.verify.comparison import main
+main(*sys.argv[1:])
+"""
 RUN_VARIABLES = (  # prefixes of environment variables that make a process part of a distributed run
     "RANK",
     "WORLD_SIZE",
@@ -77,8 +87,10 @@ def _run_fresh_process(folder: Path, expected: Tensor, options: LoadOptions) -> 
         save_file({"outputs": expected.contiguous()}, Path(scratch, "expected.safetensors"))
         command = [
             sys.executable,
-            "-m",
-            "alignment_lab.checkpoints.verify",
+            "-P",
+            "-c",
+            START,
+            str(CODE_ROOT),
             str(folder.resolve()),
             scratch,
             options.to_json(),
@@ -120,8 +132,7 @@ def _was_stopped(process: subprocess.CompletedProcess[str]) -> bool:
 
 
 def _environment(options: LoadOptions) -> dict[str, str]:
-    """The environment of a process outside any run, offline, that finds the lab from any directory."""
+    """The environment of a process outside any run, offline."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(RUN_VARIABLES)}
-    kept["PYTHONPATH"] = pythonpath()
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if options.device == "cpu" else {}
     return kept | {"HF_HUB_OFFLINE": "1"} | hidden

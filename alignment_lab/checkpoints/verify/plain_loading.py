@@ -90,9 +90,10 @@ def load_adapter(model: Any, folder: Path) -> Any:
     """
     from peft import PeftModel, get_peft_model_state_dict
 
-    with _load_errors_as_sentence(folder):
+    with load_errors_as_sentence(folder):
         adapted = PeftModel.from_pretrained(model, str(folder)).eval()
-    saved, expected = tensor_shapes(folder).keys(), get_peft_model_state_dict(adapted)
+    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    saved = tensor_shapes(folder).keys()
     fail_if_any(expected.keys() - saved, folder, "lacks {}")
     fail_if_any(saved - expected.keys(), folder, "holds {}, which the adapter does not have")
     parameters = {weight.data_ptr(): weight for weight in adapted.parameters()}
@@ -123,7 +124,7 @@ def load_plain(folder: Path, options: LoadOptions, *, score_head: bool, new: tup
         )
         more |= {"quantization_config": config, "device_map": {"": options.device}}
     dtype = "auto" if options.dtype == "auto" else getattr(torch, _dtype_name(options.dtype))
-    with _load_errors_as_sentence(folder):
+    with load_errors_as_sentence(folder):
         model, keys = auto_class.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, trust_remote_code=options.trust_remote_code, **more
         )
@@ -136,12 +137,12 @@ def load_plain(folder: Path, options: LoadOptions, *, score_head: bool, new: tup
 
 
 @contextmanager
-def _load_errors_as_sentence(folder: Path) -> Iterator[None]:
+def load_errors_as_sentence(folder: Path, remedy: str = SAVE_AGAIN) -> Iterator[None]:
     """Turn a library's loading error into one sentence."""
     try:
         yield
     except LOAD_ERRORS as error:
         reason = " ".join(f"{'no ' if isinstance(error, KeyError) else ''}{error}".split())
         raise UserError(
-            f"{folder}: plain transformers and peft cannot load it ({reason[:300]}); {SAVE_AGAIN}."
+            f"{folder}: plain transformers and peft cannot load it ({reason[:300]}); {remedy}."
         ) from error

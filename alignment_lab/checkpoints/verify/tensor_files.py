@@ -56,14 +56,14 @@ def iter_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 def check_files(folder: Path, trained: Iterable[tuple[str, Tensor]]) -> None:
     """Check that names and shapes in the headers equal those of the trained state, and that none is empty.
 
-    Raises UserError. An adapter's tensors may carry the names of its model or those that peft saves. Tied
+    `trained` has the names of the files: see `saved_state` in checkpoints/weights.py. Raises UserError. Tied
     tensors are saved once: one may be missing where its values are in the files under another name.
     """
     shapes = tensor_shapes(folder)
     missing: dict[str, Tensor] = {}
     matched = set()
-    for model_name, tensor in trained:
-        name, shape = _saved_name(model_name), tuple(tensor.shape)
+    for name, tensor in trained:
+        shape = tuple(tensor.shape)
         if name not in shapes:
             missing[name] = tensor
             continue
@@ -76,12 +76,6 @@ def check_files(folder: Path, trained: Iterable[tuple[str, Tensor]]) -> None:
     lost = [name for name, tensor in missing.items() if not _has_equal_tensor(folder, tensor, shapes)]
     fail_if_any(lost, folder, "lacks {}, which was trained")
     fail_if_any(shapes.keys() - matched, folder, "holds {}, which was not trained")
-
-
-def _saved_name(name: str) -> str:
-    """The name under which peft saves a tensor: without its own name for the adapter, `default`."""
-    name = name.replace("magnitude_vector.default.weight", "magnitude_vector")
-    return name.replace(".modules_to_save.default.", ".").replace(".default.", ".")
 
 
 def _has_equal_tensor(folder: Path, tensor: Tensor, shapes: dict[str, tuple[int, ...]]) -> bool:

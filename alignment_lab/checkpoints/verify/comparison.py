@@ -1,12 +1,11 @@
 """The fresh process of `verify_saved`.
 
-Run as python -m alignment_lab.checkpoints.verify FOLDER SCRATCH LOAD_OPTIONS. Reads
-SCRATCH/expected.safetensors and writes SCRATCH/result.json.
+Started by `fresh_process` with FOLDER SCRATCH LOAD_OPTIONS. Reads SCRATCH/expected.safetensors and writes
+SCRATCH/result.json.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from ...runtime.errors import UserError
@@ -48,7 +47,3 @@ def main(folder: str, scratch: str, options: str) -> None:
     except UserError as error:
         result["error"] = str(error)
     write_json(Path(scratch, "result.json"), result)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
