@@ -23,6 +23,18 @@ from alignment_lab.config import Experiment, to_yaml
 from alignment_lab.runtime.run_directory import RunDirectory
 
 ADAPTERS: dict[str, dict[str, Any]] = {"lora": {}, "dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
+# adapters that others train, and that a run may go on from
+FOREIGN_ADAPTERS: dict[str, dict[str, Any]] = {
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "new tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [5, 6, 7]},
+    "whole modules": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "biases": {"target_modules": ["q_proj"], "bias": "lora_only"},
+    "patterns": {
+        "target_modules": ["q_proj", "v_proj"],
+        "rank_pattern": {"q_proj": 2},
+        "alpha_pattern": {"v_proj": 3},
+    },
+}
 SPREAD = 0.1  # of random weights; Llama's own 0.02 would leave logits that barely differ
 quantized = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="needs bitsandbytes: pip install -e .[quantization]"
@@ -57,14 +69,17 @@ def trained_adapter(
     score_head: bool = False,
 ) -> Any:
     """Save a trained adapter of this kind on `base` in `folder`; returns its model."""
+    settings: dict[str, Any] = {
+        "target_modules": "all-linear",
+        "modules_to_save": ["score"] if score_head else None,
+        **(ADAPTERS | FOREIGN_ADAPTERS)[adapter_kind],
+    }
     config = LoraConfig(
         r=4,
         lora_alpha=8,
-        target_modules="all-linear",
-        modules_to_save=["score"] if score_head else None,
         task_type="SEQ_CLS" if score_head else "CAUSAL_LM",
         base_model_name_or_path=str(base),
-        **ADAPTERS[adapter_kind],
+        **settings,
     )
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)  # load_base reads the base's folder from it
@@ -75,7 +90,7 @@ def trained_adapter(
             if weight.requires_grad:
                 weight.data = weight.float()  # trained weights are float32, whatever the base's dtype
                 weight += SPREAD * torch.randn(weight.shape, generator=generator)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)
     return model.eval()
 
 

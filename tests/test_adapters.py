@@ -36,14 +36,16 @@ def run_with_adapter(composed, folder: Path, *overrides: str) -> tuple[RunDirect
 
 def test_a_trained_adapter_is_resumed_and_is_its_own_reference(composed, tmp_path):
     """SFT trains one, DPO starts from it: its first loss is log 2, which it would not be against the bare
-    base.
+    base, and not with the dropout that others train adapters with.
     """
     sft, output = run_with_adapter(composed, tmp_path / "sft", "method=sft")
     assert "rank 16, alpha 32" in output and "the reference is the base" in output
+    write_json(config := sft.model / "adapter_config.json", read_json(config) | {"lora_dropout": 0.2})
     dpo, output = run_with_adapter(
         composed, tmp_path / "dpo", "method=dpo", f"model.init_adapter={sft.model}"
     )
     assert f"it goes on from {sft.model}, and is the reference as it lies there" in output
+    assert "its lora_dropout of 0.2 is off" in output
     assert dpo.metrics()[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert (
         read_json(dpo.provenance_file)["content"]["model"]

@@ -13,11 +13,19 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from small_saves import ADAPTERS, file_digests, in_this_process, quantized, tiny_model, trained_adapter
+from small_saves import (
+    ADAPTERS,
+    FOREIGN_ADAPTERS,
+    file_digests,
+    in_this_process,
+    quantized,
+    tiny_model,
+    trained_adapter,
+)
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignment_lab.checkpoints import verify
-from alignment_lab.checkpoints.weights import saved_state
+from alignment_lab.checkpoints.weights import load_weights, save_checkpoint_weights, saved_state
 from alignment_lab.config import Quantization
 from alignment_lab.models import packed_attention
 from alignment_lab.models.embedded import embedded_weights
@@ -108,8 +116,13 @@ def test_the_probe_is_float32_where_accelerate_casts_the_forward(saved_model, fr
         assert not torch.equal(casting, AutoModelForCausalLM.from_pretrained(folder)(input_ids=ids).logits)
 
 
-def test_the_fresh_process_does_not_belong_to_the_run(saved_model, monkeypatch):
-    """A process that waits for seven others would never finish."""
+def test_the_fresh_process_does_not_belong_to_the_run(saved_model, monkeypatch, tmp_path):
+    """A process that waits for seven others would never finish; what lies in the working directory is not the
+    standard library.
+    """
+    for module in ("copy", "random", "queue"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('a file of the user')")
+    monkeypatch.chdir(tmp_path)
     for name, value in {
         "RANK": "3",
         "WORLD_SIZE": "8",
@@ -144,6 +157,20 @@ def test_a_reward_adapter_is_saved_with_its_head(kind, saved_model, tmp_path, in
     file = tmp_path / kind / "adapter_model.safetensors"
     save_file({name: weight for name, weight in load_file(file).items() if "score" not in name}, file)
     assert "(no 'base_model.model.score.weight')" in error_sentence(tmp_path / kind, outputs)
+
+
+@pytest.mark.parametrize("kind", FOREIGN_ADAPTERS)
+def test_every_part_of_an_adapter_is_saved_and_resumed(kind, tmp_path, in_this_process):
+    """The final files load as peft expects them; a checkpoint gives every trained weight back by its name."""
+    base = tiny_model(tmp_path / "base", tied=kind != "whole modules")
+    model = trained_adapter(base, tmp_path / "adapter", kind)
+    check_adapter_files(tmp_path / "adapter", model)
+    outputs = verify.probe_outputs(model)
+    assert verify.verify_saved(tmp_path / "adapter", outputs, tolerance=ROUNDING) <= ROUNDING
+    save_checkpoint_weights(model, tmp_path / "checkpoint")
+    resumed = load_weights(model, tmp_path / "checkpoint")
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert all(torch.equal(resumed[name], weight) for name, weight in trained.items())
 
 
 @pytest.mark.parametrize("score_head", [False, True])

@@ -22,7 +22,7 @@ from ..distributed.full_state import count_parameters
 from ..methods import method_spec
 from ..models.device import device_and_dtype, free_memory
 from ..models.loading import load_policy
-from ..models.tokenizer import load_tokenizer, tokenizer_digest
+from ..models.tokenizer import embedding_rows, load_tokenizer, require_embedded, tokenizer_digest
 from ..runtime.errors import UserError
 from ..runtime.files import read_json
 from ..training import Callback, Hooks, TrainContext, Trainer
@@ -72,10 +72,28 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     splits.dropped += counts
     if not train:
         raise UserError(f"data.max_length={limit}: no row fits; raise it, or give shorter rows.")
+    _require_embedded(spec, model_folder, tokenizer, [*train, *heldout], console)
     available = len(train if spec.method.format is Format.text else splits.train)
     tokens = TokenizedData(splits, model_folder, tokenizer, train, heldout, available, digest, pairs)
     console.print(_describe_rows(tokens), highlight=False, soft_wrap=True)
     return tokens
+
+
+def _require_embedded(
+    spec: Experiment, folder: Path, tokenizer: PreTrainedTokenizerBase, rows: list[Row], console: Console
+) -> None:
+    """Refuse rows with tokens that the model has no embedding for, before it is loaded."""
+    embedded = embedding_rows(spec.model, folder)
+    if embedded is None:
+        return
+    used = (token for row in rows for column in data.ID_COLUMNS for token in row.get(column, ()))
+    if require_embedded(tokenizer, embedded, used, str(spec.model.path)):
+        console.print(
+            f"tokenizer: its padding token has no row in the embedding; {tokenizer.pad_token} pads instead, "
+            "in the saved tokenizer too",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _describe_rows(tokens: TokenizedData) -> str:

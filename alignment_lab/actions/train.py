@@ -26,10 +26,12 @@ from ..config import (
     to_plain,
     to_yaml,
 )
+from ..config.dotted import flatten
 from ..distributed import collectives, ranks
 from ..distributed.environment import describe_removed, settle_environment
 from ..distributed.launch import is_run_leader, launch_workers, local_process_count
 from ..estimate import problems
+from ..estimate.weights import weight_problems
 from ..models.locate import describe_remote_code, locate_model
 from ..report.render.terminal import show_run
 from ..runtime import hardware, provenance
@@ -59,6 +61,7 @@ def run_training(spec: Experiment, run: RunDirectory) -> float | None:
 
     Raises UserError for a mistake; the directory records any failure.
     """
+    _require_encodable(spec, run)
     removed = settle_environment()
     leads = is_run_leader(spec.parallel)
     console = Console(quiet=not leads)
@@ -93,6 +96,19 @@ def _publish(spec: Experiment, run: RunDirectory, console: Console) -> None:
     show_run(run, console)
 
 
+def _require_encodable(spec: Experiment, run: RunDirectory) -> None:
+    """Refuse text that is no UTF-8: safetensors and tokenizers cannot open such a path."""
+    settings = {"hydra.run.dir": str(run.path.absolute()), **flatten(to_plain(spec))}
+    for key, value in settings.items():
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{key}={str(value)!a}: holds bytes that are no UTF-8, or that this locale does not read; "
+                "rename it, or set LC_ALL=C.UTF-8."
+            ) from None
+
+
 def _check_and_train(
     spec: Experiment, run: RunDirectory, console: Console, stop: StopRequest, notes: Sequence[str]
 ) -> None:
@@ -100,6 +116,7 @@ def _check_and_train(
     problems.require_runnable(spec, hardware.count_accelerators(), run.path)
     rows = data.load_rows(spec)
     model_path = locate_model(spec.model)
+    problems.raise_problems(list(weight_problems(spec, model_path)))
     console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
     remote_code = [describe_remote_code(spec.model, model_path)] if spec.model.trust_remote_code else []
     for line in filter(None, (describe_no_effect(spec), *remote_code, *notes)):

@@ -10,9 +10,10 @@ from .overlap import prompt_key, prompt_messages
 from .rows import Message, Row
 from .split import Splits, generation_rows, group_pairs, max_train_groups, take_groups
 from .token_cache import tokenize_cached
-from .tokenization import count_sequence_tokens, count_tokens, max_sequence_length
+from .tokenization import ID_COLUMNS, count_sequence_tokens, count_tokens, max_sequence_length
 
 __all__ = [
+    "ID_COLUMNS",
     "DataError",
     "Message",
     "Row",

@@ -5,23 +5,22 @@ Looks at devices, memory, disk, packages, weights and trackers; knows nothing of
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from .. import estimate, tracking
-from ..config import Attention, DeviceType, Experiment, ModelSource, Parallel, Quantization, Sharding
+from ..config import Attention, DeviceType, Experiment, Parallel, Quantization, Sharding
 from ..runtime.disk import free_bytes, nearest_existing
 from ..runtime.errors import UserError
 from .devices import DEVICES, GB, Device
 from .memory import MemoryEstimate
 from .model_states import STATE_BYTES
+from .weights import weight_problems
 
 REMEDY_COUNTS = (1, 2, 4, 8, 16)  # numbers of devices that are tried where this machine is too small
 REMEDY_DEVICE = "h100"  # a device that can be rented
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")  # whole, or in shards
 REQUIRED_PACKAGES = {  # beyond the lab's own dependencies: (package, extra of pyproject.toml)
     Sharding.zero1: ("deepspeed", "deepspeed"),
     Sharding.zero2: ("deepspeed", "deepspeed"),
@@ -45,7 +44,7 @@ def local_problems(
         *_device_problems(spec, accelerators),
         *missing_packages(spec.parallel),
         *_attention_problems(spec, cpu),
-        *_weight_problems(spec),
+        *weight_problems(spec),
         *tracking.tracker_problems(spec),
         *_memory_problems(spec, 0 if cpu else accelerators, at_once),
         *_disk_problems(spec, folder or Path.cwd()),
@@ -54,7 +53,7 @@ def local_problems(
 
 def machine_independent_problems(spec: Experiment) -> list[str]:
     """What keeps it from running anywhere: all that a login node can tell of a cell for another machine."""
-    problems = [*missing_packages(spec.parallel), *_weight_problems(spec), *tracking.tracker_problems(spec)]
+    problems = [*missing_packages(spec.parallel), *weight_problems(spec), *tracking.tracker_problems(spec)]
     if spec.model.attention is Attention.flash_attention_2:
         problems += _attention_problems(spec, cpu=spec.parallel.device is DeviceType.cpu)
     return problems
@@ -74,7 +73,11 @@ def sweep_disk_problems(specs: Iterable[Experiment], folder: Path) -> list[str]:
 
 def require_runnable(spec: Experiment, accelerators: int, folder: Path | None = None) -> None:
     """Raise one UserError that lists all problems, if there are any."""
-    problems = local_problems(spec, accelerators=accelerators, folder=folder)
+    raise_problems(local_problems(spec, accelerators=accelerators, folder=folder))
+
+
+def raise_problems(problems: Sequence[str]) -> None:
+    """Raise one UserError that lists all of them, if there are any."""
     if len(problems) == 1:
         raise UserError(problems[0])
     if problems:
@@ -146,26 +149,6 @@ def _attention_problems(spec: Experiment, cpu: bool) -> Iterator[str]:
             f"{setting}: needs flash-attn; pip install -e .[flash], or use model.attention=shared_prefix, "
             "which needs no package."
         )
-
-
-def _weight_problems(spec: Experiment) -> Iterator[str]:
-    """Weights of the Hub that are not cached on this machine, while HF_HUB_OFFLINE forbids to fetch them."""
-    model, path = spec.model, spec.model.path
-    if model.source is not ModelSource.hub or path is None or not _is_offline():
-        return
-    if Path(path).expanduser().is_dir():
-        return
-    if not any(estimate.hub_cached_file(model, name) for name in WEIGHT_FILES):
-        yield (
-            f"model.path={path}: is not on this machine, and HF_HUB_OFFLINE=1; "
-            "fetch it where there is a network, or give a directory."
-        )
-
-
-def _is_offline() -> bool:
-    true_values = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads them
-    variables = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    return any(os.environ.get(name, "").upper() in true_values for name in variables)
 
 
 def _memory_problems(spec: Experiment, accelerators: int, at_once: int) -> Iterator[str]:

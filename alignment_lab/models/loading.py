@@ -71,11 +71,18 @@ def load_model(
 
 
 def _load_complete(auto_class: Any, folder: Path, **options: Any) -> Any:
-    """The model in this folder. Raises UserError where a weight other than a new head is missing.
+    """The model in this folder. Raises UserError where transformers cannot load it, and where a weight other
+    than a new head is missing.
 
     A missing weight would be random, and transformers only prints a table.
     """
-    model, info = auto_class.from_pretrained(folder, output_loading_info=True, **options)
+    try:
+        model, info = auto_class.from_pretrained(folder, output_loading_info=True, **options)
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "mismatch" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{folder}: transformers cannot load this model ({reason}); give another.") from error
     required_prefix = model.base_model_prefix if "num_labels" in options else ""
     missing = sorted(name for name in info["missing_keys"] if name.startswith(required_prefix))
     if missing:

@@ -6,6 +6,7 @@ Knows `model` settings and tokenizer files. Refuses to know what is tokenized.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from ..runtime.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MAX_TOKENS_LISTED = 5  # tokens that an error message lists
 
 
 def load_tokenizer(settings: Model, folder: Path) -> PreTrainedTokenizerBase:
@@ -36,6 +39,37 @@ def load_tokenizer(settings: Model, folder: Path) -> PreTrainedTokenizerBase:
         # any id will do: padding is masked by lengths, not recognized by its id
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def embedding_rows(settings: Model, folder: Path) -> int | None:
+    """Rows of the embedding of the model in `folder`, by its config; None where that does not say."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+    return getattr(config.get_text_config(), "vocab_size", None)
+
+
+def require_embedded(tokenizer: PreTrainedTokenizerBase, rows: int, used: Iterable[int], path: str) -> bool:
+    """Refuse token ids that the embedding has no row for; gives whether another padding token was taken.
+
+    `rows` are those of the embedding, `used` the ids in the data. A tokenizer may have more tokens than the
+    embedding, as long as no row of the data holds one. Raises UserError.
+    """
+    largest = max(tokenizer.get_vocab().values())
+    if largest < rows:
+        return False
+    if beyond := sorted({token for token in used if token >= rows}):
+        names = ", ".join(tokenizer.convert_ids_to_tokens(beyond[:MAX_TOKENS_LISTED]))
+        more = f" and {len(beyond) - MAX_TOKENS_LISTED} more" if len(beyond) > MAX_TOKENS_LISTED else ""
+        raise UserError(
+            f"model.path={path}: its tokenizer has ids up to {largest} and its embedding {rows} rows, and "
+            f"{names}{more} of the data and its template lie beyond them; resize the model's embedding to "
+            "its tokenizer, or use a template and data without these tokens."
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id < rows:
+        return False
+    tokenizer.pad_token = tokenizer.eos_token
+    return True
 
 
 def resolve_chat_template(value: str) -> str:
