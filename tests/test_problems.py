@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alignment_lab import tracking
-from alignment_lab.estimate import DEVICES, GB, problems
+from alignment_lab.estimate import DEVICES, GB, problems, weights
 from alignment_lab.runtime import disk
 from alignment_lab.runtime.errors import UserError
 
@@ -126,7 +126,7 @@ def test_weights_that_may_not_be_downloaded(problems_of, monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert problems_of(f"{overrides} model.path={tmp_path}") == []
     monkeypatch.setattr(
-        problems.estimate,
+        weights,
         "hub_cached_file",
         lambda model, name: tmp_path if name.endswith("index.json") else None,
     )

@@ -22,7 +22,6 @@ from .shape import (
     UNKNOWN_SHAPE_REMEDY,
     ParameterCounts,
     experiment_parameters,
-    hub_cached_file,
     model_shape,
     parameter_counts,
 )
@@ -60,7 +59,6 @@ __all__ = [
     "experiment_parameters",
     "first_fitting_preset",
     "get_device",
-    "hub_cached_file",
     "is_practical",
     "is_supported",
     "local_cpu",
