@@ -39,7 +39,8 @@ def preferred_messages(row: Row) -> list[Message]:
 
     A rejected answer is left out, so that one file is split alike for methods with and without it.
     """
-    return row.get("messages") or [*row["prompt"], *row.get("chosen", row.get("completion", ()))]
+    messages: list[Message] | None = row.get("messages")
+    return messages or [*row["prompt"], *(row["chosen"] if "chosen" in row else row["completion"])]
 
 
 def shared_keys(rows: Sequence[Row]) -> list[set[Key]]:
