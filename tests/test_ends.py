@@ -334,11 +334,11 @@ def test_streams_of_others_are_left_alone(capsys):
 # ---- as a user sees it
 
 
-def start(*arguments: str, **options: Any) -> subprocess.Popen[Any]:
+def start(*arguments: str, steps: int = 4000, **options: Any) -> subprocess.Popen[Any]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     long = [argument for argument in TINY if "max_steps" not in argument]
     return subprocess.Popen(
-        [sys.executable, str(TRAIN), *long, "training.max_steps=4000", "eval=none", *arguments],
+        [sys.executable, str(TRAIN), *long, f"training.max_steps={steps}", "eval=none", *arguments],
         env=environment,
         **options,
     )
@@ -393,6 +393,7 @@ def test_several_processes_go_on_under_nohup_and_without_a_reader(tmp_path):
         "parallel=ddp",
         "parallel.processes=2",
         f"hydra.run.dir={run.path}",
+        steps=500,  # a line is printed every 50
         stdout=write_end,
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
@@ -401,7 +402,7 @@ def test_several_processes_go_on_under_nohup_and_without_a_reader(tmp_path):
     wait_for_steps(run, process)
     os.close(read_end)
     process.send_signal(signal.SIGHUP)
-    wait_for_steps(run, process, 1 + max(row["step"] for row in run.metrics()) + 400)
+    wait_for_steps(run, process, 1 + max(row["step"] for row in run.metrics()) + 60)
     process.send_signal(signal.SIGTERM)
     assert process.wait(120) == 128 + Signals.SIGTERM
     assert read_json(run.state_file)["lost_output"] == {"stdout": "Broken pipe"}
