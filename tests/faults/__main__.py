@@ -27,6 +27,7 @@ import nonfinite
 import races
 import readers
 import soak
+import unsavable
 from harness import STEPS, TINY, Row, experiment
 
 from alignment_lab.runtime.files import cache_directory
@@ -157,6 +158,11 @@ def share_directories(quick: bool, scratch: Path) -> Iterator[Row]:
     yield from foreign.campaign(experiment(*TINY, *STEPS), scratch / "run", quick)
 
 
+def save_the_unsavable(quick: bool, scratch: Path) -> Iterator[Row]:
+    """What a library refuses to save, or saves by other names."""
+    yield from unsavable.campaign(scratch / "unsavable", quick=quick)
+
+
 CAMPAIGNS = {
     "kills": kill_anytime,
     "saves": kill_during_saves,
@@ -170,6 +176,7 @@ CAMPAIGNS = {
     "races": race_for_caches,
     "foreign": share_directories,
     "soak": save_and_resume,
+    "unsavable": save_the_unsavable,
     "embedded": kill_embedded_model,
 }
 
