@@ -142,7 +142,7 @@ def test_a_proof_that_signals_end_is_repeated_and_then_put_off(composed, monkeyp
     start = subprocess.run
 
     def start_and_kill(command: Any, **options: Any) -> Any:
-        if "alignment_lab.checkpoints.verify" not in command:
+        if fresh_process.START not in command:
             return start(command, **options)
         starts.append(options["start_new_session"])
         return start([sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"], **options)
