@@ -114,7 +114,7 @@ def test_a_signal_in_any_phase_loses_nothing(undisturbed, send_at, tmp_path):
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(saving, "save_weights"), (training_process, "report"), (train, "conclude_tracking")],
+    [(saving, "_save_and_prove"), (training_process, "report"), (train, "conclude_tracking")],
 )
 def test_a_signal_after_the_last_step_lets_the_run_finish(owner, name, undisturbed, send_at, tmp_path):
     """While the model is saved and published, and when its page is written."""

@@ -259,8 +259,8 @@ def test_an_option_without_a_schema_says_what_is_missing(mistake, folder):
     option = folder / "options" / "method" / "tilted.yaml"
     option.write_text(OPTION.replace("defaults: [/schema/method/plugin@method, _self_]\n", ""))
     sentence = mistake()
-    assert sentence.startswith("method/tilted.yaml: ")
-    assert "defaults: [/schema/method/plugin@method, _self_]" in sentence
+    assert sentence.startswith("options/method/tilted.yaml: ")
+    assert "[/schema/method/plugin@method, _self_]" in sentence
 
 
 def test_mistakes_are_answered_without_torch(run_command, tmp_path):
