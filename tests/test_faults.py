@@ -20,7 +20,9 @@ def test_a_sample_of_faults(campaign):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("campaign", ["kills", "numbers", "content", "foreign", "disk", "races", "soak", "embedded"])
+@pytest.mark.parametrize(
+    "campaign", ["kills", "numbers", "content", "foreign", "disk", "races", "soak", "embedded"]
+)
 def test_a_sample_of_slow_faults(campaign):
     """Full disks need root, to mount a small one; where that is missing the campaign says so."""
     _survived(campaign)
