@@ -389,3 +389,28 @@ def test_a_rate_of_dropout_that_is_read_from_the_config_is_one_sentence():
     model = small_model("persimmon", dtype=torch.float32, attention_dropout=0.3)
     with pytest.raises(UserError, match=r"model.path: .* in training mode .* in its config.json to 0"):
         choose_engine(model, LONGEST, 1000)
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_what_was_proved_is_not_proved_again(monkeypatch, tmp_path):
+    """The same weights at the same length call the model no more; others, or a damaged file, do."""
+    monkeypatch.setenv("ALIGNMENT_LAB_CACHE", str(tmp_path))
+    calls = []
+
+    def choose(family: str, weights: str, longest: int = LONGEST) -> int:
+        """Chooses for a model loaded anew; gives the calls that it took."""
+        model = small_model(family)
+        model.register_forward_pre_hook(lambda *_: calls.append(family))
+        calls.clear()
+        engine, reason = choose_engine(model, longest, 1000, weights=weights)
+        assert (engine, reason is None) == ((PACKED, True) if family == "llama" else (PADDED, False))
+        assert_outputs_equal(engine_outputs(model, SEQUENCES, engine), plain_outputs(model, SEQUENCES), 1e-12)
+        return len(calls) - len(SEQUENCES) - len(engine.batches(SEQUENCES))
+
+    for family in ("llama", "stablelm"):
+        assert choose(family, "a") > 3
+        assert choose(family, "a") == 0
+        assert choose(family, "b") > 3 and choose(family, "a", LONGEST + 1) > 3
+    for file in (tmp_path / "layouts").iterdir():
+        file.write_text("{")
+    assert choose("llama", "a") > 3 and choose("llama", "a") == 0

@@ -19,8 +19,9 @@ from ..runtime.library_internals import (
     supports_attention_functions,
     supports_sdpa,
 )
-from .exactness import ExactnessCheck
+from .exactness import LAYOUTS, ExactnessCheck
 from .layout import Engine
+from .verdicts import Verdict, remembered, verdict_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,42 +33,62 @@ def choose_engine(
     max_tokens: int,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    *,
+    weights: str | None = None,
 ) -> tuple[Engine, str | None]:
     """The engine that is exact for this model, and the reason where it is not the packed one.
 
     All processes must call this together. Random sequences of up to `longest` tokens are scored in `dtype`,
-    each alone and in the layouts. Raises UserError where no layout is exact, where a token's log-probability
-    depends on later tokens or on other calls, and where training mode changes it.
+    each alone and in the layouts; with `weights`, the digest of the model's, once for all runs. Raises
+    UserError where no layout is exact, where a token's log-probability depends on later tokens or on other
+    calls, and where training mode changes it.
     """
-    config = model.config.get_text_config()
-    limit = stateful_rope_limit(config)
+    _require_static_positions(model, longest)
+    packs = attention_implementation(model) == SHARED_PREFIX
+    plain_attention = _default_attention(model) if packs else None
+
+    def decide() -> Verdict:
+        return _decide(model, longest, ExactnessCheck(model, longest, device, dtype, plain_attention))
+
+    key = weights and verdict_key(model, weights, longest, device or model.device, dtype)
+    verdict = remembered(key, decide) if key else decide()
+    if plain_attention and verdict.layout != "packed":
+        model.set_attn_implementation(plain_attention)
+    engine = Engine(packed=False, max_tokens=max_tokens, world_size=ranks.world_size(), device=device)
+    return replace(engine, **LAYOUTS[verdict.layout]), verdict.reason
+
+
+def _require_static_positions(model: PreTrainedModel, longest: int) -> None:
+    limit = stateful_rope_limit(model.config.get_text_config())
     if limit is not None and longest > limit:
         raise UserError(
             f"model.path: the positions of {type(model).__name__} are scaled dynamically, so that beyond "
             f"{limit} tokens a log-probability depends on the rows before it, and rows have up to {longest}; "
             f"set data.max_length={limit}."
         )
+
+
+def _decide(model: PreTrainedModel, longest: int, check: ExactnessCheck) -> Verdict:
+    """Packed, else padded, else one by one."""
     attention = attention_implementation(model)
-    plain_attention = _default_attention(model) if attention == SHARED_PREFIX else None
-    check = ExactnessCheck(model, longest, device, dtype, plain_attention)
-    engine = Engine(packed=False, max_tokens=max_tokens, world_size=ranks.world_size(), device=device)
     if attention != SHARED_PREFIX and supports_attention_functions(model):
         reason: str | None = f"model.attention={attention}"
     else:
         is_own = attention != SHARED_PREFIX
-        reason = unsupported_reason(config, longest)
+        reason = unsupported_reason(model.config.get_text_config(), longest)
         reason = reason or ("it computes attention by code of its own" if is_own else check.problem("packed"))
     if reason is None:
         check.require_same_in_training("packed")
-        return replace(engine, packed=True), None
-    if plain_attention:
-        model.set_attn_implementation(plain_attention)
+        return Verdict("packed")
+    if check.plain_attention:
+        model.set_attn_implementation(check.plain_attention)
     problem = check.problem("padded")
     if problem is not None:
         check.require_exact_one_by_one()
         reason = f"{reason}; {problem}"
-    check.require_same_in_training("padded" if problem is None else "one by one")
-    return replace(engine, one_by_one=problem is not None), reason
+    layout = "padded" if problem is None else "one by one"
+    check.require_same_in_training(layout)
+    return Verdict(layout, reason)
 
 
 def _default_attention(model: PreTrainedModel) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3  # nats between two computations of a log-probability in float32, at most
 # in the median where 16 bits take part: their rounding sends a token here and there to another expert
 TOLERANCE_16_BIT = 0.15
+SHORT = 3  # short sequences
 SCORED = 64  # tokens of the long sequence that are compared: its last ones, which see all others
 LAYOUTS: dict[str, dict[str, Any]] = {
     "packed": {"packed": True},
@@ -110,10 +111,10 @@ class ExactnessCheck:
             )
 
     def require_same_in_training(self, layout: str) -> None:
-        """Raise UserError where the short sequences score otherwise in training mode."""
-        short, dtype, is_exact = self.stages[0]
+        """Raise UserError where the short sequences do not score in training mode as they do alone."""
+        sequences, dtype, is_exact = self.stages[0]
+        short, alone = sequences[-SHORT:], self.alone[0][-SHORT:]
         with evaluation_mode(self.model, dtype):
-            expected = self._score(short, layout)
             self.model.train()  # `evaluation_mode` restores what was before
             try:
                 outputs = self._score(short, layout)
@@ -124,7 +125,7 @@ class ExactnessCheck:
                     f"mode ({_first_words(error)}); set the rates of dropout in its config.json to 0, or use "
                     "another model."
                 ) from error
-        difference, tolerance = collectives.broadcast(_difference(outputs, expected, is_exact))
+        difference, tolerance = collectives.broadcast(_difference(outputs, alone, is_exact))
         if difference > tolerance:
             raise UserError(
                 f"model.path: {type(self.model).__name__} gives other log-probabilities in training mode, "

@@ -50,7 +50,10 @@ class TrainContext:
             return
         rows = [*self.train_rows, *self.heldout_rows, *self.heldout_pairs]
         longest = max(map(max_sequence_length, rows))
-        self.engine, reason = choose_engine(self.model, longest, self.max_tokens, self.device, self.dtype)
+        weights = weights_digest(self.model)
+        self.engine, reason = choose_engine(
+            self.model, longest, self.max_tokens, self.device, self.dtype, weights=weights
+        )
         kernel = kernel_name(self.device)
         packed = "packed, prompts shared" + (f" by {kernel}" if kernel else "")
         unpacked = "one sequence at a time" if self.engine.one_by_one else "padded"
@@ -63,7 +66,7 @@ class TrainContext:
                 "router: no load-balancing loss is added to this mixture of experts; TRL's trainers add "
                 f"{coefficient:g} times it (router_aux_loss_coef of its config)"
             )
-        self.weights_digest = weights_digest(self.model)
+        self.weights_digest = weights
 
     def notify(self, text: str) -> None:
         """Print one line; the main process's console alone is not quiet."""
