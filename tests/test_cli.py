@@ -227,6 +227,7 @@ def test_the_command_is_the_package_too(tmp_path):
         ("model=tiny --multirun method=dpo,ipo ~tracking", "--multirun"),
         ("method=dpo --config-dir a=b -cn=spec +x=1 --help", "--config-dir a=b -cn=spec --help"),
         ("--cfg job", "--cfg job"),
+        ("", ""),
     ],
 )
 def test_overrides_may_stand_anywhere(words, flags):

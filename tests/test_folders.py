@@ -116,6 +116,17 @@ REFUSED = {  # arguments, with MINE for the folder; the kind of its contents; wh
         "columns foo",
     ),
     "a mistake in a setting": (["beta=-1", "hydra.run.dir=MINE"], None, "beta"),
+    "a name that is too long": ([f"hydra.run.dir=MINE/{'x' * 300}"], "one file", "File name too long"),
+    "Hydra's own folder": (
+        ["hydra.output_subdir=foo", "hydra.run.dir=MINE/new"],
+        "one file",
+        "hydra.output_subdir=foo",
+    ),
+    "cells of one name": (
+        ["--multirun", "beta=0.1,0.2", "hydra.sweep.dir=MINE/new", "hydra.sweep.subdir=same"],
+        "one file",
+        "2 cells would share",
+    ),
     "a file in its place": (["hydra.run.dir=MINE/thesis.tex"], "one file", "is a file"),
 }
 

@@ -324,6 +324,7 @@ def test_a_run_is_not_resumed_on_other_rows_and_keeps_every_attempt(
     changed(CHANGES["a row added"][0])
     with pytest.raises(UserError, match=r"a\.jsonl changed; 24 rows before, 25 now.*put that back"):
         run_action(spec, run)
+    assert run.state()["state"] == "interrupted" and "a.jsonl changed" in run.state()["error"]
     with pytest.raises(UserError, match=r"a\.jsonl changed.*this run finished on what was there before"):
         run_action(spec, whole)
     assert whole.state()["state"] == "finished"

@@ -452,6 +452,10 @@ def test_a_cell_that_never_began_and_one_that_cannot_be_read_are_shown(
 def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
+    run = make_run(tmp_path / "run")
+    for option in ("--out", "--metric", "--baseline"):
+        assert main([str(run.path), option, "x"]) == 2
+        assert f"{option}: {run.path} is one run" in capsys.readouterr().err
     for name, remedy in (
         ("missing", "no such directory; give"),
         ("empty", "holds no run"),

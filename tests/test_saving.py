@@ -212,6 +212,34 @@ def test_a_target_that_cannot_be_adapted_is_one_sentence(targets, sentence, comp
     assert "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" in str(caught.value)
 
 
+def test_rows_that_are_too_long_are_replaced_by_the_next(composed, write_rows):
+    """Every other prompt fills data.max_length: a run of 3 steps of 4 pairs has its 12 all the same, and as
+    many measured ones; an epoch is of rows that can be used.
+    """
+    rows = [
+        {"prompt": f"question {number} " * (1 if number % 2 else 200), "chosen": "yes", "rejected": "no"}
+        for number in range(200)
+    ]
+    spec = composed(
+        [
+            *TINY_RUN,
+            "data=local",
+            f"data.path={write_rows(rows)}",
+            "data.max_length=64",
+            "training.max_steps=3",
+            "training.global_batch=4",
+            "method=dpo",
+            "eval=heldout",
+            "eval.rows=5",
+            "eval.generations=0",
+        ]
+    )
+    tokens = assembly.tokenize(spec, data.load_rows(spec), locate_model(spec.model), Console(quiet=True))
+    assert (len(tokens.train), len(tokens.heldout)) == (12, 5)
+    assert 50 <= tokens.available <= 130
+    assert len({str(row["prompt_ids"]) for row in tokens.train}) == 12
+
+
 @pytest.mark.parametrize("token", ["<|tool|>", "[PAD]"])
 def test_tokens_beyond_the_embedding(token, composed, tmp_path, capsys):
     """In the data they are refused before the model is loaded; one that only pads is replaced."""

@@ -6,6 +6,7 @@ Every process goes through all of it. Refuses to know what is measured, saved or
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,12 +60,15 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     function, tokenizer = method_spec(spec.method).tokenize, load_tokenizer(spec.model, model_folder)
     collectives.init_process_group(cpu=device_and_dtype(spec)[0].type == "cpu")
     digest, limit = tokenizer_digest(tokenizer), spec.data.max_length
-    train = data.take_groups(splits.train, data.max_train_groups(spec))
-    heldout = data.take_groups(splits.heldout, max(spec.eval.rows, spec.eval.generations))
-    pairs = [row for row in heldout if "messages" in row and "rejected" in row]
+
+    def tokenize_rows(rows: list[Row]) -> tuple[list[Row], Counter[str]]:
+        return data.tokenize_cached(function, tokenizer, digest, rows, limit)
+
+    measured = max(spec.eval.rows, spec.eval.generations)
     with collectives.main_process_first():
-        train, counts = data.tokenize_cached(function, tokenizer, digest, train, limit)
-        heldout, more = data.tokenize_cached(function, tokenizer, digest, heldout, limit)
+        train, counts, share = _tokenize_groups(tokenize_rows, splits.train, data.max_train_groups(spec))
+        heldout, more, _ = _tokenize_groups(tokenize_rows, splits.heldout, measured)
+        pairs = [row for row in heldout if "messages" in row and "rejected" in row]
         if pairs:
             pairs, _ = data.tokenize_cached(tokenize_pairs, tokenizer, digest, pairs, limit)
     counts += more
@@ -73,10 +77,32 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     if not train:
         raise UserError(f"data.max_length={limit}: no row fits; raise it, or give shorter rows.")
     _require_embedded(spec, model_folder, tokenizer, [*train, *heldout], console)
-    available = len(train if spec.method.format is Format.text else splits.train)
+    available = len(train) if spec.method.format is Format.text else round(share * len(splits.train))
     tokens = TokenizedData(splits, model_folder, tokenizer, train, heldout, available, digest, pairs)
     console.print(_describe_rows(tokens), highlight=False, soft_wrap=True)
     return tokens
+
+
+def _tokenize_groups(
+    tokenize_rows: Callable[[list[Row]], tuple[list[Row], Counter[str]]], rows: list[Row], count: int | None
+) -> tuple[list[Row], Counter[str], float]:
+    """(the first `count` groups that can be used, of all for None; what was dropped on the way; the share of
+    usable rows). A group that is dropped, as too long, is replaced by the next one.
+    """
+    groups = data.group_pairs(rows)
+    taken: list[Row] = []
+    counts: Counter[str] = Counter()
+    first, tried = 0, 0
+    while first < len(groups):
+        missing = len(groups) if count is None else count - len(data.group_pairs(taken))
+        if missing <= 0:
+            break
+        block = [rows[index] for group in groups[first : first + missing] for index in group]
+        usable, dropped = tokenize_rows(block)
+        taken += usable
+        counts += dropped
+        first, tried = first + missing, tried + len(block)
+    return taken, counts, len(taken) / tried if tried else 0.0
 
 
 def _require_embedded(

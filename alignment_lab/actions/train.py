@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -208,14 +209,25 @@ def recorded_attempt(spec: Experiment, run: RunDirectory) -> Iterator[None]:
     _require_same_experiment(spec, run)
     prepare_libraries()
     with run.locked():
+        before = run.state()
         run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))
         try:
             yield
         except BaseException as error:
-            run.fail(describe_error(error), resumable=isinstance(error, KeyboardInterrupt | HungError))
+            if _is_refusal(error, before, run):
+                numbered = {"attempts": run.state()["attempts"], "error": describe_error(error)}
+                run.restore_state(before | numbered)
+            else:
+                run.fail(describe_error(error), resumable=isinstance(error, KeyboardInterrupt | HungError))
             end_tracking(run, failed=True)
             raise
         run.finish()
+
+
+def _is_refusal(error: BaseException, before: dict[str, Any], run: RunDirectory) -> bool:
+    """Whether a run that ended before its time was refused, for a mistake, before this attempt trained."""
+    had_ended = before.get("state") in ("interrupted", "failed")
+    return isinstance(error, UserError) and had_ended and not run.state().get("training")
 
 
 def _require_same_experiment(spec: Experiment, run: RunDirectory) -> None:

@@ -91,7 +91,7 @@ def overrides_last(arguments: list[str]) -> list[str]:
     """The arguments with KEY=VALUE words behind the flags: argparse takes them in one place only."""
     flags: list[str] = []
     overrides: list[str] = []
-    for word, before in zip(arguments, ["", *arguments[:-1]], strict=True):
+    for word, before in zip(arguments, ["", *arguments], strict=False):
         is_override = word[0:1] != "-" and ("=" in word or word[0:1] in "+~") and before not in VALUE_FLAGS
         (overrides if is_override else flags).append(word)
     return [*flags, *overrides]

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = [run for path in options.paths for run in _runs_in(path)]
         if len(options.paths) == 1 and runs[0].path == options.paths[0]:
+            _refuse_options_of_comparisons(options, runs[0])
             _report_run(runs[0], Console())
         else:
             _report_comparison(options, runs, Console())
@@ -89,6 +90,16 @@ def _runs_in(path: Path) -> list[RunDirectory]:
             f"{path} holds no run (no run.json in it or below); give the directory that train.py printed."
         )
     return runs
+
+
+def _refuse_options_of_comparisons(options: argparse.Namespace, run: RunDirectory) -> None:
+    """What says how runs are compared, or where that goes, means nothing for one run."""
+    for name in ("baseline", "metric", "out"):
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"--{name}: {run.path} is one run, whose page lies in its own directory; leave it out, "
+                "or give several runs."
+            )
 
 
 def _report_run(run: RunDirectory, console: Console) -> None:

@@ -175,6 +175,11 @@ class RunDirectory:
         """Set fields of run.json."""
         write_json(self.state_file, {**self.state(), **fields})
 
+    def restore_state(self, state: dict[str, Any]) -> None:
+        """Take back an attempt that was refused before it trained: run.json is `state`, as it was before."""
+        self.clear_partial()
+        write_json(self.state_file, state)
+
     def finish(self) -> None:
         """End the attempt: the run is finished."""
         self.clear_partial()

@@ -6,6 +6,7 @@ One that is named by the time of day is always new; one that the user names must
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ def make_sweep_directory(config: DictConfig) -> bool:
     derived = settings.launcher.get("sweep_dir") or settings.sweeper.get("sweep_dir")
     raw = str(OmegaConf.to_container(settings.sweep, resolve=False)["dir"])  # type: ignore[index, call-overload]
     by_clock = CLOCK in raw and not derived
+    if folders.holds_run(folder):
+        raise UserError(f"{key}={folder}: is one run and no sweep; give a directory that is new or empty.")
     if not by_clock and folder.is_dir() and not _holds_sweep(folder):
         entries = folders.foreign_entries(folder, [SUBMITIT_DIR])
         foreign = [name for name in entries if not _is_run(folder / name)]
@@ -78,8 +81,24 @@ def make_sweep_directory(config: DictConfig) -> bool:
 
 
 def require_own_cells(sweep: Path, names: Iterable[str]) -> None:
-    """Raise UserError where the folder of a cell holds what no run of the lab wrote."""
-    for folder in dict.fromkeys(sweep / name for name in names):
+    """Raise UserError where the folder of a cell is another's too, or holds what no run of the lab wrote.
+
+    A sweep's folder that this command made is taken back then.
+    """
+    try:
+        _require_own_cells(Counter(sweep / name for name in names))
+    except UserError:
+        folders.take_back(sweep)
+        raise
+
+
+def _require_own_cells(cells: Counter[Path]) -> None:
+    for folder, count in cells.items():
+        if count > 1:
+            raise UserError(
+                f"hydra.sweep.subdir: {count} cells would share {folder}; let it name what is "
+                "swept, or leave it out."
+            )
         folders.require_own(folder, str(folder))
 
 
@@ -114,9 +133,14 @@ def _expand(key: str, value: Any) -> Path:
             "or leave it out: there is a new one for each command."
         )
     try:
-        return Path(str(value)).expanduser()
+        folder = Path(str(value)).expanduser()
+        if folder.is_symlink() and not folder.exists():
+            raise UserError(f"{key}={value}: is a link to what does not exist; give another.")
     except RuntimeError as error:  # ~nobody
         raise UserError(f"{key}={value}: {error}; give another.") from None
+    except OSError as error:  # a name that is too long, say
+        raise UserError(f"{key}={value}: cannot be a directory ({error.strerror}); give another.") from None
+    return folder
 
 
 def _make(key: str, folder: Path, *, is_new: bool = False) -> Path:

@@ -37,6 +37,7 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Make the run directory; refuse what Hydra would ignore without --multirun."""
         with errors_as_sentences():
+            _refuse_output_settings(config)
             if ignored := _ignored_without_multirun(config):
                 raise UserError(ignored)
             make_run_directory(config)
@@ -47,6 +48,7 @@ class Preflight(Callback):
         Other sweepers choose their cells as they go: each is checked when it starts.
         """
         with errors_as_sentences():
+            _refuse_output_settings(config)
             for override in config.hydra.overrides.hydra:
                 if override.startswith("hydra.run.dir="):
                     raise UserError(f"{override}: a sweep lies in hydra.sweep.dir; set that instead.")
@@ -69,7 +71,9 @@ class Preflight(Callback):
                 raise UserError(sentences[0])
             # a folder is named by what is swept
             exclude_from_names(config, constant_keys(grid))
-            if not make_sweep_directory(config):
+            is_new = make_sweep_directory(config)
+            names_given = any(each.startswith("hydra.sweep.subdir=") for each in config.hydra.overrides.hydra)
+            if names_given or not is_new:
                 loader = GlobalHydra.instance().config_loader()
                 cells = [cell_folder(config, loader, overrides) for overrides in grid]
                 require_own_cells(Path(config.hydra.sweep.dir), cells)
@@ -136,6 +140,18 @@ def own_launcher(config: DictConfig) -> type[SweepLauncher] | None:
     from .launchers.slurm import SlurmLauncher
 
     return {launcher.target(): launcher for launcher in (PoolLauncher, SlurmLauncher)}[target]
+
+
+def _refuse_output_settings(config: DictConfig) -> None:
+    """Hydra would write into the directory, or go there, before the lab has checked the experiment."""
+    for override in config.hydra.overrides.hydra:
+        key, _, value = override.partition("=")
+        if key == "hydra.output_subdir" and value not in (".hydra", "null"):
+            raise UserError(
+                f"{override}: Hydra's own files go to .hydra, or nowhere; give one of .hydra, null."
+            )
+        if key == "hydra.job.chdir" and value.lower() == "true":
+            raise UserError(f"{override}: paths count from where the command is given; leave it out.")
 
 
 def _ignored_without_multirun(config: DictConfig) -> str | None:
