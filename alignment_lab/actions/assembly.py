@@ -102,6 +102,8 @@ def _tokenize_groups(
         taken += usable
         counts += dropped
         first, tried = first + missing, tried + len(block)
+        if "text" in block[0]:  # texts fill blocks: their number says nothing
+            break
     return taken, counts, len(taken) / tried if tried else 0.0
 
 
