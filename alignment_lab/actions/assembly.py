@@ -64,10 +64,13 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     def tokenize_rows(rows: list[Row]) -> tuple[list[Row], Counter[str]]:
         return data.tokenize_cached(function, tokenizer, digest, rows, limit)
 
-    measured = max(spec.eval.rows, spec.eval.generations)
+    candidates, measured = splits.heldout, max(spec.eval.rows, spec.eval.generations)
+    is_text = spec.method.format is Format.text
+    if is_text:  # they fill blocks, of which none is replaced
+        candidates = data.take_groups(candidates, measured)
     with collectives.main_process_first():
         train, counts, share = _tokenize_groups(tokenize_rows, splits.train, data.max_train_groups(spec))
-        heldout, more, _ = _tokenize_groups(tokenize_rows, splits.heldout, measured)
+        heldout, more, _ = _tokenize_groups(tokenize_rows, candidates, None if is_text else measured)
         pairs = [row for row in heldout if "messages" in row and "rejected" in row]
         if pairs:
             pairs, _ = data.tokenize_cached(tokenize_pairs, tokenizer, digest, pairs, limit)
@@ -77,7 +80,7 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     if not train:
         raise UserError(f"data.max_length={limit}: no row fits; raise it, or give shorter rows.")
     _require_embedded(spec, model_folder, tokenizer, [*train, *heldout], console)
-    available = len(train) if spec.method.format is Format.text else round(share * len(splits.train))
+    available = len(train) if is_text else round(share * len(splits.train))
     tokens = TokenizedData(splits, model_folder, tokenizer, train, heldout, available, digest, pairs)
     console.print(_describe_rows(tokens), highlight=False, soft_wrap=True)
     return tokens
@@ -92,18 +95,14 @@ def _tokenize_groups(
     groups = data.group_pairs(rows)
     taken: list[Row] = []
     counts: Counter[str] = Counter()
-    first, tried = 0, 0
-    while first < len(groups):
-        missing = len(groups) if count is None else count - len(data.group_pairs(taken))
-        if missing <= 0:
-            break
+    first, tried, missing = 0, 0, len(groups) if count is None else count
+    while missing > 0 and first < len(groups):
         block = [rows[index] for group in groups[first : first + missing] for index in group]
         usable, dropped = tokenize_rows(block)
         taken += usable
         counts += dropped
         first, tried = first + missing, tried + len(block)
-        if "text" in block[0]:  # texts fill blocks: their number says nothing
-            break
+        missing = 0 if count is None else count - len(data.group_pairs(taken))
     return taken, counts, len(taken) / tried if tried else 0.0
 
 

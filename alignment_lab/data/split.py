@@ -65,8 +65,8 @@ def group_pairs(rows: list[Row]) -> list[list[int]]:
     return groups
 
 
-def take_groups(rows: list[Row], count: int | None) -> list[Row]:
-    """The rows of the first `count` groups, of all for None: as many pairs whether split in two or not."""
+def take_groups(rows: list[Row], count: int) -> list[Row]:
+    """The rows of the first `count` groups: as many pairs whether they are split in two or not."""
     return [rows[index] for group in group_pairs(rows)[:count] for index in group]
 
 
