@@ -7,14 +7,12 @@ checkpoint. Knows bytes, not tensors.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-from ..runtime.files import file_digest, fsync, read_json, write_json
+from ..runtime.files import file_digest, fsync, json_digest, read_json, write_json
 from ..runtime.folders import free_name, make_folder, set_aside
 from ..runtime.publishing import use_umask
 
@@ -156,4 +154,4 @@ def _finish_deletion(gone: Path) -> None:
 
 
 def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return json_digest(manifest)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from ..runtime.files import json_digest
 from .dotted import flatten, prefixes
 
 # Settings that change no trained number, or only its rounding: a run may be resumed with other values.
@@ -48,7 +48,7 @@ def is_free(key: str) -> bool:
 
 def identity(settings: Mapping[str, Any]) -> str:
     """Twelve hex digits from every setting that can change a trained number."""
-    return hashlib.sha256(json.dumps(_fixed_settings(settings), sort_keys=True).encode()).hexdigest()[:12]
+    return json_digest(_fixed_settings(settings))[:12]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ..config import BadRows, Data, Experiment, Format
+from ..runtime.files import json_digest
 from .formats import BadRow, DataError, UninformativeRow, choose_converter
 from .overlap import connected, preferred_messages, prompt_key, prompt_messages, shared_keys
 from .rows import Row
@@ -140,7 +141,7 @@ def _in_hash_order(rows: list[Row]) -> list[Row]:
     def key(group: list[int]) -> str:
         row = rows[group[0]]
         content = row["text"] if "text" in row else preferred_messages(row)
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_digest(content)
 
     return [rows[index] for group in sorted(group_pairs(rows), key=key) for index in group]
 

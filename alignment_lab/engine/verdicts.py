@@ -6,7 +6,6 @@ A later run with the same weights, code, versions, precision and lengths need no
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..distributed import collectives, ranks
 from ..models import packed_attention
-from ..runtime.files import cache_directory, read_json, write_json
+from ..runtime.files import cache_directory, json_digest, read_json, write_json
 from ..runtime.library_internals import attention_implementation
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def verdict_key(
         "versions": [version(package) for package in PACKAGES],
         "code": _code_digest(),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return json_digest(facts)
 
 
 def remembered(key: str, decide: Callable[[], Verdict]) -> Verdict:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..data import prompt_messages
+from ..runtime.files import json_digest
 from .intervals import Scores
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ def prompt_digest(row: Row) -> str:
 
 def content_digest(content: object) -> str:
     """Sixteen hexadecimal digits of the content's sha256."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return json_digest(content)[:16]
 
 
 def row_scores(scores: Mapping[str, Scores]) -> dict[str, Any]:

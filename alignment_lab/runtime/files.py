@@ -102,6 +102,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def json_digest(value: object) -> str:
+    """The sha256, in hex, of a value as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """The sha256 of a file, in hex."""
     with path.open("rb") as file:
