@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..distributed import collectives, ranks
 from ..models import packed_attention
-from ..runtime.files import cache_directory, json_digest, read_json, write_json
+from ..runtime.files import cache_directory, json_digest, keep, read_kept
 from ..runtime.library_internals import attention_implementation
 
 if TYPE_CHECKING:
@@ -57,17 +57,13 @@ def remembered(key: str, decide: Callable[[], Verdict]) -> Verdict:
         return Verdict(**known)
     verdict = decide()
     if ranks.is_main_process():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, asdict(verdict))
+        keep(file, asdict(verdict))
     return verdict
 
 
 def _read(file: Path) -> dict[str, str] | None:
     """What was kept; None for a file that is not there, or is no verdict."""
-    try:
-        known = read_json(file)
-    except ValueError:
-        return None
+    known = read_kept(file)
     return known if isinstance(known, dict) and known.keys() == {"layout", "reason"} else None
 
 

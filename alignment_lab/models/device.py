@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..config import DeviceType, Dtype, Experiment
 from ..distributed import ranks
 from ..runtime import hardware
 from ..runtime.errors import UserError
-from ..runtime.files import cache_directory, read_json, write_json
+from ..runtime.files import cache_directory, keep, read_kept
 
 if TYPE_CHECKING:
     import torch
@@ -59,12 +58,10 @@ def is_bfloat16_faster() -> bool:
 
     file = cache_directory() / "bfloat16.json"
     key = f"{hardware.processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    speedups: dict[str, float] = read_json(file) or {}
+    speedups: dict[str, float] = read_kept(file) or {}
     if key not in speedups:
         speedups[key] = round(_matmul_seconds(torch.float32) / _matmul_seconds(torch.bfloat16), 2)
-        with suppress(OSError):  # it is measured again
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, speedups)
+        keep(file, speedups)
     return speedups[key] >= MIN_SPEEDUP
 
 

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .files import cache_directory, file_digest, read_json, write_atomic
+from .files import cache_directory, file_digest, keep, read_kept
 
 LARGE_BYTES = 16 * 2**20  # a smaller file is hashed in the time that it takes to look its digest up
 RECENT_NS = 2 * 10**9  # a file written this shortly ago may change again within the resolution of its times
@@ -45,7 +44,7 @@ def _digest(path: Path, *, read_large: bool) -> str | None:
     if settled:
         _seen[path, facts] = digest
         if is_large:
-            _keep(path, facts, digest)
+            keep(_entry(path), {"file": facts, "sha256": digest})
     return digest
 
 
@@ -56,17 +55,11 @@ def _facts(path: Path) -> Facts:
 
 
 def _kept(path: Path, facts: Facts) -> str | None:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        entry = read_json(_entry(path))
+    with contextlib.suppress(KeyError, TypeError):
+        entry = read_kept(_entry(path))
         if tuple(entry["file"]) == facts:
             return str(entry["sha256"])
     return None
-
-
-def _keep(path: Path, facts: Facts, digest: str) -> None:
-    with contextlib.suppress(OSError):  # a cache that may not be written: the file is read again next time
-        _entry(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(_entry(path), json.dumps({"file": facts, "sha256": digest}), durable=False)
 
 
 def _entry(path: Path) -> Path:

@@ -92,6 +92,20 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def read_kept(path: Path) -> Any:
+    """The JSON that a cache keeps in `path`; None where it keeps none that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return read_json(path)
+    return None
+
+
+def keep(path: Path, value: Any) -> None:
+    """Keep `value` as JSON for a later command, which does without where the cache is full or read-only."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(value), durable=False)
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file; none where it is missing. A line cut off by a crash is skipped."""
     rows: list[dict[str, Any]] = []
