@@ -86,7 +86,7 @@ def test_what_may_change_makes_no_other_experiment(key, composed):
         ("training.learning_rate=3e-6", "training.learning_rate is 1e-06 there and 3e-06 here"),
         ("model.dtype=bfloat16", "model.dtype is float32 there and bfloat16 here"),
         ("training.max_grad_norm=0", "training.max_grad_norm is 1.0 there and 0.0 here"),
-        ("data.subset=de", "data.subset is null there and de here"),
+        ("data.config=de", "data.config is null there and de here"),
         ("model.trust_remote_code=true", "model.trust_remote_code is false there and true here"),
         ("parallel.targets=[q_proj]", 'parallel.targets is null there and ["q_proj"] here'),
         ("parallel.rank=8", "parallel.rank is 16 there and 8 here"),

@@ -38,6 +38,7 @@ from .groups import (
     Scheduler,
     Shape,
     Sharding,
+    Source,
     Tracking,
     Training,
 )
@@ -134,6 +135,7 @@ __all__ = [
     "Shape",
     "Sharding",
     "SimPO",
+    "Source",
     "SpecError",
     "Tracking",
     "Training",

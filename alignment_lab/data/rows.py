@@ -1,8 +1,11 @@
-"""The types of rows and messages, and the columns that each kind of row has. No code."""
+"""The types of rows and messages, and the columns that each kind of row has."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypedDict
+
+from .reasons import BadRow
 
 IGNORE_INDEX = -100  # the label of a token that is not trained, as in torch and transformers
 
@@ -35,3 +38,13 @@ Tokenized by `tokenization`: the converted columns and these, each a list of int
     unpaired      prompt_ids, completion_ids
     text          input_ids, seq_lengths (of the documents in the block); no converted column
 """
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """A row as a reader found it, before anything is known of its columns."""
+
+    value: Any  # a mapping of columns; or null, a list, or what else stood in a row's place
+    file: str  # as a user would name it: a path, or a Hub id with its split
+    line: int  # of the file, from 1; in files without lines the row's number
+    defect: BadRow | None = None  # why it could not be read; `value` is then the text as it stands

@@ -159,7 +159,7 @@ def _open_hub(data: Data) -> tuple[OpenedDataset, OpenedDataset | None]:
     def open_split(split: str) -> OpenedDataset:
         import datasets
 
-        load = partial(datasets.load_dataset, repository, data.subset, split=split, streaming=data.streaming)
+        load = partial(datasets.load_dataset, repository, data.config, split=split, streaming=data.streaming)
         return OpenedDataset("data.path", repository, _read_or_raise("data.path", repository, load))
 
     return open_split(data.split), open_split(data.eval_split) if data.eval_split else None

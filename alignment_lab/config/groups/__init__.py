@@ -1,6 +1,7 @@
 """The settings of every group but the method: their types, defaults and ranges."""
 
-from .data import BadRows, Data, DataSource
+from .data import BadRows, Data
+from .data_source import DataSource, Source
 from .evaluation import Eval
 from .model import TEMPLATES, Attention, Dtype, Model, ModelSource, Shape
 from .parallel import Adapter, DeviceType, Parallel, Quantization, Sharding
@@ -19,5 +20,5 @@ GROUPS: dict[str, type] = {
 __all__ = [
     "GROUPS", "TEMPLATES", "Adapter", "Attention", "BadRows", "Data", "DataSource", "DeviceType", "Dtype",
     "Eval", "Model", "ModelSource", "OnNonfinite", "Optimizer", "Parallel", "Quantization", "Scheduler",
-    "Shape", "Sharding", "Tracking", "Training",
+    "Shape", "Sharding", "Source", "Tracking", "Training",
 ]  # fmt: skip

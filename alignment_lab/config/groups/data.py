@@ -7,8 +7,8 @@ from enum import Enum
 from pathlib import Path
 
 from ..validation import require
+from .data_source import DataSource, Source
 
-DataSource = Enum("DataSource", ["hub", "local", "embedded"])
 BadRows = Enum("BadRows", ["error", "drop"])
 
 
@@ -19,7 +19,7 @@ class Data:
     name: str = "data"
     source: DataSource = DataSource.hub
     path: str | None = None  # a Hub id, or a file or folder of JSON, JSONL, CSV, Parquet or save_to_disk form
-    subset: str | None = None  # the configuration name on the Hub
+    config: str | None = None  # the configuration on the Hub
     split: str = "train"
     eval_path: str | None = None  # a file with the held-out rows; null: taken from the training rows
     eval_split: str | None = None  # the same, for a split of data.path
@@ -40,6 +40,19 @@ class Data:
         if self.source is DataSource.local:
             _check_exists("data.path", self.path)
             _check_exists("data.eval_path", self.eval_path)
+
+    def mixture(self) -> dict[str, Source]:
+        """The sources by name: a single file, data set or split is a mixture of one."""
+        return {
+            self.name: Source(
+                self.source,
+                self.path,
+                self.config,
+                train=self.split,
+                eval=self.eval_split,
+                eval_path=self.eval_path,
+            )
+        }
 
     def _check_source(self) -> None:
         embedded, local = self.source is DataSource.embedded, self.source is DataSource.local
