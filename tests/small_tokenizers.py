@@ -9,6 +9,7 @@ import pytest
 
 from alignment_lab.config import Format
 from alignment_lab.data import Row, formats
+from alignment_lab.data.reasons import BadRow
 from alignment_lab.models.tokenizer import resolve_chat_template
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -105,11 +106,12 @@ def real_rows(name: str, format: Format, count: int) -> list[Row]:
         pytest.skip(f"{SHARED / name} is not there")
     text = (SHARED / name).read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)
-    convert = formats.choose_converter(format, rows, name)
+    convert = formats.choose_converter(format, formats.filled_columns(rows), name)
     converted: list[Row] = []
     for row in rows[:count]:
         try:
             converted += convert(row)
-        except formats.UninformativeRow:
-            continue
+        except BadRow as bad:
+            if not bad.reason.uninformative:
+                raise
     return converted

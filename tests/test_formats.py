@@ -10,15 +10,15 @@ from alignment_lab.config import Format
 from alignment_lab.data import DataError, load_rows
 from alignment_lab.data.formats import (
     REQUIRED_COLUMNS,
-    BadRow,
-    UninformativeRow,
     choose_converter,
+    filled_columns,
     pair_to_unpaired,
     to_conversation,
     to_preference,
     to_text,
     to_unpaired,
 )
+from alignment_lab.data.reasons import BadRow, Reason
 
 
 def user(text: str) -> dict[str, str]:
@@ -313,77 +313,89 @@ def test_transcripts_that_part_early_keep_their_own_turns():
 
 # ---- rows that cannot be used
 
-BAD = {  # BadRow: the user should look; UninformativeRow: dropped and counted
-    "no chosen": ({"prompt": "Q", "rejected": "B"}, BadRow, "`chosen` is missing"),
-    "chosen is null": ({"prompt": "Q", "chosen": None, "rejected": "B"}, BadRow, "`chosen` is missing"),
-    "chosen is a number": ({"prompt": "Q", "chosen": 3, "rejected": "B"}, BadRow, "`chosen` is missing"),
-    "no rejected": ({"prompt": "Q", "chosen": "A"}, BadRow, "`rejected` is missing"),
-    "no prompt": ({"chosen": "A", "rejected": "B"}, BadRow, "no prompt"),
+BAD = {
+    "no chosen": ({"prompt": "Q", "rejected": "B"}, Reason.missing_column, "`chosen` is missing"),
+    "chosen is null": (
+        {"prompt": "Q", "chosen": None, "rejected": "B"},
+        Reason.missing_column,
+        "`chosen` is missing",
+    ),
+    "chosen is a number": (
+        {"prompt": "Q", "chosen": 3, "rejected": "B"},
+        Reason.missing_column,
+        "`chosen` is missing",
+    ),
+    "no rejected": ({"prompt": "Q", "chosen": "A"}, Reason.missing_column, "`rejected` is missing"),
+    "no prompt": ({"chosen": "A", "rejected": "B"}, Reason.no_prompt, "no prompt"),
     "conversations that share nothing": (
         {"chosen": [user("Q"), assistant("A")], "rejected": [user("R"), assistant("B")]},
-        BadRow,
+        Reason.no_prompt,
         "no prompt",
     ),
     "a prompt that ends with the assistant": (
         {"prompt": [user("Q"), assistant("R")], "chosen": "A", "rejected": "B"},
-        BadRow,
+        Reason.no_prompt,
         "no prompt",
     ),
     "an answer by the user": (
         {"prompt": "Q", "chosen": [user("A")], "rejected": "B"},
-        BadRow,
+        Reason.not_an_answer,
         "`chosen` does not end with",
     ),
     "a transcript that ends with the user": (
         {"chosen": "\n\nHuman: Q\n\nAssistant: A\n\nHuman: R", "rejected": "\n\nHuman: Q\n\nAssistant: B"},
-        BadRow,
+        Reason.not_an_answer,
         "`chosen` does not end with the assistant's turn",
     ),
     "an unknown role": (
         {"prompt": "Q", "chosen": [{"role": "narrator", "content": "A"}], "rejected": "B"},
-        BadRow,
+        Reason.unknown_role,
         "known role",
     ),
-    "a message that is text": ({"prompt": "Q", "chosen": ["A"], "rejected": ["B"]}, BadRow, "known role"),
+    "a message that is text": (
+        {"prompt": "Q", "chosen": ["A"], "rejected": ["B"]},
+        Reason.unknown_role,
+        "known role",
+    ),
     "a picture": (
         {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "chosen": "A", "rejected": "B"},
-        BadRow,
+        Reason.bad_content,
         "content is not text",
     ),
     "an empty chosen": (
         {"prompt": "Q", "chosen": "", "rejected": "B"},
-        UninformativeRow,
+        Reason.empty,
         "`chosen` is empty",
     ),
     "a blank rejected": (
         {"prompt": "Q", "chosen": "A", "rejected": " \n"},
-        UninformativeRow,
+        Reason.empty,
         "`rejected` is empty",
     ),
-    "an empty list": ({"prompt": "Q", "chosen": [], "rejected": "B"}, UninformativeRow, "`chosen` is empty"),
+    "an empty list": ({"prompt": "Q", "chosen": [], "rejected": "B"}, Reason.empty, "`chosen` is empty"),
     "a blank prompt": (
         {"prompt": " ", "chosen": "A", "rejected": "B"},
-        UninformativeRow,
+        Reason.empty,
         "`prompt` is empty",
     ),
     "a transcript whose last turn is empty": (
         {"chosen": "\n\nHuman: Q\n\nAssistant:", "rejected": "\n\nHuman: Q\n\nAssistant: B"},
-        UninformativeRow,
+        Reason.empty,
         "`chosen` is empty",
     ),
     "equal answers": (
         {"prompt": "Q", "chosen": "A", "rejected": "A"},
-        UninformativeRow,
+        Reason.equal_answers,
         "`chosen` equals `rejected`",
     ),
     "equal conversations": (
         {"chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("A")]},
-        UninformativeRow,
+        Reason.equal_answers,
         "`chosen` equals `rejected`",
     ),
     "a prompt beside conversations that begin differently": (
         {"prompt": "Q", "chosen": [user("Q"), assistant("A")], "rejected": [user("Q!"), assistant("B")]},
-        BadRow,
+        Reason.no_prompt,
         "prompt",
     ),
 }
@@ -394,28 +406,28 @@ def test_a_row_that_cannot_be_used_says_why(defect):
     row, kind, reason = BAD[defect]
     with pytest.raises(BadRow) as error:
         to_preference(row)
-    assert type(error.value) is kind
+    assert error.value.reason is kind
     assert reason in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("row", "kind"),
     [
-        ({"messages": [user("Q")]}, BadRow),
-        ({"messages": []}, BadRow),
-        ({"messages": None}, BadRow),
-        ({"messages": [user("Q"), assistant(" ")]}, UninformativeRow),
-        ({"instruction": "Q", "output": ""}, UninformativeRow),
-        ({"instruction": "Q"}, BadRow),
-        ({"conversations": [sharegpt("gpt", "A"), sharegpt("human", "Q")]}, BadRow),
-        ({"messages": [{"content": "Q"}, assistant("A")]}, BadRow),
-        ({"messages": [assistant("A"), assistant("B")]}, BadRow),
+        ({"messages": [user("Q")]}, Reason.not_an_answer),
+        ({"messages": []}, Reason.not_an_answer),
+        ({"messages": None}, Reason.not_an_answer),
+        ({"messages": [user("Q"), assistant(" ")]}, Reason.empty),
+        ({"instruction": "Q", "output": ""}, Reason.empty),
+        ({"instruction": "Q"}, Reason.not_an_answer),
+        ({"conversations": [sharegpt("gpt", "A"), sharegpt("human", "Q")]}, Reason.not_an_answer),
+        ({"messages": [{"content": "Q"}, assistant("A")]}, Reason.unknown_role),
+        ({"messages": [assistant("A"), assistant("B")]}, Reason.no_prompt),
     ],
 )
 def test_a_conversation_that_cannot_be_used(row, kind):
     with pytest.raises(BadRow) as error:
         to_conversation(row)
-    assert type(error.value) is kind
+    assert error.value.reason is kind
 
 
 # ---- margins, labeled answers, texts
@@ -433,7 +445,7 @@ def test_a_margin_is_optional_and_for_pairs_alone():
     row = {**PAIR, "margin": "much"}
     assert to_preference({**PAIR, "margin": None}) == PAIR
     assert all("margin" not in half for half in pair_to_unpaired(row))
-    assert choose_converter(Format.conversation, [row], "data")(row) == [CHAT | PAIR]
+    assert choose_converter(Format.conversation, set(row), "data")(row) == [CHAT | PAIR]
 
 
 @pytest.mark.parametrize("margin", ["3", True, [1.0], float("nan"), float("inf"), -float("inf")])
@@ -473,7 +485,7 @@ UNPAIRED = {
 def test_a_labeled_answer_in_any_shape(shape):
     row, expected = UNPAIRED[shape]
     assert to_unpaired(row) == expected
-    assert choose_converter(Format.unpaired, [row], "data")(row) == [expected]
+    assert choose_converter(Format.unpaired, set(row), "data")(row) == [expected]
 
 
 GOOD, POOR = (
@@ -498,28 +510,36 @@ def test_a_label_that_is_neither_true_nor_false_is_named(label):
 @pytest.mark.parametrize(
     ("row", "kind", "reason"),
     [
-        ({**LABELED, "label": None}, BadRow, "`label` is missing"),
-        ({"prompt": "Q", "label": True}, BadRow, "`completion` is missing"),
-        ({"completion": "A", "label": True}, BadRow, "no prompt that the completion answers"),
+        ({**LABELED, "label": None}, Reason.missing_column, "`label` is missing"),
+        ({"prompt": "Q", "label": True}, Reason.missing_column, "`completion` is missing"),
+        ({"completion": "A", "label": True}, Reason.no_prompt, "no prompt that the completion answers"),
         (
             {**LABELED, "prompt": [user("Q"), assistant("R")]},
-            BadRow,
+            Reason.no_prompt,
             "no prompt that the completion answers",
         ),
-        ({**LABELED, "completion": [user("A")]}, BadRow, "the completion is not the assistant's"),
         (
-            {**LABELED, "completion": [user("Q"), assistant("A")]},
-            BadRow,
+            {**LABELED, "completion": [user("A")]},
+            Reason.not_an_answer,
             "the completion is not the assistant's",
         ),
-        ({"messages": [user("Q")], "label": True}, BadRow, "does not end with the assistant's turn"),
-        ({**LABELED, "completion": " "}, UninformativeRow, "`completion` is empty"),
+        (
+            {**LABELED, "completion": [user("Q"), assistant("A")]},
+            Reason.not_an_answer,
+            "the completion is not the assistant's",
+        ),
+        (
+            {"messages": [user("Q")], "label": True},
+            Reason.not_an_answer,
+            "does not end with the assistant's turn",
+        ),
+        ({**LABELED, "completion": " "}, Reason.empty, "`completion` is empty"),
     ],
 )
 def test_a_labeled_answer_that_cannot_be_used(row, kind, reason):
     with pytest.raises(BadRow) as error:
         to_unpaired(row)
-    assert (type(error.value), reason in str(error.value)) == (kind, True)
+    assert (error.value.reason, reason in str(error.value)) == (kind, True)
 
 
 @pytest.mark.parametrize("shape", PREFERENCES)
@@ -528,7 +548,7 @@ def test_a_preference_is_a_good_and_a_bad_answer_to_one_prompt(shape):
     row, _ = PREFERENCES[shape]
     pair = to_preference(row)
     kept = {key: value for key, value in pair.items() if key not in ("chosen", "rejected")}
-    good, bad = choose_converter(Format.unpaired, [row], "data")(row)
+    good, bad = choose_converter(Format.unpaired, set(row), "data")(row)
     assert good == {**kept, "completion": pair["chosen"], "label": True}
     assert bad == {**kept, "completion": pair["rejected"], "label": False}
 
@@ -536,8 +556,9 @@ def test_a_preference_is_a_good_and_a_bad_answer_to_one_prompt(shape):
 @pytest.mark.parametrize("defect", BAD)
 def test_a_preference_that_cannot_be_used_has_no_halves_either(defect):
     row, kind, reason = BAD[defect]
-    with pytest.raises(kind, match=re.escape(reason)):
+    with pytest.raises(BadRow, match=re.escape(reason)) as error:
         pair_to_unpaired(row)
+    assert error.value.reason is kind
 
 
 def test_a_text_is_kept_as_it_is():
@@ -547,17 +568,17 @@ def test_a_text_is_kept_as_it_is():
 @pytest.mark.parametrize(
     ("value", "kind", "reason"),
     [
-        (None, BadRow, "missing"),
-        (3, BadRow, "not a string"),
-        (["a"], BadRow, "not a string"),
-        ("", UninformativeRow, "empty"),
-        (" \n", UninformativeRow, "empty"),
+        (None, Reason.missing_column, "missing"),
+        (3, Reason.not_text, "not a string"),
+        (["a"], Reason.not_text, "not a string"),
+        ("", Reason.empty, "empty"),
+        (" \n", Reason.empty, "empty"),
     ],
 )
 def test_a_text_that_cannot_be_used(value, kind, reason):
     with pytest.raises(BadRow, match=reason) as error:
         to_text({"text": value})
-    assert type(error.value) is kind
+    assert error.value.reason is kind
 
 
 # ---- a file of rows
@@ -580,7 +601,7 @@ def plain(number: int, **changes):
 def test_the_columns_of_all_rows_decide_and_not_those_of_the_first():
     """A conversation, then a pair: the converter is for pairs, and the conversation is a bad row."""
     rows = [{"messages": [user("Q"), assistant("A")]}, {"prompt": "Q", "chosen": "A", "rejected": "B"}]
-    convert = choose_converter(Format.preference, rows, "data")
+    convert = choose_converter(Format.preference, filled_columns(rows), "data")
     assert convert(rows[1]) == [PAIR]
     with pytest.raises(BadRow):
         convert(rows[0])
@@ -733,7 +754,7 @@ def test_every_format_has_its_sentence():
             DataError,
             match=re.escape(f"data: has the columns x; this method needs {REQUIRED_COLUMNS[format]}."),
         ):
-            choose_converter(format, [{"x": 1}], "data")
+            choose_converter(format, {"x"}, "data")
 
 
 def test_of_a_pair_that_cannot_be_used_neither_half_is_kept(loaded):

@@ -4,9 +4,9 @@ Knows no model, no loss and no trainer, and does not import torch. Rows that are
 reason.
 """
 
-from .formats import DataError
 from .loading import load_rows
 from .overlap import prompt_key, prompt_messages
+from .reasons import DataError
 from .rows import Message, Row
 from .split import Splits, generation_rows, group_pairs, max_train_groups, take_groups
 from .token_cache import tokenize_cached

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..config import Format
-from ..runtime.errors import UserError
+from .reasons import BadRow, DataError, Reason
 from .rows import Message, Row
 
 Converter = Callable[[Row], list[Row]]  # raises BadRow
@@ -44,29 +44,26 @@ REQUIRED_COLUMNS = {
 }
 
 
-class DataError(UserError):
-    """The data cannot be read or used."""
-
-
-class BadRow(ValueError):
-    """A row that cannot be converted. The message depends on the defect alone, so that it can be counted."""
-
-
-class UninformativeRow(BadRow):
-    """A well-formed row with nothing to learn from: dropped and counted, never an error."""
-
-
-def choose_converter(format: Format, rows: list[Row], source: str) -> Converter:
-    """The function that converts one row to rows of `format`, chosen by the columns of all rows.
+def choose_converter(format: Format, columns: set[str], source: str) -> Converter:
+    """The function that converts one row to rows of `format`, chosen by the columns that any row has.
 
     `source` begins the message of the DataError that is raised where no converter fits.
     """
-    columns = {key for row in rows for key, value in row.items() if value is not None}
     for fits, convert in CONVERTERS[format]:
         if fits(columns):
             return convert
     names = ", ".join(sorted(columns)) or "(none)"
     raise DataError(f"{source}: has the columns {names}; this method needs {REQUIRED_COLUMNS[format]}.")
+
+
+def filled_columns(rows: Iterable[Any]) -> set[str]:
+    """The columns that any row has a value in."""
+    return {key for row in rows if isinstance(row, dict) for key, value in row.items() if value is not None}
+
+
+def unused_parts(row: Row, format: Format) -> set[str]:
+    """The columns that conversion to `format` ignores, and the keys of messages, as `messages[].mood`."""
+    return set()
 
 
 def to_preference(row: Row) -> Row:
@@ -80,9 +77,9 @@ def to_conversation(row: Row) -> Row:
     if not _has_conversation(row) and (column := _answer_column(row)):
         messages = messages + _read_messages(row, column, "assistant")
     if not messages or messages[-1]["role"] != "assistant":
-        raise BadRow("the conversation does not end with the assistant's turn")
+        raise BadRow(Reason.not_an_answer, "the conversation does not end with the assistant's turn")
     if all(message["role"] == "assistant" for message in messages):
-        raise BadRow("the conversation has no turn that the assistant answers")
+        raise BadRow(Reason.no_prompt, "the conversation has no turn that the assistant answers")
     return {"messages": messages, **_accepted_answers(row)}
 
 
@@ -96,9 +93,9 @@ def to_unpaired(row: Row) -> Row:
         prompt = _read_prompt(row)
         completion = _read_messages(row, _answer_column(row) or ANSWER_COLUMNS[0], "assistant")
     if not prompt or prompt[-1]["role"] == "assistant":
-        raise BadRow("no prompt that the completion answers")
+        raise BadRow(Reason.no_prompt, "no prompt that the completion answers")
     if completion[0]["role"] in ("system", "user") or completion[-1]["role"] != "assistant":
-        raise BadRow("the completion is not the assistant's")
+        raise BadRow(Reason.not_an_answer, "the completion is not the assistant's")
     return {"prompt": prompt, "completion": completion, "label": label, **_accepted_answers(row)}
 
 
@@ -112,11 +109,11 @@ def pair_to_unpaired(row: Row) -> list[Row]:
 def to_text(row: Row) -> Row:
     """One document."""
     if row.get("text") is None:
-        raise BadRow("`text` is missing")
+        raise BadRow(Reason.missing_column, "`text` is missing")
     if not isinstance(row["text"], str):
-        raise BadRow("`text` is not a string")
+        raise BadRow(Reason.not_text, "`text` is not a string")
     if not row["text"].strip():
-        raise UninformativeRow("`text` is empty")
+        raise BadRow(Reason.empty, "`text` is empty")
     return {"text": row["text"]}
 
 
@@ -136,14 +133,14 @@ def _read_pair(row: Row) -> Row:
         prompt = (_system_message(row) if chosen[0]["role"] != "system" else []) + chosen[:shared]
         chosen, rejected = chosen[shared:], rejected[shared:]
     if not prompt or prompt[-1]["role"] == "assistant":
-        raise BadRow("no prompt that `chosen` and `rejected` both answer")
+        raise BadRow(Reason.no_prompt, "no prompt that `chosen` and `rejected` both answer")
     if chosen == rejected:
-        raise UninformativeRow("`chosen` equals `rejected`")
+        raise BadRow(Reason.equal_answers, "`chosen` equals `rejected`")
     for key, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer or answer[-1]["role"] != "assistant":
-            raise BadRow(f"`{key}` does not end with the assistant's turn")
+            raise BadRow(Reason.not_an_answer, f"`{key}` does not end with the assistant's turn")
         if answer[0]["role"] in ("system", "user"):
-            raise BadRow(f"`{key}` repeats a prompt that the other answer does not have")
+            raise BadRow(Reason.no_prompt, f"`{key}` repeats a prompt that the other answer does not have")
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **_accepted_answers(row)}
 
 
@@ -153,18 +150,18 @@ def _read_margin(row: Row) -> Row:
     if margin is None:
         return {}
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
-        raise BadRow("`margin` is not a finite number")
+        raise BadRow(Reason.bad_number, "`margin` is not a finite number")
     return {"margin": float(margin)}
 
 
 def _read_label(row: Row) -> bool:
     label = row.get("label")
     if label is None:
-        raise BadRow("`label` is missing")
+        raise BadRow(Reason.missing_column, "`label` is missing")
     if isinstance(label, str):
         label = LABEL_WORDS.get(label.strip().lower())
     if not isinstance(label, int | float) or label not in (0, 1):
-        raise BadRow("`label` is neither true nor false")
+        raise BadRow(Reason.bad_label, "`label` is neither true nor false")
     return bool(label)
 
 
@@ -211,9 +208,9 @@ def _read_messages(row: Row, column: str, role: str) -> list[Message]:
     elif isinstance(value, list):
         messages = [_read_message(item, column) for item in value]
     else:
-        raise BadRow(f"`{column}` is missing")
+        raise BadRow(Reason.missing_column, f"`{column}` is missing")
     if not messages or not messages[-1]["content"].strip():
-        raise UninformativeRow(f"`{column}` is empty")
+        raise BadRow(Reason.empty, f"`{column}` is empty")
     return messages
 
 
@@ -223,9 +220,9 @@ def _read_message(item: Any, column: str) -> Message:
     role = fields.get("role") or fields.get("from")
     content = fields.get("content") or fields.get("value")
     if role not in ROLES:
-        raise BadRow(f"`{column}` has a message without a known role")
+        raise BadRow(Reason.unknown_role, f"`{column}` has a message without a known role")
     if content is not None and not isinstance(content, str):
-        raise BadRow(f"`{column}` has a message whose content is not text")
+        raise BadRow(Reason.bad_content, f"`{column}` has a message whose content is not text")
     return {"role": ROLES[role], "content": content or ""}
 
 

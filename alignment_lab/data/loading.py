@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..config import Experiment, Format
-from .formats import DataError
+from .reasons import DataError
 from .rows import Row
 from .sources import RowStream, open_streams, read_rows
 from .split import Splits, group_pairs, max_train_groups, split_rows

@@ -4,12 +4,48 @@ from __future__ import annotations
 
 from enum import Enum
 
+from ..runtime.errors import UserError
+
+
+class DataError(UserError):
+    """The data cannot be read or used."""
+
 
 class Reason(Enum):
     """Why a row is left out; its value says it of any row, in words that follow a count."""
 
+    # as it was read
     unreadable = "cannot be read"  # a line that is cut, no UTF-8, not the type that the file has
     not_a_row = "are no mapping of columns"
+    # its columns
+    missing_column = "lack a column"
+    not_text = "have something else where text belongs"
+    not_messages = "have a column that holds neither text nor messages"
+    empty = "have nothing to learn from in a column"
+    no_prompt = "have no prompt that is answered"
+    not_an_answer = "do not end with the assistant's turn"
+    open_turn = "have a prompt that ends in the assistant's turn"
+    equal_answers = "have two equal answers"
+    no_preference = "prefer neither answer"
+    bad_label = "have a label that is neither true nor false"
+    bad_number = "have something else where a finite number belongs"
+    bad_kwargs = "have chat_template_kwargs that are no mapping"
+    media = "hold pictures, sound or video"
+    templated = "hold text to which a chat template was applied already"
+    # their messages
+    unknown_role = "have a message whose role is not known"
+    no_content = "have a message without content"
+    bad_content = "have a message whose content is not text"
+    bad_weight = "have a message whose weight is neither 0 nor 1"
+    bad_tools = "have tools, or calls of them, that are not in a known shape"
+
+    @property
+    def uninformative(self) -> bool:
+        """Whether the row is well formed, with nothing to learn from: it is left out, and is no defect."""
+        return self in UNINFORMATIVE
+
+
+UNINFORMATIVE = {Reason.empty, Reason.equal_answers, Reason.no_preference}
 
 
 class BadRow(ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from .reasons import BadRow
 
@@ -11,10 +11,17 @@ IGNORE_INDEX = -100  # the label of a token that is not trained, as in torch and
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation. All keys but the last two are for the chat template."""
 
     role: str  # system, user, assistant or tool
-    content: str
+    content: str  # empty in a turn that only calls tools
+    reasoning_content: NotRequired[str]  # what the assistant thought before it spoke
+    # {"type": "function", "function": {"name": str, "arguments": dict}}, with an "id" where the row has one
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]  # of a tool's turn: which call it answers
+    name: NotRequired[str]  # of a tool's turn: which tool; else which speaker
+    train: NotRequired[Literal[False]]  # a turn of the assistant that is context and no target
+    prefix: NotRequired[str]  # the beginning of `content` that is context: only what follows it is a target
 
 
 Row = dict[str, Any]
@@ -29,7 +36,9 @@ Converted by `formats` to one of TRL's dataset types:
     unpaired      prompt, completion: list[Message]; label: bool
     text          text: str
 
-All but `text` may carry `answer: list[str]`, the accepted strings of a right answer.
+All but `text` may carry `answer: list[str]`, the accepted strings of a right answer; `tools: list[dict]`, the
+functions that may be called, each {"type": "function", "function": {...}}; and `chat_template_kwargs: dict`,
+arguments of the chat template. Answers to a prompt that ends with a message of the assistant go on in it.
 
 Tokenized by `tokenization`: the converted columns and these, each a list of integers:
 

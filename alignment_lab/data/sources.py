@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config import Data, DataSource
-from .formats import DataError
+from .reasons import DataError
 from .rows import Row
 
 T = TypeVar("T")

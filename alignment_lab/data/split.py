@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from ..config import BadRows, Data, Experiment, Format
 from ..runtime.files import json_digest
-from .formats import BadRow, DataError, UninformativeRow, choose_converter
+from .formats import choose_converter, filled_columns
 from .overlap import connected, preferred_messages, prompt_key, prompt_messages, shared_keys
+from .reasons import BadRow, DataError
 from .rows import Row
 
 
@@ -80,23 +81,24 @@ def generation_rows(rows: list[Row], count: int) -> list[Row]:
 def _convert(spec: Experiment, rows: list[Row], dropped: Counter[str]) -> list[Row]:
     """Rows in the method's format. Bad rows are a DataError, or counted with `data.bad_rows=drop`."""
     source = f"data={spec.data.name}" + (f" data.path={spec.data.path}" if spec.data.path else "")
-    convert = choose_converter(spec.method.format, rows, source)
+    convert = choose_converter(spec.method.format, filled_columns(rows), source)
     converted: list[Row] = []
     bad_rows: list[tuple[int, str]] = []
     for number, row in enumerate(rows, start=1):
         try:
             converted += convert(row)
-        except UninformativeRow as reason:
-            dropped[str(reason)] += 1
-        except BadRow as reason:
-            bad_rows.append((number, str(reason)))
+        except BadRow as bad:
+            if bad.reason.uninformative:
+                dropped[str(bad)] += 1
+            else:
+                bad_rows.append((number, str(bad)))
     if bad_rows and spec.data.bad_rows is BadRows.error:
-        examples = "; ".join(f"row {number}: {reason}" for number, reason in bad_rows[:3])
+        examples = "; ".join(f"row {number}: {detail}" for number, detail in bad_rows[:3])
         raise DataError(
             f"{source}: {len(bad_rows)} of {len(rows)} rows cannot be used ({examples}); "
             "fix them, or leave them out with data.bad_rows=drop."
         )
-    dropped.update(reason for _, reason in bad_rows)
+    dropped.update(detail for _, detail in bad_rows)
     return converted
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from .formats import DataError
+from .reasons import DataError
 from .rows import Message
 
 if TYPE_CHECKING:

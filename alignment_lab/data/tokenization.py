@@ -14,7 +14,7 @@ from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
 from .blocks import pack_best_fit, split_document
-from .formats import DataError
+from .reasons import DataError
 from .rows import IGNORE_INDEX, Message, Row
 from .templates import Encode, apply_chat_template, encode_documents, shared_part_encoder, stop_token_ids
 
