@@ -194,9 +194,9 @@ def time_tokenization(job: Job) -> dict[str, Any]:
     rows = data.load_rows(spec).train[: job.rows]
     tokenizer("warm")  # on both sides: the first call builds state that later calls use
     wall, cpu = time.perf_counter(), time.process_time()
-    token_rows, _ = data.tokenize_cached(
+    token_rows = data.tokenize_cached(
         tokenize, tokenizer, tokenizer_digest(tokenizer), rows, spec.data.max_length
-    )
+    ).rows
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     kept_rows = [
         {key: value for key, value in row.items() if key.endswith("_ids") or key == "labels"}

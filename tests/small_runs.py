@@ -110,7 +110,7 @@ class ContextFactory:
             rows = data.load_rows(spec)
             tokenize = METHODS[spec.method.name].tokenize
             tokenized = (
-                tokenize(self.tokenizer, data.take_groups(part, 12 * ROWS), MAX_LENGTH)[0]
+                tokenize(self.tokenizer, data.take_groups(part, 12 * ROWS), MAX_LENGTH).rows
                 for part in (rows.train, rows.heldout)
             )
             self.known[spec.method.format] = compact_ids(

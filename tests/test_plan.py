@@ -236,7 +236,7 @@ def test_the_embedded_rows_are_estimated_within_a_factor(method, composed, token
     }[method]
     spec = composed([f"method={method}"])
     rows = data.load_rows(spec)
-    tokenized, _ = tokenize(tokenizer, rows.train, spec.data.max_length)
+    tokenized = tokenize(tokenizer, rows.train, spec.data.max_length).rows
     mean = sum(map(data.count_tokens, tokenized)) / len(tokenized)
     assert 0.55 < workload.estimate_workload(spec, rows)[0].tokens_per_row / mean < 1.2
 

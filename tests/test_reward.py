@@ -32,7 +32,7 @@ def finished(composed, tmp_path_factory):
 def test_a_saved_reward_model_gives_the_scores_that_the_run_measured(finished, composed, tokenizer):
     """Held-out pairs through plain transformers, one by one: the report's means, to float32's last digits."""
     model = AutoModelForSequenceClassification.from_pretrained(finished.model).eval()
-    rows, _ = tokenization.tokenize_pairs(tokenizer, data.load_rows(composed(OVERRIDES)).heldout[:6], 1024)
+    rows = tokenization.tokenize_pairs(tokenizer, data.load_rows(composed(OVERRIDES)).heldout[:6], 1024).rows
     with torch.no_grad():
         scores = [
             [

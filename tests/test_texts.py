@@ -11,6 +11,7 @@ from small_tokenizers import other_tokenizer, real_rows
 from alignment_lab.config import Format
 from alignment_lab.data import DataError, count_tokens, tokenization
 from alignment_lab.data.blocks import pack_best_fit, split_document
+from alignment_lab.data.reasons import BadRow, Reason
 
 TEXTS = [{"text": "Hello it is " * number + "é"} for number in (1, 3, 2, 60, 7, 1, 25, 2)]
 
@@ -26,19 +27,20 @@ def documents_of(blocks) -> list[list[int]]:
 
 
 def test_short_texts_share_blocks_and_each_is_whole(any_tokenizer):
-    blocks, counts = tokenization.tokenize_texts(any_tokenizer, TEXTS, 512)
+    tokenized = tokenization.tokenize_texts(any_tokenizer, TEXTS, 512)
+    blocks = tokenized.rows
     expected = [[*any_tokenizer(row["text"])["input_ids"], any_tokenizer.eos_token_id] for row in TEXTS]
     assert sorted(documents_of(blocks)) == sorted(expected)
-    assert counts.total() == 0
+    assert not tokenized.dropped
     assert all(count_tokens(row) == sum(row["seq_lengths"]) <= 512 for row in blocks)
     assert sum(map(count_tokens, blocks)) == sum(map(len, expected))
-    assert blocks == tokenization.tokenize_texts(any_tokenizer, TEXTS, 512)[0]
+    assert blocks == tokenization.tokenize_texts(any_tokenizer, TEXTS, 512).rows
 
 
 @pytest.mark.parametrize("limit", [8, 9, 16, 31])
 def test_a_longer_text_is_split_and_no_token_is_lost(limit, tokenizer):
     for row in TEXTS:
-        blocks, _ = tokenization.tokenize_texts(tokenizer, [row], limit)
+        blocks = tokenization.tokenize_texts(tokenizer, [row], limit).rows
         whole = [*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]
         assert sorted(documents_of(blocks)) == sorted(split_document(whole, limit))
         assert all(count_tokens(block) <= limit for block in blocks)
@@ -84,17 +86,16 @@ def test_best_fit_packs_everything_once_and_as_tightly_as_by_hand(seed):
 def test_eos_is_not_added_to_a_text_that_ends_with_it():
     """Tokenizers like T5's add EOS themselves, and a text may contain it."""
     tokenizer = other_tokenizer(None)
-    (row,), _ = tokenization.tokenize_texts(tokenizer, [{"text": "Hello</s>"}], 64)
+    (row,) = tokenization.tokenize_texts(tokenizer, [{"text": "Hello</s>"}], 64).rows
     assert row["input_ids"] == tokenizer("Hello</s>")["input_ids"]
     assert row["input_ids"].count(tokenizer.eos_token_id) == 1
 
 
 def test_a_text_without_a_token_is_counted():
     """Only EOS is left of it, and nothing precedes it."""
-    blocks, counts = tokenization.tokenize_texts(
-        other_tokenizer(None), [{"text": "Hello"}, {"text": "</s>"}], 64
-    )
-    assert ([len(row["seq_lengths"]) for row in blocks], dict(counts)) == ([1], {"`text` has no tokens": 1})
+    tokenized = tokenization.tokenize_texts(other_tokenizer(None), [{"text": "Hello"}, {"text": "</s>"}], 64)
+    assert [len(row["seq_lengths"]) for row in tokenized.rows] == [1]
+    assert tokenized.dropped == [(1, BadRow(Reason.no_tokens, "`text` has no tokens"))]
 
 
 def test_a_tokenizer_without_eos_is_refused():
@@ -107,7 +108,7 @@ def test_a_tokenizer_without_eos_is_refused():
 def test_real_texts_fill_their_blocks(tokenizer):
     """300 web pages: over 98 % of the blocks is used, and every token of every page is there."""
     rows = real_rows("c4_demo.jsonl", Format.text, 300)
-    blocks, _ = tokenization.tokenize_texts(tokenizer, rows, 1024)
+    blocks = tokenization.tokenize_texts(tokenizer, rows, 1024).rows
     tokens = sum(len(ids) + 1 for ids in tokenizer([row["text"] for row in rows])["input_ids"])
     assert sum(map(count_tokens, blocks)) == tokens
     assert tokens / (1024 * len(blocks)) > 0.98

@@ -9,6 +9,9 @@ from small_tokenizers import OTHERS, other_tokenizer, real_rows
 
 from alignment_lab.config import Format
 from alignment_lab.data import DataError, count_tokens, templates, tokenization
+from alignment_lab.data.reasons import BadRow, Reason
+
+TOO_LONG = BadRow(Reason.prompt_too_long, "the prompt fills data.max_length")
 
 PROMPTS = {
     "one question": [{"role": "user", "content": "What is the capital of France?"}],
@@ -70,9 +73,9 @@ def by_hand(tokenizer, prompt, answer):
 @pytest.mark.parametrize("name", ["hh_harmless_1000.jsonl", "dpo_en_demo.json"])
 def test_real_pairs_are_as_by_hand(name, any_tokenizer):
     rows = real_rows(name, Format.preference, 40)
-    tokenized, counts = tokenization.tokenize_pairs(any_tokenizer, rows, 100_000)
-    assert (len(tokenized), counts.total()) == (len(rows), 0)
-    for row in tokenized:
+    tokenized = tokenization.tokenize_pairs(any_tokenizer, rows, 100_000)
+    assert (len(tokenized.rows), tokenized.dropped, tokenized.counts.total()) == (len(rows), [], 0)
+    for row in tokenized.rows:
         for key in ("chosen", "rejected"):
             assert (row["prompt_ids"], row[f"{key}_ids"]) == by_hand(any_tokenizer, row["prompt"], row[key])
 
@@ -80,9 +83,9 @@ def test_real_pairs_are_as_by_hand(name, any_tokenizer):
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_prompt_and_answer_are_the_text_of_the_conversation(prompt, any_tokenizer):
     rows = [pair_row(PROMPTS[prompt], chosen, "No") for chosen in ANSWERS]
-    tokenized, counts = tokenization.tokenize_pairs(any_tokenizer, rows, 10_000)
-    assert counts.total() == 0
-    for row in tokenized:
+    tokenized = tokenization.tokenize_pairs(any_tokenizer, rows, 10_000)
+    assert (tokenized.indices, tokenized.dropped) == (list(range(len(rows))), [])
+    for row in tokenized.rows:
         assert row["prompt_ids"] == templates.encode_prompts(any_tokenizer, [row["prompt"]])[0]
         for key in ("chosen", "rejected"):
             assert any_tokenizer.decode(row["prompt_ids"] + row[f"{key}_ids"]) == any_tokenizer.decode(
@@ -98,7 +101,7 @@ def test_with_the_embedded_tokenizer_the_ids_are_those_of_the_conversation(token
         for answer in ANSWERS
         if not answer.startswith("\n")
     ]
-    for row in tokenization.tokenize_pairs(tokenizer, rows, 10_000)[0]:
+    for row in tokenization.tokenize_pairs(tokenizer, rows, 10_000).rows:
         for key in ("chosen", "rejected"):
             assert row["prompt_ids"] + row[f"{key}_ids"] == conversation_ids(
                 tokenizer, row["prompt"] + row[key]
@@ -108,7 +111,7 @@ def test_with_the_embedded_tokenizer_the_ids_are_those_of_the_conversation(token
 def test_every_answer_ends_with_a_stop_token_and_nothing_after_it(any_tokenizer):
     rows = [pair_row(prompt, answer, "No") for prompt in PROMPTS.values() for answer in ANSWERS]
     stops = templates.stop_token_ids(any_tokenizer)
-    for row in tokenization.tokenize_pairs(any_tokenizer, rows, 10_000)[0]:
+    for row in tokenization.tokenize_pairs(any_tokenizer, rows, 10_000).rows:
         assert row["chosen_ids"][-1] in stops
         assert row["rejected_ids"][-1] in stops
         assert sum(token in stops for token in row["rejected_ids"]) == 1  # "No" holds none of its own
@@ -124,7 +127,7 @@ def test_no_prompt_begins_twice(any_tokenizer):
 def test_an_answer_that_would_merge_with_the_prompt_is_tokenized_as_it_is_generated(tokenizer):
     """Two line breaks are one token, which would swallow the prompt's; generation keeps the prompt's ids."""
     row = pair_row(PROMPTS["one question"], "\n\nParis.", "No")
-    (tokenized,), _ = tokenization.tokenize_pairs(tokenizer, [row], 1000)
+    (tokenized,) = tokenization.tokenize_pairs(tokenizer, [row], 1000).rows
     ids = conversation_ids(tokenizer, row["prompt"] + row["chosen"])
     if ids[: len(tokenized["prompt_ids"])] == tokenized["prompt_ids"]:
         pytest.skip("this tokenizer does not merge them")
@@ -151,7 +154,7 @@ def as_chats(rows):
 
 def test_other_columns_are_kept(tokenizer):
     row = {**pair_row(PROMPTS["one question"]), "answer": ["Paris"]}
-    (tokenized,), _ = tokenization.tokenize_pairs(tokenizer, [row], 1000)
+    (tokenized,) = tokenization.tokenize_pairs(tokenizer, [row], 1000).rows
     assert row.items() <= tokenized.items()
     assert count_tokens(tokenized) == len(tokenized["prompt_ids"]) + len(tokenized["chosen_ids"]) + len(
         tokenized["rejected_ids"]
@@ -164,34 +167,35 @@ def test_a_longer_answer_is_truncated_and_counted_once(tokenizer):
     One row is counted, not two answers.
     """
     row = pair_row(PROMPTS["one question"], "Paris. " * 50, "London. " * 50)
-    (full,), _ = tokenization.tokenize_pairs(tokenizer, [row], 10_000)
+    (full,) = tokenization.tokenize_pairs(tokenizer, [row], 10_000).rows
     room = 7
-    (truncated,), counts = tokenization.tokenize_pairs(tokenizer, [row], len(full["prompt_ids"]) + room)
+    tokenized = tokenization.tokenize_pairs(tokenizer, [row], len(full["prompt_ids"]) + room)
+    (truncated,) = tokenized.rows
     assert truncated["prompt_ids"] == full["prompt_ids"]
     assert (truncated["chosen_ids"], truncated["rejected_ids"]) == (
         full["chosen_ids"][:room],
         full["rejected_ids"][:room],
     )
-    assert dict(counts) == {"truncated": 1}
+    assert tokenized.counts["truncated"] == 1
 
 
 @pytest.mark.parametrize(
-    ("room", "expected"),
-    [(0, {"the prompt fills data.max_length": 1}), (1, {"truncated": 1}), (100, {"truncated": 0})],
+    ("room", "dropped", "truncated"), [(0, [(0, TOO_LONG)], 0), (2, [], 1), (100, [], 0)]
 )
-def test_a_prompt_that_leaves_no_room_drops_the_row(room, expected, tokenizer):
+def test_a_prompt_that_leaves_no_room_drops_the_row(room, dropped, truncated, tokenizer):
     row = pair_row(PROMPTS["one question"])
     length = len(templates.encode_prompts(tokenizer, [row["prompt"]])[0])
-    tokenized, counts = tokenization.tokenize_pairs(tokenizer, [row], length + room)
-    assert (len(tokenized), dict(counts)) == (int(room > 0), expected)
+    tokenized = tokenization.tokenize_pairs(tokenizer, [row], length + room)
+    assert (tokenized.dropped, tokenized.counts["truncated"]) == (dropped, truncated)
+    assert tokenized.indices == [0] * (not dropped)
 
 
 def test_dropped_rows_do_not_change_their_neighbors(tokenizer):
     long = pair_row([{"role": "user", "content": "word " * 200}])
     rows = [pair_row(PROMPTS["one question"]), long, pair_row(PROMPTS["a system message"])]
-    tokenized, counts = tokenization.tokenize_pairs(tokenizer, rows, 100)
-    assert tokenized == tokenization.tokenize_pairs(tokenizer, [rows[0], rows[2]], 100)[0]
-    assert counts["the prompt fills data.max_length"] == 1
+    tokenized = tokenization.tokenize_pairs(tokenizer, rows, 100)
+    assert tokenized.rows == tokenization.tokenize_pairs(tokenizer, [rows[0], rows[2]], 100).rows
+    assert (tokenized.indices, tokenized.dropped) == ([0, 2], [(1, TOO_LONG)])
 
 
 # ---- labeled answers
@@ -210,22 +214,23 @@ def as_labeled(rows):
 def test_labeled_answers_are_those_of_the_pair(limit, tokenizer):
     """Every id; and the halves of a pair are dropped together, and counted each where truncated."""
     rows = [pair_row(prompt, answer, "No") for prompt in PROMPTS.values() for answer in ANSWERS]
-    pairs, pair_counts = tokenization.tokenize_pairs(tokenizer, rows, limit)
-    tokenized, counts = tokenization.tokenize_unpaired(tokenizer, as_labeled(rows), limit)
-    assert [row["label"] for row in tokenized] == [True, False] * len(pairs)
-    assert [row["prompt_ids"] for row in tokenized] == [row["prompt_ids"] for row in pairs for _ in range(2)]
-    assert [row["completion_ids"] for row in tokenized] == [
-        row[f"{key}_ids"] for row in pairs for key in ("chosen", "rejected")
-    ]
-    assert counts["the prompt fills data.max_length"] == 2 * pair_counts["the prompt fills data.max_length"]
-    assert pair_counts["truncated"] <= counts["truncated"] <= 2 * pair_counts["truncated"]
+    pairs = tokenization.tokenize_pairs(tokenizer, rows, limit)
+    labeled = tokenization.tokenize_unpaired(tokenizer, as_labeled(rows), limit)
+    ids = {(row["label"], index // 2): row for index, row in zip(labeled.indices, labeled.rows, strict=True)}
+    for index, row in zip(pairs.indices, pairs.rows, strict=True):
+        for key, label in (("chosen", True), ("rejected", False)):
+            answer = ids[label, index]
+            assert (answer["prompt_ids"], answer["completion_ids"]) == (row["prompt_ids"], row[f"{key}_ids"])
+    too_long = [index for index, reason in pairs.dropped if reason == TOO_LONG]
+    assert labeled.dropped == [(2 * index + half, TOO_LONG) for index in too_long for half in range(2)]
+    assert pairs.counts["truncated"] <= labeled.counts["truncated"]
 
 
 def test_a_labeled_answer_has_the_same_ids_in_any_batch(tokenizer):
     rows = as_labeled([pair_row(prompt, answer, "No") for prompt in PROMPTS.values() for answer in ANSWERS])
-    tokenized, _ = tokenization.tokenize_unpaired(tokenizer, rows, 64)
+    tokenized = tokenization.tokenize_unpaired(tokenizer, rows, 64).rows
     assert tokenized == [
-        labeled for row in rows for labeled in tokenization.tokenize_unpaired(tokenizer, [row], 64)[0]
+        labeled for row in rows for labeled in tokenization.tokenize_unpaired(tokenizer, [row], 64).rows
     ]
     assert all(
         count_tokens(row) == len(row["prompt_ids"]) + len(row["completion_ids"]) <= 64 for row in tokenized
@@ -236,7 +241,7 @@ def test_a_labeled_answer_has_the_same_ids_in_any_batch(tokenizer):
 def test_real_labeled_answers_are_as_by_hand(tokenizer):
     for row in tokenization.tokenize_unpaired(
         tokenizer, real_rows("kto_en_demo.json", Format.unpaired, 40), 100_000
-    )[0]:
+    ).rows:
         assert (row["prompt_ids"], row["completion_ids"]) == by_hand(
             tokenizer, row["prompt"], row["completion"]
         )
@@ -260,10 +265,7 @@ CHATS = {
 def test_labels_cover_the_assistants_turns_with_their_stop_and_nothing_else(chat, any_tokenizer):
     """Turn by turn, the labels decode to the assistant's message and the stop token."""
     messages = CHATS[chat]
-    (tokenized,), counts = tokenization.tokenize_conversations(
-        any_tokenizer, [{"messages": messages}], 10_000
-    )
-    assert counts.total() == 0
+    (tokenized,) = tokenization.tokenize_conversations(any_tokenizer, [{"messages": messages}], 10_000).rows
     assert tokenized["input_ids"] == conversation_ids(any_tokenizer, messages)
     assert len(tokenized["labels"]) == len(tokenized["input_ids"])
     assert all(
@@ -288,7 +290,7 @@ def test_an_assistant_turn_that_opens_the_conversation_is_not_trained(any_tokeni
         *PROMPTS["one question"],
         {"role": "assistant", "content": "Paris."},
     ]
-    (tokenized,), _ = tokenization.tokenize_conversations(any_tokenizer, [{"messages": opening}], 1000)
+    (tokenized,) = tokenization.tokenize_conversations(any_tokenizer, [{"messages": opening}], 1000).rows
     assert tokenized["input_ids"] == conversation_ids(any_tokenizer, opening)
     prompt, answer = by_hand(any_tokenizer, opening[:-1], opening[-1:])
     assert tokenized["labels"] == [-100] * len(prompt) + answer
@@ -296,18 +298,17 @@ def test_an_assistant_turn_that_opens_the_conversation_is_not_trained(any_tokeni
 
 def test_a_conversation_is_truncated_and_counted(tokenizer):
     messages = CHATS["several turns"]
-    (full,), _ = tokenization.tokenize_conversations(tokenizer, [{"messages": messages}], 1000)
-    (truncated,), counts = tokenization.tokenize_conversations(
+    (full,) = tokenization.tokenize_conversations(tokenizer, [{"messages": messages}], 1000).rows
+    result = tokenization.tokenize_conversations(
         tokenizer, [{"messages": messages}], len(full["input_ids"]) - 1
     )
+    (truncated,) = result.rows
     assert (truncated["input_ids"], truncated["labels"]) == (full["input_ids"][:-1], full["labels"][:-1])
-    assert dict(counts) == {"truncated": 1}
+    assert result.counts["truncated"] == 1
     first = next(index for index, label in enumerate(full["labels"]) if label != -100)
-    assert tokenization.tokenize_conversations(tokenizer, [{"messages": messages}], first) == (
-        [],
-        {"the prompt fills data.max_length": 1},
-    )
-    assert len(tokenization.tokenize_conversations(tokenizer, [{"messages": messages}], first + 1)[0]) == 1
+    too_long = tokenization.tokenize_conversations(tokenizer, [{"messages": messages}], first)
+    assert (too_long.rows, too_long.dropped) == ([], [(0, TOO_LONG)])
+    assert len(tokenization.tokenize_conversations(tokenizer, [{"messages": messages}], first + 1).rows) == 1
     assert count_tokens(full) == len(full["input_ids"])
 
 
@@ -321,7 +322,7 @@ def test_a_template_that_rewrites_earlier_turns_trains_the_last_answer_exactly()
     )
     turns = [("user", "a"), ("assistant", "think#b"), ("user", "c"), ("assistant", "think#d")]
     messages = [{"role": role, "content": content} for role, content in turns]
-    (tokenized,), _ = tokenization.tokenize_conversations(tokenizer, [{"messages": messages}], 1000)
+    (tokenized,) = tokenization.tokenize_conversations(tokenizer, [{"messages": messages}], 1000).rows
     assert tokenized["input_ids"] == conversation_ids(tokenizer, messages)
     assert tokenizer.decode([label for label in tokenized["labels"] if label != -100]) == "think#d</s>"
 
@@ -354,7 +355,7 @@ def test_a_turn_may_end_with_another_token_than_the_text():
     )
     eot = tokenizer.convert_tokens_to_ids("<|eot|>")
     assert templates.stop_token_ids(tokenizer) == [eot, tokenizer.eos_token_id]
-    (tokenized,), _ = tokenization.tokenize_pairs(tokenizer, [pair_row(PROMPTS["one question"])], 1000)
+    (tokenized,) = tokenization.tokenize_pairs(tokenizer, [pair_row(PROMPTS["one question"])], 1000).rows
     assert tokenized["chosen_ids"][-1] == eot
 
 
@@ -401,7 +402,7 @@ def test_pairs_are_trls_up_to_the_stop_token(limit, tokenizer):
     trl = DPOTrainer._prepare_dataset(
         SimpleNamespace(_tokenizer=tokenizer), Dataset.from_list(rows), tokenizer, settings, "train"
     )
-    ours, _ = tokenization.tokenize_pairs(tokenizer, rows, limit)
+    ours = tokenization.tokenize_pairs(tokenizer, rows, limit).rows
     assert len(ours) == len(trl)
     (line_break,) = tokenizer("\n")["input_ids"]
     for ours_row, trl_row in zip(ours, trl, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,17 +78,17 @@ def from_cache(tokenize, tokenizer, rows, limit=64, **changes):
 def test_cached_rows_are_the_tokenized_rows(kind, limit, cache, small):
     """Rows with all of their columns, ids as lists of Python integers, and the same counts."""
     tokenize, rows = KINDS[kind]
-    expected, counts = tokenize(small, rows, limit)
-    for tokenized, found_counts in (
+    expected = tokenize(small, rows, limit)
+    for tokenized in (
         tokenize_cached(tokenize, small, tokenizer_digest(small), rows, limit),
         from_cache(tokenize, small, rows, limit),
     ):
-        assert (tokenized, found_counts) == (expected, counts)
-        assert type(found_counts) is Counter and dict(found_counts) == dict(counts)
-        assert [list(row) for row in tokenized] == [list(row) for row in expected]
+        assert tokenized == expected
+        assert type(tokenized.counts) is Counter
+        assert [list(row) for row in tokenized.rows] == [list(row) for row in expected.rows]
         assert all(
             type(row[name]) is list and type(row[name][0]) is int
-            for row in tokenized
+            for row in tokenized.rows
             for name in tokenization.TOKEN_COLUMNS
             if name in row
         )
@@ -98,7 +99,7 @@ def test_an_empty_list_of_rows_is_cached_too(cache, small):
     assert (
         tokenize_cached(tokenization.tokenize_pairs, small, "x", [], 64)
         == from_cache(tokenization.tokenize_pairs, small, [], digest="x")
-        == ([], Counter())
+        == tokenization.Tokenized()
     )
 
 
@@ -254,8 +255,8 @@ def test_processes_that_tokenize_the_same_rows_at_once_do_not_interfere(cache):
 
 def test_a_column_that_the_cache_would_lose_is_an_error(cache, small):
     def tokenize_with_more_ids(tokenizer, rows, limit):
-        tokenized, counts = tokenization.tokenize_pairs(tokenizer, rows, limit)
-        return [{**row, "more_ids": [1]} for row in tokenized], counts
+        tokenized = tokenization.tokenize_pairs(tokenizer, rows, limit)
+        return replace(tokenized, rows=[{**row, "more_ids": [1]} for row in tokenized.rows])
 
     with pytest.raises(AssertionError, match="TOKEN_COLUMNS"):
         tokenize_cached(tokenize_with_more_ids, small, "digest", PAIRS, 64)

@@ -61,7 +61,7 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     collectives.init_process_group(cpu=device_and_dtype(spec)[0].type == "cpu")
     digest, limit = tokenizer_digest(tokenizer), spec.data.max_length
 
-    def tokenize_rows(rows: list[Row]) -> tuple[list[Row], Counter[str]]:
+    def tokenize_rows(rows: list[Row]) -> data.Tokenized:
         return data.tokenize_cached(function, tokenizer, digest, rows, limit)
 
     candidates, measured = splits.heldout, max(spec.eval.rows, spec.eval.generations)
@@ -73,7 +73,7 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
         heldout, more, _ = _tokenize_groups(tokenize_rows, candidates, None if is_text else measured)
         pairs = [row for row in heldout if "messages" in row and "rejected" in row]
         if pairs:
-            pairs, _ = data.tokenize_cached(tokenize_pairs, tokenizer, digest, pairs, limit)
+            pairs = data.tokenize_cached(tokenize_pairs, tokenizer, digest, pairs, limit).rows
     counts += more
     splits.truncated = counts.pop("truncated", 0)
     splits.dropped += counts
@@ -87,10 +87,10 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
 
 
 def _tokenize_groups(
-    tokenize_rows: Callable[[list[Row]], tuple[list[Row], Counter[str]]], rows: list[Row], count: int | None
+    tokenize_rows: Callable[[list[Row]], data.Tokenized], rows: list[Row], count: int | None
 ) -> tuple[list[Row], Counter[str], float]:
-    """(the first `count` groups that can be used, of all for None; what was dropped on the way; the share of
-    usable rows). A group that is dropped, as too long, is replaced by the next one.
+    """(the first `count` groups that can be used, of all for None; what was dropped on the way; the tokenized
+    rows per row). A group that is dropped, as too long, is replaced by the next one.
     """
     groups = data.group_pairs(rows)
     taken: list[Row] = []
@@ -98,9 +98,10 @@ def _tokenize_groups(
     first, tried, missing = 0, 0, len(groups) if count is None else count
     while missing > 0 and first < len(groups):
         block = [rows[index] for group in groups[first : first + missing] for index in group]
-        usable, dropped = tokenize_rows(block)
-        taken += usable
-        counts += dropped
+        tokenized = tokenize_rows(block)
+        taken += tokenized.rows
+        counts += tokenized.counts
+        counts.update(str(bad_row) for _, bad_row in tokenized.dropped)
         first, tried = first + missing, tried + len(block)
         missing = 0 if count is None else count - len(data.group_pairs(taken))
     return taken, counts, len(taken) / tried if tried else 0.0

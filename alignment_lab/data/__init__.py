@@ -10,7 +10,7 @@ from .reasons import DataError
 from .rows import Message, Row
 from .split import Splits, generation_rows, group_pairs, max_train_groups, take_groups
 from .token_cache import tokenize_cached
-from .tokenization import ID_COLUMNS, count_sequence_tokens, count_tokens, max_sequence_length
+from .tokenization import ID_COLUMNS, Tokenized, count_sequence_tokens, count_tokens, max_sequence_length
 
 __all__ = [
     "ID_COLUMNS",
@@ -18,6 +18,7 @@ __all__ = [
     "Message",
     "Row",
     "Splits",
+    "Tokenized",
     "count_sequence_tokens",
     "count_tokens",
     "generation_rows",

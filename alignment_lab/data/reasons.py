@@ -38,6 +38,10 @@ class Reason(Enum):
     bad_content = "have a message whose content is not text"
     bad_weight = "have a message whose weight is neither 0 nor 1"
     bad_tools = "have tools, or calls of them, that are not in a known shape"
+    # as tokens
+    template_refuses = "are refused by the chat template"
+    prompt_too_long = "have a prompt that fills data.max_length"
+    no_tokens = "have no token to train on"
 
     @property
     def uninformative(self) -> bool:
@@ -56,3 +60,11 @@ class BadRow(ValueError):
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(detail or reason.value)
         self.reason, self.detail = reason, detail
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BadRow):
+            return NotImplemented
+        return (self.reason, self.detail) == (other.reason, other.detail)
+
+    def __hash__(self) -> int:
+        return hash((self.reason, self.detail))

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from importlib.metadata import version
 from itertools import chain
@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runtime.files import cache_directory, file_digest, write_atomic
+from .reasons import BadRow, Reason
 from .rows import Row
-from .tokenization import TOKEN_COLUMNS
+from .tokenization import TOKEN_COLUMNS, Tokenized
 
 if TYPE_CHECKING:
     import numpy
@@ -29,20 +30,16 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, numpy.ndarray]
 
-Tokenize = (
-    Callable[  # (tokenizer, rows, max_length) -> (tokenized rows, counts of dropped and truncated ones)
-        ["PreTrainedTokenizerBase", list[Row], int], tuple[list[Row], Counter[str]]
-    ]
-)
+# (tokenizer, rows, max_length) -> what became of them
+Tokenize = Callable[["PreTrainedTokenizerBase", Sequence[Row], int], Tokenized]
 SOURCE_FILES = tuple(  # part of the key: another version of these may make other tokens
     Path(__file__).with_name(f"{module}.py") for module in ("tokenization", "templates", "blocks")
 )
-INDEX_COLUMN = "_index"  # the index, among the rows given, of the row that a tokenized row was made from
 
 
 def tokenize_cached(
-    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, digest: str, rows: list[Row], max_length: int
-) -> tuple[list[Row], Counter[str]]:
+    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, digest: str, rows: Sequence[Row], max_length: int
+) -> Tokenized:
     """What `tokenize(tokenizer, rows, max_length)` returns, computed once.
 
     `digest` identifies the tokenizer's vocabulary, rules and template.
@@ -57,7 +54,7 @@ def tokenize_cached(
 
 
 def _cache_key(
-    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, digest: str, rows: list[Row], max_length: int
+    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, digest: str, rows: Sequence[Row], max_length: int
 ) -> str:
     """The sha256 of everything that can change a token."""
     template = str(tokenizer.chat_template)
@@ -81,45 +78,42 @@ def _cache_key(
 
 
 def _tokenize_to_arrays(
-    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, rows: list[Row], max_length: int
+    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int
 ) -> Arrays:
-    """int32 arrays: each column's concatenated ids and their lengths, the indices of rows, and the counts."""
+    """int32 arrays: each column's concatenated ids and their lengths, the rows' indices, and other facts."""
     import numpy
 
-    indexed = [{**row, INDEX_COLUMN: index} for index, row in enumerate(rows)]
-    tokenized, counts = tokenize(tokenizer, indexed, max_length)
-    first = tokenized[0] if tokenized else {}
+    tokenized = tokenize(tokenizer, rows, max_length)
+    first = tokenized.rows[0] if tokenized.rows else {}
     columns = [column for column in TOKEN_COLUMNS if column in first]
-    source_row = rows[first.get(INDEX_COLUMN, 0)] if tokenized else {}
-    assert first.keys() <= {*columns, INDEX_COLUMN, *source_row}, (
-        "a column of tokens that TOKEN_COLUMNS lacks"
-    )
-    arrays: Arrays = {"counts": numpy.frombuffer(json.dumps(counts).encode(), numpy.uint8)}
+    source_row = rows[tokenized.indices[0]] if tokenized.indices else {}
+    assert first.keys() <= {*columns, *source_row}, "a column of tokens that TOKEN_COLUMNS lacks"
+    dropped = [[index, bad.reason.name, bad.detail] for index, bad in tokenized.dropped]
+    facts = json.dumps({"counts": tokenized.counts, "dropped": dropped}).encode()
+    arrays: Arrays = {"facts": numpy.frombuffer(facts, numpy.uint8)}
+    arrays["indices"] = numpy.fromiter(tokenized.indices, numpy.int32, len(tokenized.indices))
     for column in columns:
-        lengths = numpy.fromiter((len(row[column]) for row in tokenized), numpy.int32, len(tokenized))
-        ids = chain.from_iterable(row[column] for row in tokenized)
-        arrays[f"{column}.lengths"] = lengths
-        arrays[column] = numpy.fromiter(ids, numpy.int32, int(lengths.sum()))
-    if INDEX_COLUMN in first:
-        indices = (row[INDEX_COLUMN] for row in tokenized)
-        arrays[INDEX_COLUMN] = numpy.fromiter(indices, numpy.int32, len(tokenized))
+        lengths = (len(row[column]) for row in tokenized.rows)
+        arrays[f"{column}.lengths"] = numpy.fromiter(lengths, numpy.int32, len(tokenized.rows))
+        ids = chain.from_iterable(row[column] for row in tokenized.rows)
+        arrays[column] = numpy.fromiter(ids, numpy.int32, int(arrays[f"{column}.lengths"].sum()))
     return arrays
 
 
-def _join_rows(rows: list[Row], arrays: Arrays) -> tuple[list[Row], Counter[str]]:
+def _join_rows(rows: Sequence[Row], arrays: Arrays) -> Tokenized:
     """The rows with their ids; a block of several rows carries ids alone."""
     columns = {
         column: _split_by_length(arrays[column], arrays[f"{column}.lengths"])
         for column in TOKEN_COLUMNS
         if column in arrays
     }
-    tokenized: list[Row] = [
-        dict(zip(columns, ids, strict=True)) for ids in zip(*columns.values(), strict=True)
-    ]
-    if INDEX_COLUMN in arrays:
-        sources = [rows[index] for index in arrays[INDEX_COLUMN].tolist()]
-        tokenized = [{**row, **ids} for row, ids in zip(sources, tokenized, strict=True)]
-    return tokenized, Counter(json.loads(arrays["counts"].tobytes()))
+    tokens: list[Row] = [dict(zip(columns, ids, strict=True)) for ids in zip(*columns.values(), strict=True)]
+    indices = arrays["indices"].tolist()
+    if indices:
+        tokens = [{**rows[index], **ids} for index, ids in zip(indices, tokens, strict=True)]
+    facts = json.loads(arrays["facts"].tobytes())
+    dropped = [(index, BadRow(Reason[name], detail)) for index, name, detail in facts["dropped"]]
+    return Tokenized(tokens, indices, dropped, Counter(facts["counts"]))
 
 
 def _split_by_length(flat: numpy.ndarray, lengths: numpy.ndarray) -> list[list[int]]:

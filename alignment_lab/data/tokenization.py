@@ -9,12 +9,13 @@ text goes through no template: it ends with the tokenizer's EOS. Knows columns a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
 from .blocks import pack_best_fit, split_document
-from .reasons import DataError
+from .reasons import BadRow, DataError, Reason
 from .rows import IGNORE_INDEX, Message, Row
 from .templates import Encode, apply_chat_template, encode_documents, shared_part_encoder, stop_token_ids
 
@@ -25,89 +26,104 @@ BATCH_SIZE = 1000  # conversations or texts per call of the tokenizer
 ANSWER_COLUMNS = ("chosen_ids", "rejected_ids", "completion_ids")
 ID_COLUMNS = ("prompt_ids", *ANSWER_COLUMNS, "input_ids")
 TOKEN_COLUMNS = (*ID_COLUMNS, "labels", "seq_lengths")  # the columns that tokenization adds, all of integers
-PROMPT_TOO_LONG = "the prompt fills data.max_length"  # reason under which dropped rows are counted
 
 
-def tokenize_pairs(
-    tokenizer: PreTrainedTokenizerBase, rows: list[Row], max_length: int
-) -> tuple[list[Row], Counter[str]]:
+@dataclass
+class Tokenized:
+    """What became of rows that were tokenized: one may become several sequences; texts share blocks."""
+
+    rows: list[Row] = field(default_factory=list)  # with the columns of tokens
+    indices: list[int] = field(
+        default_factory=list
+    )  # of the row given that each was made from; of blocks none
+    dropped: list[tuple[int, BadRow]] = field(default_factory=list)  # (index of the row given, why)
+    counts: Counter[str] = field(default_factory=Counter)  # truncated: rows that were cut at max_length
+
+    def add(self, index: int, row: Row) -> None:
+        """A row with tokens, made from the row given at `index`."""
+        self.rows.append(row)
+        self.indices.append(index)
+
+    def drop(self, index: int, reason: Reason, detail: str) -> None:
+        """Leave out the row given at `index`."""
+        self.dropped.append((index, BadRow(reason, detail)))
+
+    def drop_long_prompt(self, index: int) -> None:
+        """Leave out a row whose prompt leaves no room for an answer."""
+        self.drop(index, Reason.prompt_too_long, "the prompt fills data.max_length")
+
+
+def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int) -> Tokenized:
     """Preference rows with prompt_ids, chosen_ids and rejected_ids, and how many were dropped or truncated.
 
     A longer answer is cut at its end so that prompt and answer fill max_length; a prompt that leaves no room
     drops the row.
     """
-    counts: Counter[str] = Counter()
-    tokenized: list[Row] = []
+    tokenized = Tokenized()
     turns = [(row["prompt"], [row["chosen"], row["rejected"]]) for row in rows]
-    for row, (prompt, (chosen, rejected)) in zip(rows, _encode_turns(tokenizer, turns), strict=True):
+    encoded = _encode_turns(tokenizer, turns)
+    for index, (row, (prompt, (chosen, rejected))) in enumerate(zip(rows, encoded, strict=True)):
         room = max_length - len(prompt)
         if room < 1:
-            counts[PROMPT_TOO_LONG] += 1
+            tokenized.drop_long_prompt(index)
             continue
-        counts["truncated"] += max(len(chosen), len(rejected)) > room
+        tokenized.counts["truncated"] += max(len(chosen), len(rejected)) > room
         ids = {"prompt_ids": prompt, "chosen_ids": chosen[:room], "rejected_ids": rejected[:room]}
-        tokenized.append({**row, **ids})
-    return tokenized, counts
+        tokenized.add(index, {**row, **ids})
+    return tokenized
 
 
-def tokenize_unpaired(
-    tokenizer: PreTrainedTokenizerBase, rows: list[Row], max_length: int
-) -> tuple[list[Row], Counter[str]]:
+def tokenize_unpaired(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int) -> Tokenized:
     """Labeled answers with `prompt_ids` and `completion_ids`, cut and counted like pairs; `label` is kept."""
-    counts: Counter[str] = Counter()
-    tokenized: list[Row] = []
+    tokenized = Tokenized()
     # The halves of a pair are neighbors with the same prompt, which is encoded once.
-    groups = [list(group) for _, group in groupby(rows, key=lambda row: row["prompt"])]
-    turns = [(group[0]["prompt"], [row["completion"] for row in group]) for group in groups]
+    groups = [list(group) for _, group in groupby(enumerate(rows), key=lambda row: row[1]["prompt"])]
+    turns = [(group[0][1]["prompt"], [row["completion"] for _, row in group]) for group in groups]
     for group, (prompt, answers) in zip(groups, _encode_turns(tokenizer, turns), strict=True):
         room = max_length - len(prompt)
-        if room < 1:
-            counts[PROMPT_TOO_LONG] += len(group)
-            continue
-        counts["truncated"] += sum(len(answer) > room for answer in answers)
-        for row, answer in zip(group, answers, strict=True):
-            tokenized.append({**row, "prompt_ids": prompt, "completion_ids": answer[:room]})
-    return tokenized, counts
+        for (index, row), answer in zip(group, answers, strict=True):
+            if room < 1:
+                tokenized.drop_long_prompt(index)
+                continue
+            tokenized.counts["truncated"] += len(answer) > room
+            tokenized.add(index, {**row, "prompt_ids": prompt, "completion_ids": answer[:room]})
+    return tokenized
 
 
 def tokenize_conversations(
-    tokenizer: PreTrainedTokenizerBase, rows: list[Row], max_length: int
-) -> tuple[list[Row], Counter[str]]:
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int
+) -> Tokenized:
     """Conversations with `input_ids` and `labels` (-100 unless the assistant speaks), and the same counts."""
-    counts: Counter[str] = Counter()
-    tokenized: list[Row] = []
+    tokenized = Tokenized()
     encoded = _encode_with_labels(tokenizer, [row["messages"] for row in rows])
-    for row, (ids, labels) in zip(rows, encoded, strict=True):
+    for index, (row, (ids, labels)) in enumerate(zip(rows, encoded, strict=True)):
         if all(label == IGNORE_INDEX for label in labels[:max_length]):
-            counts[PROMPT_TOO_LONG] += 1
+            tokenized.drop_long_prompt(index)
             continue
-        counts["truncated"] += len(ids) > max_length
-        tokenized.append({**row, "input_ids": ids[:max_length], "labels": labels[:max_length]})
-    return tokenized, counts
+        tokenized.counts["truncated"] += len(ids) > max_length
+        tokenized.add(index, {**row, "input_ids": ids[:max_length], "labels": labels[:max_length]})
+    return tokenized
 
 
-def tokenize_texts(
-    tokenizer: PreTrainedTokenizerBase, rows: list[Row], max_length: int
-) -> tuple[list[Row], Counter[str]]:
+def tokenize_texts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int) -> Tokenized:
     """Blocks of at most max_length tokens: `input_ids`, and `seq_lengths`, the lengths of the documents.
 
     A document longer than max_length is split into several; a block takes those that fit together, and has no
     other column.
     """
-    counts: Counter[str] = Counter()
+    tokenized = Tokenized()
     documents: list[list[int]] = []
-    for ids in _encode_with_eos(tokenizer, [row["text"] for row in rows]):
+    for index, ids in enumerate(_encode_with_eos(tokenizer, [row["text"] for row in rows])):
         if len(ids) > 1:
             documents += split_document(ids, max_length)
         else:
-            counts["`text` has no tokens"] += 1
-    blocks: list[Row] = []
+            tokenized.drop(index, Reason.no_tokens, "`text` has no tokens")
     for indices in pack_best_fit([len(ids) for ids in documents], max_length):
         block = [documents[index] for index in indices]
-        blocks.append(
+        tokenized.rows.append(
             {"input_ids": list(chain.from_iterable(block)), "seq_lengths": [len(ids) for ids in block]}
         )
-    return blocks, counts
+    return tokenized
 
 
 def count_tokens(row: Row) -> int:
