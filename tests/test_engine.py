@@ -21,7 +21,7 @@ from test_attention import Kernel
 
 from alignment_lab.engine.choice import choose_engine
 from alignment_lab.engine.layout import Engine, ForwardBatch, _pack
-from alignment_lab.engine.logprobs import score_sequences, sequence_scores
+from alignment_lab.engine.logprobs import score_sequences, sequence_scores, token_logprobs
 from alignment_lab.engine.packing import ScoredSequence, Tree
 from alignment_lab.models import packed_attention
 
@@ -204,6 +204,17 @@ def test_an_accelerator_is_not_a_reason_to_pad(monkeypatch):
         Engine(True, 1000),
         None,
     )
+
+
+def test_no_copy_of_the_logits_is_made_for_their_gradient():
+    """A slice's or an index's backward fills zeros of the logits' size, the largest tensor of a pass."""
+    model = small_model("llama")
+    (batch,) = LAYOUTS["packed"].batches(SEQUENCES)
+    node, names = token_logprobs(model, batch).logps.grad_fn, []
+    while "Mm" not in (names or [""])[-1]:  # down to the head's product
+        names.append(type(node).__name__)
+        node = next(parent for parent, _ in node.next_functions if parent is not None)
+    assert not [name for name in names if "Slice" in name or "Select" in name or "Index" in name], names
 
 
 def test_scoring_keeps_the_sequences_order_and_the_models_mode():

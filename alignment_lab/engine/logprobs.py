@@ -105,8 +105,10 @@ def _predicting_logits(model: PreTrainedModel, batch: ForwardBatch) -> Tensor:
         kept = batch.predict_at
         if len(kept) == width:
             kept = torch.cat([kept, kept[:1]])  # one more, so that cut and whole logits differ in number
-        logits = _forward(model, batch, kept)[0]
-        return logits[batch.predict_at] if len(logits) == width else logits[: len(batch.predict_at)]
+        logits = _forward(model, batch, kept).squeeze(0)  # a slice's gradient would be a copy of all logits
+        if len(logits) == width:
+            return logits[batch.predict_at]
+        return logits if kept is batch.predict_at else logits[:-1]
     rows, columns = batch.predict_at // width, batch.predict_at % width
     first = int(columns.min()) if len(columns) else width - 1  # before this column no token is scored
     logits = _forward(model, batch, torch.arange(first, width, device=columns.device))
