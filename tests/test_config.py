@@ -34,6 +34,9 @@ NEEDS = {
     "data/local": ["data.path=rows.jsonl"],
     "data/hub": ["data.path=org/name"],
     "model/hub": ["model.path=org/name"],
+    "data/mixture": ["+data/source@data.sources.one=embedded"],
+    "data/source/local": ["data.sources.one.path=rows.jsonl"],
+    "data/source/hub": ["data.sources.one.path=org/name"],
 }
 
 
@@ -50,7 +53,10 @@ def rows_here(tmp_path, monkeypatch):
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_so_does_the_call_in_its_comment(option, composed, rows_here):
     group, _, name = option.partition("/")
-    overrides = [f"{group}={name}", *NEEDS.get(option, [])]
+    choice = [f"{group}={name}"]
+    if option.startswith("data/source/"):
+        choice, name = ["data=mixture", f"+data/source@data.sources.one={option.split('/')[2]}"], "mixture"
+    overrides = [*choice, *NEEDS.get(option, [])]
     settings = getattr(composed(overrides), group, None)
     assert getattr(settings, "name", name) == name or (group, name) == ("training", "default")
     comment = re.match(r"(#.*\n)+", (CONF / f"{option}.yaml").read_text())
@@ -70,7 +76,8 @@ def own_values(option: str) -> dict[str, Any]:
 def test_no_option_repeats_a_default_of_its_schema(option):
     """A second copy of a default would drift. Learning rates and shapes have none."""
     group, _, name = option.partition("/")
-    schemas = {**config.GROUPS, "method": config.METHOD_SCHEMAS.get(name)}
+    group = "source" if option.startswith("data/source/") else group
+    schemas = {**config.GROUPS, "source": config.Source, "method": config.METHOD_SCHEMAS.get(name)}
     groups = ("method", "training") if group == "method" else (group,)  # a method's option sets both
     schema_values = {
         group: OmegaConf.to_container(OmegaConf.structured(schemas[group]), enum_to_str=True)
@@ -207,6 +214,8 @@ RANGES = {
         ("-0.5", "between 0 and 1"),
         ("nan", "between 0 and 1"),
     ],
+    "data.rows": [("0", "above 0"), ("-1", "above 0")],
+    "data.mixture_seed": [("-1", "between 0 and"), ("4294967296", "between 0 and")],
     "data.max_length": [("7", "at least 8"), ("-1", "at least 8")],
     "eval.rows": [("-1", "0 or more")],
     "eval.generations": [("-1", "0 or more")],
@@ -221,6 +230,13 @@ RANGES = {
 }
 
 
+SOURCE = "data=mixture +data/source@data.sources.one=embedded data.sources.one."
+SOURCE_RANGES = {
+    "weight": [("0", "above 0"), ("-1", "above 0"), ("nan", "above 0"), ("inf", "above 0")],
+    "fraction": [("0", "above 0 and at most 1"), ("1.5", "repeat"), ("nan", "above 0 and at most 1")],
+    "count": [("0", "above 0"), ("-3", "above 0")],
+    "repeat": [("0", "above 0"), ("-1", "above 0")],
+}
 METHOD_RANGES = {  # of what not every method has
     "sft_weight": [("dpo", "-1", "0 or more"), ("mpo", "inf", "0 or more")],
     "divergence_alpha": [
@@ -253,11 +269,19 @@ METHOD_RANGES = {  # of what not every method has
         ("bco", "-1", "above 0"),
     ],
 }
-NUMBERS = [(key, f"{key}={value}", phrase) for key, cases in RANGES.items() for value, phrase in cases] + [
-    (f"method.{key}", f"method={method} method.{key}={value}", phrase)
-    for key, cases in METHOD_RANGES.items()
-    for method, value, phrase in cases
-]
+NUMBERS = (
+    [(key, f"{key}={value}", phrase) for key, cases in RANGES.items() for value, phrase in cases]
+    + [
+        (f"method.{key}", f"method={method} method.{key}={value}", phrase)
+        for key, cases in METHOD_RANGES.items()
+        for method, value, phrase in cases
+    ]
+    + [
+        (f"data.sources.one.{key}", f"{SOURCE}{key}={value}", phrase)
+        for key, cases in SOURCE_RANGES.items()
+        for value, phrase in cases
+    ]
+)
 
 
 @pytest.mark.parametrize(("key", "override", "phrase"), NUMBERS)
@@ -302,9 +326,13 @@ def test_every_number_that_can_be_set_has_a_range():
     schemas = (
         [("method", method) for method in config.METHOD_SCHEMAS.values()]
         + list(config.GROUPS.items())
-        + [("model.shape", config.Shape)]
+        + [("model.shape", config.Shape), ("data.sources.one", config.Source)]
     )
-    ranges = {*RANGES, *(f"method.{key.partition('.')[0]}" for key in METHOD_RANGES)}
+    ranges = {
+        *RANGES,
+        *(f"data.sources.one.{key}" for key in SOURCE_RANGES),
+        *(f"method.{key.partition('.')[0]}" for key in METHOD_RANGES),
+    }
     assert {key for group, schema in schemas for key in number_keys(schema, group)} == ranges
 
 
@@ -573,6 +601,10 @@ def test_the_run_id_is_the_same_in_every_process(composed):
         "method=ld_dpo method.divergence=alpha method.alpha=0.2",
         "model.revision='1.0' data.split=validation training.learning_rate=3e-5 training.optim=sgd "
         "data.bad_rows=drop model.shape=null",
+        "data=mixture +data/source@data.sources.b=hh_rlhf +data/source@data.sources.a=embedded "
+        "data.sources.b.weight=3 data.sources.a.weight=0.7 data.rows=9 data.mixture_seed=2 "
+        "data.sources.b.repeat=2 "
+        "+data.sources.b.columns={prompt:q,messages:null} +data.sources.b.filter={n:{min:3,not:[4,null]}}",
     ],
 )
 def test_a_written_spec_composes_to_the_same_experiment(cell, composed, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from .. import data, estimate
-from ..config import DataSource, Experiment, Sharding
+from ..config import Experiment, Sharding
 from ..distributed.environment import settle_environment
 from ..distributed.launch import is_run_leader
 from ..estimate import DEVICES, GB, Device, MemoryEstimate
@@ -34,7 +34,7 @@ REPLACED_KEYS = (  # of the user's command, in the one that is advised
 def run_plan(spec: Experiment, run: RunDirectory) -> None:
     """Print the plan and leave no run directory behind."""
     settle_environment()
-    rows = None if spec.data.source is DataSource.hub else data.load_rows(spec)  # a plan needs no network
+    rows = None if spec.data.is_on_hub() else data.load_rows(spec)  # a plan needs no network
     show_plan(spec, rows, Console(quiet=not is_run_leader(spec.parallel)))
     run.discard_if_unused()
 

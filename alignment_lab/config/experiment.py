@@ -24,6 +24,7 @@ from .groups import (
     Model,
     Parallel,
     Shape,
+    Source,
     Tracking,
     Training,
 )
@@ -149,6 +150,7 @@ def register_schemas() -> None:
     store.store(group="schema/method", name="plugin", node=any_settings)
     for name, schema in GROUPS.items():
         store.store(group="schema", name=name, node=schema)
+    store.store(group="schema/data", name="source", node=Source)
 
 
 def parse(config: DictConfig) -> Experiment:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import sys
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import (
     InterpolationResolutionError,
     InterpolationToMissingValueError,
     MissingMandatoryValue,
+    OmegaConfBaseException,
 )
 
 from ..runtime.command_line import typed_command, typed_override
@@ -20,6 +21,7 @@ from ..runtime.errors import UserError
 from . import GROUPS, known_keys
 from .option_errors import LACKS_SCHEMA, describe_option_error, no_such_option, option_prefix
 from .option_files import chosen_file
+from .source_errors import describe_source_error
 from .validation import did_you_mean
 
 # Groups that an override can name; '' is that of `=3`
@@ -47,6 +49,10 @@ def is_flag_error(error: Exception) -> bool:
 
 def describe_hydra_error(error: Exception) -> str:
     """One sentence for an error of Hydra, OmegaConf or the lab: key, value, the nearest real one, remedy."""
+    if isinstance(error, HydraException | OmegaConfBaseException) and (
+        sentence := describe_source_error(error)
+    ):
+        return sentence
     if sentence := describe_option_error(error):
         return sentence
     if isinstance(error, UserError):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from .groups import Adapter, DataSource, OnNonfinite, Scheduler
+from .groups import Adapter, OnNonfinite, Scheduler
 from .methods import Divergence, Divergent
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def _without_effect(spec: Experiment) -> Iterator[tuple[str, tuple[str, ...], st
         yield "parallel", ("rank", "alpha", "targets"), "parallel.adapter=none trains every weight"
     if isinstance(method, Divergent) and method.divergence is not Divergence.alpha:
         yield "method", ("divergence_alpha",), f"method.divergence={method.divergence.name}"
-    if data.source is DataSource.embedded or data.eval_path or data.eval_split:
+    if data.names_heldout():
         yield "data", ("eval_fraction",), "the held-out rows are named"
     if not spec.eval.generations:
         yield "eval", ("max_new_tokens", "batch"), "eval.generations=0"

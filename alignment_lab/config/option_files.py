@@ -6,6 +6,7 @@ What a file is, is judged here; what it sets is judged when everything is put to
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from .dotted import flatten
 from .groups import GROUPS
 
 OPTION_GROUPS = (*GROUPS, "method", "recipe")
+SOURCE_GROUP = "data/source"  # of a mixture; its options lie below those of `data`
 SUFFIX = ".yaml"
 OTHER_SUFFIXES = (".yml", ".YAML", ".YML", ".yaml.txt", ".json", ".toml")
 PACKAGE_LINE = "# @package _global_"
@@ -46,6 +48,8 @@ class OptionFile:
         """What it gives the dotted key, which is its group's or begins with it; nothing where it does not."""
         flat = flatten(self.content) if isinstance(self.content, dict) else {}
         inside = key.removeprefix(f"{self.name.partition('/')[0]}.")
+        if self.name.startswith(f"{SOURCE_GROUP}/"):  # under any name in the mixture
+            inside = re.sub(r"^sources\.[^.]+\.", "", inside)
         return [flat[name] for name in {key, inside} if name in flat]
 
     def __str__(self) -> str:
@@ -84,7 +88,7 @@ def last_read(group: str = "") -> Iterator[OptionFile]:
 
 def chosen_file(group: str) -> OptionFile | None:
     """The file of the group's option that was composed last: not one that it builds on."""
-    files = last_read(group)
+    files = (file for file in last_read(group) if not file.name.startswith(f"{SOURCE_GROUP}/"))
     chosen = next(files, None)
     for file in files:
         if chosen and chosen.name.rpartition("/")[2] in file.chosen:

@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from ..config import DataSource, Experiment, to_plain
+from ..config import Experiment, to_plain
 from ..config.compose import errors_as_sentences
 from ..estimate import problems
 from ..runtime.errors import Interrupted, RunError, UserError
@@ -118,7 +118,7 @@ def _data_problems(spec: Experiment) -> list[str]:
     """The problem of its data, where they are on this machine."""
     from .. import data
 
-    if spec.data.source is DataSource.hub:
+    if spec.data.is_on_hub():
         return []
     try:
         data.load_rows(spec)
