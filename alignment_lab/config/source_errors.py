@@ -10,6 +10,7 @@ from hydra.errors import MissingConfigException
 
 from ..runtime.command_line import typed_override
 from .groups import Source
+from .option_errors import option_prefix
 from .option_files import SOURCE_GROUP
 from .validation import did_you_mean
 
@@ -55,16 +56,13 @@ def _unknown_key(error: Exception) -> str | None:
     message = f"{error} {error.__cause__ or ''}"
     if place := re.search(r"Could not (override|delete)[^']*'data/source@data\.sources\.([^']+)'", message):
         key = f"{SOURCE_GROUP}@data.sources.{place[2]}"
-        remedy = {
-            "override": "write a + in front to add it",
-            "delete": f"the mixture has no source {place[2]}",
-        }
-        return f"{typed_override(lambda word: word == key, key)}: {remedy[place[1]]}."
+        hints = {"override": "write a + in front to add it", "delete": f"there is no source {place[2]}"}
+        return f"{typed_override(lambda word: word == key, key)}: {hints[place[1]]}."
     found = _KEY.search(message)
     if found is None:
         return None
     key, (name, setting) = ".".join(filter(None, found.groups())), found.groups()[1:]
-    typed = typed_override(lambda word: word == key, key)
+    typed = option_prefix(str(error)) + typed_override(lambda word: word == key, key)
     if setting and setting not in SETTINGS:
         nearest = did_you_mean(setting, SETTINGS) or f"; it has {', '.join(SETTINGS)}."
         return f"{typed}: a source has no such setting{nearest}"
