@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from alignment_lab.config import Data, DataSource
 from alignment_lab.data import DataError, load_rows, max_train_groups, prompt_messages
-from alignment_lab.data.sources import read_rows
+from alignment_lab.data.readers import open_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -21,6 +20,13 @@ ROWS = [{"prompt": f"Q{number}", "chosen": 'A, "é"', "rejected": "B\nB"} for nu
 
 def local(path: Path | str, **settings) -> Data:
     return Data(source=DataSource.local, path=str(path), **settings)
+
+
+def read_rows(data: Data) -> tuple[list, list | None]:
+    """(training rows, held-out rows or None)."""
+    (source,) = data.mixture().values()
+    train, heldout = (open_rows(source, part) for part in ("train", "eval"))
+    return [row.value for row in train or ()], None if heldout is None else [row.value for row in heldout]
 
 
 def as_jsonl(folder: Path) -> Path:
@@ -71,151 +77,6 @@ def as_folder(folder: Path) -> Path:
         (parts / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     (parts / "README.md").write_text("about these rows")
     return parts
-
-
-KINDS = [as_jsonl, as_json, as_csv, as_parquet, as_saved, as_saved_splits, as_folder]
-
-
-@pytest.mark.parametrize("write", KINDS)
-def test_every_kind_of_file_gives_the_same_rows(write, tmp_path):
-    train, heldout = read_rows(local(write(tmp_path)))
-    assert train == ROWS
-    assert heldout is None
-
-
-def test_rows_that_lack_a_column_have_it_as_null(write_rows):
-    train, _ = read_rows(local(write_rows([{"a": 1}, {"b": "x"}])))
-    assert train == [{"a": 1, "b": None}, {"a": None, "b": "x"}]
-
-
-def test_a_home_directory_is_found(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    as_jsonl(tmp_path)
-    assert read_rows(local("~/rows.jsonl"))[0] == ROWS
-
-
-def test_a_changed_file_is_read_again(tmp_path):
-    """The reader has a cache, which must not return the file as it was."""
-    assert len(read_rows(local(as_jsonl(tmp_path)))[0]) == 5
-    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
-    assert read_rows(local(tmp_path / "rows.jsonl"))[0] == ROWS[:1]
-
-
-# ---- what cannot be read
-
-
-def broken_json(folder: Path) -> Path:
-    (folder / "rows.json").write_text('[{"prompt": "Q", "chosen": ')
-    return folder / "rows.json"
-
-
-def broken_jsonl(folder: Path) -> Path:
-    (folder / "rows.jsonl").write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n{"prompt": \n')
-    return folder / "rows.jsonl"
-
-
-def not_parquet(folder: Path) -> Path:
-    (folder / "rows.parquet").write_text("no parquet")
-    return folder / "rows.parquet"
-
-
-def not_text(folder: Path) -> Path:
-    (folder / "rows.jsonl").write_bytes(b"\xff\xfe\x00\x01" * 9)
-    return folder / "rows.jsonl"
-
-
-def empty_file(folder: Path) -> Path:
-    (folder / "rows.jsonl").touch()
-    return folder / "rows.jsonl"
-
-
-def blank_file(folder: Path) -> Path:
-    (folder / "rows.jsonl").write_text("\n\n")
-    return folder / "rows.jsonl"
-
-
-def empty_array(folder: Path) -> Path:
-    (folder / "rows.json").write_text("[]")
-    return folder / "rows.json"
-
-
-def header_alone(folder: Path) -> Path:
-    (folder / "rows.csv").write_text("prompt,chosen,rejected\n")
-    return folder / "rows.csv"
-
-
-def unknown_suffix(folder: Path) -> Path:
-    (folder / "rows.txt").write_text("x")
-    return folder / "rows.txt"
-
-
-def empty_folder(folder: Path) -> Path:
-    (folder / "none").mkdir()
-    return folder / "none"
-
-
-def mixed_folder(folder: Path) -> Path:
-    as_json(folder)
-    as_jsonl(folder)
-    return folder
-
-
-def no_file(folder: Path) -> Path:
-    """Deleted after the config was checked."""
-    return folder / "gone.jsonl"
-
-
-CANNOT = [
-    (empty_file, "the file is empty; give one with at least one row"),
-    (empty_array, "at least one row"),
-    (header_alone, "at least one row"),
-    (blank_file, "at least one row"),
-    (unknown_suffix, "holds .txt; give a .json, .jsonl, .csv or .parquet file"),
-    (empty_folder, "holds no file to read; give a .json"),
-    (mixed_folder, "holds .json, .jsonl; give a .json, .jsonl, .csv or .parquet file, a folder of them"),
-    (broken_json, "cannot be read ("),
-    (broken_jsonl, "cannot be read ("),
-    (not_parquet, "cannot be read ("),
-    (not_text, "cannot be read ("),
-]
-
-
-@pytest.mark.parametrize(("write", "phrase"), CANNOT)
-def test_what_cannot_be_read_is_one_sentence(write, phrase, tmp_path):
-    path = write(tmp_path)
-    with pytest.raises(DataError) as error:
-        read_rows(local(path))
-    assert str(error.value).startswith(f"data.path={path}: ")
-    assert phrase in str(error.value)
-    assert "\n" not in str(error.value) and len(str(error.value)) < 600
-
-
-def test_what_cannot_be_read_is_reported_once(run_command, tmp_path):
-    """`datasets` would log a line of its own first, for JSON Lines and for Parquet."""
-    ended = run_command("data=local", f"data.path={broken_jsonl(tmp_path)}")
-    assert len(ended.errors) == 1 and ended.errors[0].startswith("error: data.path=")
-    assert ended.code == 2
-
-
-def test_a_file_that_is_gone_is_one_sentence(tmp_path):
-    """It existed when the config was checked."""
-    data = local(as_jsonl(tmp_path))
-    (tmp_path / "rows.jsonl").unlink()
-    with pytest.raises(DataError, match=r"rows\.jsonl"):
-        read_rows(data)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path):
-    path = as_jsonl(tmp_path)
-    path.chmod(0)
-    with pytest.raises(DataError, match="cannot be read"):
-        read_rows(local(path))
-
-
-def test_a_missing_split_names_those_that_exist(tmp_path):
-    with pytest.raises(DataError, match=r"has no split 'dev'; set data\.split to one of train, test"):
-        read_rows(local(as_saved_splits(tmp_path), split="dev"))
 
 
 # ---- held-out rows
@@ -392,10 +253,10 @@ READ_FROM_HUB = """
 import sys; sys.path.insert(0, sys.argv[1])
 import datasets, time
 from alignment_lab.config import Data
-from alignment_lab.data.sources import read_rows
+from alignment_lab.data.readers import open_rows
 from alignment_lab.runtime.errors import UserError
 start = time.monotonic()
-try: read_rows(Data(path="org/name"))
+try: open_rows(Data(path="org/name").mixture()["data"], "train")
 except UserError as error: print(error)
 print(time.monotonic() - start)
 """

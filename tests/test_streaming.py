@@ -13,7 +13,7 @@ import pytest
 from alignment_lab.actions import run_action
 from alignment_lab.config import Experiment
 from alignment_lab.data import DataError, load_rows, prompt_messages
-from alignment_lab.data.sources import RowStream
+from alignment_lab.data.loading import RowStream
 from alignment_lab.runtime.files import file_digest, write_json
 from alignment_lab.runtime.run_directory import RunDirectory
 
@@ -86,7 +86,7 @@ def test_the_end_of_a_large_file_is_never_read(streamed, composed, tmp_path):
     )
     assert file.stat().st_size > 12e6
     assert len(load_rows(streamed(file)).train) >= 40
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="line 6001 is no JSON"):
         load_rows(composed(["data=local", f"data.path={file}"]))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TEMPLATES, Experiment
-from ..data.sources import source_files
+from ..data.readers import source_files
 from ..models.facts import adapter_facts, canonical, model_facts
 from ..runtime.digests import digest_files
 from ..runtime.files import read_json

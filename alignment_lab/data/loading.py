@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import islice
 
-from ..config import Experiment, Format
+from ..config import BadRows, Data, Experiment, Format
+from .readers import Part, open_rows
 from .reasons import DataError
-from .rows import Row
-from .sources import RowStream, open_streams, read_rows
+from .rows import RawRow, Row
 from .split import Splits, group_pairs, max_train_groups, split_rows
 
 MAX_CHARACTERS_PER_TOKEN = 8  # an upper bound on the average: enough texts are read to fill all blocks
@@ -20,7 +22,7 @@ def load_rows(spec: Experiment) -> Splits:
 
     Raises DataError, in one sentence, where the data cannot be used or leaves no row to train on.
     """
-    splits = _load_streamed(spec) if spec.data.streaming else split_rows(spec, *read_rows(spec.data))
+    splits = _load_streamed(spec) if spec.data.streaming else split_rows(spec, *_read_rows(spec.data))
     if not splits.train:
         reasons = "; ".join(f"{count}: {reason}" for reason, count in splits.dropped.items())
         raise DataError(
@@ -30,10 +32,45 @@ def load_rows(spec: Experiment) -> Splits:
     return splits
 
 
+class RowStream:
+    """Rows that are read when they are taken."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self.rows = rows
+
+    def take(self, count: int) -> list[Row]:
+        """The next `count` rows, fewer only at the end of the data."""
+        return list(islice(self.rows, count))
+
+
+def _read_rows(data: Data) -> tuple[list[Row], list[Row] | None]:
+    """(training rows, held-out rows or None where `data` names none)."""
+    train, heldout = _open(data, "train"), _open(data, "eval")
+    return list(train or ()), None if heldout is None else list(heldout)
+
+
+def _open(data: Data, part: Part) -> Iterator[Row] | None:
+    (source,) = data.mixture().values()
+    rows = open_rows(source, part, streaming=data.streaming)
+    return None if rows is None else _readable(rows, data)
+
+
+def _readable(rows: Iterator[RawRow], data: Data) -> Iterator[Row]:
+    for row in rows:
+        if row.defect is None:
+            yield row.value
+        elif data.bad_rows is BadRows.error:
+            raise DataError(
+                f"data={data.name} data.path={data.path}: {row.place} {row.defect}; correct it, or leave out "
+                "such rows with data.bad_rows=drop."
+            )
+
+
 def _load_streamed(spec: Experiment) -> Splits:
     """Read rows in their order until enough are left after the split; the others have no effect."""
-    stream, heldout_stream = open_streams(spec.data)
-    heldout = _take_heldout(spec, heldout_stream) if heldout_stream else None
+    train_rows, heldout_rows = _open(spec.data, "train"), _open(spec.data, "eval")
+    heldout = None if heldout_rows is None else _take_heldout(spec, RowStream(heldout_rows))
+    stream = RowStream(train_rows or iter(()))
     rows: list[Row] = []
     count = _first_count(spec, heldout)
     while True:

@@ -9,6 +9,8 @@ from .reasons import BadRow
 
 IGNORE_INDEX = -100  # the label of a token that is not trained, as in torch and transformers
 
+Unit = Literal["line", "row"]
+
 
 class Message(TypedDict):
     """One turn of a conversation. All keys but the last two are for the chat template."""
@@ -55,5 +57,11 @@ class RawRow:
 
     value: Any  # a mapping of columns; or null, a list, or what else stood in a row's place
     file: str  # as a user would name it: a path, or a Hub id with its split
-    line: int  # of the file, from 1; in files without lines the row's number
+    line: int  # of the file, from 1; where rows are no lines, as in an array or in Parquet, the row's number
     defect: BadRow | None = None  # why it could not be read; `value` is then the text as it stands
+    unit: Unit = "line"
+
+    @property
+    def place(self) -> str:
+        """`rows.jsonl, line 5`."""
+        return f"{self.file}, {self.unit} {self.line}"

@@ -1,0 +1,180 @@
+"""The doors of the readers: a source's part as rows, as stretches to read at once, and as files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from lzma import LZMAError
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...config import Data, DataSource, Source
+from ..reasons import DataError
+from ..rows import RawRow
+from .card import Card, card_splits, read_card
+from .columnar import read_arrow, read_parquet, split_parquet
+from .hub import open_hub
+from .json_files import read_json, split_json
+from .kinds import compression_of, kind_of, read_head
+from .layout import choose_split, find_splits, is_saved, one_kind
+from .places import DAMAGED, DataFile, Key, Part, Setting, Skip, Span, flat_key
+from .tables import read_table, read_text
+
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+EMBEDDED_FILES = {"train": EMBEDDED / "train.jsonl", "eval": EMBEDDED / "test.jsonl"}
+
+PARTS: tuple[Part, ...] = ("train", "eval")
+COLUMNAR = ("parquet", "arrow")
+EVAL_REMEDY = "name the file or the folder of one of them."
+
+
+class Reader(NamedTuple):
+    """How files of one kind are read, and how one is read by several processes; None: by one."""
+
+    read: Callable[[DataFile, Span | None, Skip], Iterator[RawRow]]
+    split: Callable[[DataFile, int], list[Span]] | None = None
+
+
+READERS = {
+    "json": Reader(read_json, split_json),
+    "csv": Reader(read_table),
+    "tsv": Reader(read_table),
+    "text": Reader(read_text),
+    "parquet": Reader(read_parquet, split_parquet),
+    "arrow": Reader(read_arrow),
+}
+
+
+def open_rows(
+    source: Source,
+    part: Part,
+    *,
+    key: Key = flat_key,
+    start: int = 0,
+    span: Span | None = None,
+    streaming: bool = False,
+) -> Iterator[RawRow] | None:
+    """The rows of a source's part in their order; None where it has no such part.
+
+    `key`: the dotted key of each of the source's settings, for sentences. `start`: rows that are passed over.
+    `span`: one of `spans`, read alone. `streaming`: rows of the Hub are fetched as they are read. Raises
+    DataError at once where the files cannot be told, and while it is read where a file ends its rows.
+    """
+    if span is not None:
+        return READERS[span.file.kind].read(span.file, span, Skip())
+    if source.kind is DataSource.hub:
+        split = source.train if part == "train" else source.eval
+        if split is None:
+            return None
+        rows = open_hub(source, split, key, streaming=streaming, start=start)
+        return _not_empty(rows, Setting(key("path"), str(source.path))) if not start else rows
+    files = _files(source, part, key)
+    if files is None:
+        return None
+    skip = Skip(start)
+    rows = (row for file in files for row in READERS[file.kind].read(file, None, skip))
+    return _not_empty(rows, files[0].setting) if not start else rows
+
+
+def spans(source: Source, part: Part, count: int, *, key: Key = flat_key) -> list[Span] | None:
+    """About `count` stretches of a part's local files, at least one for each file: read one after the other
+    they are its rows. None where the source has no such part, or lies on the Hub.
+    """
+    files = _files(source, part, key) if source.kind is not DataSource.hub else None
+    if files is None:
+        return None
+    size = max(1, sum(file.path.stat().st_size for file in files))
+    found: list[Span] = []
+    for file in files:
+        split = READERS[file.kind].split
+        share = max(1, round(count * file.path.stat().st_size / size))
+        found += split(file, share) if split else [Span(file)]
+    return found
+
+
+def source_files(data: Data) -> dict[str, dict[str, Path]]:
+    """The files that rows are read from: by setting, then by name; none where they cannot be told.
+
+    None of the Hub, and none of a stream, which is not read to its end.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    if data.streaming:
+        return found
+    for source in data.mixture().values():
+        for part in PARTS:
+            with contextlib.suppress(DataError):
+                files = _files(source, part, flat_key) if source.kind is not DataSource.hub else None
+                for file in files or ():
+                    found.setdefault(file.setting.key, {})[_name_in(file)] = file.path
+    return found
+
+
+def _name_in(file: DataFile) -> str:
+    """A file's name in the folder that the setting names."""
+    root = Path(file.setting.value).expanduser()
+    return str(file.path.relative_to(root)) if root in file.path.parents else file.path.name
+
+
+def _files(source: Source, part: Part, key: Key) -> list[DataFile] | None:
+    """The files of a part, in their order; None where the source has no such part. Raises DataError."""
+    if source.kind is DataSource.embedded:
+        return [
+            DataFile(
+                EMBEDDED_FILES[part], EMBEDDED_FILES[part].name, "json", None, Setting("data", "embedded")
+            )
+        ]
+    if part == "eval" and source.eval_path:
+        return _found(source, Setting(key("eval_path"), source.eval_path), None, key, EVAL_REMEDY)
+    split = source.train if part == "train" else source.eval
+    if split is None:
+        return None
+    remedy = f"name a file of held-out rows with {key('eval_path')}." if part == "eval" else "leave it out."
+    return _found(source, Setting(key("path"), str(source.path)), split, key, remedy, key(part))
+
+
+def _found(
+    source: Source, setting: Setting, split: str | None, key: Key, remedy: str, split_key: str = ""
+) -> list[DataFile]:
+    path = Path(setting.value).expanduser()
+    try:
+        is_folder = path.is_dir()
+        card = read_card(path) if is_folder and not is_saved(path) else Card()
+        if card.configs:
+            config, splits = card_splits(setting, path, card, source.config, key("config"))
+        else:
+            config, splits = source.config or "default", find_splits(setting)
+        paths = choose_split(setting, splits, split, split_key, remedy)
+        one_kind(setting, paths, folder=is_folder and not card.configs)
+        features = card.features.get(config) or {}
+        return [_told_apart(file, setting, features) for file in paths]
+    except OSError as error:
+        raise setting.error(
+            f"cannot be read ({error.strerror or error}); give a file that can be."
+        ) from error
+
+
+def _told_apart(path: Path, setting: Setting, features: dict[str, Any]) -> DataFile:
+    """A file, and what it holds. Raises DataError where these are no rows."""
+    name = setting.value if path == Path(setting.value).expanduser() else str(path)
+    file = DataFile(path, name, "", None, setting, features)
+    compression = compression_of(path)
+    try:
+        head = read_head(path, compression)
+    except (OSError, EOFError, LZMAError) as error:
+        raise file.error(f"cannot be unpacked ({error}); {DAMAGED}") from error
+    kind, problem = kind_of(path, head)
+    if kind is None:
+        raise file.error(problem)
+    if compression and kind in COLUMNAR:
+        raise file.error(f"is {kind} inside of {compression}; unpack it.")
+    return replace(file, kind=kind, compression=compression)
+
+
+def _not_empty(rows: Iterator[RawRow], setting: Setting) -> Iterator[RawRow]:
+    """The rows. Raises DataError at their end where there was none."""
+    row = None
+    for row in rows:
+        yield row
+    if row is None:
+        raise setting.error("holds no rows; give data with at least one row.")
