@@ -18,12 +18,12 @@ from rich.console import Console
 from torch import Tensor
 
 from alignment_lab import data
-from alignment_lab.actions import assembly
+from alignment_lab.actions import assembly, tokenized
 from alignment_lab.config import METHOD_SCHEMAS, Divergence
 from alignment_lab.data import Row
 from alignment_lab.data.tokenization import TOKEN_COLUMNS
 from alignment_lab.engine.layout import Engine
-from alignment_lab.methods import METHODS, method_spec
+from alignment_lab.methods import objective_class
 from alignment_lab.models.loading import load_model
 from alignment_lab.models.locate import locate_model
 from alignment_lab.training import TrainContext, Trainer
@@ -108,7 +108,7 @@ class ContextFactory:
         """The first rows, those to train on and as many that are held out."""
         if spec.method.format not in self.known:
             rows = data.load_rows(spec)
-            tokenize = METHODS[spec.method.name].tokenize
+            tokenize = data.TOKENIZE[spec.method.format]
             tokenized = (
                 tokenize(self.tokenizer, data.take_groups(part, 12 * ROWS), MAX_LENGTH).rows
                 for part in (rows.train, rows.heldout)
@@ -131,7 +131,7 @@ class ContextFactory:
         console = Console(file=io.StringIO(), width=1000)
         accelerator = create_accelerator(spec, CPU, FLOAT32)
         splits = data.Splits([], [], "")
-        tokens = assembly.TokenizedData(
+        tokens = tokenized.TokenizedData(
             splits, self.folder, self.tokenizer, rows[:num_train], rows[num_train:], num_train
         )
         return assembly.build_context(spec, policy, accelerator, CPU, FLOAT32, tokens, console)
@@ -147,7 +147,7 @@ class ContextFactory:
 def make_trainer(context: TrainContext, engine: Engine | None = None) -> Trainer:
     """The method's trainer, prepared, its reference computed, with another layout if one is given."""
     context = replace(context, engine=engine) if engine else context
-    trainer = Trainer(context, method_spec(context.spec.method).objective(context))
+    trainer = Trainer(context, objective_class(context.spec.method)(context))
     trainer.prepare()
     return trainer
 

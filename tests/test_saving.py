@@ -15,7 +15,7 @@ from small_saves import in_this_process, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig
 
 from alignment_lab import data
-from alignment_lab.actions import assembly, run_action
+from alignment_lab.actions import run_action, tokenized
 from alignment_lab.checkpoints import verify, weights
 from alignment_lab.estimate.weights import weight_problems
 from alignment_lab.models.embedded import embedded_weights
@@ -234,7 +234,7 @@ def test_rows_that_are_too_long_are_replaced_by_the_next(composed, write_rows):
             "eval.generations=0",
         ]
     )
-    tokens = assembly.tokenize(spec, data.load_rows(spec), locate_model(spec.model), Console(quiet=True))
+    tokens = tokenized.tokenize(spec, data.load_rows(spec), locate_model(spec.model), Console(quiet=True))
     assert (len(tokens.train), len(tokens.heldout)) == (12, 5)
     assert 50 <= tokens.available <= 130
     assert len({str(row["prompt_ids"]) for row in tokens.train}) == 12
@@ -255,14 +255,14 @@ def test_tokens_beyond_the_embedding(token, composed, tmp_path, capsys):
     )
     splits, console = data.load_rows(spec), Console()
     if token == "[PAD]":
-        tokens = assembly.tokenize(spec, splits, base, console)
+        tokens = tokenized.tokenize(spec, splits, base, console)
         assert tokens.tokenizer.pad_token == tokens.tokenizer.eos_token
         assert "its padding token has no row in the embedding" in capsys.readouterr().out
         return
     with pytest.raises(
         UserError, match=r"ids up to 49152 and its embedding 49152 rows, and <\|tool\|> of the data"
     ):
-        assembly.tokenize(spec, splits, base, console)
+        tokenized.tokenize(spec, splits, base, console)
 
 
 def test_a_model_that_is_not_proved_is_kept(composed, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from ..runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from ..training import Callback, TrainContext, Trainer
-    from .assembly import TokenizedData
+    from .tokenized import TokenizedData
 
 
 def train(
@@ -92,9 +92,9 @@ def _train(
     files = _read_files(spec, model_folder) if ranks.is_main_process() else None
     with timer("load"):
         from ..training.saving import rehearse_save, save_model
-        from . import assembly
+        from . import tokenized
 
-        tokens = assembly.tokenize(spec, splits, model_folder, console)
+        tokens = tokenized.tokenize(spec, splits, model_folder, console)
 
         def on_start(trainer: Trainer) -> None:
             watchdog.heartbeat()  # the watchdog starts here: the reference may have been waited for, and long

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
+from ..config import Format
 from .blocks import pack_best_fit, split_document
 from .reasons import BadRow, DataError, Reason
 from .rows import IGNORE_INDEX, Message, Row
@@ -124,6 +125,14 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_
             {"input_ids": list(chain.from_iterable(block)), "seq_lengths": [len(ids) for ids in block]}
         )
     return tokenized
+
+
+TOKENIZE = {  # of each format of rows
+    Format.conversation: tokenize_conversations,
+    Format.preference: tokenize_pairs,
+    Format.unpaired: tokenize_unpaired,
+    Format.text: tokenize_texts,
+}
 
 
 def count_tokens(row: Row) -> int:

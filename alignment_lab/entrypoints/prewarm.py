@@ -61,10 +61,10 @@ def prewarm(
 def _compute(
     spec: Experiment, folder: RunDirectory, console: Console, stop: StopRequest, *, tokens_only: bool = False
 ) -> None:
-    from ..actions import assembly
+    from ..actions import assembly, tokenized
     from ..training import Hooks, Trainer
 
-    tokens = assembly.tokenize(spec, data.load_rows(spec), locate_model(spec.model), console)
+    tokens = tokenized.tokenize(spec, data.load_rows(spec), locate_model(spec.model), console)
     if tokens_only:
         return
 
