@@ -39,6 +39,7 @@ FREED = {  # another value of each
     "action": "action=plan",
     "tracking": "tracking=wandb tracking.project=p tracking.tags=[a]",
     "plan": "plan.device=h100",
+    "preview": "preview.rows=2",
     "parallel.name": "parallel.name=other",
     "parallel.processes": "parallel=ddp parallel.processes=2",
     "parallel.nodes": "parallel=ddp parallel.nodes=2",

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from ..config import Action, Experiment
 from ..runtime.run_directory import RunDirectory
 from .plan import run_plan
+from .preview import run_preview
 from .train import run_training
 
 ACTIONS: dict[Action, Callable[[Experiment, RunDirectory], float | None]] = {
     Action.train: run_training,
     Action.plan: run_plan,
+    Action.preview: run_preview,
 }
 
 

@@ -36,7 +36,7 @@ from .option_files import last_read, method_without_schema
 from .plugins import PluginMethod, load_plugin, loaded_plugins, merge_method_settings
 from .validation import SpecError, require
 
-Action = Enum("Action", ["train", "plan"])
+Action = Enum("Action", ["train", "plan", "preview"])
 
 
 @dataclass
@@ -44,6 +44,21 @@ class PlanOptions:
     """The options of `action=plan`."""
 
     device: str | None = None  # a name in estimate.DEVICES; null: this machine's, else every known one
+
+
+@dataclass
+class PreviewOptions:
+    """The options of `action=preview`: which rows are shown."""
+
+    rows: int = 4  # how many, of all sources in turn
+    lines: list[int] | None = None  # those that come from these lines of their files; null: the first rows
+    source: str | None = None  # of this source of data.sources alone
+    heldout: bool = False  # of the held-out rows instead of the training rows
+
+    def __post_init__(self) -> None:
+        require(self.rows >= 0, "preview.rows", self.rows, "must be 0 or more; 0 shows counts alone.")
+        valid = self.lines is None or (bool(self.lines) and min(self.lines) > 0)
+        require(valid, "preview.lines", self.lines, "lines are counted from 1: preview.lines=[12,40].")
 
 
 @dataclass
@@ -63,6 +78,7 @@ class Experiment:
     tracking: Tracking = MISSING
     eval: Eval = MISSING
     plan: PlanOptions = field(default_factory=PlanOptions)
+    preview: PreviewOptions = field(default_factory=PreviewOptions)
 
     def __post_init__(self) -> None:
         self.name = redact(self.name)  # it is printed, and names a directory

@@ -17,6 +17,7 @@ FREE_SETTINGS = (
     "plugin",  # where its source lies: plugin_sha256 says what it is
     "tracking",  # where metrics are sent
     "plan",
+    "preview",
     "parallel.name",  # how many devices share the work, and how: losses are those of one process
     "parallel.processes",
     "parallel.nodes",

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from .groups import Adapter, Duplicates, OnNonfinite, Overlap, Scheduler
+from .groups import Adapter, OnNonfinite, Scheduler
 from .methods import Divergence, Divergent
 
 if TYPE_CHECKING:
@@ -22,13 +21,17 @@ def describe_no_effect(spec: Experiment) -> str:
     told = [
         f"{', '.join(changed)} ({reason})"
         for group, names, reason in _without_effect(spec)
-        if (changed := [text for name in names if (text := _changed(group, attrgetter(group)(spec), name))])
+        if (changed := [text for name in names if (text := _changed(group, getattr(spec, group), name))])
     ]
     return f"no effect: {'; '.join(told)}" if told else ""
 
 
 def _without_effect(spec: Experiment) -> Iterator[tuple[str, tuple[str, ...], str]]:
     """Group, settings of it, and why they change nothing."""
+    if spec.action.name != "plan":
+        yield "plan", ("device",), f"action={spec.action.name}"
+    if spec.action.name != "preview":
+        yield "preview", ("rows", "lines", "source", "heldout"), f"action={spec.action.name}"
     training, parallel, data, method = spec.training, spec.parallel, spec.data, spec.method
     if training.max_steps > 0:
         yield "training", ("num_train_epochs",), f"training.max_steps={training.max_steps} goes first"
@@ -44,10 +47,6 @@ def _without_effect(spec: Experiment) -> Iterator[tuple[str, tuple[str, ...], st
         yield "method", ("divergence_alpha",), f"method.divergence={method.divergence.name}"
     if data.names_heldout():
         yield "data", ("eval_fraction",), "the held-out rows are named"
-    if data.clean.duplicates is not Duplicates.near:
-        yield "data.clean", ("threshold",), f"data.clean.duplicates={data.clean.duplicates.name}"
-    if data.clean.overlap is Overlap.none and not data.clean.benchmarks:
-        yield "data.clean", ("ngram",), "data.clean.overlap=none, and no data.clean.benchmarks"
     if not spec.eval.generations:
         yield "eval", ("max_new_tokens", "batch"), "eval.generations=0"
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from transformers import LlamaConfig
 
 # of a Hub repository: no pickles, and no second copy of the weights in another format
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+TOKENIZER_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+HUB_FILES = [*TOKENIZER_FILES, "*.safetensors"]
 
 
 def locate_model(settings: Model) -> Path:
@@ -35,6 +36,18 @@ def locate_model(settings: Model) -> Path:
     assert settings.path is not None
     local = Path(settings.path).expanduser()
     return local if local.is_dir() else _download(settings.path, settings.revision)
+
+
+def locate_tokenizer(settings: Model) -> Path:
+    """A folder with the model's config and tokenizer, without its weights where they are not there yet.
+
+    Raises UserError.
+    """
+    if settings.source is ModelSource.random:
+        return existing_folder(settings) or embedded_weights()
+    if settings.source is ModelSource.hub and settings.path and not Path(settings.path).expanduser().is_dir():
+        return _download(settings.path, settings.revision, TOKENIZER_FILES)
+    return locate_model(settings)
 
 
 def base_name(settings: Model, folder: Path) -> tuple[str, str | None]:
@@ -78,7 +91,7 @@ def _make_random(shape: Shape) -> Path:
     return build_once(_random_folder(shape), build, marker="config.json")
 
 
-def _download(repository: str, revision: str | None) -> Path:
+def _download(repository: str, revision: str | None, files: list[str] = HUB_FILES) -> Path:
     """The snapshot of a Hub repository in the Hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -90,7 +103,7 @@ def _download(repository: str, revision: str | None) -> Path:
     )
 
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=files))
     except GatedRepoError:
         problem = "is gated; accept its license on its page and log in with `hf auth login`."
     except (RepositoryNotFoundError, HFValidationError):

@@ -29,7 +29,9 @@ RUN_STATES = (
 STATE_FILE = "run.json"
 # in each config that Hydra saves for the lab
 HYDRA_MARK = "alignment_lab.sweep.preflight"
-PAGE_MARK = b"by <code>python -m alignment_lab.report</code>"  # in the footer of each report page
+PREVIEW_FILE = "preview.html"
+# in the footers of the lab's pages
+PAGE_MARKS = (b"by <code>python -m alignment_lab.report</code>", b"by <code>action=preview</code>")
 HYDRA_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")
 # what a run that was killed at its very start leaves, and what file systems put into folders themselves
 LEFTOVERS = re.compile(r"\.job\.json|\.(run|\.job)\.json\.\d+\.partial|\.nfs[0-9a-f]+|lost\+found")
@@ -173,6 +175,8 @@ def foreign_entries(folder: Path, known: Iterable[str] = ()) -> list[str]:
 def _is_leftover(path: Path) -> bool:
     if path.name == ".lock":
         return path.is_file() and not path.stat().st_size
+    if path.name == PREVIEW_FILE:  # of an experiment that may be trained there now
+        return _is_own_page(path)
     if path.name == ".hydra":
         return saved_by_the_lab(path / "hydra.yaml")
     return bool(LEFTOVERS.fullmatch(path.name))
@@ -188,7 +192,12 @@ def saved_by_the_lab(file: Path) -> bool:
 
 def is_foreign_page(path: Path) -> bool:
     """Whether a file is there that is no report page of the lab."""
-    return path.exists() and PAGE_MARK not in path.read_bytes()
+    return path.exists() and not _is_own_page(path)
+
+
+def _is_own_page(path: Path) -> bool:
+    content = path.read_bytes() if path.is_file() else b""
+    return any(mark in content for mark in PAGE_MARKS)
 
 
 def set_aside(path: Path) -> Path:

@@ -78,6 +78,11 @@ class RunDirectory:
         return self.path / "report.html"
 
     @property
+    def preview_file(self) -> Path:
+        """The rows as the model sees them, as an HTML page."""
+        return self.path / folders.PREVIEW_FILE
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the committed checkpoints."""
         return self.path / "checkpoints"

@@ -1,0 +1,106 @@
+"""action=preview: the rows as the model will see them, in the terminal and as preview.html.
+
+Uses a tokenizer, no weights and no accelerator. What is shown are the arrays that training takes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from .. import data
+from ..config import Experiment, Format
+from ..distributed.environment import settle_environment
+from ..distributed.launch import is_run_leader
+from ..models.locate import locate_tokenizer
+from ..report.render.preview import Kind, Preview, show_preview, write_preview_page
+from ..runtime import folders
+from ..runtime.run_directory import RunDirectory
+from . import preview_counts, preview_rows, tokenized
+from .preview_tokens import Decoder
+from .train import prepare_libraries
+
+COUNTED_ROWS = 20_000  # whose lengths are drawn: the first ones, as training shuffles them
+NO_LIMIT = 2**31 - 1  # as data.max_length: nothing is cut
+LEGENDS = {
+    Format.conversation: "the assistant's answers, and what ends them: the loss is over these",
+    Format.text: "every token but a document's first, which nothing predicts",
+    Format.preference: "the answers: their log-probabilities are compared",
+    Format.unpaired: "the answer: its log-probability goes up where it is desirable, and down where not",
+}
+REWARD_LEGEND = "the answers: the reward is read at their last token"
+
+
+def run_preview(spec: Experiment, run: RunDirectory) -> None:
+    """Print rows and what there is to say of all of them; write preview.html into the run directory.
+
+    Raises UserError where the data, or the rows that are asked for, cannot be shown.
+    """
+    settle_environment()
+    prepare_libraries()
+    leads = is_run_leader(spec.parallel)
+    console = Console(quiet=not leads)
+    splits = data.load_rows(spec)
+    preview = make_preview(spec, splits, locate_tokenizer(spec.model))
+    show_preview(preview, console)
+    if leads:
+        page = _write(preview, run)
+        console.print(f"\nPage: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview:
+    """All that is shown, from the rows and the tokenizer in `folder`. Raises UserError."""
+    tokens = tokenized.tokenize(spec, splits, folder, Console(quiet=True))
+    decoder, tokenize = Decoder(tokens.tokenizer), data.TOKENIZE[spec.method.format]
+
+    def without_limit(rows: list[data.Row]) -> list[data.Row]:
+        return tokenize(tokens.tokenizer, rows, NO_LIMIT).rows
+
+    rows = tokens.heldout if spec.preview.heldout else tokens.train
+    first = [rows[index] for index in range(min(len(rows), COUNTED_ROWS))]
+    whole = preview_rows.uncut_rows(without_limit, first, spec.data.max_length)
+    indices = preview_rows.choose(spec, rows, whole)
+    facts = {"method": spec.method.name, "model": spec.model.name, "data": spec.data.name}
+    shown = [rows[index] for index in indices]
+    uncut = preview_rows.uncut_rows(without_limit, shown, spec.data.max_length)
+    return Preview(
+        title=spec.name,
+        facts=facts | {"data.max_length": f"{spec.data.max_length:,}"},
+        legend=_legend(spec),
+        rows=[
+            preview_rows.show_row(row, full, preview_rows.describe_place(row, index, spec), spec, decoder)
+            for row, full, index in zip(shown, uncut, indices, strict=True)
+        ],
+        rows_note=_rows_note(spec, len(shown), len(rows)),
+        notes=[tokenized.describe_rows(tokens)],
+        histograms=preview_counts.histograms(spec, whole, len(rows)),
+        left_out=preview_counts.left_out(tokens.splits),
+        template=preview_counts.template_tokens(spec, without_limit, decoder),
+    )
+
+
+def _legend(spec: Experiment) -> dict[Kind, str]:
+    is_reward = spec.method.name == "reward"
+    meaning = REWARD_LEGEND if is_reward else LEGENDS[spec.method.format]
+    return {
+        Kind.trained: meaning,
+        Kind.seen: "context: read, and not trained",
+        Kind.cut: f"behind data.max_length={spec.data.max_length}: the model never sees it",
+    }
+
+
+def _rows_note(spec: Experiment, shown: int, rows: int) -> str:
+    what = "blocks" if spec.method.format is Format.text else "rows"
+    side = "held-out" if spec.preview.heldout else "training"
+    more = "preview.rows=N shows more, preview.lines=[N,...] those of these lines"
+    return f"{shown:,} of {rows:,} {side} {what} are shown, in the order of training; {more}"
+
+
+def _write(preview: Preview, run: RunDirectory) -> Path:
+    """The page in the run directory; a file of its name that the lab did not write is set aside."""
+    page = run.preview_file
+    if folders.is_foreign_page(page):
+        folders.set_aside(page)
+    folders.make_folder(run.path)
+    return write_preview_page(preview, page)
