@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-import pytest
+import io
+import random
+import subprocess
+import sys
+from collections import Counter
 
-from alignment_lab.config import DataSource
+import numpy
+import pytest
+from rich.console import Console
+
+from alignment_lab.config import Data, DataSource, Source
 from alignment_lab.config.compose import load_experiment
+from alignment_lab.data.mixture import (
+    SourceCounts,
+    choose_rows,
+    describe_dropped,
+    passes,
+    rename,
+    require_columns,
+    row_counts,
+    source_table,
+)
+from alignment_lab.data.reasons import DataError
 
 UF = "+data/source@data.sources.uf=ultrafeedback_binarized"
 HH = "+data/source@data.sources.hh=hh_rlhf"
@@ -30,10 +49,13 @@ def test_the_order_of_sources_makes_no_other_experiment(composed):
     assert list(one.data.mixture()) == list(other.data.mixture())
 
 
-@pytest.mark.parametrize("change", ["uf.weight=2", "uf.repeat=2", "uf.train=train_sft", "uf.revision=v1"])
-def test_a_setting_of_a_source_makes_another_experiment(change, composed):
-    weights = [*BOTH.split(), "data.sources.uf.weight=1", "data.sources.hh.weight=1"]
-    assert composed(weights).run_id != composed([*weights, f"data.sources.{change}"]).run_id
+def test_a_setting_of_a_source_makes_another_experiment(composed):
+    spec = composed(BOTH.split())
+    ids = {spec.run_id}
+    for setting, value in (("fraction", 0.5), ("repeat", 2), ("train", "train_sft"), ("revision", "v1")):
+        setattr(spec.data.sources["uf"], setting, value)
+        ids.add(spec.run_id)
+    assert len(ids) == 5
 
 
 def test_a_users_own_files_hold_sources_and_mixtures(tmp_path):
@@ -114,7 +136,7 @@ REFUSED = [  # overrides, how the sentence begins, the remedy in it
     (f"{BOTH} +data.sources.uf.filter.n={{mn:3}}", "data.sources.uf.filter.n.mn=3: ", "did you mean min?"),
     (f"{BOTH} +data.sources.uf.filter.n={{min:x}}", "data.sources.uf.filter.n.min=x: ", "a finite number"),
     (f"{BOTH} +data.sources.uf.filter.n={{min:3,max:1}}", "data.sources.uf.filter.n.min=3: ", "exchange"),
-    (f"{BOTH} +data.sources.uf.swap.n={{not:[[1]]}}", "data.sources.uf.swap.n.not=[1]: ", "a list holds"),
+    (f"{BOTH} +data.sources.uf.filter.n={{not:[[1]]}}", "data.sources.uf.filter.n.not=[1]: ", "a list holds"),
     ("data=embedded data.revision=v1", "data.revision=v1: ", "use data=hub"),
     ("data=embedded data.rows=3", "data.rows=3: ", "name its sources"),
 ]  # fmt: skip
@@ -124,3 +146,156 @@ REFUSED = [  # overrides, how the sentence begins, the remedy in it
 def test_a_mistake_in_a_mixture_is_one_sentence(overrides, begins, remedy, error_message):
     sentence = error_message(overrides)
     assert sentence.startswith(begins) and remedy in sentence and sentence.endswith((".", "?"))
+
+
+# ---- which rows are taken
+
+ROW = {"question": "Why?", "meta": {"score": 4, "lang": "en"}, "a.b": 1, "prompt": "kept", "done": True}
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({}, ROW),
+        ({"prompt": "question"}, {"prompt": "Why?", "meta": ROW["meta"], "a.b": 1, "done": True}),
+        ({"prompt": None}, {key: value for key, value in ROW.items() if key != "prompt"}),
+        ({"system": "meta.lang"}, {**ROW, "system": "en"}),
+        ({"margin": "a.b"}, {**{key: value for key, value in ROW.items() if key != "a.b"}, "margin": 1}),
+        ({"prompt": "question", "input": "prompt"}, {
+            "prompt": "Why?", "input": "kept", "meta": ROW["meta"], "a.b": 1, "done": True,
+        }),
+        ({"prompt": "absent"}, {key: value for key, value in ROW.items() if key != "prompt"}),
+    ],
+)  # fmt: skip
+def test_columns_are_read_under_the_labs_names(columns, expected):
+    before = dict(ROW)
+    assert rename(ROW, columns) == expected
+    assert before == ROW
+
+
+@pytest.mark.parametrize(
+    ("conditions", "holds"),
+    [
+        ({}, True),
+        ({"question": "Why?"}, True),
+        ({"question": "Who?"}, False),
+        ({"meta.score": {"min": 4}}, True),
+        ({"meta.score": {"min": 4.5}}, False),
+        ({"meta.score": {"max": 4, "not": 3}}, True),
+        ({"meta.score": {"not": [4, 5]}}, False),
+        ({"meta.lang": ["de", "en"], "done": True}, True),
+        ({"done": 1}, False),  # true is not 1
+        ({"a.b": True}, False),
+        ({"absent": None}, True),
+        ({"absent": {"min": 0}}, False),
+        ({"question": {"min": 0}}, False),
+        ({"question": {"not": None}}, True),
+    ],
+)
+def test_a_filter_takes_the_rows_of_which_all_conditions_hold(conditions, holds):
+    assert passes(ROW, conditions) is holds
+
+
+def mixture(**sources: dict[str, object]) -> Data:
+    return Data(sources={name: Source(DataSource.embedded, **settings) for name, settings in sources.items()})
+
+
+def test_a_column_that_no_row_has_is_named():
+    data = mixture(one={"columns": {"prompt": "qestion"}}, two={"filter": {"score": 3, "meta.x": 1}})
+    with pytest.raises(DataError, match=r"^data.sources.one.columns.prompt: .*qestion; there are: meta, q"):
+        require_columns(data, "one", {"question", "meta"})
+    with pytest.raises(DataError, match=r"^data.sources.two.filter.score: "):
+        require_columns(data, "two", {"meta"})
+    require_columns(data, "two", {"meta", "score"})
+
+
+def keys_of(count: int, seed: int = 0) -> numpy.ndarray:
+    return numpy.random.default_rng(seed).integers(0, 2**63, count, numpy.uint64)
+
+
+def test_a_choice_is_the_same_wherever_the_rows_lie_and_part_of_a_larger_one():
+    """By content: in any order of the rows, with or without other rows' company."""
+    keys = keys_of(1000)
+    small, large = (set(keys[choose_rows(keys, n, seed=3, name="uf")]) for n in (200, 600))
+    assert len(small) == 200 and small < large
+    shuffled = numpy.random.default_rng(1).permutation(keys)
+    assert set(shuffled[choose_rows(shuffled, 200, seed=3, name="uf")]) == small
+    for other in ({"seed": 4, "name": "uf"}, {"seed": 3, "name": "hh"}):
+        overlap = len(small & set(keys[choose_rows(keys, 200, **other)]))
+        assert 20 < overlap < 65  # two independent fifths share 40 of 1000, with a deviation of 5.1
+
+
+def test_a_choice_is_the_same_in_every_process():
+    code = (
+        "import numpy; from alignment_lab.data.mixture import choose_rows\n"
+        "keys = numpy.random.default_rng(0).integers(0, 2**63, 500, numpy.uint64)\n"
+        "print(choose_rows(keys, 5, seed=0, name='uf').tolist())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == str(choose_rows(keys_of(500), 5, seed=0, name="uf").tolist())
+
+
+@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 350])
+def test_each_row_is_taken_as_often_as_the_others_or_once_more(count):
+    chosen = choose_rows(keys_of(100), count, seed=0, name="a").tolist()
+    times = Counter(chosen)
+    assert len(chosen) == count
+    assert {times[row] for row in range(100)} <= {count // 100, -(-count // 100)}
+
+
+def test_adding_a_source_changes_no_other():
+    """Of fractions and counts: the rows are the same. Of weights: the smaller choice is part of the larger."""
+    shares = [{"fraction": 0.3}, {"count": 70}, {"repeat": 3}, {}, {"count": 5, "repeat": 2}]
+    usable = {name: random.Random(name).randint(80, 300) for name in "abcdef"}
+    sources = {name: random.Random(name).choice(shares) for name in usable}
+    everything = row_counts(mixture(**sources), usable)
+    for name, settings in sources.items():
+        assert row_counts(mixture(**{name: settings}), usable) == {name: everything[name]}
+
+
+def test_fractions_are_of_each_sources_own_rows():
+    """The handbook's weights: they may sum to more than 1."""
+    data = mixture(a={"fraction": 1.0}, b={"fraction": 0.5}, c={"fraction": 0.25}, d={"fraction": 0.001})
+    assert row_counts(data, {"a": 100, "b": 100, "c": 10, "d": 100}) == {"a": 100, "b": 50, "c": 3, "d": 1}
+
+
+@pytest.mark.parametrize(
+    ("usable", "repeat", "expected"),
+    [
+        ({"a": 100, "b": 100}, 1, {"a": 100, "b": 33}),  # a is three quarters: it is used up first
+        ({"a": 1000, "b": 10}, 1, {"a": 30, "b": 10}),
+        ({"a": 1000, "b": 10}, 4, {"a": 120, "b": 40}),
+    ],
+)
+def test_a_weight_is_a_share_of_the_largest_mixture_without_a_further_repeat(usable, repeat, expected):
+    data = mixture(a={"weight": 3}, b={"weight": 1, "repeat": repeat}, held={"train": None})
+    assert row_counts(data, {**usable, "held": 0}) == expected
+
+
+def test_a_mixture_that_its_sources_are_too_small_for_is_refused():
+    data = mixture(a={"weight": 1}, b={"weight": 1})
+    data.rows = 20
+    assert row_counts(data, {"a": 30, "b": 10}) == {"a": 10, "b": 10}
+    with pytest.raises(DataError, match=r"^data.rows=20: b has 9 .* of 18; .*data.sources.b.repeat"):
+        row_counts(data, {"a": 30, "b": 9})
+    with pytest.raises(DataError, match=r"^data.sources.a.count=7: it has 6 rows"):
+        row_counts(mixture(a={"count": 7}), {"a": 6})
+
+
+def test_the_table_adds_up_and_leaves_out_what_is_nowhere():
+    counts = [
+        SourceCounts("uf", read=10, kept=8, chosen=6, dropped=Counter({"are empty": 2}), answers=6),
+        SourceCounts("hh", read=1000, kept=1000, chosen=18, heldout=4, answers=40),
+    ]
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(source_table(counts))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert " ".join(lines[0]) == "source read left out kept to train on held out answers share"
+    assert lines[1:] == [
+        ["uf", "10", "2", "8", "6", "0", "6", "25.0%"],
+        ["hh", "1,000", "0", "1,000", "18", "4", "40", "75.0%"],
+        ["total", "1,010", "2", "1,008", "24", "4", "46", "100.0%"],
+    ]
+    assert source_table(counts[:1]) is None
+    assert describe_dropped(counts) == ["uf: 2 are empty"]
+    assert counts[0].as_dict()["dropped"] == {"are empty": 2}

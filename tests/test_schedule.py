@@ -89,6 +89,9 @@ NO_EFFECT = [
         "training.max_nonfinite=1 (training.on_nonfinite=stop); ",
     ),
     ("data.eval_fraction=0.5", "data.eval_fraction=0.5 (the held-out rows are named)"),
+    ("data.clean.threshold=0.9", "data.clean.threshold=0.9 (data.clean.duplicates=none)"),
+    ("data.clean.threshold=0.9 data.clean.duplicates=near", ""),
+    ("data.clean.ngram=8 data.clean.overlap=none", "data.clean.ngram=8 (data.clean.overlap=none, and no"),
 ]
 
 

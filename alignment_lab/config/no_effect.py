@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from .groups import Adapter, OnNonfinite, Scheduler
+from .groups import Adapter, Duplicates, OnNonfinite, Overlap, Scheduler
 from .methods import Divergence, Divergent
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def describe_no_effect(spec: Experiment) -> str:
     told = [
         f"{', '.join(changed)} ({reason})"
         for group, names, reason in _without_effect(spec)
-        if (changed := [text for name in names if (text := _changed(group, getattr(spec, group), name))])
+        if (changed := [text for name in names if (text := _changed(group, attrgetter(group)(spec), name))])
     ]
     return f"no effect: {'; '.join(told)}" if told else ""
 
@@ -47,6 +48,10 @@ def _without_effect(spec: Experiment) -> Iterator[tuple[str, tuple[str, ...], st
         yield "method", ("divergence_alpha",), f"method.divergence={method.divergence.name}"
     if data.names_heldout():
         yield "data", ("eval_fraction",), "the held-out rows are named"
+    if data.clean.duplicates is not Duplicates.near:
+        yield "data.clean", ("threshold",), f"data.clean.duplicates={data.clean.duplicates.name}"
+    if data.clean.overlap is Overlap.none and not data.clean.benchmarks:
+        yield "data.clean", ("ngram",), "data.clean.overlap=none, and no data.clean.benchmarks"
     if not spec.eval.generations:
         yield "eval", ("max_new_tokens", "batch"), "eval.generations=0"
 

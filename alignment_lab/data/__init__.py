@@ -8,6 +8,7 @@ from .loading import load_rows
 from .overlap import prompt_key, prompt_messages
 from .reasons import DataError
 from .rows import Message, Row
+from .shortcuts import Shortcut, shortcuts
 from .split import Splits, generation_rows, group_pairs, max_train_groups, take_groups
 from .token_cache import tokenize_cached
 from .tokenization import (
@@ -25,6 +26,7 @@ __all__ = [
     "DataError",
     "Message",
     "Row",
+    "Shortcut",
     "Splits",
     "Tokenized",
     "count_sequence_tokens",
@@ -36,6 +38,7 @@ __all__ = [
     "max_train_groups",
     "prompt_key",
     "prompt_messages",
+    "shortcuts",
     "take_groups",
     "tokenize_cached",
 ]

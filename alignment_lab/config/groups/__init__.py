@@ -1,6 +1,7 @@
 """The settings of every group but the method: their types, defaults and ranges."""
 
 from .data import BadRows, Data
+from .data_cleaning import Cleaning, Duplicates, Overlap
 from .data_source import DataSource, Source
 from .evaluation import Eval
 from .model import TEMPLATES, Attention, Dtype, Model, ModelSource, Shape
@@ -18,7 +19,7 @@ GROUPS: dict[str, type] = {
 }
 
 __all__ = [
-    "GROUPS", "TEMPLATES", "Adapter", "Attention", "BadRows", "Data", "DataSource", "DeviceType", "Dtype",
-    "Eval", "Model", "ModelSource", "OnNonfinite", "Optimizer", "Parallel", "Quantization", "Scheduler",
-    "Shape", "Sharding", "Source", "Tracking", "Training",
+    "GROUPS", "TEMPLATES", "Adapter", "Attention", "BadRows", "Cleaning", "Data", "DataSource", "DeviceType",
+    "Dtype", "Duplicates", "Eval", "Model", "ModelSource", "OnNonfinite", "Optimizer", "Overlap", "Parallel",
+    "Quantization", "Scheduler", "Shape", "Sharding", "Source", "Tracking", "Training",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 
 from ..validation import SpecError, require
+from .data_cleaning import Cleaning
 from .data_source import DataSource, Source, check_source, require_exists
 
 BadRows = Enum("BadRows", ["error", "drop"])
@@ -32,6 +33,7 @@ class Data:
         False  # read only the rows that training.max_steps needs, in order; nothing is downloaded whole
     )
     bad_rows: BadRows = BadRows.error  # rows that lack a field: stop and name them, or drop and count them
+    clean: Cleaning = field(default_factory=Cleaning)
 
     def __post_init__(self) -> None:
         is_share = 0 < self.eval_fraction < 1

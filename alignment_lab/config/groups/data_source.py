@@ -16,9 +16,9 @@ DataSource = Enum("DataSource", ["hub", "local", "embedded"])
 SHARES = ("weight", "fraction", "count")  # how many of a source's rows are taken: one of these, or all rows
 FILTER_WORDS = ("min", "max", "not")
 LAB_COLUMNS = (  # that a converter may read, of a row of any format
-    "messages", "conversations", "prompt", "completion", "chosen", "rejected", "label", "text", "margin",
-    "answer", "system", "system_prompt", "question", "instruction", "input", "output", "response", "history",
-    "completions", "tools", "chat_template_kwargs", "score_chosen", "score_rejected",
+    "messages", "conversations", "conversation", "prompt", "question", "instruction", "input", "context",
+    "completion", "output", "response", "answer", "chosen", "rejected", "label", "text", "margin",
+    "system", "system_prompt", "history", "completions", "tools", "chat_template_kwargs",
 )  # fmt: skip
 
 
@@ -43,9 +43,6 @@ class Source:
     filter: dict[str, Any] = field(
         default_factory=dict
     )  # column: a value, a list of them, or {min: , max: , not: }; a row is taken where all hold
-    swap: dict[str, Any] = field(
-        default_factory=dict
-    )  # the same: rows where all hold have `chosen` and `rejected` exchanged
 
     @property
     def has_train(self) -> bool:
@@ -70,9 +67,8 @@ def check_source(key: str, source: Source) -> None:
             "the left side is a column that the lab reads"
             + (did_you_mean(column, list(LAB_COLUMNS)) or f": one of {', '.join(LAB_COLUMNS)}."),
         )
-    for name, conditions in (("filter", source.filter), ("swap", source.swap)):
-        for column, condition in conditions.items():
-            _check_condition(f"{key}.{name}.{column}", condition)
+    for column, condition in source.filter.items():
+        _check_condition(f"{key}.filter.{column}", condition)
 
 
 def _check_place(key: str, source: Source) -> None:
