@@ -244,7 +244,7 @@ def test_each_row_is_taken_as_often_as_the_others_or_once_more(count):
 
 
 def test_adding_a_source_changes_no_other():
-    """Of fractions and counts: the rows are the same. Of weights: the smaller choice is part of the larger."""
+    """Of fractions and counts. Of weights the size changes, and a smaller choice is part of a larger."""
     shares = [{"fraction": 0.3}, {"count": 70}, {"repeat": 3}, {}, {"count": 5, "repeat": 2}]
     usable = {name: random.Random(name).randint(80, 300) for name in "abcdef"}
     sources = {name: random.Random(name).choice(shares) for name in usable}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..config import Data, Source
@@ -186,7 +186,11 @@ class SourceCounts:
 
     def as_dict(self) -> dict[str, Any]:
         """For report.json, by the source's name: all but the name."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
+        return {
+            key: dict(value) if isinstance(value, Counter) else value
+            for key, value in vars(self).items()
+            if key != "name"
+        }
 
 
 COLUMNS = {  # of the table -> what it shows
