@@ -8,16 +8,9 @@ import pytest
 
 from alignment_lab.config import Format
 from alignment_lab.data import DataError, load_rows
-from alignment_lab.data.formats import (
-    REQUIRED_COLUMNS,
-    choose_converter,
-    filled_columns,
-    pair_to_unpaired,
-    to_conversation,
-    to_preference,
-    to_text,
-    to_unpaired,
-)
+from alignment_lab.data.formats import REQUIRED_COLUMNS, choose_converter, filled_columns
+from alignment_lab.data.formats.answered import to_conversation, to_text, to_unpaired
+from alignment_lab.data.formats.preference import pair_to_unpaired, to_preference
 from alignment_lab.data.reasons import BadRow, Reason
 
 
@@ -217,7 +210,7 @@ CONVERSATIONS = {
     ),
     "a turn without content": (
         {"messages": [user("Q"), {"role": "assistant", "content": None}, user("R"), assistant("A")]},
-        {"messages": [user("Q"), assistant(""), user("R"), assistant("A")]},
+        {"messages": [user("Q"), {**assistant(""), "train": False}, user("R"), assistant("A")]},
     ),
     "columns that a mixed file fills with null": (
         {"messages": None, "instruction": "Q", "input": None, "output": "A"},
@@ -322,18 +315,13 @@ BAD = {
     ),
     "chosen is a number": (
         {"prompt": "Q", "chosen": 3, "rejected": "B"},
-        Reason.missing_column,
-        "`chosen` is missing",
+        Reason.not_text,
+        "`chosen` is not text but a number",
     ),
     "no rejected": ({"prompt": "Q", "chosen": "A"}, Reason.missing_column, "`rejected` is missing"),
     "no prompt": ({"chosen": "A", "rejected": "B"}, Reason.no_prompt, "no prompt"),
     "conversations that share nothing": (
         {"chosen": [user("Q"), assistant("A")], "rejected": [user("R"), assistant("B")]},
-        Reason.no_prompt,
-        "no prompt",
-    ),
-    "a prompt that ends with the assistant": (
-        {"prompt": [user("Q"), assistant("R")], "chosen": "A", "rejected": "B"},
         Reason.no_prompt,
         "no prompt",
     ),
@@ -354,13 +342,13 @@ BAD = {
     ),
     "a message that is text": (
         {"prompt": "Q", "chosen": ["A"], "rejected": ["B"]},
-        Reason.unknown_role,
-        "known role",
+        Reason.not_messages,
+        "`chosen` holds text where a message belongs",
     ),
     "a picture": (
         {"prompt": [{"role": "user", "content": [{"type": "image"}]}], "chosen": "A", "rejected": "B"},
-        Reason.bad_content,
-        "content is not text",
+        Reason.media,
+        "a part that is not text: image",
     ),
     "an empty chosen": (
         {"prompt": "Q", "chosen": "", "rejected": "B"},
@@ -414,11 +402,11 @@ def test_a_row_that_cannot_be_used_says_why(defect):
     ("row", "kind"),
     [
         ({"messages": [user("Q")]}, Reason.not_an_answer),
-        ({"messages": []}, Reason.not_an_answer),
-        ({"messages": None}, Reason.not_an_answer),
+        ({"messages": []}, Reason.missing_column),
+        ({"messages": None}, Reason.missing_column),
         ({"messages": [user("Q"), assistant(" ")]}, Reason.empty),
         ({"instruction": "Q", "output": ""}, Reason.empty),
-        ({"instruction": "Q"}, Reason.not_an_answer),
+        ({"instruction": "Q"}, Reason.missing_column),
         ({"conversations": [sharegpt("gpt", "A"), sharegpt("human", "Q")]}, Reason.not_an_answer),
         ({"messages": [{"content": "Q"}, assistant("A")]}, Reason.unknown_role),
         ({"messages": [assistant("A"), assistant("B")]}, Reason.no_prompt),
@@ -511,28 +499,19 @@ def test_a_label_that_is_neither_true_nor_false_is_named(label):
     ("row", "kind", "reason"),
     [
         ({**LABELED, "label": None}, Reason.missing_column, "`label` is missing"),
-        ({"prompt": "Q", "label": True}, Reason.missing_column, "`completion` is missing"),
-        ({"completion": "A", "label": True}, Reason.no_prompt, "no prompt that the completion answers"),
-        (
-            {**LABELED, "prompt": [user("Q"), assistant("R")]},
-            Reason.no_prompt,
-            "no prompt that the completion answers",
-        ),
+        ({"prompt": "Q", "label": True}, Reason.missing_column, "none of `completion`, `output`, `response`"),
+        ({"completion": "A", "label": True}, Reason.no_prompt, "no prompt that `completion` answers"),
         (
             {**LABELED, "completion": [user("A")]},
             Reason.not_an_answer,
-            "the completion is not the assistant's",
+            "`completion` does not end with the assistant's turn",
         ),
         (
             {**LABELED, "completion": [user("Q"), assistant("A")]},
             Reason.not_an_answer,
-            "the completion is not the assistant's",
+            "`completion` does not begin with the assistant's turn",
         ),
-        (
-            {"messages": [user("Q")], "label": True},
-            Reason.not_an_answer,
-            "does not end with the assistant's turn",
-        ),
+        ({"messages": [user("Q")], "label": True}, Reason.not_an_answer, "does not end with the assistant's"),
         ({**LABELED, "completion": " "}, Reason.empty, "`completion` is empty"),
     ],
 )
@@ -569,8 +548,8 @@ def test_a_text_is_kept_as_it_is():
     ("value", "kind", "reason"),
     [
         (None, Reason.missing_column, "missing"),
-        (3, Reason.not_text, "not a string"),
-        (["a"], Reason.not_text, "not a string"),
+        (3, Reason.not_text, "`text` is not text but a"),
+        (["a"], Reason.not_text, "`text` is not text but a"),
         ("", Reason.empty, "empty"),
         (" \n", Reason.empty, "empty"),
     ],

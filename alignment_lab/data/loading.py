@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from itertools import islice
 
 from ..config import BadRows, Data, Experiment, Format
@@ -51,8 +50,8 @@ def _read_rows(data: Data) -> tuple[list[Row], list[Row] | None]:
 
 
 def _open(data: Data, part: Part) -> Iterator[Row] | None:
-    ((name, source),) = data.mixture().items()
-    rows = open_rows(source, part, key=partial(data.key, name), streaming=data.streaming)
+    (source,) = data.mixture().values()
+    rows = open_rows(source, part, streaming=data.streaming)
     return None if rows is None else _readable(rows, data)
 
 

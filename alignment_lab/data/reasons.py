@@ -25,6 +25,7 @@ class Reason(Enum):
     no_prompt = "have no prompt that is answered"
     not_an_answer = "do not end with the assistant's turn"
     open_turn = "have a prompt that ends in the assistant's turn"
+    untrained = "have no answer that is trained"
     equal_answers = "have two equal answers"
     no_preference = "prefer neither answer"
     bad_label = "have a label that is neither true nor false"
@@ -49,7 +50,7 @@ class Reason(Enum):
         return self in UNINFORMATIVE
 
 
-UNINFORMATIVE = {Reason.empty, Reason.equal_answers, Reason.no_preference}
+UNINFORMATIVE = {Reason.empty, Reason.equal_answers, Reason.no_preference, Reason.untrained}
 
 
 class BadRow(ValueError):

@@ -10,7 +10,7 @@ from typing import ClassVar
 from ..metrics import IMPLICIT
 from ..validation import require
 
-Format = Enum("Format", ["conversation", "text", "preference", "unpaired"])
+Format = Enum("Format", ["conversation", "text", "preference", "unpaired", "prompt"])
 Divergence = Enum("Divergence", ["reverse_kl", "forward_kl", "js", "alpha"])
 REWARD_METRICS = (
     "loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected",

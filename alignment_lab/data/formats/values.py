@@ -1,0 +1,73 @@
+"""Single values of a row: text, numbers, labels, JSON in a string."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from ..reasons import BadRow, Reason
+from ..rows import Row
+
+LABEL_WORDS = {
+    **dict.fromkeys(("true", "yes", "1", "good", "chosen", "positive", "desirable"), True),
+    **dict.fromkeys(("false", "no", "0", "bad", "rejected", "negative", "undesirable"), False),
+}
+
+
+def describe_type(value: Any) -> str:
+    """What a value is, in words that a user of JSON knows."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return "a number"
+    names: dict[type, str] = {str: "text", list: "a list", tuple: "a list", dict: "a mapping"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def is_given(value: Any) -> bool:
+    """Whether a column says anything: neither null nor an empty text, list or mapping."""
+    return bool(value) or (value is not None and not isinstance(value, str | list | dict))
+
+
+def read_text(row: Row, column: str) -> str:
+    """The text of a column; "" where the row has none. Raises BadRow for another type."""
+    value = row.get(column)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadRow(Reason.not_text, f"`{column}` is not text but {describe_type(value)}")
+    return value
+
+
+def read_number(value: Any, name: str) -> float:
+    """A finite number. Raises BadRow, which calls the value by `name`."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            if math.isfinite(number := float(value)):
+                return number
+        except OverflowError:  # an integer of more than 308 digits
+            pass
+    raise BadRow(Reason.bad_number, f"{name} is not a finite number")
+
+
+def read_label(row: Row) -> bool:
+    """Whether an answer is good: true or false, 1 or 0, or a word for it."""
+    label = row.get("label")
+    if label is None:
+        raise BadRow(Reason.missing_column, "`label` is missing")
+    if isinstance(label, str):
+        label = LABEL_WORDS.get(label.strip().lower())
+    if not isinstance(label, int | float) or label not in (0, 1):
+        raise BadRow(Reason.bad_label, "`label` is neither true nor false")
+    return bool(label)
+
+
+def parse_json(value: Any) -> Any:
+    """What a text of JSON says; any other value, and text that is no JSON, as it is."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
