@@ -29,8 +29,8 @@ class Cleaning:
         remedy = "must lie between 5 and 50 words: fewer are phrases, more are found in copies alone."
         require(5 <= self.ngram <= 50, "data.clean.ngram", self.ngram, remedy)
         for path in self.benchmarks:
-            remedy = f"no such file or folder (looked from {Path.cwd()}); give a file of prompts."
-            require(bool(path) and Path(path).expanduser().exists(), "data.clean.benchmarks", path, remedy)
+            remedy = f"no such file (looked from {Path.cwd()}); give a file of prompts."
+            require(bool(path) and Path(path).expanduser().is_file(), "data.clean.benchmarks", path, remedy)
         repeated = sorted({path for path in self.benchmarks if self.benchmarks.count(path) > 1})
         remedy = "is named twice; name each file once."
         require(not repeated, "data.clean.benchmarks", ", ".join(repeated), remedy)
