@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 
 from ..config import BadRows, Data, Experiment, Format
@@ -50,8 +51,8 @@ def _read_rows(data: Data) -> tuple[list[Row], list[Row] | None]:
 
 
 def _open(data: Data, part: Part) -> Iterator[Row] | None:
-    (source,) = data.mixture().values()
-    rows = open_rows(source, part, streaming=data.streaming)
+    ((name, source),) = data.mixture().items()
+    rows = open_rows(source, part, key=partial(data.key, name), streaming=data.streaming)
     return None if rows is None else _readable(rows, data)
 
 

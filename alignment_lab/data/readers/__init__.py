@@ -5,6 +5,6 @@ defect. Knows no column of theirs, and imports neither datasets nor pandas for l
 """
 
 from .opening import open_rows, source_files, spans
-from .places import Key, Part, Span, flat_key
+from .places import Key, Part, Span
 
-__all__ = ["Key", "Part", "Span", "flat_key", "open_rows", "source_files", "spans"]
+__all__ = ["Key", "Part", "Span", "open_rows", "source_files", "spans"]

@@ -110,9 +110,10 @@ def _json(setting: Setting, path: Path) -> dict:
 
 
 def _folder(setting: Setting, path: Path) -> Splits:
-    files = _data_files(path.iterdir())
-    deeper = _data_files(file for file in path.rglob("*") if file.parent != path and _is_shown(file, path))
-    if not files and not deeper:
+    found = _data_files(file for file in path.rglob("*") if _is_shown(file, path))
+    files = [file for file in found if file.parent == path]
+    deeper = [file for file in found if file.parent != path]
+    if not found:
         others = listed(sorted({file.suffix or file.name for file in path.iterdir() if file.is_file()}))
         raise setting.error(f"holds no file of rows{f' ({others})' if others else ''}; give {READABLE}.")
     if files and deeper:
@@ -121,7 +122,6 @@ def _folder(setting: Setting, path: Path) -> Splits:
             f"({listed(str(file.relative_to(path)) for file in deeper)}); name one file or folder of them, "
             f"or all of them: {setting.key}='{setting.value.rstrip('/')}/**/*{ending(files[0])}'."
         )
-    found = files or deeper
     splits = _by_split(setting, found, lambda file: file.relative_to(path))
     return splits or {UNNAMED: found}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from lzma import LZMAError
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from .hub import open_hub
 from .json_files import read_json, split_json
 from .kinds import compression_of, kind_of, read_head
 from .layout import choose_split, find_splits, is_saved, one_kind
-from .places import DAMAGED, DataFile, Key, Part, Setting, Skip, Span, flat_key
+from .places import DAMAGED, DataFile, Key, Part, Setting, Skip, Span
 from .tables import read_table, read_text
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
@@ -50,7 +51,7 @@ def open_rows(
     source: Source,
     part: Part,
     *,
-    key: Key = flat_key,
+    key: Key,
     start: int = 0,
     span: Span | None = None,
     streaming: bool = False,
@@ -62,7 +63,7 @@ def open_rows(
     DataError at once where the files cannot be told, and while it is read where a file ends its rows.
     """
     if span is not None:
-        return READERS[span.file.kind].read(span.file, span, Skip())
+        return READERS[span.file.kind].read(span.file, span if span.end is not None else None, Skip())
     if source.kind is DataSource.hub:
         split = source.train if part == "train" else source.eval
         if split is None:
@@ -77,7 +78,7 @@ def open_rows(
     return _not_empty(rows, files[0].setting) if not start else rows
 
 
-def spans(source: Source, part: Part, count: int, *, key: Key = flat_key) -> list[Span] | None:
+def spans(source: Source, part: Part, count: int, *, key: Key) -> list[Span] | None:
     """About `count` stretches of a part's local files, at least one for each file: read one after the other
     they are its rows. None where the source has no such part, or lies on the Hub.
     """
@@ -101,10 +102,11 @@ def source_files(data: Data) -> dict[str, dict[str, Path]]:
     found: dict[str, dict[str, Path]] = {}
     if data.streaming:
         return found
-    for source in data.mixture().values():
+    for name, source in data.mixture().items():
         for part in PARTS:
             with contextlib.suppress(DataError):
-                files = _files(source, part, flat_key) if source.kind is not DataSource.hub else None
+                is_here = source.kind is not DataSource.hub
+                files = _files(source, part, partial(data.key, name)) if is_here else None
                 for file in files or ():
                     found.setdefault(file.setting.key, {})[_name_in(file)] = file.path
     return found

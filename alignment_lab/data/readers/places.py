@@ -11,15 +11,9 @@ from ..reasons import DataError
 
 Part = Literal["train", "eval"]
 Key = Callable[[str], str]
-"""The dotted key of one of a source's settings, as it is typed: `path` -> `data.sources.uf.path`."""
+"""The dotted key of one of a source's settings, as it is typed: `partial(data.key, name)`."""
 
 DAMAGED = "it is damaged: fetch or write it anew."
-FLAT_KEYS = {"train": "split", "eval": "eval_split"}
-
-
-def flat_key(setting: str) -> str:
-    """The key of a setting of data that is one source."""
-    return f"data.{FLAT_KEYS.get(setting, setting)}"
 
 
 @dataclass(frozen=True)
