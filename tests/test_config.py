@@ -29,7 +29,9 @@ from alignment_lab.sweep.grid import compose_grid
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(file for file in CONF.glob("*/**/*.yaml") if file.relative_to(CONF).parts[0] != "hydra")
 # "method/dpo", "recipe/zephyr-7b-beta/dpo"
-OPTIONS = [str(file.relative_to(CONF).with_suffix("")) for file in FILES]
+# Datasets' sources are composed all at once by tests/test_source_options.py
+OPTIONS = [str(file.relative_to(CONF).with_suffix("")) for file in FILES if file.parent.name != "source"]
+OPTIONS += [f"data/source/{name}" for name in ("local", "hub", "embedded", "hh_rlhf")]
 NEEDS = {
     "data/local": ["data.path=rows.jsonl"],
     "data/hub": ["data.path=org/name"],
