@@ -5,13 +5,13 @@ spelling.
 import json
 import random
 import re
-from itertools import pairwise
 
+import numpy
 import pytest
 
 from alignment_lab import data
 from alignment_lab.data import load_rows, prompt_messages, take_groups
-from alignment_lab.data.overlap import MAX_COMMON_ROWS, connected, shared_keys
+from alignment_lab.data.overlap import MAX_COMMON_ROWS, connected
 
 METHODS = ("sft", "dpo", "ipo", "kto", "reward")
 
@@ -155,7 +155,8 @@ def test_a_formula_joins_no_conversations(loaded):
         {"messages": [{"role": "user", "content": f"Q{number}"}, {"role": "assistant", "content": refusal}]}
         for number in range(MAX_COMMON_ROWS)
     ]
-    assert len(set(connected(shared_keys(few)))) == 1
+    splits = loaded(few, "method=sft")  # of few rows, what each of them says joins them all
+    assert (len(splits.train), splits.heldout) == (MAX_COMMON_ROWS, [])
 
 
 def test_where_all_is_joined_nothing_is_held_out(loaded):
@@ -204,7 +205,34 @@ def test_a_short_run_sees_the_same_pairs_whatever_the_method(loaded):
     assert len(seen["dpo"]) == 48
 
 
+def components(rows: list[set[int]]) -> list[int]:
+    """What `connected` says of rows by their keys."""
+    owners = [index for index, keys in enumerate(rows) for _ in keys]
+    keys = [key for row in rows for key in row]
+    return connected(numpy.array(owners, int), numpy.array(keys, numpy.uint64), len(rows)).tolist()
+
+
 def test_neighbors_of_one_component_share_a_number():
-    """a-b and b-c: the first and the last row share nothing, and yet stand together."""
-    assert connected([{b"a"}, {b"a", b"b"}, {b"x"}, {b"b"}]) == [0, 0, 2, 0]
-    assert all(one != other for one, other in pairwise(connected([{b"a"}, {b"b"}, {b"c"}])))
+    """1-2 and 2-3: the first and the last row share nothing, and yet stand together."""
+    assert components([{1}, {1, 2}, {9}, {2}]) == [0, 0, 2, 0]
+    assert components([{1}, {2}, set(), {3}]) == [0, 1, 2, 3]
+    assert components([]) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_are_of_one_component_where_a_path_of_shared_keys_joins_them(seed):
+    generator = random.Random(seed)
+    count = generator.choice([5, 60, 400])
+    rows = [{generator.randrange(2 * count) for _ in range(generator.randrange(4))} for _ in range(count)]
+    expected = list(range(count))  # each round: the lowest number among all rows that share a key
+    while True:
+        lowest = {
+            key: min(expected[i] for i, row in enumerate(rows) if key in row) for key in set().union(*rows)
+        }
+        better = [
+            min([number, *(lowest[key] for key in row)]) for number, row in zip(expected, rows, strict=True)
+        ]
+        if better == expected:
+            break
+        expected = better
+    assert components(rows) == expected

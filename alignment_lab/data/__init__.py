@@ -9,7 +9,7 @@ from .overlap import prompt_key, prompt_messages
 from .reasons import DataError
 from .rows import Message, Row
 from .shortcuts import Shortcut, shortcuts
-from .split import Splits, generation_rows, group_pairs, max_train_groups, take_groups
+from .split import Splits, generation_rows, group_pairs, group_starts, max_train_groups, take_groups
 from .token_cache import tokenize_cached
 from .tokenization import (
     ID_COLUMNS,
@@ -33,6 +33,7 @@ __all__ = [
     "count_tokens",
     "generation_rows",
     "group_pairs",
+    "group_starts",
     "load_rows",
     "max_sequence_length",
     "max_train_groups",

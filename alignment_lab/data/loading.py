@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 
-from ..config import BadRows, Data, Experiment, Format
-from .readers import Part, open_rows
+from ..config import Data, Experiment, Format
+from ..runtime.files import json_digest
+from . import readers
+from .conversion import Conversion
+from .preparation import Part, Prepared, prepare, prepare_rows
+from .readers import Span
 from .reasons import DataError
-from .rows import RawRow, Row
-from .split import Splits, group_pairs, max_train_groups, split_rows
+from .rows import RawRow
+from .split import (
+    HELD_OUT,
+    Splits,
+    group_starts,
+    hold_out,
+    in_hash_order,
+    max_train_groups,
+    shuffle,
+    without_overlap,
+)
+from .table import Rows, join_tables
 
 MAX_CHARACTERS_PER_TOKEN = 8  # an upper bound on the average: enough texts are read to fill all blocks
 FIRST_TEXTS = 100  # texts that are read first
+STRETCH_BYTES = 4 * 2**20  # of a file, that a process reads at a time
+LARGE_BYTES = 64 * 2**20  # a file that cannot be read in stretches, and is not read by one process whole
+PARTS: tuple[readers.Part, ...] = ("train", "eval")
 GROWTH = 4  # where the rows were too few, a fourth as many again is read
 
 
@@ -23,7 +41,7 @@ def load_rows(spec: Experiment) -> Splits:
 
     Raises DataError, in one sentence, where the data cannot be used or leaves no row to train on.
     """
-    splits = _load_streamed(spec) if spec.data.streaming else split_rows(spec, *_read_rows(spec.data))
+    splits = _load_streamed(spec) if spec.data.streaming else _load_whole(spec)
     if not splits.train:
         reasons = "; ".join(f"{count}: {reason}" for reason, count in splits.dropped.items())
         raise DataError(
@@ -36,51 +54,134 @@ def load_rows(spec: Experiment) -> Splits:
 class RowStream:
     """Rows that are read when they are taken."""
 
-    def __init__(self, rows: Iterator[Row]) -> None:
+    def __init__(self, rows: Iterator[RawRow]) -> None:
         self.rows = rows
 
-    def take(self, count: int) -> list[Row]:
+    def take(self, count: int) -> list[RawRow]:
         """The next `count` rows, fewer only at the end of the data."""
         return list(islice(self.rows, count))
 
 
-def _read_rows(data: Data) -> tuple[list[Row], list[Row] | None]:
-    """(training rows, held-out rows or None where `data` names none)."""
-    train, heldout = _open(data, "train"), _open(data, "eval")
-    return list(train or ()), None if heldout is None else list(heldout)
+def _load_whole(spec: Experiment) -> Splits:
+    parts = {
+        part: [
+            prepared
+            for name in spec.data.mixture()
+            if (prepared := _prepare(spec, name, part)) is not None
+        ]
+        for part in PARTS
+    }
+    return split(spec, parts["train"], parts["eval"] or None)
 
 
-def _open(data: Data, part: Part) -> Iterator[Row] | None:
-    ((name, source),) = data.mixture().items()
-    rows = open_rows(source, part, key=partial(data.key, name), streaming=data.streaming)
-    return None if rows is None else _readable(rows, data)
+def _prepare(spec: Experiment, name: str, part: readers.Part) -> Prepared | None:
+    """The rows of a part of a source; None where it has no such part."""
+    data = spec.data
+    source = data.mixture()[name]
+    key = partial(data.key, name)
+    rows = readers.open_rows(source, part, key=key)
+    if rows is None:
+        return None
+    whole = readers.spans(source, part, 1, key=key) or []
+    sizes = {span.file.path: span.file.path.stat().st_size for span in whole}
+    spans = readers.spans(source, part, -(-sum(sizes.values()) // STRETCH_BYTES), key=key) or []
+    is_split = all(span.end is not None or sizes[span.file.path] < LARGE_BYTES for span in spans)
+    conversion = Conversion(source, spec.method.format, _label(data, name, part))
+
+    def read() -> Iterator[RawRow]:
+        found = readers.open_rows(source, part, key=key)
+        assert found is not None
+        return found
+
+    def read_span(span: Span) -> Iterator[RawRow]:
+        found = readers.open_rows(source, part, key=key, span=span)
+        assert found is not None
+        return found
+
+    prepared = prepare(Part(name, conversion, read, list(sizes), spans if is_split else (), read_span))
+    return _checked(spec, conversion, prepared)
 
 
-def _readable(rows: Iterator[RawRow], data: Data) -> Iterator[Row]:
-    for row in rows:
-        if row.defect is None:
-            yield row.value
-        elif data.bad_rows is BadRows.error:
-            raise DataError(
-                f"data={data.name} data.path={data.path}: {row.place} {row.defect}; correct it, or leave out "
-                "such rows with data.bad_rows=drop."
-            )
+def _checked(spec: Experiment, conversion: Conversion, prepared: Prepared) -> Prepared:
+    """Raises DataError where too many rows are bad."""
+    prepared.quarantine.check(spec.data, conversion.label, prepared.read - prepared.filtered)
+    return prepared
+
+
+def _prepare_taken(spec: Experiment, rows: list[RawRow], part: readers.Part) -> Prepared:
+    """Rows that were taken of a stream."""
+    (name,) = spec.data.mixture()
+    conversion = Conversion(spec.data.mixture()[name], spec.method.format, _label(spec.data, name, part))
+    return _checked(spec, conversion, prepare_rows(name, conversion, rows))
+
+
+def _label(data: Data, name: str, part: readers.Part) -> str:
+    """The settings that name rows, as they are typed."""
+    source = data.mixture()[name]
+    setting = ("eval_path" if source.eval_path else "eval") if part == "eval" else "path"
+    value = getattr(source, setting)
+    label = "" if data.sources else f"data={data.name} "
+    return f"{label}{data.key(name, setting)}={value}" if value else label.strip() or data.key(name, "kind")
+
+
+def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | None) -> Splits:
+    """Split and shuffle the rows of all sources. Without `heldout`, a fraction of the prompts of `train` is
+    held out.
+    """
+    rows = _all_rows(train)
+    everything = [*train, *(heldout or [])]
+    dropped = sum((prepared.quarantine.details() for prepared in everything), Counter())
+    if heldout is None:
+        rows, held = hold_out(rows, spec.data.eval_fraction)
+    else:
+        held = in_hash_order(_all_rows(heldout))
+        kept = without_overlap(held, rows)
+        if len(kept) < len(rows):
+            dropped[HELD_OUT] += len(rows) - len(kept)
+        rows = kept
+    unused: dict[str, set[str]] = {}
+    for prepared in everything:
+        unused.setdefault(prepared.quarantine.source, set()).update(prepared.unused)
+    parts = {"train": train} | ({} if heldout is None else {"heldout": heldout})
+    return Splits(
+        shuffle(rows, spec.training.seed),
+        held,
+        json_digest([[prepared.digest for prepared in part] for part in parts.values()]),
+        dropped,
+        read={name: sum(prepared.read for prepared in part) for name, part in parts.items()},
+        quarantine=[prepared.quarantine for prepared in everything if prepared.quarantine.counts],
+        unused=unused,
+    )
+
+
+def _all_rows(parts: list[Prepared]) -> Rows:
+    import numpy
+
+    table = join_tables([prepared.table for prepared in parts])
+    return Rows(table, numpy.arange(len(table.rows)))
 
 
 def _load_streamed(spec: Experiment) -> Splits:
     """Read rows in their order until enough are left after the split; the others have no effect."""
-    train_rows, heldout_rows = _open(spec.data, "train"), _open(spec.data, "eval")
-    heldout = None if heldout_rows is None else _take_heldout(spec, RowStream(heldout_rows))
-    stream = RowStream(train_rows or iter(()))
-    rows: list[Row] = []
+    stream, heldout_stream = _open_stream(spec.data, "train"), _open_stream(spec.data, "eval")
+    assert stream is not None
+    held = _take_heldout(spec, heldout_stream) if heldout_stream else None
+    heldout = None if held is None else [_prepare_taken(spec, held, "eval")]
+    rows: list[RawRow] = []
     count = _first_count(spec, heldout)
     while True:
         new_rows = stream.take(count)
         rows += new_rows
-        splits = split_rows(spec, rows, heldout)
+        splits = split(spec, [_prepare_taken(spec, rows, "train")], heldout)
         if len(new_rows) < count or _is_enough(spec, splits, own_heldout=heldout is not None):
             return splits
         count = len(rows) // GROWTH + 1
+
+
+def _open_stream(data: Data, part: readers.Part) -> RowStream | None:
+    ((name, source),) = data.mixture().items()
+    rows = readers.open_rows(source, part, key=partial(data.key, name), streaming=True)
+    return None if rows is None else RowStream(rows)
 
 
 def _evaluated_rows(spec: Experiment) -> int:
@@ -88,7 +189,7 @@ def _evaluated_rows(spec: Experiment) -> int:
     return max(spec.eval.rows, spec.eval.generations)
 
 
-def _take_heldout(spec: Experiment, stream: RowStream) -> list[Row]:
+def _take_heldout(spec: Experiment, stream: RowStream) -> list[RawRow]:
     """Held-out rows of a split or file of their own, a fourth more than needed: some may be unusable.
 
     Two labeled answers may count as one: the halves of a pair.
@@ -97,7 +198,7 @@ def _take_heldout(spec: Experiment, stream: RowStream) -> list[Row]:
     return stream.take(math.ceil(_evaluated_rows(spec) * rows_per_group * (1 + 1 / GROWTH)))
 
 
-def _first_count(spec: Experiment, heldout: list[Row] | None) -> int:
+def _first_count(spec: Experiment, heldout: list[Prepared] | None) -> int:
     """The number of rows that is enough where every row can be used and no two share a prompt."""
     train, fraction = max_train_groups(spec) or FIRST_TEXTS, spec.data.eval_fraction
     if heldout is not None:
@@ -112,5 +213,5 @@ def _is_enough(spec: Experiment, splits: Splits, *, own_heldout: bool) -> bool:
         tokens = training.max_steps * training.global_batch * spec.data.max_length
         enough = sum(len(row["text"]) for row in splits.train) >= tokens * MAX_CHARACTERS_PER_TOKEN
     else:
-        enough = len(group_pairs(splits.train)) >= (max_train_groups(spec) or 0)
-    return enough and (own_heldout or len(group_pairs(splits.heldout)) >= _evaluated_rows(spec))
+        enough = len(group_starts(splits.train)) >= (max_train_groups(spec) or 0)
+    return enough and (own_heldout or len(group_starts(splits.heldout)) >= _evaluated_rows(spec))

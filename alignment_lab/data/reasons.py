@@ -69,3 +69,6 @@ class BadRow(ValueError):
 
     def __hash__(self) -> int:
         return hash((self.reason, self.detail))
+
+    def __reduce__(self) -> tuple[type[BadRow], tuple[Reason, str]]:
+        return type(self), (self.reason, self.detail)

@@ -1,50 +1,47 @@
-"""Rows of one experiment: converted, split so that the parts share no prompt and no turn, and shuffled by the
-seed.
+"""Rows of one experiment: split so that the parts share no prompt and no turn, and shuffled by the seed.
+
+All of it is arithmetic on the numbers of rows (see `table`): no row is decoded.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ..config import BadRows, Data, Experiment, Format
-from ..runtime.files import json_digest
-from .formats import choose_converter, filled_columns
-from .overlap import connected, preferred_messages, prompt_key, prompt_messages, shared_keys
-from .reasons import BadRow, DataError
+from ..config import Experiment, Format
+from .overlap import connected, prompt_key, prompt_messages, without_formulas
+from .quarantine import Quarantine
 from .rows import Row
+from .table import Ragged, Rows
+
+if TYPE_CHECKING:
+    import numpy
+
+    Array = numpy.ndarray
+
+HELD_OUT = "a prompt or a turn of it is held out"
 
 
 @dataclass
 class Splits:
-    """The converted rows of an experiment, and what became of the rest."""
+    """The converted rows of an experiment, and what became of the rest.
 
-    train: list[Row]
-    heldout: list[Row]
+    `train` and `heldout` decode a row when it is taken: `len`, slices, `take_groups` and `group_starts` cost
+    nothing, while `for row in splits.train` parses each row anew, in constant memory. Do not make lists of
+    them, and go through them once.
+    """
+
+    train: Sequence[Row]
+    heldout: Sequence[Row]
     digest: str  # sha256 of the rows as they were read: the same for every method and seed
     dropped: Counter[str] = field(default_factory=Counter)  # reason -> rows
     truncated: int = 0
     read: dict[str, int] = field(default_factory=dict)  # rows of each part as they were read
-
-
-def split_rows(spec: Experiment, train: list[Row], heldout: list[Row] | None) -> Splits:
-    """Convert, split and shuffle rows. Without `heldout`, a fraction of the prompts of `train` is held out.
-
-    Raises DataError in one sentence.
-    """
-    dropped: Counter[str] = Counter()
-    digest = hashlib.sha256(json.dumps([train, heldout], sort_keys=True, default=str).encode()).hexdigest()
-    read = {"train": len(train)} | ({} if heldout is None else {"heldout": len(heldout)})
-    train = _convert(spec, train, dropped)
-    if heldout is None:
-        train, heldout = _hold_out(train, spec.data)
-    else:
-        heldout = _in_hash_order(_convert(spec, heldout, dropped)) if heldout else []
-        train = _without_overlap(heldout, train, dropped)
-    return Splits(_shuffle(train, spec.training.seed), heldout, digest, dropped, read=read)
+    quarantine: list[Quarantine] = field(default_factory=list, compare=False)  # of each part of each source
+    unused: dict[str, set[str]] = field(default_factory=dict)  # by source: columns and message keys
 
 
 def max_train_groups(spec: Experiment) -> int | None:
@@ -56,119 +53,146 @@ def max_train_groups(spec: Experiment) -> int | None:
     return spec.training.max_steps * spec.training.global_batch if bounded else None
 
 
-def group_pairs(rows: list[Row]) -> list[list[int]]:
-    """Indices of rows in groups: a good answer and the bad one after it; any other row alone."""
-    groups: list[list[int]] = []
-    for index, row in enumerate(rows):
-        if groups and len(groups[-1]) == 1 and _are_halves(rows[groups[-1][0]], row):
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
+def group_starts(rows: Sequence[Row]) -> Array:
+    """Where each group of rows begins: a good answer and the bad one after it are one, any other row is
+    alone.
+    """
+    import numpy
+
+    if hasattr(rows, "numbers"):
+        labels, prompts = rows.numbers("label"), rows.numbers("exact")
+        is_second = (labels[:-1] == 1) & (labels[1:] == 0) & (prompts[:-1] == prompts[1:])
+        return numpy.flatnonzero(numpy.concatenate([[True], ~is_second])[: len(rows)])
+    return numpy.array(
+        [index for index, row in enumerate(rows) if not index or not _are_halves(rows[index - 1], row)], int
+    )
 
 
-def take_groups(rows: list[Row], count: int) -> list[Row]:
+def group_pairs(rows: Sequence[Row]) -> list[list[int]]:
+    """Indices of rows in groups, for few rows: see `group_starts`."""
+    starts = group_starts(rows).tolist()
+    return [list(range(start, end)) for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)]
+
+
+def take_groups(rows: Sequence[Row], count: int) -> Sequence[Row]:
     """The rows of the first `count` groups: as many pairs whether they are split in two or not."""
-    return [rows[index] for group in group_pairs(rows)[:count] for index in group]
+    starts = group_starts(rows)
+    return rows[: int(starts[count])] if count < len(starts) else rows[:]
 
 
-def generation_rows(rows: list[Row], count: int) -> list[Row]:
+def generation_rows(rows: Sequence[Row], count: int) -> list[Row]:
     """Rows to generate answers for: the first row with each of the first `count` prompts."""
-    first_rows = {prompt_key(rows[group[0]]): rows[group[0]] for group in reversed(group_pairs(rows))}
-    return [row for row in reversed(first_rows.values()) if prompt_messages(row)][:count]
+    found: dict[bytes, Row] = {}
+    for start in group_starts(rows):
+        if len(found) >= count:
+            break
+        row = rows[int(start)]
+        if prompt_messages(row):
+            found.setdefault(prompt_key(row), row)
+    return list(found.values())
 
 
-def _convert(spec: Experiment, rows: list[Row], dropped: Counter[str]) -> list[Row]:
-    """Rows in the method's format. Bad rows are a DataError, or counted with `data.bad_rows=drop`."""
-    source = f"data={spec.data.name}" + (f" data.path={spec.data.path}" if spec.data.path else "")
-    convert = choose_converter(spec.method.format, filled_columns(rows), source)
-    converted: list[Row] = []
-    bad_rows: list[tuple[int, str]] = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            converted += convert(row)
-        except BadRow as bad:
-            if bad.reason.uninformative:
-                dropped[str(bad)] += 1
-            else:
-                bad_rows.append((number, str(bad)))
-    if bad_rows and spec.data.bad_rows is BadRows.error:
-        examples = "; ".join(f"row {number}: {detail}" for number, detail in bad_rows[:3])
-        raise DataError(
-            f"{source}: {len(bad_rows)} of {len(rows)} rows cannot be used ({examples}); "
-            "fix them, or leave them out with data.bad_rows=drop."
-        )
-    dropped.update(detail for _, detail in bad_rows)
-    return converted
-
-
-def _hold_out(rows: list[Row], data: Data) -> tuple[list[Row], list[Row]]:
+def hold_out(rows: Rows, share: float) -> tuple[Rows, Rows]:
     """(train, held out): conversations are chosen by a hash, whatever the seed, method and file order.
 
     Those that share a prompt or a turn stay together. Some prompts are always left to train on.
     """
-    groups = group_pairs(rows)
-    first_rows = [rows[group[0]] for group in groups]
-    prompts = list(map(prompt_key, first_rows))
-    components: dict[int, set[bytes]] = {}
-    numbers = connected(shared_keys(first_rows))
-    for number, prompt in zip(numbers, prompts, strict=True):
-        components.setdefault(number, set()).add(prompt)
-    total = len(set(prompts))
-    chosen = _choose_components(components, min(max(1, round(total * data.eval_fraction)), total - 1))
-    sides: tuple[list[Row], list[Row]] = ([], [])
-    for group, number in zip(groups, numbers, strict=True):
-        sides[number in chosen].extend(rows[index] for index in group)
-    return sides[0], _in_hash_order(sides[1])
+    import numpy
+
+    groups = _groups(rows)
+    first = rows.select(groups.starts)
+    components = connected(*_shared_keys([first]), len(first))
+    _, places = numpy.unique(first.numbers("prompt"), return_index=True)
+    chosen = _choose_components(
+        components[places],
+        first.numbers("rank")[places],
+        min(max(1, round(len(places) * share)), len(places) - 1),
+    )
+    is_heldout = numpy.isin(components, chosen)
+    train, heldout = (groups.take(numpy.flatnonzero(side)).values for side in (~is_heldout, is_heldout))
+    return rows.select(train), in_hash_order(rows.select(heldout))
 
 
-def _choose_components(components: dict[int, set[bytes]], count: int) -> set[int]:
-    """Components of about `count` prompts, in the order of their hashes; those that would be too many stay
-    in training, unless nothing else is there.
-    """
-    chosen: set[int] = set()
-    left = count
-    for number in sorted(components, key=lambda number: hashlib.sha256(min(components[number])).digest()):
-        if len(components[number]) <= left:
-            chosen.add(number)
-            left -= len(components[number])
-    if not chosen and len(components) > 1:
-        chosen = {min(components, key=lambda number: (len(components[number]), min(components[number])))}
-    return chosen
-
-
-def _in_hash_order(rows: list[Row]) -> list[Row]:
+def in_hash_order(rows: Rows) -> Rows:
     """Held-out rows in an order without meaning: the first of them are a sample of all. Pairs stay whole."""
-
-    def key(group: list[int]) -> str:
-        row = rows[group[0]]
-        content = row["text"] if "text" in row else preferred_messages(row)
-        return json_digest(content)
-
-    return [rows[index] for group in sorted(group_pairs(rows), key=key) for index in group]
+    groups = _groups(rows)
+    order = rows.select(groups.starts).numbers("order").argsort(kind="stable")
+    return rows.select(groups.take(order).values)
 
 
-def _without_overlap(heldout: list[Row], train: list[Row], dropped: Counter[str]) -> list[Row]:
+def without_overlap(heldout: Rows, train: Rows) -> Rows:
     """The training rows that share nothing with a held-out row."""
-    groups = group_pairs(train)
-    keys = shared_keys([*heldout, *(train[group[0]] for group in groups)])
-    heldout_keys = set().union(*keys[: len(heldout)])
-    kept = [
-        train[index]
-        for group, group_keys in zip(groups, keys[len(heldout) :], strict=True)
-        if heldout_keys.isdisjoint(group_keys)
-        for index in group
-    ]
-    if len(kept) < len(train):
-        dropped["a prompt or a turn of it is held out"] += len(train) - len(kept)
-    return kept
+    import numpy
+
+    groups = _groups(train)
+    first = train.select(groups.starts)
+    owners, keys = _shared_keys([heldout, first])
+    is_heldout = owners < len(heldout)
+    shared = ~is_heldout & numpy.isin(keys, keys[is_heldout])
+    is_shared = numpy.bincount(owners[shared] - len(heldout), minlength=len(first)) > 0
+    return train.select(groups.take(numpy.flatnonzero(~is_shared)).values)
 
 
-def _shuffle(rows: list[Row], seed: int) -> list[Row]:
+def shuffle(rows: Rows, seed: int) -> Rows:
     """Rows in the seed's order. Split pairs stay together, in the order that unsplit pairs have."""
-    groups = group_pairs(rows)
-    random.Random(seed).shuffle(groups)
-    return [rows[index] for group in groups for index in group]
+    import numpy
+
+    groups = _groups(rows)
+    order = list(range(len(groups.ends)))
+    random.Random(seed).shuffle(order)
+    return rows.select(groups.take(numpy.array(order, int)).values)
+
+
+def _groups(rows: Rows) -> Ragged:
+    """The positions of the rows of each group."""
+    import numpy
+
+    starts = group_starts(rows)
+    return Ragged(numpy.arange(len(rows)), numpy.append(starts[1:], len(rows))[: len(starts)])
+
+
+def _shared_keys(parts: Sequence[Rows]) -> tuple[Array, Array]:
+    """(owner, key) of all that the rows of the parts, one behind the other, may not share across sides: every
+    prompt that they answer on their way, every exchange, and every longer turn that is not a formula.
+    """
+    import numpy
+
+    total = sum(map(len, parts))
+    owners: dict[str, list[Array]] = {"prompts": [], "turns": []}
+    keys: dict[str, list[Array]] = {"prompts": [], "turns": []}
+    offset = 0
+    for rows in parts:
+        for name in keys:
+            lists = rows.lists(name)
+            owners[name].append(lists.owners + offset)
+            keys[name].append(lists.values)
+        offset += len(rows)
+    turn_owners, turns = numpy.concatenate(owners["turns"]), numpy.concatenate(keys["turns"])
+    told = without_formulas(turns, total)
+    return (
+        numpy.concatenate([*owners["prompts"], turn_owners[told]]),
+        numpy.concatenate([*keys["prompts"], turns[told]]),
+    )
+
+
+def _choose_components(components: Array, ranks: Array, count: int) -> list[int]:
+    """Components of about `count` prompts, in the order of their hashes; those that would be too many stay
+    in training, unless nothing else is there. Of each prompt, in ascending order: its component and rank.
+    """
+    import numpy
+
+    numbers, first, sizes = numpy.unique(components, return_index=True, return_counts=True)
+    chosen: list[int] = []
+    left = count
+    for index in ranks[first].argsort(kind="stable"):
+        if left <= 0:
+            break
+        if sizes[index] <= left:
+            chosen.append(int(numbers[index]))
+            left -= int(sizes[index])
+    if not chosen and len(numbers) > 1:
+        chosen = [int(numbers[numpy.lexsort((first, sizes))[0]])]
+    return chosen
 
 
 def _are_halves(first: Row, second: Row) -> bool:

@@ -87,7 +87,7 @@ class PreferenceObjective(Objective):
         self.method, self.loss = method, bind_loss(method)
         self.logprob_options = {"log_sum_squares": method.wpo}
 
-    def with_reference_logps(self, rows: list[Row]) -> list[Row]:
+    def with_reference_logps(self, rows: Sequence[Row]) -> Sequence[Row]:
         """With REFERENCE_COLUMNS in nats, summed as the method sums, where the method has a reference, and
         with INITIAL_COLUMNS.
         """

@@ -30,7 +30,7 @@ class UnpairedObjective(Objective):
 
     method: Unpaired
 
-    def with_reference_logps(self, rows: list[Row]) -> list[Row]:
+    def with_reference_logps(self, rows: Sequence[Row]) -> Sequence[Row]:
         """With `ref_logps`, in nats."""
         answers = [self.score_inputs(row)[0] for row in rows]
         sums = [float(tokens.sum()) for tokens in reference_logps(self.context, answers)] if rows else []
@@ -124,11 +124,11 @@ class KTOObjective(UnpairedObjective):
             f"labels: {good} desirable, weight {weights[0]:.3g}; {bad} undesirable, weight {weights[1]:.3g}"
         )
 
-    def prepare_rows(self, rows: list[Row]) -> list[Row]:
+    def prepare_rows(self, rows: Sequence[Row]) -> Sequence[Row]:
         """With an answer to another prompt each."""
         return with_mismatched_answers(rows, self.context.spec.data.max_length)
 
-    def with_reference_logps(self, rows: list[Row]) -> list[Row]:
+    def with_reference_logps(self, rows: Sequence[Row]) -> Sequence[Row]:
         """With `ref_logps`, and `ref_KL_logps` where a row has a mismatched answer, in nats.
 
         Training and held-out rows are matched apart, so the ones may have such answers where the others,
@@ -224,7 +224,7 @@ class BCOObjective(UnpairedObjective):
             self.total, self.count = self.total.new_tensor(state["total"]), state["count"]
 
 
-def with_mismatched_answers(rows: list[Row], max_length: int) -> list[Row]:
+def with_mismatched_answers(rows: Sequence[Row], max_length: int) -> Sequence[Row]:
     """The rows with an answer to another prompt each (`KL_completion_ids`), for KTO's reference point.
 
     Prompts stand in the order of their hash, and a prompt's rows take the next prompt's answers one by one,

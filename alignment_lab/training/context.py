@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ class TrainContext:
     spec: Experiment
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    train_rows: list[Row]
-    heldout_rows: list[Row]
+    train_rows: Sequence[Row]
+    heldout_rows: Sequence[Row]
     available: int  # training rows of the data; a run of few steps tokenizes only those that it can see
     accelerator: Accelerator
     device: torch.device
@@ -36,7 +37,7 @@ class TrainContext:
     max_tokens: int  # of a forward pass
     gradient_checkpointing: bool
     console: Console
-    heldout_pairs: list[Row] = field(default_factory=list)  # of a method that trains on the chosen ones alone
+    heldout_pairs: Sequence[Row] = field(default_factory=list)  # of a method that trains on the chosen ones alone
     engine: Engine = field(default_factory=lambda: Engine(packed=False, max_tokens=0))
     weights_digest: str = ""  # of the initial weights, by content
 
@@ -84,12 +85,12 @@ class TrainContext:
         return self.rows_per_step * sum(map(count_tokens, self.train_rows)) / len(self.train_rows)
 
     @property
-    def scored_rows(self) -> list[Row]:
+    def scored_rows(self) -> Sequence[Row]:
         """The first held-out rows: those whose loss is computed."""
         return take_groups(self.heldout_rows, self.spec.eval.rows)
 
     @property
-    def scored_pairs(self) -> list[Row]:
+    def scored_pairs(self) -> Sequence[Row]:
         """The first held-out pairs, those that a method on pairs scores."""
         return take_groups(self.heldout_pairs, self.spec.eval.rows)
 

@@ -56,11 +56,11 @@ class Objective:
         """Scalars for the loss of a batch, by name, computed before its first pass and without a gradient."""
         return {}
 
-    def prepare_rows(self, rows: list[Row]) -> list[Row]:
+    def prepare_rows(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows with what the objective adds to them, from these rows alone."""
         return rows
 
-    def with_reference_logps(self, rows: list[Row]) -> list[Row]:
+    def with_reference_logps(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows with what only the initial policy can say. Called once, before the first step."""
         return rows
 

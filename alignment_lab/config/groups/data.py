@@ -32,13 +32,20 @@ class Data:
     streaming: bool = (
         False  # read only the rows that training.max_steps needs, in order; nothing is downloaded whole
     )
-    bad_rows: BadRows = BadRows.error  # rows that lack a field: stop and name them, or drop and count them
     clean: Cleaning = field(default_factory=Cleaning)
+    bad_rows: BadRows = BadRows.error  # more than max_bad_fraction: stop and show some, or leave all out
+    max_bad_fraction: float = 0.01  # of the rows of a file or a split, that may be left out as unusable
 
     def __post_init__(self) -> None:
         is_share = 0 < self.eval_fraction < 1
         require(
             is_share, "data.eval_fraction", self.eval_fraction, "must lie between 0 and 1: it is a share."
+        )
+        require(
+            0 <= self.max_bad_fraction <= 1,
+            "data.max_bad_fraction",
+            self.max_bad_fraction,
+            "must lie between 0 and 1: it is a share.",
         )
         require(self.max_length >= 8, "data.max_length", self.max_length, "must be at least 8 tokens.")
         require(
