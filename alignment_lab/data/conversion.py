@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Format, Source
 from .formats import Converter, choose_converter, unused_parts
+from .mixture import passes, rename
 from .overlap import RowKeys, preferred_messages, row_keys
 from .quarantine import BadRecord, bad_record
 from .reasons import BadRow, Reason
@@ -36,6 +37,9 @@ class Stretch:
     read: int = 0
     filtered: int = 0
     columns: set[str] = field(default_factory=set)  # that any row has a value in, once they are renamed
+    raw_columns: set[str] = field(
+        default_factory=set
+    )  # of a source that renames or filters, as they were read
     unused: set[str] = field(default_factory=set)
     digests: list[bytes] = field(default_factory=list)  # 16 bytes of each row as it was read
 
@@ -81,7 +85,9 @@ class Conversion:
             return raw.defect
         if not isinstance(raw.value, dict):
             return BadRow(Reason.not_a_row, f"a {type(raw.value).__name__} stands in a row's place")
-        return raw.value
+        if not passes(raw.value, self.source.filter):
+            return None
+        return rename(raw.value, self.source.columns)
 
     def convert(self, raw_rows: Iterable[RawRow], columns: set[str]) -> Stretch:
         """Convert rows of a source that has these columns. Raises DataError where no converter fits them."""
@@ -90,6 +96,8 @@ class Conversion:
         for raw in raw_rows:
             found.read += 1
             found.digests.append(_raw_digest(raw.value))
+            if self.source.columns or self.source.filter:
+                found.raw_columns |= raw.value.keys() if isinstance(raw.value, dict) else set()
             row = self.prepare(raw)
             if row is None:
                 found.filtered += 1

@@ -12,6 +12,7 @@ from ..config import Data, Experiment, Format
 from ..runtime.files import json_digest
 from . import readers
 from .conversion import Conversion
+from .mixture import SourceCounts, choose_rows, require_columns, row_counts
 from .preparation import Part, Prepared, prepare, prepare_rows
 from .readers import Span
 from .reasons import DataError
@@ -20,6 +21,7 @@ from .split import (
     HELD_OUT,
     Splits,
     group_starts,
+    groups_of,
     hold_out,
     in_hash_order,
     max_train_groups,
@@ -65,9 +67,7 @@ class RowStream:
 def _load_whole(spec: Experiment) -> Splits:
     parts = {
         part: [
-            prepared
-            for name in spec.data.mixture()
-            if (prepared := _prepare(spec, name, part)) is not None
+            prepared for name in spec.data.mixture() if (prepared := _prepare(spec, name, part)) is not None
         ]
         for part in PARTS
     }
@@ -125,24 +125,29 @@ def _label(data: Data, name: str, part: readers.Part) -> str:
 
 
 def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | None) -> Splits:
-    """Split and shuffle the rows of all sources. Without `heldout`, a fraction of the prompts of `train` is
-    held out.
+    """Split the rows of all sources, choose those to train on, and shuffle them. Without `heldout`, a fraction
+    of the prompts of `train` is held out.
     """
+    data = spec.data
+    parts = {"train": train} | ({} if heldout is None else {"heldout": heldout})
+    everything = [prepared for part in parts.values() for prepared in part]
+    for prepared in everything:
+        if prepared.raw_columns:
+            require_columns(data, prepared.quarantine.source, prepared.raw_columns)
     rows = _all_rows(train)
-    everything = [*train, *(heldout or [])]
     dropped = sum((prepared.quarantine.details() for prepared in everything), Counter())
     if heldout is None:
-        rows, held = hold_out(rows, spec.data.eval_fraction)
+        rows, held = hold_out(rows, data.eval_fraction)
     else:
         held = in_hash_order(_all_rows(heldout))
         kept = without_overlap(held, rows)
         if len(kept) < len(rows):
             dropped[HELD_OUT] += len(rows) - len(kept)
         rows = kept
-    unused: dict[str, set[str]] = {}
-    for prepared in everything:
-        unused.setdefault(prepared.quarantine.source, set()).update(prepared.unused)
-    parts = {"train": train} | ({} if heldout is None else {"heldout": heldout})
+    counts = _count_sources(data, everything)
+    rows = _choose(data, [prepared.quarantine.source for prepared in train], rows, counts)
+    for number, prepared in enumerate(heldout or train):
+        counts[prepared.quarantine.source].heldout += int((held.numbers("table") == number).sum())
     return Splits(
         shuffle(rows, spec.training.seed),
         held,
@@ -150,7 +155,11 @@ def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | Non
         dropped,
         read={name: sum(prepared.read for prepared in part) for name, part in parts.items()},
         quarantine=[prepared.quarantine for prepared in everything if prepared.quarantine.counts],
-        unused=unused,
+        sources=list(counts.values()),
+        unused={
+            name: set().union(*(each.unused for each in everything if each.quarantine.source == name))
+            for name in counts
+        },
     )
 
 
@@ -159,6 +168,34 @@ def _all_rows(parts: list[Prepared]) -> Rows:
 
     table = join_tables([prepared.table for prepared in parts])
     return Rows(table, numpy.arange(len(table.rows)))
+
+
+def _count_sources(data: Data, everything: list[Prepared]) -> dict[str, SourceCounts]:
+    """What was read of each source, and left out."""
+    counts = {name: SourceCounts(name) for name in data.mixture()}
+    for prepared in everything:
+        of_source = counts[prepared.quarantine.source]
+        of_source.read += prepared.read
+        of_source.filtered += prepared.filtered
+        of_source.dropped += prepared.quarantine.details()
+    return counts
+
+
+def _choose(data: Data, names: list[str], rows: Rows, counts: dict[str, SourceCounts]) -> Rows:
+    """The rows of each source that an epoch sees, as often as it sees them. Halves of a pair are one."""
+    import numpy
+
+    groups = groups_of(rows)
+    first = rows.select(groups.starts)
+    keys, owners = first.numbers("order"), first.numbers("table")
+    places = {name: numpy.flatnonzero(owners == number) for number, name in enumerate(names)}
+    asked = row_counts(data, {name: len(places[name]) for name in names})
+    chosen = []
+    for name in names:
+        taken = choose_rows(keys[places[name]], asked[name], seed=data.seed, name=name)
+        chosen.append(places[name][taken])
+        counts[name].kept, counts[name].chosen = len(places[name]), len(taken)
+    return rows.select(groups.take(numpy.concatenate(chosen)).values)
 
 
 def _load_streamed(spec: Experiment) -> Splits:

@@ -51,6 +51,7 @@ class Prepared:
     filtered: int = 0
     digest: str = ""  # of the rows as they were read, in their order
     unused: set[str] = field(default_factory=set)
+    raw_columns: set[str] = field(default_factory=set)  # of a source that renames or filters
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def _count(prepared: Prepared, found: Stretch) -> None:
     prepared.read += found.read
     prepared.filtered += found.filtered
     prepared.unused |= found.unused
+    prepared.raw_columns |= found.raw_columns
     for record in found.bad:
         prepared.quarantine.add(record)
 
@@ -158,7 +160,13 @@ def _open(folder: Path) -> Prepared | None:
             counts = Counter({(Reason[name], detail): count for name, detail, count in facts["counts"]})
             quarantine = Quarantine(facts["name"], counts=counts, file=folder / BAD_FILE)
             return Prepared(
-                table, quarantine, facts["read"], facts["filtered"], facts["digest"], set(facts["unused"])
+                table,
+                quarantine,
+                facts["read"],
+                facts["filtered"],
+                facts["digest"],
+                set(facts["unused"]),
+                set(facts["raw_columns"]),
             )
         shutil.rmtree(folder, ignore_errors=True)
     except (OSError, ValueError, KeyError):
@@ -211,6 +219,7 @@ def _write_with(part: Part, folder: Path, columns: set[str]) -> set[str]:
         "filtered": prepared.filtered,
         "digest": digest.hexdigest(),
         "unused": sorted(prepared.unused),
+        "raw_columns": sorted(prepared.raw_columns),
         "files": list(files),
         "counts": [
             [reason.name, detail, count] for (reason, detail), count in prepared.quarantine.counts.items()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..config import Experiment, Format
+from .mixture import SourceCounts
 from .overlap import connected, prompt_key, prompt_messages, without_formulas
 from .quarantine import Quarantine
 from .rows import Row
@@ -41,6 +42,7 @@ class Splits:
     truncated: int = 0
     read: dict[str, int] = field(default_factory=dict)  # rows of each part as they were read
     quarantine: list[Quarantine] = field(default_factory=list, compare=False)  # of each part of each source
+    sources: list[SourceCounts] = field(default_factory=list, compare=False)  # what became of each source
     unused: dict[str, set[str]] = field(default_factory=dict)  # by source: columns and message keys
 
 
@@ -99,7 +101,7 @@ def hold_out(rows: Rows, share: float) -> tuple[Rows, Rows]:
     """
     import numpy
 
-    groups = _groups(rows)
+    groups = groups_of(rows)
     first = rows.select(groups.starts)
     components = connected(*_shared_keys([first]), len(first))
     _, places = numpy.unique(first.numbers("prompt"), return_index=True)
@@ -115,7 +117,7 @@ def hold_out(rows: Rows, share: float) -> tuple[Rows, Rows]:
 
 def in_hash_order(rows: Rows) -> Rows:
     """Held-out rows in an order without meaning: the first of them are a sample of all. Pairs stay whole."""
-    groups = _groups(rows)
+    groups = groups_of(rows)
     order = rows.select(groups.starts).numbers("order").argsort(kind="stable")
     return rows.select(groups.take(order).values)
 
@@ -124,7 +126,7 @@ def without_overlap(heldout: Rows, train: Rows) -> Rows:
     """The training rows that share nothing with a held-out row."""
     import numpy
 
-    groups = _groups(train)
+    groups = groups_of(train)
     first = train.select(groups.starts)
     owners, keys = _shared_keys([heldout, first])
     is_heldout = owners < len(heldout)
@@ -137,13 +139,13 @@ def shuffle(rows: Rows, seed: int) -> Rows:
     """Rows in the seed's order. Split pairs stay together, in the order that unsplit pairs have."""
     import numpy
 
-    groups = _groups(rows)
+    groups = groups_of(rows)
     order = list(range(len(groups.ends)))
     random.Random(seed).shuffle(order)
     return rows.select(groups.take(numpy.array(order, int)).values)
 
 
-def _groups(rows: Rows) -> Ragged:
+def groups_of(rows: Rows) -> Ragged:
     """The positions of the rows of each group."""
     import numpy
 

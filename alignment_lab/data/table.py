@@ -75,17 +75,19 @@ class Table(NamedTuple):
 
 
 def join_tables(tables: Sequence[Table]) -> Table:
-    """The rows of several tables, one behind the other."""
+    """The rows of several tables, one behind the other, with one more number: which table a row is of."""
     import numpy
 
+    owners = numpy.repeat(numpy.arange(len(tables)), [len(table.rows) for table in tables])
     if len(tables) == 1:
-        return tables[0]
+        return tables[0]._replace(numbers={**tables[0].numbers, "table": owners})
     files = list(dict.fromkeys(file for table in tables for file in table.files))
     numbers = {name: numpy.concatenate([table.numbers[name] for table in tables]) for name in NUMBERS}
     places = [numpy.array([files.index(file) for file in table.files], "int32") for table in tables]
     numbers["file"] = numpy.concatenate(
         [place[table.numbers["file"]] for place, table in zip(places, tables, strict=True)]
     )
+    numbers["table"] = owners
     lists = {}
     for name in LISTS:
         parts = [table.lists[name] for table in tables]
@@ -138,7 +140,7 @@ class Rows(Sequence[Row]):
         return Rows(self.table, self.indices[positions])
 
     def numbers(self, name: str) -> Array:
-        """One of NUMBERS of every row."""
+        """One of NUMBERS of every row, or `table`: see `join_tables`."""
         return self.table.numbers[name][self.indices]
 
     def lists(self, name: str) -> Ragged:

@@ -37,7 +37,9 @@ class TrainContext:
     max_tokens: int  # of a forward pass
     gradient_checkpointing: bool
     console: Console
-    heldout_pairs: Sequence[Row] = field(default_factory=list)  # of a method that trains on the chosen ones alone
+    heldout_pairs: Sequence[Row] = field(
+        default_factory=list
+    )  # of a method that trains on the chosen ones alone
     engine: Engine = field(default_factory=lambda: Engine(packed=False, max_tokens=0))
     weights_digest: str = ""  # of the initial weights, by content
 
