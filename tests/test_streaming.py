@@ -86,7 +86,7 @@ def test_the_end_of_a_large_file_is_never_read(streamed, composed, tmp_path):
     )
     assert file.stat().st_size > 12e6
     assert len(load_rows(streamed(file)).train) >= 40
-    with pytest.raises(DataError, match="line 6001 is no JSON"):
+    with pytest.raises(DataError, match="line 6001: is no JSON"):
         load_rows(composed(["data=local", f"data.path={file}", "data.max_bad_fraction=0"]))
 
 

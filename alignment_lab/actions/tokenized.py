@@ -6,7 +6,7 @@ Needs a tokenizer, and neither weights nor an accelerator.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +49,7 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
         collectives.init_process_group(cpu=device_and_dtype(spec)[0].type == "cpu")
     digest, limit = tokenizer_digest(tokenizer), spec.data.max_length
 
-    def tokenize_rows(rows: list[Row]) -> data.Tokenized:
+    def tokenize_rows(rows: Sequence[Row]) -> data.Tokenized:
         return data.tokenize_cached(function, tokenizer, digest, rows, limit)
 
     candidates, measured = splits.heldout, max(spec.eval.rows, spec.eval.generations)
@@ -75,7 +75,7 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
 
 
 def _tokenize_groups(
-    tokenize_rows: Callable[[list[Row]], data.Tokenized], rows: list[Row], count: int | None
+    tokenize_rows: Callable[[Sequence[Row]], data.Tokenized], rows: Sequence[Row], count: int | None
 ) -> tuple[list[Row], Counter[str], float]:
     """(the first `count` groups that can be used, of all for None; what was dropped on the way; the tokenized
     rows per row). A group that is dropped, as too long, is replaced by the next one.

@@ -125,8 +125,9 @@ def _label(data: Data, name: str, part: readers.Part) -> str:
 
 
 def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | None) -> Splits:
-    """Split the rows of all sources, choose those to train on, and shuffle them. Without `heldout`, a fraction
-    of the prompts of `train` is held out.
+    """Split the rows of all sources, choose those to train on, and shuffle them.
+
+    Without `heldout`, a fraction of the prompts of `train` is held out.
     """
     data = spec.data
     parts = {"train": train} | ({} if heldout is None else {"heldout": heldout})
@@ -192,7 +193,7 @@ def _choose(data: Data, names: list[str], rows: Rows, counts: dict[str, SourceCo
     asked = row_counts(data, {name: len(places[name]) for name in names})
     chosen = []
     for name in names:
-        taken = choose_rows(keys[places[name]], asked[name], seed=data.seed, name=name)
+        taken = choose_rows(keys[places[name]], asked[name], seed=data.mixture_seed, name=name)
         chosen.append(places[name][taken])
         counts[name].kept, counts[name].chosen = len(places[name]), len(taken)
     return rows.select(groups.take(numpy.concatenate(chosen)).values)
