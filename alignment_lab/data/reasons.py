@@ -24,7 +24,6 @@ class Reason(Enum):
     empty = "have nothing to learn from in a column"
     no_prompt = "have no prompt that is answered"
     not_an_answer = "do not end with the assistant's turn"
-    open_turn = "have a prompt that ends in the assistant's turn"
     untrained = "have no answer that is trained"
     equal_answers = "have two equal answers"
     no_preference = "prefer neither answer"

@@ -29,9 +29,9 @@ def to_conversation(row: Row) -> Row:
     messages = answer_prompt(prompt, answer) if answer else prompt
     if not messages or messages[-1]["role"] != "assistant":
         raise BadRow(Reason.not_an_answer, "the conversation does not end with the assistant's turn")
-    if all(message["role"] == "assistant" for message in messages):
+    if messages[0]["role"] == "assistant" and all(message["role"] == "assistant" for message in messages):
         raise BadRow(Reason.no_prompt, "the conversation has no turn that the assistant answers")
-    if not any(message["role"] == "assistant" and message.get("train", True) for message in messages[1:]):
+    if "train" in messages[-1] and not any(_is_target(message) for message in messages[1:]):
         raise BadRow(Reason.untrained, "no answer of the conversation is trained")
     return {"messages": messages, **read_extras(row)}
 
@@ -72,19 +72,24 @@ def to_text(row: Row) -> Row:
     return {"text": text}
 
 
+def _is_target(message: Message) -> bool:
+    return message["role"] == "assistant" and message.get("train", True)
+
+
 def _read_answered(row: Row, *, context: bool) -> tuple[list[Message], list[Message]]:
     """(prompt, answer); (the whole conversation, []) where one column holds both.
 
     `context`: turns of the assistant in the prompt are marked as not trained.
     """
-    column, answer = conversation_column(row), answer_column(row)
+    column = conversation_column(row)
     if column:
         messages = read_conversation(row, column)
-        if answer is None or messages[-1]["role"] == "assistant":
+        if messages[-1]["role"] == "assistant" or (answer := answer_column(row)) is None:
             return messages, []
         return as_context(messages) if context else messages, read_messages(
             row, answer, "assistant", whole=False
         )
+    answer = answer_column(row)
     if answer is None:
         raise BadRow(
             Reason.missing_column,
