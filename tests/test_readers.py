@@ -22,7 +22,7 @@ import pytest
 
 from alignment_lab.config import Data, DataSource
 from alignment_lab.data import DataError
-from alignment_lab.data.readers import open_rows, source_files, spans
+from alignment_lab.data.readers import open_rows, source_files, spans, unread_splits
 from alignment_lab.data.rows import RawRow
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -515,6 +515,15 @@ def test_a_folder_that_names_its_splits_has_splits(layout, tmp_path):
     assert "has the splits t" in refusal(path, "eval", eval_path=str(path))
 
 
+def test_the_splits_that_are_not_read_are_told(tmp_path):
+    path = SAME["splits by folder"](tmp_path)
+    assert unread_splits(local(path)) == [
+        f"data.path={path}: not read: test; hold one out with data.eval_split"
+    ]
+    assert unread_splits(local(path, eval_split="test")) == []
+    assert unread_splits(local(path / "eval")) == []
+
+
 def test_a_pattern_that_matches_files_of_several_splits_has_splits(tmp_path):
     path = SAME["from the hub"](tmp_path)
     assert values(f"{path}/data/*.parquet") == ROWS
@@ -527,6 +536,11 @@ def test_the_card_of_a_folder_says_its_configs_and_splits(tmp_path):
     (path / "README.md").write_text(CARD.replace("config_name: pairs", "config_name: default"))
     assert values(path) == ROWS
     assert values(path, "eval", eval_split="dev") == ROWS[:1]
+    assert values(path, config="other") == ROWS[:2]
+    assert "has no config 'dev'; set data.config to one of default, other" in refusal(path, config="dev")
+    assert refusal(path / "other.jsonl", config="x").startswith(
+        f"data.config=x: data.path={path}/other.jsonl"
+    )
     (path / "pairs" / "last.jsonl").unlink()
     assert "names pairs/last.jsonl, of which no file is here" in refusal(path)
 

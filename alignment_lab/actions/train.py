@@ -120,7 +120,8 @@ def _check_and_train(
     problems.raise_problems(list(weight_problems(spec, model_path)))
     console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
     remote_code = [describe_remote_code(spec.model, model_path)] if spec.model.trust_remote_code else []
-    for line in filter(None, (describe_no_effect(spec), *remote_code, *notes)):
+    unread = data.readers.unread_splits(spec.data)
+    for line in filter(None, (describe_no_effect(spec), *remote_code, *unread, *notes)):
         console.print(line, highlight=False, soft_wrap=True)
     processes = local_process_count(spec.parallel)
     if is_run_leader(spec.parallel):

@@ -18,8 +18,8 @@ class Data:
 
     name: str = "data"
     source: DataSource = DataSource.hub
-    path: str | None = None  # a Hub id, or a file or folder of JSON, JSONL, CSV, Parquet or save_to_disk form
-    config: str | None = None  # the configuration on the Hub
+    path: str | None = None  # a Hub id, or a file, a folder or a pattern of files
+    config: str | None = None  # the configuration on the Hub, or of a folder that was fetched from it
     revision: str | None = None  # a branch, tag or commit on the Hub
     split: str = "train"
     eval_path: str | None = None  # a file with the held-out rows; null: taken from the training rows

@@ -28,7 +28,7 @@ class Source:
 
     kind: DataSource = DataSource.hub
     path: str | None = None  # a Hub id, or a file, a folder or a glob
-    config: str | None = None  # the configuration on the Hub
+    config: str | None = None  # the configuration on the Hub, or of a folder that was fetched from it
     revision: str | None = None  # a branch, tag or commit on the Hub
     train: str | None = "train"  # the split that is trained on; null: none, it is for evaluation alone
     eval: str | None = None  # the split that is held out
@@ -82,9 +82,12 @@ def _check_place(key: str, source: Source) -> None:
         require(bool(source.path), f"{key}.path", source.path, remedy)
     looks_local = hub and source.path and _is_file_name(source.path)
     require(not looks_local, f"{key}.path", source.path, f"it is a file or a folder: add {key}.kind=local.")
-    for name in () if hub else ("config", "revision"):
-        value = getattr(source, name)
-        require(value is None, f"{key}.{name}", value, f"only the Hub has one, and {key}.kind is not hub.")
+    require(
+        hub or source.revision is None,
+        f"{key}.revision",
+        source.revision,
+        f"only the Hub has one, and {key}.kind is not hub.",
+    )
     require(
         local or source.eval_path is None,
         f"{key}.eval_path",

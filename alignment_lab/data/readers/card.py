@@ -20,6 +20,16 @@ class Card:
     features: dict[str, dict[str, Any]] = field(default_factory=dict)  # name of a config -> its features
     default: str | None = None
 
+    def chosen(self, config: str | None) -> str | None:
+        """The config that is read where `config` is asked for; None where several are there."""
+        names = list(self.configs or self.features)
+        alone = names[0] if len(names) == 1 else None
+        return config or self.default or ("default" if "default" in names else alone)
+
+    def features_of(self, config: str | None) -> dict[str, Any]:
+        """The features of the config that is read."""
+        return self.features.get(self.chosen(config) or "", {})
+
 
 def read_card(folder: Path) -> Card:
     """The card of a folder, empty where there is none."""
@@ -40,18 +50,14 @@ def read_card(folder: Path) -> Card:
     )
 
 
-def card_splits(
-    setting: Setting, folder: Path, card: Card, config: str | None, config_key: str
-) -> tuple[str, Splits]:
-    """(the config, the files of each of its splits). Raises DataError where a file or the choice lacks."""
-    name = config or card.default or ("default" if "default" in card.configs else None)
-    if name is None and len(card.configs) == 1:
-        name = next(iter(card.configs))
+def card_splits(setting: Setting, folder: Path, card: Card, config: str | None, config_key: str) -> Splits:
+    """The files of each split of a config. Raises DataError where it is not clear which, or files lack."""
+    name = card.chosen(config)
     if name not in card.configs:
         what = f"has no config {name!r}" if name else "has several configs"
         raise setting.error(f"{what}; set {config_key} to one of {listed(card.configs, 20)}.")
     data_files = _by_split(card.configs[name])
-    return name, {split: _matching(setting, folder, patterns) for split, patterns in data_files.items()}
+    return {split: _matching(setting, folder, patterns) for split, patterns in data_files.items()}
 
 
 def _by_split(data_files: Any) -> dict[str, list[str]]:

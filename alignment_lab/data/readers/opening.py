@@ -18,8 +18,8 @@ from .columnar import read_arrow, read_parquet, split_parquet
 from .hub import open_hub
 from .json_files import read_json, split_json
 from .kinds import compression_of, kind_of, read_head
-from .layout import choose_split, find_splits, is_saved, one_kind
-from .places import DAMAGED, DataFile, Key, Part, Setting, Skip, Span
+from .layout import UNNAMED, Splits, choose_split, find_splits, is_saved, one_kind
+from .places import DAMAGED, DataFile, Key, Part, Setting, Skip, Span, listed
 from .tables import read_table, read_text
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
@@ -27,7 +27,6 @@ EMBEDDED_FILES = {"train": EMBEDDED / "train.jsonl", "eval": EMBEDDED / "test.js
 
 PARTS: tuple[Part, ...] = ("train", "eval")
 COLUMNAR = ("parquet", "arrow")
-EVAL_REMEDY = "name the file or the folder of one of them."
 
 
 class Reader(NamedTuple):
@@ -118,42 +117,61 @@ def _name_in(file: DataFile) -> str:
     return str(file.path.relative_to(root)) if root in file.path.parents else file.path.name
 
 
+def unread_splits(data: Data) -> list[str]:
+    """A line for each folder or pattern of files some of whose splits are neither trained on nor held out."""
+    found = []
+    for name, source in data.mixture().items():
+        setting = Setting(data.key(name, "path"), str(source.path))
+        if source.kind is DataSource.local:
+            with contextlib.suppress(DataError, OSError):
+                _, splits = _layout(source, setting, partial(data.key, name))
+                unread = [split for split in splits if split not in (UNNAMED, source.train, source.eval)]
+                remedy = "" if source.has_eval else f"; hold one out with {data.key(name, 'eval')}"
+                if unread:
+                    found.append(f"{setting.key}={setting.value}: not read: {listed(unread)}{remedy}")
+    return found
+
+
 def _files(source: Source, part: Part, key: Key) -> list[DataFile] | None:
     """The files of a part, in their order; None where the source has no such part. Raises DataError."""
     if source.kind is DataSource.embedded:
-        return [
-            DataFile(
-                EMBEDDED_FILES[part], EMBEDDED_FILES[part].name, "json", None, Setting("data", "embedded")
-            )
-        ]
+        path = EMBEDDED_FILES[part]
+        return [DataFile(path, path.name, "json", None, Setting("data", "embedded"))]
     if part == "eval" and source.eval_path:
-        return _found(source, Setting(key("eval_path"), source.eval_path), None, key, EVAL_REMEDY)
+        setting = Setting(key("eval_path"), source.eval_path)
+        return _found(source, setting, key, None, ("", "name the file or the folder of one of them."))
     split = source.train if part == "train" else source.eval
     if split is None:
         return None
-    remedy = f"name a file of held-out rows with {key('eval_path')}." if part == "eval" else "leave it out."
-    return _found(source, Setting(key("path"), str(source.path)), split, key, remedy, key(part))
+    remedy = "leave it out." if part == "train" else f"name a file of held-out rows with {key('eval_path')}."
+    return _found(source, Setting(key("path"), str(source.path)), key, split, (key(part), remedy))
 
 
 def _found(
-    source: Source, setting: Setting, split: str | None, key: Key, remedy: str, split_key: str = ""
+    source: Source, setting: Setting, key: Key, split: str | None, help_with: tuple[str, str]
 ) -> list[DataFile]:
-    path = Path(setting.value).expanduser()
+    """The files of a split of what a setting names. `help_with`: see `choose_split`."""
     try:
-        is_folder = path.is_dir()
-        card = read_card(path) if is_folder and not is_saved(path) else Card()
-        if card.configs:
-            config, splits = card_splits(setting, path, card, source.config, key("config"))
-        else:
-            config, splits = source.config or "default", find_splits(setting)
-        paths = choose_split(setting, splits, split, split_key, remedy)
-        one_kind(setting, paths, folder=is_folder and not card.configs)
-        features = card.features.get(config) or {}
+        card, splits = _layout(source, setting, key)
+        paths = choose_split(setting, splits, split, *help_with)
+        one_kind(setting, paths, folder=card is not None and not card.configs)
+        features = card.features_of(source.config) if card else {}
         return [_told_apart(file, setting, features) for file in paths]
     except OSError as error:
-        raise setting.error(
-            f"cannot be read ({error.strerror or error}); give a file that can be."
-        ) from error
+        reason = error.strerror or error
+        raise setting.error(f"cannot be read ({reason}); give a file that can be.") from error
+
+
+def _layout(source: Source, setting: Setting, key: Key) -> tuple[Card | None, Splits]:
+    """(the card of a folder that was not saved, the files by split)."""
+    path = Path(setting.value).expanduser()
+    card = read_card(path) if path.is_dir() and not is_saved(path) else None
+    if card and card.configs:
+        return card, card_splits(setting, path, card, source.config, key("config"))
+    if source.config:
+        problem = f"{setting.key}={setting.value} has no README.md that names configs; leave it out."
+        raise Setting(key("config"), source.config).error(problem)
+    return card, find_splits(setting)
 
 
 def _told_apart(path: Path, setting: Setting, features: dict[str, Any]) -> DataFile:
