@@ -21,7 +21,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from alignment_lab.config import Data, DataSource
-from alignment_lab.data import DataError
+from alignment_lab.data import DataError, load_rows
 from alignment_lab.data.readers import open_rows, source_files, spans, unread_splits
 from alignment_lab.data.rows import RawRow
 
@@ -387,6 +387,15 @@ def test_a_line_that_cannot_be_read_is_a_row_with_a_defect(at, tmp_path):
         assert [row.value for row in rows if not row.defect] == [GOOD] * 4
 
 
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_where_no_row_can_be_read_each_is_named_and_not_their_columns(line, composed, tmp_path):
+    path = written("rows.jsonl", line + b"\n" + line)(tmp_path)
+    if line.startswith(b"[{"):
+        path = written("rows.json", b"[[],[]]")(tmp_path)
+    with pytest.raises(DataError, match=r"2 of 2 rows cannot be used \(.*(line|row) 1: .*(line|row) 2: "):
+        load_rows(composed(["data=local", f"data.path={path}", "model=tiny"]))
+
+
 def test_a_row_of_an_array_that_is_none_has_its_number(tmp_path):
     path = written("rows.json", json.dumps([None, GOOD, [GOOD], "x", GOOD]).encode())(tmp_path)
     bad = [row for row in raw_rows(local(path)) if row.defect]
@@ -400,7 +409,7 @@ def test_a_row_of_a_table_that_does_not_fit_is_a_row_with_a_defect(tmp_path):
         (3, "has 3 cells where the he"),
         (4, "has 1 cells where the he"),
         (5, "is no CSV (',' expected a"[:24]),
-        (6, "is not UTF-8"),
+        (6, "is not UTF-8; save the file"[:24]),
     ]
     assert [(row.line, row.value["completion"]) for row in rows if not row.defect] == [
         (2, "A"), (7, "two\nlines"), (9, "A"), (11, "A"),

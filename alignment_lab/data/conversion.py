@@ -91,7 +91,7 @@ class Conversion:
 
     def convert(self, raw_rows: Iterable[RawRow], columns: set[str]) -> Stretch:
         """Convert rows of a source that has these columns. Raises DataError where no converter fits them."""
-        convert = choose_converter(self.format, columns, self.label)
+        convert: Converter | None = None  # not chosen where no row could be read: that is what is to be told
         found = Stretch()
         for raw in raw_rows:
             found.read += 1
@@ -105,6 +105,7 @@ class Conversion:
                 found.bad.append(bad_record(raw, row))
             else:
                 found.columns |= _filled(row)
+                convert = convert or choose_converter(self.format, columns, self.label)
                 self._add(found, raw, row, convert)
         return found
 

@@ -18,6 +18,7 @@ from .places import DataFile, Skip, Span
 
 CHUNK = 2**20  # characters that are read at a time
 SHOWN = 2000  # characters of a row that could not be read
+NOT_UTF8 = "is not UTF-8; save the file as UTF-8"
 ROW_SHAPE = 'a row is an object of columns, as {"messages": [...]}'
 DIGITS = bytes(ord("0") if 48 <= byte < 58 else byte for byte in range(256))
 HUGE = b"0" * 19  # an integer that may not fit 64 bits, which orjson would round
@@ -72,7 +73,7 @@ def parse(text: bytes) -> tuple[Any, BadRow | None]:
     try:
         return _whole(DECODER.decode(text.decode())), None
     except UnicodeDecodeError:
-        problem = "is not UTF-8"
+        problem = NOT_UTF8
     except json.JSONDecodeError as error:
         problem = _describe(error)
     except (ValueError, RecursionError) as error:  # an integer of more than 4300 digits; 1000 brackets

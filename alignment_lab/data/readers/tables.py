@@ -9,7 +9,7 @@ from typing import IO
 
 from ..reasons import BadRow, Reason
 from ..rows import RawRow
-from .json_files import as_text
+from .json_files import NOT_UTF8, as_text
 from .kinds import BOM, open_bytes
 from .places import DataFile, Skip, Span
 
@@ -73,7 +73,7 @@ class _Lines:
 
 def _as_row(file: DataFile, header: list[str], cells: list[str], lines: _Lines) -> RawRow:
     if not lines.is_text:
-        return lines.bad_row(file, "is not UTF-8")
+        return lines.bad_row(file, NOT_UTF8)
     if len(cells) > len(header) and not any(cells[len(header) :]):
         cells = cells[: len(header)]  # delimiters at the end of a line
     if len(cells) != len(header):
@@ -112,4 +112,4 @@ def read_text(file: DataFile, span: Span | None, skip: Skip) -> Iterator[RawRow]
             try:
                 yield RawRow({"text": raw.decode().rstrip("\r\n")}, file.name, number)
             except UnicodeDecodeError:
-                yield RawRow(as_text(raw), file.name, number, BadRow(Reason.unreadable, "is not UTF-8"))
+                yield RawRow(as_text(raw), file.name, number, BadRow(Reason.unreadable, NOT_UTF8))
