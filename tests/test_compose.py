@@ -9,6 +9,7 @@ import yaml
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
+from alignment_lab import __version__
 from alignment_lab.config import METHOD_SCHEMAS, known_keys, to_plain
 from alignment_lab.config.compose import folder_name, load_experiment
 from alignment_lab.config.hydra_errors import describe_hydra_error
@@ -112,6 +113,7 @@ VALUES = [
     ("~beta", "set it instead"),
     ("parallel.targets=[null]", "give a list of text, as in [a,b]"),
     ("method=[dpo,sft]", "a run has one method"),
+    ("method=[dpoo,sft]", "give one, or a run with each by --multirun method=dpoo,sft"),
     ("name=", "give a name without '/'"),
     ("model.dtype=float61", "give one of [auto, float32, bfloat16, float16]; did you mean float16?"),
     ("model.dtype=bf16", "did you mean bfloat16?"),
@@ -120,7 +122,7 @@ VALUES = [
     ("model.attention=flash", "give one of [shared_prefix, sdpa, eager, flash_attention_2]"),
     ("parallel.device=gpu", "give one of [auto, cpu, cuda]"),
     ("data.bad_rows=ignore", "give one of [error, drop]."),
-    ("action=trian", "give one of [train, plan]; did you mean train?"),
+    ("action=trian", "give one of [train, plan, preview]; did you mean train?"),
     ("training.seed=1,2", "--multirun"),
     ("method=dpo,sft", "--multirun"),
     ("data.path=[a,b]", "give text"),
@@ -265,6 +267,21 @@ def test_a_mistake_imports_nothing_heavy_and_leaves_nothing(arguments, sentence,
     assert (ended.code, ended.output) == (2, "")
     assert not {"torch", "transformers", "datasets", "trl"} & ended.imported
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_of_an_option_that_is_given_twice_the_last_counts_and_is_named(call_main):
+    for words in (["method=dpo", "method=dpoo"], ["model=tiny", "method=sft", "beta=1", "method=dpoo"]):
+        ended = call_main(*words)
+        assert (ended.code, len(ended.errors)) == (2, 1)
+        assert ended.errors[0].startswith("error: method=dpoo: no such option; did you mean dpo? There are: ")
+
+
+def test_what_is_asked_of_the_command_itself(call_main):
+    """Hydra would show its own version, and refuse a setting of the lab beside --hydra-help."""
+    for more in ([], ["beta=0.1"]):
+        assert call_main("--version", *more).output == f"alignment_lab {__version__}\n"
+        shown = call_main("--hydra-help", *more)
+        assert (shown.code, shown.errors) == (0, []) and "--hydra-help : Hydra's help" in shown.output
 
 
 def test_a_traceback_is_there_for_whoever_asks(run_command, tmp_path):

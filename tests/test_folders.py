@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 
 from alignment_lab.actions import run_action
 from alignment_lab.checkpoints import manifest
-from alignment_lab.entrypoints import command
 from alignment_lab.runtime import caches, folders
 from alignment_lab.runtime.errors import UserError
 from alignment_lab.runtime.publishing import build_once, publish_beside, stamps, use_umask
@@ -38,6 +36,7 @@ CONTENTS: dict[str, dict[str, str]] = {
 
 def fill(folder: Path, contents: dict[str, str]) -> Path:
     """The folder with these files, with permissions that no umask gives."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in contents.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,17 +74,13 @@ def test_a_run_leaves_a_folder_that_is_not_its_own_as_it_is(kind, tiny, tmp_path
 
 
 @pytest.fixture
-def call(monkeypatch, tmp_path, capsys) -> Callable[..., str]:
-    """`call("method=nope")`: what the command prints in tmp_path/here; fails unless its exit code is 2."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+def call(call_main) -> Callable[..., str]:
+    """`call("method=nope")`: the sentence that the command ends with, and nothing else, in tmp_path/here."""
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["train.py", "model=tiny", "parallel.device=cpu", *arguments])
-        with pytest.raises(SystemExit) as exit:
-            command.main()
-        assert exit.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
+        ended = call_main("model=tiny", "parallel.device=cpu", *arguments)
+        assert ended.code == 2
+        (line,) = ended.errors
         return line
 
     return run
@@ -142,6 +137,20 @@ def test_a_command_that_is_refused_changes_nothing(case, call, tmp_path):
     for name, path in replaced.items():
         arguments = [word.replace(name, path) for word in arguments]
     assert sentence in call(*arguments)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["nothing", "a sweep", "a new one"])
+def test_a_plan_leaves_nothing_in_the_directory_of_a_sweep(kind, call_main, tmp_path):
+    folder = tmp_path / "here" / "sweep"
+    contents = {"method=dpo/spec.yaml": "name: a\n", "method=dpo/run.json": json.dumps(STATE)}
+    contents["sweep.json"] = json.dumps({"launcher_settings": {}, "cells": []})
+    if kind != "a new one":
+        fill(folder, contents if kind == "a sweep" else {})
+    before = snapshot(tmp_path)
+    plan = ("action=plan", "plan.device=cpu", "model=tiny", "eval=none", f"hydra.sweep.dir={folder}")
+    ended = call_main("--multirun", *plan, "method=dpo,ipo")
+    assert (ended.code, ended.errors) == (0, []) and "parallel=single" in ended.output
     assert snapshot(tmp_path) == before
 
 

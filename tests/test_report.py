@@ -464,6 +464,9 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         assert main([str(tmp_path / name)]) == 2
         error = capsys.readouterr().err
         assert remedy in error and len(error.splitlines()) == 1 and name in error
+    with pytest.raises(SystemExit) as exit:  # of argparse
+        main([""])
+    assert exit.value.code == 2 and "PATH: is empty, as a shell leaves it" in capsys.readouterr().err
 
 
 def test_the_door_opens_without_torch(tmp_path: Path) -> None:

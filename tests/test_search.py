@@ -221,14 +221,18 @@ def test_seeds_are_an_axis():
         (["beta=interval(0.1,0.5)", "training.lerning_rate=1"], "did you mean training.learning_rate?"),
     ],
 )
-def test_a_mistake_is_reported_before_anything_starts(words, message, run_command, tmp_path):
+def test_a_mistake_is_reported_before_anything_starts(words, message, call_main, tmp_path):
     given = {word.partition("=")[0] for word in words}
     defaults = [word for word in (*SEARCH, *SHORT) if word.partition("=")[0] not in given]
-    ended = run_command(*defaults, *words)
+    ended = call_main(*defaults, *words)
     assert (ended.code, len(ended.errors)) == (2, 1), ended.errors
     assert message in ended.errors[0]
-    assert "torch" not in ended.imported
     assert not list((tmp_path / "here").rglob("run.json"))
+
+
+def test_a_mistake_needs_no_torch(run_command):
+    ended = run_command(*SEARCH, *SHORT, "beta=interval(0.1,0.5)", "training.lerning_rate=1")
+    assert (ended.code, len(ended.errors)) == (2, 1) and "torch" not in ended.imported
 
 
 def test_a_search_is_resumed_and_ends_with_the_best(run_command, tmp_path):

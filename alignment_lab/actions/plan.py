@@ -34,9 +34,11 @@ REPLACED_KEYS = (  # of the user's command, in the one that is advised
 def run_plan(spec: Experiment, run: RunDirectory) -> None:
     """Print the plan and leave no run directory behind."""
     settle_environment()
-    rows = None if spec.data.is_on_hub() else data.load_rows(spec)  # a plan needs no network
-    show_plan(spec, rows, Console(quiet=not is_run_leader(spec.parallel)))
-    run.discard_if_unused()
+    try:
+        rows = None if spec.data.is_on_hub() else data.load_rows(spec)  # a plan needs no network
+        show_plan(spec, rows, Console(quiet=not is_run_leader(spec.parallel)))
+    finally:
+        run.discard_if_unused()
 
 
 def show_plan(spec: Experiment, rows: data.Splits | None, console: Console) -> None:

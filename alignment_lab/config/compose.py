@@ -62,7 +62,9 @@ class RedactedOmegaConf(OmegaConf):
 
     @staticmethod
     def save(config: Any, f: Any, resolve: bool = False) -> None:
-        """Write a configuration as YAML."""
+        """Write a configuration as YAML; nothing of a plan, which leaves the record of a sweep as it is."""
+        if getattr(config.get("action"), "name", config.get("action")) == "plan":
+            return
         plain = redact_data(OmegaConf.to_container(config, resolve=resolve))
         write_atomic(Path(f), OmegaConf.to_yaml(OmegaConf.create(plain)))
 

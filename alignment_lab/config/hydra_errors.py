@@ -104,6 +104,11 @@ def _unresolved_reference(error: InterpolationResolutionError) -> str:
 def _missing_config(error: MissingConfigException) -> str:
     if error.options is not None:
         return no_such_option(str(error.missing_cfg_file), list(error.options))
+    several = re.search(r"Could not load '(\w+)/", str(error))
+    typed = typed_override(lambda key: several is not None and key == several[1])
+    if (names := typed.partition("=")[2]).startswith("["):
+        sweep = f"{several[1] if several else ''}={names[1:-1]}"
+        return f"{typed}: a group has one option; give one, or a run with each by --multirun {sweep}."
     return f"{' '.join(str(error).partition('. ')[0].split())}; {typed_command()} --help lists what there is."
 
 

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from .. import __version__
 from ..config import known_keys, parse
 from ..config.compose import errors_as_sentences, register_with_hydra
 from ..config.validation import did_you_mean
@@ -53,6 +54,9 @@ def main() -> None:
     keep_output_writable()
     register_with_hydra()
     sys.argv[1:] = overrides_last(absolute_config_path([expand_home(word) for word in sys.argv[1:]]))
+    if "--version" in sys.argv[1:]:  # Hydra would show its own
+        print(f"alignment_lab {__version__}")
+        return
     if line := redirect_unwritable_caches():
         print(line, file=sys.stderr)
     # A signal that comes before the run listens itself ends it at once
@@ -94,7 +98,8 @@ def overrides_last(arguments: list[str]) -> list[str]:
     for word, before in zip(arguments, ["", *arguments], strict=False):
         is_override = word[0:1] != "-" and ("=" in word or word[0:1] in "+~") and before not in VALUE_FLAGS
         (overrides if is_override else flags).append(word)
-    return [*flags, *overrides]
+    # Hydra would look for them among its own settings, which are all that it shows
+    return flags if "--hydra-help" in flags else [*flags, *overrides]
 
 
 def absolute_config_path(arguments: list[str]) -> list[str]:

@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from ..runtime.caches import redirect_unwritable_caches
+from ..runtime.command_line import path_argument
 from ..runtime.errors import Interrupted, UserError
 from ..runtime.files import file_digest, read_json, write_atomic, write_json
 from ..runtime.folders import set_aside
@@ -58,8 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m alignment_lab.export", description="A run's model, merged, verified and described."
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory: outputs/DATE/TIME-NAME")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the model goes (RUN/export)")
+    parser.add_argument(
+        "run", type=path_argument, metavar="RUN", help="a run directory: outputs/DATE/TIME-NAME"
+    )
+    parser.add_argument(
+        "--out", type=path_argument, metavar="FOLDER", help="where the model goes (RUN/export)"
+    )
     parser.add_argument(
         "--dtype",
         choices=("bfloat16", "float32"),
@@ -67,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--base",
-        type=Path,
+        type=path_argument,
         metavar="FOLDER",
         help="the weights under the adapter, if they were moved",
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ..runtime.command_line import path_argument
 from ..runtime.errors import UserError
 from ..runtime.files import file_digest, read_json, relative_to_cwd, write_atomic, write_json
 from ..runtime.folders import is_foreign_page
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "paths",
         nargs="+",
-        type=Path,
+        type=path_argument,
         metavar="PATH",
         help="a run directory, or a directory of runs (a sweep)",
     )
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help=f"where the files go; default: PATH, or {DEFAULT_OUT}/ for several paths",
     )

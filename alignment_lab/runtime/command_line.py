@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,5 +22,13 @@ def typed_command() -> str:
 
 
 def typed_override(matches: Callable[[str], bool], default: str = "") -> str:
-    """The override of the command line whose key matches, as the user typed it."""
-    return next((word for word in sys.argv[1:] if matches(word.lstrip("+~").partition("=")[0])), default)
+    """The override of the command line whose key matches, as the user typed it; of several the last."""
+    words = reversed(sys.argv[1:])
+    return next((word for word in words if matches(word.lstrip("+~").partition("=")[0])), default)
+
+
+def path_argument(text: str) -> Path:
+    """A path on a command line, for argparse; an empty one would be this directory, and is refused."""
+    if not text.strip():
+        raise ArgumentTypeError("is empty, as a shell leaves it where a variable is not set; give a path")
+    return Path(text)

@@ -6,10 +6,10 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
+from ..runtime.command_line import path_argument
 from ..runtime.errors import UserError
 from ..runtime.output import keep_output_writable
 from . import commands, manifest, status_table
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(HELP))
     for name, description in HELP.items():
         command = commands.add_parser(name, help=description, description=description)
-        command.add_argument("sweep", type=Path, metavar="SWEEP", help="its directory")
+        command.add_argument("sweep", type=path_argument, metavar="SWEEP", help="its directory")
         if name in CELL_COUNTS:
             command.add_argument(
                 "cells", nargs=CELL_COUNTS[name], metavar="CELL", help="a name, an id or a number of `status`"

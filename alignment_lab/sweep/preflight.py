@@ -12,9 +12,10 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from ..config import Experiment, to_plain
+from ..config import Action, Experiment, to_plain
 from ..config.compose import errors_as_sentences
 from ..estimate import problems
+from ..runtime import folders
 from ..runtime.errors import Interrupted, RunError, UserError
 from ..runtime.library_internals import job_error, skip_batch_validation, split_sweep
 from ..runtime.redaction import redact_data
@@ -73,10 +74,14 @@ class Preflight(Callback):
             exclude_from_names(config, constant_keys(grid))
             is_new = make_sweep_directory(config)
             names_given = any(each.startswith("hydra.sweep.subdir=") for each in config.hydra.overrides.hydra)
-            if names_given or not is_new:
-                loader = GlobalHydra.instance().config_loader()
+            is_plan = not launcher and any(spec.action is Action.plan for spec in specs)
+            if names_given or not is_new or is_plan:
+                loader, sweep = GlobalHydra.instance().config_loader(), Path(config.hydra.sweep.dir)
                 cells = [cell_folder(config, loader, overrides) for overrides in grid]
-                require_own_cells(Path(config.hydra.sweep.dir), cells)
+                require_own_cells(sweep, cells)
+                for name, spec in zip(cells, specs, strict=True):
+                    if is_plan and spec.action is Action.plan:
+                        folders.make_folder(sweep / name)  # before Hydra does: a plan takes it back
         if launcher:
             launcher.register()
             launcher.composed_specs.update(zip(map(tuple, grid), specs, strict=True))
