@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from alignment_lab.checkpoints import verify, weights
 from alignment_lab.config import Model, ModelSource
 from alignment_lab.engine.choice import choose_engine
 from alignment_lab.engine.packing import ScoredSequence
@@ -133,10 +134,13 @@ NOT_BUILT: dict[str, str] = {  # and why
     "reformer": "plain transformers gives no gradient of it in evaluation mode",
 }
 
+# transformers sets the padding token's row to 0 whenever it loads one, whatever its file says
+PADDING_ZEROED = {"youtu"}
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the lab does with a family, and by how much it is wrong where it trains it."""
+    """What the lab does with a family."""
 
     family: str
     outcome: str  # packed, padded, one by one, refused, not built
@@ -233,8 +237,34 @@ def assert_same(
         assert difference < 5e-3, f"gradient of {name}: {difference:.2g}"
 
 
+def assert_saved(model: Any, folder: Path) -> None:
+    """After a change of every weight the lab's own saves hold it: a checkpoint by the model's names, the
+    final files by those of the Hub, from which plain transformers gives the same log-probabilities. Before
+    the first step a run checks the names alone.
+    """
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.is_floating_point():
+                weight += 0.01 * torch.randn(weight.shape, generator=generator).to(weight.dtype)
+        if model.config.model_type in PADDING_ZEROED:
+            model.get_input_embeddings().weight[0] = 0
+    outputs, state = verify.probe_outputs(model), weights.full_state(model)
+    weights.save_checkpoint_weights(model, folder / "checkpoint")
+    resumed = weights.load_weights(model, folder / "checkpoint")
+    for name, weight in model.named_parameters():
+        assert torch.equal(resumed[name], weight), f"checkpoint: {name}"
+    weights.write_weights(model, state, folder / "final")
+    verify.check_full_names(model, folder / "final", weights.saved_state(model, weights.meta_state(model)))
+    verify.check_files(folder / "final", weights.saved_state(model, state).items())
+    loaded = verify.load_saved(folder / "final", verify.LoadOptions())
+    difference = float((verify.probe_outputs(loaded) - outputs).abs().max())
+    assert difference < 1e-3, f"saved and loaded: {difference:.2g} nats"
+    shutil.rmtree(folder)
+
+
 def judge(family: str, folder: Path, longest: int = LONGEST, **settings: Any) -> Verdict:
-    """Build it, load it as the lab does, and hold it against plain transformers.
+    """Build it, load it as the lab does, hold it against plain transformers, and save it.
 
     Raises AssertionError where the lab would be wrong without a word.
     """
@@ -251,6 +281,7 @@ def judge(family: str, folder: Path, longest: int = LONGEST, **settings: Any) ->
         for name in [name for name, values in gradient.items() if not values.any()]:
             del gradient[name]  # without a gradient, or with one of zeros: a weight that had no part
     assert_same(outputs, expected)
+    assert_saved(model, folder.with_name(f"{folder.name}-saved"))
     outcome = "packed" if engine.packed else "one by one" if engine.one_by_one else "padded"
     return Verdict(family, outcome, reason or "")
 

@@ -1,4 +1,4 @@
-"""Every causal family of transformers: exact, or refused in one sentence before the first step."""
+"""Every causal family of transformers: exact and saved, or refused in one sentence before the first step."""
 
 from collections import Counter
 
@@ -14,9 +14,10 @@ REFUSED = {  # and what the sentence says
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_every_family_is_exact_or_refused(tmp_path):
+def test_every_family_is_exact_and_saved_or_refused(tmp_path):
     """Log-probabilities and gradients, in training mode with every rate of dropout at 0.3, against plain
-    transformers in evaluation mode, each sequence alone. `judge` asserts it.
+    transformers in evaluation mode, each sequence alone; and again after a save and a load.
+    `judge` asserts it.
     """
     outcomes: Counter[str] = Counter()
     for family in FAMILIES:
