@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_runs import ContextFactory, console_output, make_trainer
 
-from alignment_lab.config import Scheduler, Training, describe_no_effect
+from alignment_lab.config import Scheduler, Training, describe_adapter_rate, describe_no_effect
 from alignment_lab.training.optimizer import create_scheduler
 from alignment_lab.training.schedule_notes import describe_schedule
 
@@ -99,3 +99,18 @@ NO_EFFECT = [
 def test_a_setting_without_effect_is_told(overrides, told, composed):
     note = describe_no_effect(composed(overrides.split()))
     assert note.startswith(f"no effect: {told}") if told else note == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "advised"),
+    [
+        ("method=reward parallel=lora", "training.learning_rate=0.0001"),
+        ("method=sft parallel=qlora", "training.learning_rate=0.0002"),
+        ("method=dpo parallel=fsdp_lora", "training.learning_rate=1e-05"),
+        ("method=dpo parallel=lora training.learning_rate=3e-6", ""),
+        ("method=reward", ""),
+    ],
+)
+def test_the_rate_of_all_weights_is_told_where_an_adapter_is_trained_at_it(overrides, advised, composed):
+    note = describe_adapter_rate(composed(overrides.split()))
+    assert note.endswith(advised) and bool(note) == bool(advised)

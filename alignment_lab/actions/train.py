@@ -20,6 +20,7 @@ from ..checkpoints import manifest
 from ..config import (
     DeviceType,
     Experiment,
+    describe_adapter_rate,
     describe_difference,
     describe_no_effect,
     from_yaml,
@@ -120,8 +121,8 @@ def _check_and_train(
     problems.raise_problems(list(weight_problems(spec, model_path)))
     console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
     remote_code = [describe_remote_code(spec.model, model_path)] if spec.model.trust_remote_code else []
-    unread = data.readers.unread_splits(spec.data)
-    for line in filter(None, (describe_no_effect(spec), *remote_code, *unread, *notes)):
+    settings = (describe_no_effect(spec), describe_adapter_rate(spec))
+    for line in filter(None, (*settings, *remote_code, *data.readers.unread_splits(spec.data), *notes)):
         console.print(line, highlight=False, soft_wrap=True)
     processes = local_process_count(spec.parallel)
     if is_run_leader(spec.parallel):

@@ -4,6 +4,7 @@ It imports no torch, knows no method's mathematics, and only checks whether file
 `parse` turns what Hydra composed into an `Experiment`, or raises SpecError with one sentence.
 """
 
+from .adapter_rate import describe_adapter_rate
 from .dotted import flatten
 from .experiment import (
     Action,
@@ -150,6 +151,7 @@ __all__ = [
     "Unpaired",
     "build_experiment",
     "check_objective",
+    "describe_adapter_rate",
     "describe_difference",
     "describe_no_effect",
     "differences",

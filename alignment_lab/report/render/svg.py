@@ -93,11 +93,12 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _to_svg(figure: Figure, title: str) -> Markup:
-    buffer, engine = io.StringIO(), figure.get_layout_engine()
+    buffer = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a glyph that matplotlib's font lacks is set by the browser
-        engine.execute(figure)
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
         figure.set_layout_engine("none")  # which would draw everything twice, and lay it out both times
         figure.savefig(buffer, format="svg", metadata=metadata)
     return Markup(_use_style_sheet_colors(_to_inline(buffer.getvalue(), title)))
