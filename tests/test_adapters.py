@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from small_saves import in_this_process
 from test_run import TINY
 from transformers import AutoModelForCausalLM
 
@@ -22,6 +23,8 @@ from alignment_lab.models.locate import base_name, locate_model
 from alignment_lab.runtime.errors import UserError
 from alignment_lab.runtime.files import read_json, write_json
 from alignment_lab.runtime.run_directory import RunDirectory
+
+__all__ = ["in_this_process"]  # a fixture
 
 
 def run_with_adapter(composed, folder: Path, *overrides: str) -> tuple[RunDirectory, str]:
@@ -109,7 +112,8 @@ def test_an_adapter_names_the_base_that_it_is_trained_on_and_does_not_go_on_over
         "parallel.quantization=int8",
     ],
 )
-def test_every_kind_of_adapter_and_base_trains_and_is_saved(overrides, composed, tmp_path):
+def test_every_kind_of_adapter_and_base_trains_and_is_saved(overrides, composed, tmp_path, in_this_process):
+    """As plain transformers and peft load it; that another process can, test_verify.py shows of each kind."""
     run, output = run_with_adapter(composed, tmp_path / "run", overrides)
     assert "saved model: loaded again by a fresh process" in output
     losses = [row["loss"] for row in run.metrics() if "loss" in row]

@@ -99,7 +99,9 @@ def stub(tmp_path: Path) -> Stub:
 
 
 def test_a_sweep_is_submitted_once(stub):
-    """One job for what cells share, an array behind it, a folder for each cell; then nothing more."""
+    """One job for what cells share, an array behind it, a folder for each cell; then nothing more while Slurm
+    has them, nor when it does not answer; then what is due.
+    """
     first = stub.sweep(*SIX)
     assert first.returncode == 0, first.stderr
     assert (
@@ -142,12 +144,15 @@ def test_a_sweep_is_submitted_once(stub):
     assert again.returncode == 0 and "6 pending, left alone" in again.stdout and len(stub.scripts) == 2
     (stub.here / "state").write_text("RUNNING")
     assert "6 running, left alone" in stub.sweep(*SIX).stdout and len(stub.scripts) == 2
-
-
-def test_only_what_is_due_is_submitted(stub):
-    """Of six: two finished, one failed, one was killed, one was interrupted, one never started."""
-    assert stub.sweep(*SIX).returncode == 0
+    (stub.here / "state").write_text("DOWN")
+    refused = stub.sweep(*SIX)
+    assert refused.returncode == 2 and "Unable to contact" in refused.stderr and len(stub.scripts) == 2
     (stub.here / "state").write_text("GONE")
+    assert_only_what_is_due_is_submitted(stub)
+
+
+def assert_only_what_is_due_is_submitted(stub):
+    """Of six: two finished, one failed, one was killed, one was interrupted, one never started."""
     names = [cell.name for cell in read_sweep(stub.path).cells]
     for name, state in zip(names, ["finished", "finished", "failed", "running", "interrupted"], strict=False):
         run = RunDirectory(stub.path / name)
@@ -190,13 +195,6 @@ def test_a_command_that_is_killed_while_submitting_submits_nothing_twice(stub):
     sweep.write()
     assert "6 pending" in stub.sweep(*SIX).stdout and len(stub.scripts) == 3
     assert read_sweep(stub.path).cells[3].jobs == ["3_3"]
-
-
-def test_nothing_is_done_when_slurm_does_not_answer(stub):
-    assert stub.sweep(*SIX).returncode == 0
-    (stub.here / "state").write_text("DOWN")
-    refused = stub.sweep(*SIX)
-    assert refused.returncode == 2 and "Unable to contact" in refused.stderr and len(stub.scripts) == 2
 
 
 def test_cells_with_the_same_id_are_one(stub):
@@ -290,18 +288,20 @@ def test_settings_reach_sbatch(stub):
     assert "afterok" not in prewarm and "SRUN_CPUS_PER_TASK=3" in cells
 
 
-def test_a_thousand_cells(stub):
-    """Composed, checked and submitted within a minute of processor time (22 s when this was written)."""
+def test_hundreds_of_cells(stub):
+    """Composed, checked and submitted within a minute of processor time for a thousand: what a cell costs, as
+    300 show it.
+    """
     before, began = os.times(), time.monotonic()
     done = stub.sweep(
-        "method=dpo,ipo", "beta=0.01,0.02,0.05,0.1,0.2", f"training.seed={','.join(map(str, range(100)))}"
+        "method=dpo,ipo", "beta=0.01,0.02,0.05,0.1,0.2", f"training.seed={','.join(map(str, range(30)))}"
     )
     used = os.times()
     assert done.returncode == 0, done.stderr
     seconds = used.children_user + used.children_system - before.children_user - before.children_system
-    print(f"a thousand cells: {seconds:.1f} s of processor time, {time.monotonic() - began:.1f} s in all")
-    assert "1000 cells" in done.stdout and "--array=0-999%256" in stub.scripts[-1]
-    assert seconds < 60
+    print(f"300 cells: {seconds:.1f} s of processor time, {time.monotonic() - began:.1f} s in all")
+    assert "300 cells" in done.stdout and "--array=0-299%256" in stub.scripts[-1]
+    assert seconds < 20
 
 
 def test_a_composed_cell_is_what_hydra_composes(monkeypatch):
