@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,24 +39,20 @@ COMMON = [
     "eval.generations=2",
     "eval.max_new_tokens=4",
 ]
-FULL_PRESETS = ["ddp", "zero1", "zero2", "zero3", "fsdp"]
-ADAPTER_PRESETS = ["lora", "zero3_lora", "fsdp_lora"]
+SAVED = ("method=dpo", "training.save_steps=2")
+# each is trained whole, then goes on from its middle as it is, and as this other sharding
+FULL_PRESETS = {"ddp": "zero1", "zero1": None, "zero2": "zero3", "zero3": "single", "fsdp": "ddp"}
+ADAPTER_PRESETS = {"lora": False, "zero3_lora": True, "fsdp_lora": True}  # whether it is resumed too
 QUANTIZED = ["qlora", "zero2_qlora"]
-DATA_SHAPES = {  # other data than pairs and conversations, which are trained in every way
-    "kto": [
-        "ddp",
-        "zero2",
-        "zero3",
-        "fsdp",
-        "lora",
-        "qlora",
-        "zero3_lora",
-        "fsdp_lora",
-    ],  # labelled answers, a KL term of all rows
-    "reward": ["ddp", "zero2", "zero3", "fsdp", "lora", "qlora", "zero3_lora", "fsdp_lora"],  # another head
+# Other data than pairs, each with every mechanism that it could break: a loss that gathers (ddp), weights
+# that are gathered (zero3, fsdp), the adapter switched off for the reference, a base that is quantized.
+DATA_SHAPES = {
+    "sft": ["ddp", "zero3", "fsdp"],
+    "kto": ["ddp", "zero3", "qlora", "fsdp_lora"],  # labelled answers, a KL term of all rows
+    "reward": ["zero2", "zero3", "fsdp", "qlora", "zero3_lora", "fsdp_lora"],  # another head
     "aot": ["ddp", "zero3", "fsdp"],  # a loss of all rows at once
-    "bco": ["ddp", "zero3"],  # a running mean over all rows
-    "cpt": ["ddp", "zero3", "fsdp"],  # texts that share a block
+    "bco": ["ddp"],  # a running mean over all rows
+    "cpt": ["zero3", "fsdp"],  # texts that share a block
 }
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "nobody", "minds"]
 
@@ -128,22 +125,57 @@ def one_process(tmp_path_factory: Any) -> Callable[..., RunDirectory]:
     return make_run
 
 
+def two(preset: str) -> tuple[str, ...]:
+    """A run of DPO by this preset on two processes, with a checkpoint in its middle."""
+    return (*SAVED, f"parallel={preset}", f"parallel.processes={1 if preset == 'single' else 2}")
+
+
+def cut_off(whole: RunDirectory, folder: Path) -> RunDirectory:
+    """A copy of the run that failed behind its first checkpoint."""
+    shutil.copytree(whole.path, folder)
+    run = RunDirectory(folder)
+    for deleted in (run.model, run.checkpoints / "checkpoint-4"):
+        shutil.rmtree(deleted)
+    write_json(run.state_file, {**run.state(), "state": "failed"})
+    return run
+
+
+def assert_resumes_bit_for_bit(whole: RunDirectory, folder: Path, preset: str) -> None:
+    run = cut_off(whole, folder)
+    train_run(run.path, *two(preset))
+    assert losses(run) == losses(whole)
+    assert run.state()["attempts"] == 2
+    resumed, expected = weights(run), weights(whole)
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("preset", FULL_PRESETS)
-@pytest.mark.parametrize("method", ["dpo", "sft"])
-def test_two_processes_train_as_one_does(method, preset, one_process, tmp_path):
-    assert_runs_equal(
-        train_run(tmp_path / "run", f"method={method}", f"parallel={preset}", "parallel.processes=2"),
-        one_process(f"method={method}"),
-    )
+def test_two_processes_train_as_one_does_and_resume(preset, one_process, tmp_path):
+    """From a checkpoint the same sharding ends in the same bits. It is not sharded: any other, and any number
+    of processes, goes on from it, and only the order of sums differs.
+    """
+    whole = train_run(tmp_path / "run", *two(preset))
+    assert_runs_equal(whole, one_process(*SAVED))
+    if other := FULL_PRESETS[preset]:
+        assert_resumes_bit_for_bit(whole, tmp_path / "again", preset)
+        run = cut_off(whole, tmp_path / "other")
+        assert_runs_equal(train_run(run.path, *two(other)), one_process(*SAVED))
+
+
+def test_two_processes_go_on_from_a_checkpoint_of_one(one_process, tmp_path):
+    run = cut_off(one_process(*SAVED), tmp_path / "run")
+    assert_runs_equal(train_run(run.path, *two("fsdp")), one_process(*SAVED))
 
 
 @pytest.mark.parametrize("preset", ADAPTER_PRESETS)
 def test_an_adapter_is_trained_by_two_as_by_one(preset, one_process, tmp_path):
-    two = train_run(tmp_path / "run", f"parallel={preset}", "parallel.processes=2")
-    assert_runs_equal(two, one_process("parallel=lora", "parallel.processes=1"))
-    assert all(tensor.abs().sum() > 0 for tensor in weights(two).values()), (
+    whole = train_run(tmp_path / "run", *two(preset))
+    assert_runs_equal(whole, one_process("parallel=lora", "parallel.processes=1"))
+    assert all(tensor.abs().sum() > 0 for tensor in weights(whole).values()), (
         "an adapter that was not gathered is empty, an untrained one 0"
     )
+    if ADAPTER_PRESETS[preset]:
+        assert_resumes_bit_for_bit(whole, tmp_path / "again", preset)
 
 
 @pytest.mark.parametrize("preset", QUANTIZED)
@@ -165,47 +197,6 @@ def test_every_shape_of_data_with_every_way_to_train(method, preset, one_process
     assert_runs_equal(
         train_run(tmp_path / "run", *overrides, f"parallel={preset}", "parallel.processes=2"), reference
     )
-
-
-# ---- resuming
-
-
-@pytest.mark.parametrize("preset", ["ddp", "zero2", "zero3", "fsdp", "zero3_lora", "fsdp_lora"])
-def test_an_interrupted_run_resumes_bit_for_bit(preset, tmp_path):
-    overrides = [f"parallel={preset}", "parallel.processes=2", "training.save_steps=2"]
-    run = train_run(tmp_path / "run", *overrides)
-    expected_weights, steps = weights(run), losses(run)
-    for deleted in ("model", "checkpoints/checkpoint-4"):
-        subprocess.run(["rm", "-r", str(run.path / deleted)], check=True)
-    write_json(run.state_file, {**run.state(), "state": "failed"})
-    train_run(run.path, *overrides)
-    assert losses(run) == steps
-    assert run.state()["attempts"] == 2
-    resumed_weights = weights(run)
-    assert all(torch.equal(resumed_weights[name], expected_weights[name]) for name in expected_weights)
-
-
-@pytest.mark.parametrize(
-    ("first", "then"),
-    [("zero2", "zero3"), ("zero3", "single"), ("fsdp", "ddp"), ("single", "fsdp"), ("ddp", "zero1")],
-)
-def test_a_checkpoint_resumes_under_another_sharding(first, then, one_process, tmp_path):
-    """A checkpoint is not sharded: any number of processes and any sharding resumes from it, and only the
-    order of sums differs.
-    """
-
-    def overrides(preset: str) -> list[str]:
-        return [
-            f"parallel={preset}",
-            f"parallel.processes={1 if preset == 'single' else 2}",
-            "training.save_steps=2",
-        ]
-
-    run = train_run(tmp_path / "run", *overrides(first))
-    for deleted in ("model", "checkpoints/checkpoint-4"):
-        subprocess.run(["rm", "-r", str(run.path / deleted)], check=True)
-    write_json(run.state_file, {**run.state(), "state": "failed"})
-    assert_runs_equal(train_run(run.path, *overrides(then)), one_process("method=dpo"))
 
 
 # ---- NaN, no progress
@@ -277,7 +268,7 @@ def test_under_a_launcher_it_is_one_run(launcher, one_process, tmp_path):
     ]
     process = subprocess.run(command_line, env=environment(), capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr[-3000:]
-    assert_runs_equal(RunDirectory(tmp_path / "run"), one_process("method=dpo"))
+    assert_runs_equal(RunDirectory(tmp_path / "run"), one_process(*SAVED))
     assert process.stdout.count("Held-out rows, before and after") == 1
 
 
@@ -298,7 +289,7 @@ def test_two_machines_meet(one_process, tmp_path):
     ]
     outputs = [process.communicate(timeout=300)[0] for process in nodes]
     assert [process.returncode for process in nodes] == [0, 0]
-    assert_runs_equal(RunDirectory(tmp_path / "run"), one_process("method=dpo"))
+    assert_runs_equal(RunDirectory(tmp_path / "run"), one_process(*SAVED))
     assert ["Held-out rows" in output for output in outputs] == [True, False]
 
 
