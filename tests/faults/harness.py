@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -52,6 +53,15 @@ STEPS = [
 ]
 # audit events of the interpreter
 FILE_EVENTS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree"}
+IMPORTED = (  # by a run, some when they are needed
+    *("alignment_lab.methods", "alignment_lab.training", "alignment_lab.training.saving"),
+    *("alignment_lab.actions.assembly", "alignment_lab.models.loading", "alignment_lab.models.adapters"),
+    *("alignment_lab.checkpoints.verify", "alignment_lab.engine.generation"),
+    *("alignment_lab.report.render.run_page", "alignment_lab.tracking.tensorboard_run"),
+    *("matplotlib.figure", "matplotlib.backends.backend_svg", "torch.utils.tensorboard"),
+    "transformers.models.llama.modeling_llama",
+    "deepspeed",  # by accelerate, when a model is saved
+)
 LOGS = Path(tempfile.mkdtemp(prefix="alignment_lab_faults_logs_"))
 atexit.register(shutil.rmtree, LOGS, ignore_errors=True)
 SHOWN_LINES = 6  # of a failed attempt's output
@@ -71,10 +81,17 @@ def experiment(*overrides: str) -> Experiment:
 def import_everything() -> None:
     """Import what a run imports, once for all children."""
     prepare_libraries()
+    for name in IMPORTED:
+        importlib.import_module(name)
 
-    import alignment_lab.methods
-    import alignment_lab.report.render.run_page
-    import alignment_lab.training  # noqa: F401
+
+def verify_in_children() -> None:
+    """Let a child load what it saved by itself. That a fresh process can is in test_verify.py."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import pytest
+    from small_saves import verify_in_this_process
+
+    verify_in_this_process(pytest.MonkeyPatch())
 
 
 def attempt(

@@ -16,30 +16,29 @@ from harness import Row, attempt, digest, last_output, remove_run, seeded_random
 from alignment_lab.config import Experiment
 from alignment_lab.runtime.run_directory import RunDirectory
 
-RUNS, KILLED = 8, 4
 
-
-def campaign(spec: Experiment, folder: Path, rounds: int) -> Iterator[Row]:
-    """Eight runs of one experiment in eight directories, with an empty cache."""
+def campaign(spec: Experiment, folder: Path, rounds: int, builders: int) -> Iterator[Row]:
+    """Runs of one experiment in as many directories, with an empty cache; half of them are killed."""
+    killed = builders // 2
     undisturbed_folder = folder / "calm"
     assert attempt(spec, undisturbed_folder) == 0, last_output(undisturbed_folder)
     expected_digest = digest(RunDirectory(undisturbed_folder))
     random = seeded_random(11)
-    row = Row(f"{RUNS} builders of one cache, {KILLED} of them killed")
+    row = Row(f"{builders} builders of one cache, {killed} of them killed")
     for number in range(rounds):
         cache = folder / f"cache-{number}"
         cache.mkdir()
         (cache / "models").symlink_to(Path(os.environ["ALIGNMENT_LAB_CACHE"]) / "models")
-        pids = [_fork_run(spec, folder / f"race-{number}-{racer}", cache) for racer in range(RUNS)]
+        pids = [_fork_run(spec, folder / f"race-{number}-{racer}", cache) for racer in range(builders)]
         time.sleep(random.random() * 3)
-        for pid in pids[:KILLED]:
+        for pid in pids[:killed]:
             os.kill(pid, signal.SIGKILL)
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-        for racer in range(RUNS):
+        for racer in range(builders):
             path = folder / f"race-{number}-{racer}"
             code = (
                 codes[racer]
-                if racer >= KILLED
+                if racer >= killed
                 else attempt(spec, path, before=lambda cache=cache: _use_cache(cache))
             )
             row.count(
