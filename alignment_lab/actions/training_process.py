@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,8 +286,18 @@ def report(
         "rows": rows,
         "steps": steps,
         "tokens": tokens,
+        "shortcuts": _shortcuts(context, splits),
         **costs,
         "tokens_per_second": round(tokens / costs["seconds"]["train"], 1),
         "attempts": attempts,
         "metrics": metrics,
     }
+
+
+def _shortcuts(context: TrainContext, splits: data.Splits) -> list[dict[str, Any]]:
+    """What rules of form, and of the words of as many training pairs as the run had, make of the held-out
+    pairs that it was measured on.
+    """
+    heldout = islice(splits.heldout, context.spec.eval.rows)
+    train = islice(splits.train, len(context.train_rows))
+    return [asdict(found) for found in data.shortcuts(heldout, train)]

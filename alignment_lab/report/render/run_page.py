@@ -30,6 +30,8 @@ MAX_SAMPLES = 20  # the first ones
 LISTING_LIMIT = 60_000  # characters
 # The metrics with a card at the top of the page, each with its value before and after.
 CARDS = ("answers/correct", f"{IMPLICIT}accuracies", "accuracy", "mean_token_accuracy", "answers/words")
+# The shares of held-out pairs whose chosen answer the trained model prefers.
+ACCURACIES = (f"{EVAL}{IMPLICIT}accuracies", f"{EVAL}accuracy")
 
 
 def write_run_page(run: RunDirectory) -> Path:
@@ -47,6 +49,7 @@ def write_run_page(run: RunDirectory) -> Path:
         "notes": comparability.notes([record]),
         "samples": samples[:MAX_SAMPLES],
         "sample_count": len(samples),
+        "shortcuts": _shortcut_rows(record),
         "counts": _row_counts(record),
         "attempts": _attempt_rows(record),
         "times": {phase: format_duration(seconds) for phase, seconds in record.seconds.items()},
@@ -172,6 +175,31 @@ def _row_counts(record: RunRecord) -> dict[str, str]:
         **{name: format_number(count) for name, count in counts.items() if count is not None},
         **{f"dropped: {reason}".rstrip(": "): format_number(count) for reason, count in reasons},
     }
+
+
+def _shortcut_rows(record: RunRecord) -> list[dict[str, str]]:
+    """Rules that understand nothing, on the held-out pairs, beneath the run's own accuracy on them."""
+    found = record.report.get("shortcuts") or []
+    own = [(metric(name).label, after) for name in ACCURACIES if (after := record.after(name))]
+    rules = [
+        (each["name"], {"value": each["share"], "ci95": [each["low"], each["high"]], "n": each["pairs"]})
+        for each in found
+    ]
+    undecided = [""] * len(own) + [format_number(each["undecided"]) for each in found]
+    return (
+        [
+            {
+                "name": name,
+                "share": format_percent(measured),
+                "interval": format_percent_interval(measured),
+                "pairs": format_number(measured.get("n")),
+                "undecided": count,
+            }
+            for (name, measured), count in zip([*own, *rules], undecided, strict=True)
+        ]
+        if found
+        else []
+    )
 
 
 def _chart(chart: curves.Chart) -> dict[str, Any]:
