@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import pytest
 
-from alignment_lab.data import DataError
+from alignment_lab.config import SpecError
+from alignment_lab.data import DataError, load_rows
 from alignment_lab.data.contamination import find_leaks, heldout_texts, read_benchmark, shared_passage
 from alignment_lab.data.duplicates import near_duplicates
 from alignment_lab.data.words import hash_sequences, split_words
@@ -189,3 +191,105 @@ def test_a_benchmark_without_text_is_refused(content, tmp_path):
     (tmp_path / "a.jsonl").write_text(content)
     with pytest.raises(DataError, match=r"data\.clean\.benchmarks=.*a\.jsonl: "):
         read_benchmark(str(tmp_path / "a.jsonl"))
+
+
+def write(path, rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def pair(rng: random.Random) -> dict:
+    """One with many words, as no two rows share thirteen of them."""
+    return {
+        "prompt": text(rng, rng.randint(5, 30)),
+        "chosen": text(rng, 40),
+        "rejected": text(rng, rng.randint(3, 40)),
+    }
+
+
+@pytest.fixture
+def loaded(composed, tmp_path):
+    """The splits of rows, with `data.clean` options."""
+
+    def load(rows, *options: str, method: str = "dpo"):
+        path = write(tmp_path / "rows.jsonl", rows)
+        return load_rows(composed([f"method={method}", "data=local", f"data.path={path}", *options]))
+
+    return load
+
+
+EVERYTHING = ("data.clean.duplicates=near", "data.clean.overlap=drop")
+
+
+@pytest.mark.parametrize("method", ["dpo", "sft", "kto"])
+def test_of_clean_rows_none_is_left_out(method, loaded, tmp_path):
+    rng = random.Random(2)
+    rows = [pair(rng) for _ in range(60)]
+    file = write(tmp_path / "bench.jsonl", [{"prompt": text(rng, 20)} for _ in range(30)])
+    splits = loaded(rows, *EVERYTHING, f"data.clean.benchmarks=[{file}]", method=method)
+    plain = loaded(rows, method=method)
+    assert splits.train == plain.train and splits.heldout == plain.heldout
+    assert splits.dropped == plain.dropped == {} and plain.findings == []
+    assert len(splits.findings) == 4  # it says that nothing was found
+
+
+@pytest.mark.parametrize("method", ["dpo", "sft", "kto"])
+def test_planted_repeats_and_leaks_are_left_out_and_told_whatever_the_method(method, loaded, tmp_path):
+    rng = random.Random(4)
+    rows, held = [pair(rng) for _ in range(40)], [pair(rng) for _ in range(5)]
+    near = [*rows[2]["chosen"].split()[:-1], "another"]
+    planted = [
+        rows[0] | {"prompt": rows[0]["prompt"].upper(), "chosen": f"  {rows[0]['chosen']}\n"},
+        rows[1] | {"system": "Be kind.", "rejected": "Something else."},
+        rows[2] | {"chosen": " ".join(near)},
+        pair(rng) | {"chosen": f"As they say, {' '.join(held[1]['chosen'].split()[5:20])}!"},
+        pair(rng) | {"prompt": f"{text(rng, 3)}?"},
+    ]
+    bench = write(
+        tmp_path / "bench.jsonl", [{"question": planted[-1]["prompt"].title()}, {"question": "Why?"}]
+    )
+    options = [f"data.eval_path={write(tmp_path / 'held.jsonl', held)}"]
+    cleaned = loaded(
+        [*rows, *planted], *options, *EVERYTHING, f"data.clean.benchmarks=[{bench}]", method=method
+    )
+    halves = 2 if method == "kto" else 1
+    assert cleaned.dropped == cleaned.sources[0].dropped == {
+        "repeats another row": 2 * halves,
+        "nearly repeats another row": halves,
+        "shares a passage with a held-out row": halves,
+        "holds a prompt of a benchmark": halves,
+    }  # fmt: skip
+    assert cleaned.train == loaded(rows, *options, method=method).train
+    found = cleaned.cleaned
+    assert found["benchmarks"]["files"][bench] == {"prompts": 2, "found": 1, "rows": halves}
+    places = [
+        (found["duplicates"]["examples"][0], 41, ("like", "rows", 1)),
+        (found["duplicates"]["near_examples"][0], 43, ("like", "rows", 3)),
+        (found["overlap"]["examples"][0], 44, ("in", "held", 2)),
+        (found["benchmarks"]["examples"][0], 45, ("in", "bench", 1)),
+    ]
+    for example, line, (key, file, other) in places:
+        assert example["row"].endswith(f"rows.jsonl:{line}")
+        assert example[key].endswith(f"{file}.jsonl:{other}")
+        assert any(example["row"] in told and example["text"][:20] in told for told in cleaned.findings)
+    counted = loaded([*rows, *planted], *options, method=method)
+    assert counted.dropped == {} and len(counted.train) == (40 + 5) * halves
+    assert [told.partition(":")[0] for told in counted.findings] == ["duplicates", "overlap"]
+    assert all("leaves" in told for told in counted.findings)
+
+
+@pytest.mark.parametrize(
+    ("override", "phrase"),
+    [
+        ("data.clean.threshold=0.2", "data.clean.threshold=0.2: must lie between 0.5 and 1"),
+        ("data.clean.ngram=2", "data.clean.ngram=2: must lie between 5 and 50 words"),
+        ("data.clean.benchmarks=[nowhere.txt]", "data.clean.benchmarks=nowhere.txt: no such file"),
+        (
+            "data.clean.benchmarks=[pyproject.toml,pyproject.toml]",
+            "data.clean.benchmarks=pyproject.toml: is named",
+        ),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_one_sentence(override, phrase, composed):
+    with pytest.raises(SpecError, match=re.escape(phrase)):
+        composed([override])

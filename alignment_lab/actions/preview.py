@@ -73,7 +73,7 @@ def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview
             for row, full, index in zip(shown, uncut, indices, strict=True)
         ],
         rows_note=_rows_note(spec, len(shown), len(rows)),
-        notes=[tokenized.describe_rows(tokens)],
+        notes=[tokenized.describe_rows(tokens), *tokens.splits.findings],
         histograms=preview_counts.histograms(spec, whole, len(rows)),
         left_out=preview_counts.left_out(tokens.splits),
         template=preview_counts.template_tokens(spec, without_limit, decoder),

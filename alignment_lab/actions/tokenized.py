@@ -70,7 +70,8 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     _require_embedded(spec, model_folder, tokenizer, [*train, *heldout], console)
     available = len(train) if is_text else round(share * len(splits.train))
     tokens = TokenizedData(splits, model_folder, tokenizer, train, heldout, available, digest, pairs)
-    console.print(describe_rows(tokens), highlight=False, soft_wrap=True)
+    for line in (describe_rows(tokens), *splits.findings):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return tokens
 
 

@@ -274,6 +274,7 @@ def report(
             data.group_pairs(context.scored_rows)
         ),  # pairs are as many whether they were split or not
         "dropped": dict(splits.dropped),
+        "clean": splits.cleaned,
         "truncated": splits.truncated,
     }
     return {
@@ -298,6 +299,6 @@ def _shortcuts(context: TrainContext, splits: data.Splits) -> list[dict[str, Any
     """What rules of form, and of the words of as many training pairs as the run had, make of the held-out
     pairs that it was measured on.
     """
-    heldout = islice(splits.heldout, context.spec.eval.rows)
     train = islice(splits.train, len(context.train_rows))
+    heldout = context.heldout_pairs or context.scored_rows
     return [asdict(found) for found in data.shortcuts(heldout, train)]

@@ -132,6 +132,7 @@ def _append(found: Stretch, row: Row, keys: RowKeys, file: int, line: int) -> No
     numbers["label"].append(int(row["label"]) if "label" in row else NO_LABEL)
     numbers["exact"].append(_hash(_sorted(row["prompt"])) if "label" in row else 0)
     numbers["prompt"].append(keys.prompt)
+    numbers["whole"].append(keys.whole)
     numbers["rank"].append(keys.rank)
     numbers["order"].append(_hash(_sorted(content)))
     for name in LISTS:

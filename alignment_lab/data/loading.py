@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 from ..config import Data, Experiment, Format
+from ..runtime.digests import digest_files
 from ..runtime.files import json_digest
 from . import readers
+from .cleaning import clean_rows
 from .conversion import Conversion
 from .mixture import SourceCounts, choose_rows, require_columns, row_counts
 from .preparation import Part, Prepared, prepare, prepare_rows
@@ -145,23 +148,35 @@ def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | Non
         if len(kept) < len(rows):
             dropped[HELD_OUT] += len(rows) - len(kept)
         rows = kept
+    cleaned = clean_rows(data.clean, rows, held)
+    rows = cleaned.rows
     counts = _count_sources(data, everything)
+    for number, reasons in cleaned.dropped.items():
+        counts[train[number].quarantine.source].dropped += reasons
+        dropped += reasons
     rows = _choose(data, [prepared.quarantine.source for prepared in train], rows, counts)
     for number, prepared in enumerate(heldout or train):
         counts[prepared.quarantine.source].heldout += int((held.numbers("table") == number).sum())
     return Splits(
         shuffle(rows, spec.training.seed),
         held,
-        json_digest([[prepared.digest for prepared in part] for part in parts.values()]),
+        json_digest([[prepared.digest for prepared in part] for part in parts.values()] + _benchmarks(data)),
         dropped,
         read={name: sum(prepared.read for prepared in part) for name, part in parts.items()},
         quarantine=[prepared.quarantine for prepared in everything if prepared.quarantine.counts],
+        cleaned=cleaned.report,
+        findings=cleaned.lines,
         sources=list(counts.values()),
         unused={
             name: set().union(*(each.unused for each in everything if each.quarantine.source == name))
             for name in counts
         },
     )
+
+
+def _benchmarks(data: Data) -> list[str | None]:
+    """The content of the files whose prompts are left out."""
+    return digest_files([Path(path).expanduser() for path in data.clean.benchmarks])
 
 
 def _all_rows(parts: list[Prepared]) -> Rows:

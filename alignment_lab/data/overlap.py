@@ -31,13 +31,14 @@ class RowKeys(NamedTuple):
     rank: int  # of the prompt: a hash of its hash, in whose order prompts are held out
     prompts: list[int]  # every prompt that it answers on its way; of a text, itself
     turns: list[int]  # every exchange, and every longer turn
+    whole: int  # all turns: rows with the same one repeat each other
 
 
 def row_keys(row: Row) -> RowKeys:
     """The keys of a conversation, a pair, a labeled answer or a text."""
     if "text" in row:
         key = prompt_key(row)
-        return RowKeys(_number(key), _rank(key), [_number(key)], [])
+        return RowKeys(_number(key), _rank(key), [_number(key)], [], _number(key))
     turns = _turns(preferred_messages(row))
     answered = [
         index for index in range(1, len(turns)) if turns[index].role == "assistant" != turns[index - 1].role
@@ -48,7 +49,11 @@ def row_keys(row: Row) -> RowKeys:
     exchanges = {_hash(turns[index - 1].text + turns[index].text) for index in answered}
     shared = exchanges | {turn.text for turn in turns if turn.length >= MIN_CHARACTERS}
     return RowKeys(
-        _number(prompt), _rank(prompt), sorted(map(_number, prompts)), sorted(map(_number, shared))
+        _number(prompt),
+        _rank(prompt),
+        sorted(map(_number, prompts)),
+        sorted(map(_number, shared)),
+        _number(prefixes[-1]),
     )
 
 

@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import Experiment, Format
 from .mixture import SourceCounts
@@ -42,6 +42,8 @@ class Splits:
     truncated: int = 0
     read: dict[str, int] = field(default_factory=dict)  # rows of each part as they were read
     quarantine: list[Quarantine] = field(default_factory=list, compare=False)  # of each part of each source
+    cleaned: dict[str, Any] = field(default_factory=dict, compare=False)  # what was found in training rows
+    findings: list[str] = field(default_factory=list, compare=False)  # the same, a line for each
     sources: list[SourceCounts] = field(default_factory=list, compare=False)  # what became of each source
     unused: dict[str, set[str]] = field(default_factory=dict)  # by source: columns and message keys
 

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 ROW = "row"  # the Arrow column of the rows themselves, as JSON
 # One number of each row: the file and the line that it came from; -1 or its label; the first 64 bits of
-# hashes: of the prompt as it stands, of the prompt that rows are compared by, and of what they are sorted by.
+# hashes: of the prompt as it stands, of the prompt and the whole that rows are compared by, and of what they
+# are sorted by.
 NUMBERS = {
     "file": "int32", "line": "int64", "label": "int8",
-    "exact": "uint64", "prompt": "uint64", "rank": "uint64", "order": "uint64",
+    "exact": "uint64", "prompt": "uint64", "whole": "uint64", "rank": "uint64", "order": "uint64",
 }  # fmt: skip
 LISTS = ("prompts", "turns")  # several numbers of each row, uint64: see `overlap.RowKeys`
 

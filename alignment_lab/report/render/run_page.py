@@ -12,7 +12,7 @@ from ...config.metrics import EVAL, IMPLICIT, metric
 from ...runtime.run_directory import RunDirectory
 from ..study import comparability
 from ..study.runs import RunRecord, load_record
-from ..study.values import interval_of, n_of_metric, ordered_metrics, value_of
+from ..study.values import MetricValue, interval_of, n_of_metric, ordered_metrics, value_of
 from . import curves, svg
 from .formatting import (
     clip,
@@ -181,25 +181,20 @@ def _shortcut_rows(record: RunRecord) -> list[dict[str, str]]:
     """Rules that understand nothing, on the held-out pairs, beneath the run's own accuracy on them."""
     found = record.report.get("shortcuts") or []
     own = [(metric(name).label, after) for name in ACCURACIES if (after := record.after(name))]
-    rules = [
-        (each["name"], {"value": each["share"], "ci95": [each["low"], each["high"]], "n": each["pairs"]})
-        for each in found
+    measured = {label: (value, "") for label, value in own} if found else {}
+    for each in found:
+        value = MetricValue(value=each["share"], ci95=[each["low"], each["high"]], n=each["pairs"])
+        measured[each["name"]] = (value, format_number(each["undecided"]))
+    return [
+        {
+            "name": name,
+            "share": format_percent(value),
+            "interval": format_percent_interval(value),
+            "pairs": format_number(value.get("n")),
+            "undecided": undecided,
+        }
+        for name, (value, undecided) in measured.items()
     ]
-    undecided = [""] * len(own) + [format_number(each["undecided"]) for each in found]
-    return (
-        [
-            {
-                "name": name,
-                "share": format_percent(measured),
-                "interval": format_percent_interval(measured),
-                "pairs": format_number(measured.get("n")),
-                "undecided": count,
-            }
-            for (name, measured), count in zip([*own, *rules], undecided, strict=True)
-        ]
-        if found
-        else []
-    )
 
 
 def _chart(chart: curves.Chart) -> dict[str, Any]:
