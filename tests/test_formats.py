@@ -436,7 +436,7 @@ def test_a_margin_is_optional_and_for_pairs_alone():
     assert choose_converter(Format.conversation, set(row), "data")(row) == [CHAT | PAIR]
 
 
-@pytest.mark.parametrize("margin", ["3", True, [1.0], float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("margin", ["much", "nan", True, [1.0], float("nan"), float("inf"), -float("inf")])
 def test_a_margin_that_is_not_a_finite_number_is_refused(margin):
     with pytest.raises(BadRow, match="`margin` is not a finite number"):
         to_preference({**PAIR, "margin": margin})

@@ -194,6 +194,23 @@ def test_messages_that_were_written_as_a_string_are_read(form):
     assert pair(row)["chosen"] == TURNS[1:]
 
 
+def test_messages_in_other_wrappings_are_read():
+    """One answer of two as a string, each message as a string, a table with a list for each key."""
+    written = {"prompt": "Q", "chosen": repr([assistant("A")]), "rejected": "B"}
+    assert pair(written) == {"prompt": [user("Q")], "chosen": [assistant("A")], "rejected": [assistant("B")]}
+    assert messages({"messages": [json.dumps(turn) for turn in TURNS]}) == TURNS
+    table = {"role": ["user", "assistant"], "content": ["Q", "A"], "name": None}
+    assert messages({"messages": table}) == [user("Q"), assistant("A")]
+
+
+def test_two_turns_in_a_row_are_both_the_answer():
+    row = {
+        key: [user("Q"), assistant("A"), assistant(text)]
+        for key, text in (("chosen", "B"), ("rejected", "C"))
+    }
+    assert pair(row)["chosen"] == [assistant("A"), assistant("B")]
+
+
 def test_an_answer_in_json_is_an_answer():
     assert messages({"prompt": "Write a chat.", "completion": json.dumps(TURNS)})[1] == assistant(
         json.dumps(TURNS)
@@ -206,7 +223,16 @@ PLAY = "Human: Who is there?\n\nAssistant: The wind."
 @pytest.mark.parametrize("column", ["completion", "output", "response", "answer"])
 def test_a_play_is_one_answer(column):
     assert messages({"prompt": "Write a play.", column: PLAY}) == [user("Write a play."), assistant(PLAY)]
-    assert pair({"prompt": "Write a play.", "chosen": PLAY, "rejected": "B"})["chosen"] == [assistant(PLAY)]
+    assert messages({"prompt": [user("Write a play.")], column: PLAY})[1:] == [assistant(PLAY)]
+    assert pair({"prompt": "Write a play.", "chosen": PLAY, "rejected": PLAY + "!"})["chosen"] == [
+        assistant(PLAY)
+    ]
+
+
+def test_a_line_that_begins_with_human_is_no_transcript():
+    assert messages({"prompt": "Human: 37 degrees. Cat?", "completion": "38"})[0] == user(
+        "Human: 37 degrees. Cat?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -430,6 +456,12 @@ def test_a_bad_row_has_its_reason(defect):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("margin", [0.5, "0.5", " 5e-1"])
+def test_a_number_may_be_text_as_in_csv(margin):
+    assert pair({**PAIR, "margin": margin})["margin"] == 0.5
+    assert "margin" not in pair({**PAIR, "margin": ""})
+
+
 def test_case_and_blanks_do_not_make_another_role():
     turns = [{"role": "User ", "content": "Q"}, {"role": "ASSISTANT", "content": "A"}]
     assert messages({"messages": turns}) == [user("Q"), assistant("A")]
@@ -452,6 +484,10 @@ def test_columns_and_keys_that_are_not_used_are_named():
         **chat({**assistant("A"), "mood": "calm", "x": None}),
     }
     assert unused_parts(row, Format.conversation) == {"id", "answer", "prompt", "messages[].mood"}
+    asked = {**user("Q"), "tool_calls": [CALL], "name": "Ann"}
+    assert unused_parts({"messages": [asked, assistant("A")]}, Format.conversation) == {
+        "messages[].tool_calls"
+    }
     labeled = {"label": True, **chat(assistant("A", weight=1))}
     assert unused_parts(labeled, Format.unpaired) == {"messages[].weight"}
     assert unused_parts({**PAIR, "score_chosen": 1, "margin": 2}, Format.unpaired) == {

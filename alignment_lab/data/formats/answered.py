@@ -86,9 +86,8 @@ def _read_answered(row: Row, *, context: bool) -> tuple[list[Message], list[Mess
         messages = read_conversation(row, column)
         if messages[-1]["role"] == "assistant" or (answer := answer_column(row)) is None:
             return messages, []
-        return as_context(messages) if context else messages, read_messages(
-            row, answer, "assistant", whole=False
-        )
+        answers = read_messages(row, answer, "assistant")
+        return as_context(messages) if context else messages, answers
     answer = answer_column(row)
     if answer is None:
         raise BadRow(
@@ -101,7 +100,7 @@ def _read_answered(row: Row, *, context: bool) -> tuple[list[Message], list[Mess
         raise is_empty(blank) if blank else BadRow(Reason.no_prompt, f"no prompt that `{answer}` answers")
     prompt = read_prompt(row, column, context=context)
     # a string that lists messages is an answer like any other to a prompt that is plain text
-    whole = not isinstance(row[column], str) or is_written(row[column])
-    completion = read_messages(row, answer, "assistant", whole=whole)
+    written = not isinstance(row[column], str) or is_written(row[column])
+    completion = read_messages(row, answer, "assistant", written=written)
     check_answer(prompt, completion, f"`{answer}`")
     return prompt, completion

@@ -49,19 +49,21 @@ def answer_column(row: Row) -> str | None:
     return None
 
 
-def read_messages(row: Row, column: str, role: str, *, whole: bool) -> list[Message]:
+def read_messages(
+    row: Row, column: str, role: str, *, written: bool = True, transcript: bool = False
+) -> list[Message]:
     """The messages of a column: a list, one message, or text.
 
-    `whole`: its text may be a transcript or a list of messages written as a string. Other text is spoken by
-    `role`; "" says that the column has to hold several turns.
+    Its text may be a list of messages that was `written` as a string, or a `transcript`. Other text is spoken
+    by `role`; "" says that the column has to hold several turns.
     """
     value = row.get(column)
     if isinstance(value, str):
-        messages = _read_string(value, column, role, whole=whole)
+        messages = _read_string(value, column, role, written=written, transcript=transcript)
     elif isinstance(value, list):
         messages = _read_list(value, column)
     elif isinstance(value, dict):
-        messages = [read_message(value, column)]
+        messages = read_list(_transpose(value), column)
     elif value is None:
         raise BadRow(Reason.missing_column, f"`{column}` is missing")
     else:
@@ -84,7 +86,7 @@ def is_empty(column: str) -> BadRow:
 
 def read_conversation(row: Row, column: str) -> list[Message]:
     """The turns of the column that holds prompt and answer in one list."""
-    return with_system(row, read_messages(row, column, "", whole=True))
+    return with_system(row, read_messages(row, column, "", transcript=True))
 
 
 def read_prompt(row: Row, column: str, *, context: bool = False) -> list[Message]:
@@ -96,8 +98,7 @@ def read_prompt(row: Row, column: str, *, context: bool = False) -> list[Message
     if column == "instruction":
         messages = _read_instruction(row)
     else:
-        whole = column in ("prompt", "input")
-        messages = read_messages(row, column, "user", whole=whole)
+        messages = read_messages(row, column, "user", transcript=column == "prompt")
         messages = as_context(messages) if context else messages
     return with_system(row, _read_history(row) + messages if "history" in row else messages)
 
@@ -175,9 +176,9 @@ def has_accepted_answers(row: Row) -> bool:
     return isinstance(answer, list) and bool(answer) and all(isinstance(text, str) for text in answer)
 
 
-def _read_string(text: str, column: str, role: str, *, whole: bool) -> list[Message]:
-    if whole and text[:1] in STRUCTURE_STARTS:
-        if is_written(text):
+def _read_string(text: str, column: str, role: str, *, written: bool, transcript: bool) -> list[Message]:
+    if text[:1] in STRUCTURE_STARTS:
+        if written and is_written(text):
             items = parse_messages(text)
             if items is None:
                 raise BadRow(
@@ -185,7 +186,7 @@ def _read_string(text: str, column: str, role: str, *, whole: bool) -> list[Mess
                     f"`{column}` is a string that holds a list of messages and cannot be read as JSON",
                 )
             return _read_list(items, column)
-        if turns := parse_transcript(text):
+        if transcript and (turns := parse_transcript(text)):
             return [
                 {**turn, "train": False} if turn == {"role": "assistant", "content": ""} else turn
                 for turn in turns
@@ -195,6 +196,16 @@ def _read_string(text: str, column: str, role: str, *, whole: bool) -> list[Mess
     if not role and text.strip():
         raise BadRow(Reason.not_messages, f"`{column}` is text and not a list of messages")
     return [{"role": role or "user", "content": text}]
+
+
+def _transpose(value: dict[Any, Any]) -> list[Any]:
+    """One message; or all those of a table that has a list for each key: a Sequence of `datasets`."""
+    columns = {key: items for key, items in value.items() if isinstance(items, list)}
+    lengths = {len(items) for items in columns.values()}
+    is_table = isinstance(value.get("role", value.get("from")), list) and len(lengths) == 1
+    if not is_table or any(items is not None and key not in columns for key, items in value.items()):
+        return [value]
+    return [{key: items[index] for key, items in columns.items()} for index in range(lengths.pop())]
 
 
 def _read_list(items: list[Any], column: str) -> list[Message]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Callable
 from typing import Any
 
 from ..reasons import BadRow, Reason
 from ..rows import Row
-from .values import describe_type, is_given, parse_json, read_number, read_text
+from .values import describe_type, is_given, parse_json, read_label, read_number, read_text
 
 SCORE_KEYS = ("overall_score", "score", "fine-grained_score", "rating")
 CHOICE_COLUMNS = ("history", "human_ref_A", "human_ref_B", "labels")
@@ -21,10 +20,8 @@ VOTES = {  # the column of a vote, and those of the first and the second answer
 
 def from_choice(row: Row) -> Row:
     """SHP: `history`, `human_ref_A`, `human_ref_B`, and `labels`, which is 1 where A was preferred."""
-    label = row.get("labels")
-    if not isinstance(label, int) or label not in (0, 1):
-        raise BadRow(Reason.bad_label, "`labels` is neither 0 nor 1")
-    chosen, rejected = ("human_ref_A", "human_ref_B") if label else ("human_ref_B", "human_ref_A")
+    is_first = read_label(row, "labels")
+    chosen, rejected = ("human_ref_A", "human_ref_B") if is_first else ("human_ref_B", "human_ref_A")
     pair = _pair_of(row, chosen, rejected)
     pair["prompt"] = [{"role": "user", "content": _read_given(row, "history")}]
     del pair["history"]
@@ -100,8 +97,4 @@ def _read_scored(item: Any) -> tuple[float, str]:
         raise BadRow(
             Reason.missing_column, f"`completions` has an answer without a score ({', '.join(SCORE_KEYS)})"
         )
-    score = item[key]
-    if isinstance(score, str):
-        with contextlib.suppress(ValueError):
-            score = float(score)
-    return read_number(score, f"`{key}` of `completions`"), read_text(item, "response")
+    return read_number(item[key], f"`{key}` of `completions`"), read_text(item, "response")

@@ -6,9 +6,9 @@ from typing import Any
 
 from ..reasons import BadRow, Reason
 from ..rows import Message
-from .strings import TEMPLATE_STARTS, is_templated
+from .strings import TEMPLATE_STARTS, is_templated, is_written, parse_messages
 from .tools import parse_calls, read_calls
-from .values import LABEL_WORDS, describe_type, is_given
+from .values import as_truth, describe_type, is_given
 
 ROLES = {
     "system": "system", "user": "user", "assistant": "assistant", "tool": "tool",
@@ -49,6 +49,8 @@ def read_list(items: list[Any], column: str) -> list[Message]:
 
 def read_message(item: Any, column: str) -> Message:
     """One message of a column. Raises BadRow, which names the column."""
+    if isinstance(item, str) and is_written(item):
+        item = next(iter(parse_messages(item) or [item]))
     if not isinstance(item, dict):
         raise BadRow(Reason.not_messages, f"`{column}` holds {describe_type(item)} where a message belongs")
     message = _read_fields(item, column)
@@ -132,19 +134,17 @@ def _read_assistant(item: dict[Any, Any], column: str) -> dict[str, Any]:
 
 
 def _is_trained(item: dict[Any, Any], key: str, column: str) -> bool:
-    weight = item[key]
-    if isinstance(weight, str):
-        weight = LABEL_WORDS.get(weight.strip().lower())
-    if not isinstance(weight, int | float) or weight not in (0, 1):
+    weight = as_truth(item[key])
+    if weight is None:
         raise BadRow(
             Reason.bad_weight, f"`{column}` has a message whose `{key}` is neither 0 nor 1, true nor false"
         )
-    return bool(weight)
+    return weight
 
 
 def _read_content(item: dict[Any, Any], column: str, message: Message) -> str:
     content = item.get("content")
-    content = item.get("value") if content is None else content
+    content = item.get("value", content) if content is None or content == "" else content
     if isinstance(content, str):
         return content
     if isinstance(content, list):

@@ -22,7 +22,7 @@ from .columns import (
     with_system,
 )
 from .strings import TRANSCRIPT
-from .values import read_number
+from .values import is_given, read_number
 
 ANSWERS = ("chosen", "rejected")
 
@@ -30,7 +30,7 @@ ANSWERS = ("chosen", "rejected")
 def to_preference(row: Row) -> Row:
     """A preference row, with its margin where it has one."""
     pair = read_pair(row)
-    if (margin := row.get("margin")) is not None:
+    if is_given(margin := row.get("margin")):
         pair["margin"] = read_number(margin, "`margin`")
     return pair
 
@@ -57,9 +57,9 @@ def pair_to_prompt(row: Row) -> list[Row]:
 def read_pair(row: Row) -> Row:
     """Prompt and both answers. The prompt is the row's own, or the messages that both answers begin with."""
     column = prompt_column(row)
-    whole = isinstance(row.get("chosen"), str) and _may_be_transcripts(row, column)
-    chosen = read_messages(row, "chosen", "assistant", whole=whole)
-    rejected = read_messages(row, "rejected", "assistant", whole=whole)
+    transcript = isinstance(row.get("chosen"), str) and _may_be_transcripts(row, column)
+    chosen = read_messages(row, "chosen", "assistant", transcript=transcript)
+    rejected = read_messages(row, "rejected", "assistant", transcript=transcript)
     shared = _shared_length(chosen, rejected)
     if shared and chosen[0]["role"] in ("system", "user"):  # the answers hold the whole conversation
         prompt = with_system(row, chosen[:shared])
@@ -93,12 +93,9 @@ def _may_be_transcripts(row: Row, column: str | None) -> bool:
 
 
 def _repeats(answer: Any, prompt: str) -> bool:
-    """Whether an answer is messages written as text, or a transcript that begins with the prompt."""
-    if not isinstance(answer, str):
-        return False
-    return answer.lstrip()[:1] in "[{a" or (
-        TRANSCRIPT.match(answer) is not None and answer.strip().startswith(prompt.strip())
-    )
+    """Whether an answer is a transcript that begins with the prompt."""
+    is_transcript = isinstance(answer, str) and TRANSCRIPT.match(answer) is not None
+    return is_transcript and answer.strip().startswith(prompt.strip())
 
 
 def _read_conversation_prompt(row: Row) -> list[Message]:
@@ -108,10 +105,12 @@ def _read_conversation_prompt(row: Row) -> list[Message]:
 
 
 def _shared_length(chosen: list[Message], rejected: list[Message]) -> int:
-    """The number of leading messages that both share, never the last one: that is the answer."""
+    """The number of leading messages that both share and that come before an answer."""
     count = 0
     for left, right in zip(chosen[:-1], rejected[:-1], strict=False):
         if left != right:
             break
         count += 1
+    while count and chosen[count - 1]["role"] == "assistant":  # two turns in a row are both the answer
+        count -= 1
     return count

@@ -50,7 +50,8 @@ def parse_transcript(text: str) -> list[Message]:
     if not TRANSCRIPT.match(text):
         return []
     parts = TURN_MARKER.split(text)
-    if len(parts) < 3 or parts[0].strip():
+    # a line that begins with a single "Human:" may be any text: Anthropic's begin with two line breaks
+    if len(parts) < 3 or parts[0].strip() or (len(parts) == 3 and not text.startswith("\n\n")):
         return []
     return [
         {"role": "user" if speaker == "Human" else "assistant", "content": content.strip()}

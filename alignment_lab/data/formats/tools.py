@@ -23,8 +23,8 @@ def read_tools(row: Row) -> list[dict[str, Any]]:
     else:
         return []
     tools = parse_json(value)
-    tools = [tools] if isinstance(tools, dict) else tools
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+    tools = list(map(parse_json, tools)) if isinstance(tools, list) else [tools]
+    if not all(isinstance(tool, dict) for tool in tools):
         raise BadRow(Reason.bad_tools, f"`{column}` is no list of functions")
     tools = [_wrap_function(tool) for tool in tools if tool]
     if any(not isinstance(tool.get("function"), dict | None) for tool in tools):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from ...config import Format
@@ -15,49 +16,62 @@ from .columns import (
     prompt_column,
 )
 from .compared import CHOICE_COLUMNS, VOTES, vote_column
-from .messages import MESSAGE_KEYS, WEIGHT_KEYS
+from .messages import CALL_KEYS, MESSAGE_KEYS, REASONING_KEYS, ROLES, WEIGHT_KEYS
 from .preference import ANSWERS
 from .values import is_given
 
 FREE_COLUMNS = EXTRA_COLUMNS.union(SYSTEM_COLUMNS) - {"answer"}
+ASSISTANT_KEYS = frozenset((*CALL_KEYS, *REASONING_KEYS))
 TRAINED_KEYS = MESSAGE_KEYS.difference(WEIGHT_KEYS)  # of formats in which a turn has no weight
 
 
 def unused_parts(row: Row, format: Format) -> set[str]:
     """The columns that conversion to `format` ignores, and the keys of messages, as `messages[].mood`."""
-    if format is Format.text:
-        return {column for column, value in row.items() if column != "text" and is_given(value)}
-    used = _used_columns(row, format)
+    given = tuple([column for column, value in row.items() if value or is_given(value)])
+    accepted = "answer" in row and has_accepted_answers(row)
+    unused, with_messages = _sort_columns(given, format, accepted, isinstance(row.get("answer"), str))
+    parts = set(unused)
     known = MESSAGE_KEYS if format is Format.conversation else TRAINED_KEYS
-    parts: set[str] = set()
-    for column, value in row.items():
-        if column in used:
-            if isinstance(value, list | dict) and used[column]:
-                items = value if isinstance(value, list) else [value]
-                parts.update(f"{column}[].{key}" for key in _unknown_keys(items, known))
-        elif column not in FREE_COLUMNS and is_given(value):
-            parts.add(column)
+    for column in with_messages:
+        value = row[column]
+        if isinstance(value, list | dict):
+            items = value if isinstance(value, list) else [value]
+            parts.update(f"{column}[].{key}" for key in _unknown_keys(items, known))
     return parts
+
+
+@lru_cache(maxsize=1024)  # nearly all rows of a file have the same columns
+def _sort_columns(
+    given: tuple[str, ...], format: Format, accepted: bool, has_text_answer: bool
+) -> tuple[frozenset[str], tuple[str, ...]]:
+    """(the columns that are not used, those that are and hold messages) of a row with these columns."""
+    if format is Format.text:
+        return frozenset(given) - {"text"}, ()
+    row = dict.fromkeys(given, "text")
+    if not has_text_answer:
+        row.pop("answer", None)
+    used = _used_columns(row, format) | ({"answer": False} if accepted else {})
+    unused = (column for column in given if column not in used and column not in FREE_COLUMNS)
+    return frozenset(unused), tuple(column for column in given if used.get(column))
 
 
 def _used_columns(row: Row, format: Format) -> dict[str, bool]:
     """The columns that are converted, and whether each holds messages."""
-    used = {"answer": False} if has_accepted_answers(row) else {}
     if row.get("chosen") is not None and row.get("rejected") is not None:
         margin = {"margin": False} if format is Format.preference else {}
-        return {**used, **dict.fromkeys(ANSWERS, True), **margin, **_prompt_columns(row, True)}
+        return {**dict.fromkeys(ANSWERS, True), **margin, **_prompt_columns(row, True)}
     if all(row.get(column) is not None for column in CHOICE_COLUMNS):
-        return {**used, **dict.fromkeys(CHOICE_COLUMNS, False)}
+        return {**dict.fromkeys(CHOICE_COLUMNS, False)}
     vote = vote_column(row)
     if row.get(vote) is not None:
         context = {"context": True} if row.get("context") is not None else _prompt_columns(row, True)
-        return {**used, vote: False, **dict.fromkeys(VOTES[vote], False), **context}
+        return {vote: False, **dict.fromkeys(VOTES[vote], False), **context}
     if row.get("completions") is not None:
-        return {**used, "completions": False, **_prompt_columns(row, True)}
+        return {"completions": False, **_prompt_columns(row, True)}
     label = {"label": False} if format is Format.unpaired else {}
     whole, answer = conversation_column(row), answer_column(row)
     answers = {answer: True} if answer and not whole and format is not Format.prompt else {}
-    return {**used, **label, **answers, **_prompt_columns(row, False)}
+    return {**label, **answers, **_prompt_columns(row, False)}
 
 
 def _prompt_columns(row: Row, is_pair: bool) -> dict[str, bool]:
@@ -71,10 +85,14 @@ def _prompt_columns(row: Row, is_pair: bool) -> dict[str, bool]:
 
 
 def _unknown_keys(items: list[Any], known: frozenset[str]) -> set[Any]:
-    return {
-        key
-        for item in items
-        if isinstance(item, dict) and not known.issuperset(item)
-        for key in item
-        if key not in known and is_given(item[key])
-    }
+    keys: set[Any] = set()
+    for item in items:
+        if isinstance(item, dict) and len(item) > 2:
+            heard = known if _speaker(item) == "assistant" else known - ASSISTANT_KEYS
+            keys.update(key for key in item if key not in heard and is_given(item[key]))
+    return keys
+
+
+def _speaker(message: dict[Any, Any]) -> str | None:
+    word = message.get("role") or message.get("from")
+    return ROLES.get(word.strip().lower()) if isinstance(word, str) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from typing import Any
@@ -41,26 +42,29 @@ def read_text(row: Row, column: str) -> str:
 
 
 def read_number(value: Any, name: str) -> float:
-    """A finite number. Raises BadRow, which calls the value by `name`."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
+    """A finite number, or the text of one, as in CSV. Raises BadRow, which calls the value by `name`."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):  # an integer may have more than 308 digits
             if math.isfinite(number := float(value)):
                 return number
-        except OverflowError:  # an integer of more than 308 digits
-            pass
     raise BadRow(Reason.bad_number, f"{name} is not a finite number")
 
 
-def read_label(row: Row) -> bool:
+def read_label(row: Row, column: str = "label") -> bool:
     """Whether an answer is good: true or false, 1 or 0, or a word for it."""
-    label = row.get("label")
+    label = row.get(column)
     if label is None:
-        raise BadRow(Reason.missing_column, "`label` is missing")
-    if isinstance(label, str):
-        label = LABEL_WORDS.get(label.strip().lower())
-    if not isinstance(label, int | float) or label not in (0, 1):
-        raise BadRow(Reason.bad_label, "`label` is neither true nor false")
-    return bool(label)
+        raise BadRow(Reason.missing_column, f"`{column}` is missing")
+    if (truth := as_truth(label)) is None:
+        raise BadRow(Reason.bad_label, f"`{column}` is neither true nor false")
+    return truth
+
+
+def as_truth(value: Any) -> bool | None:
+    """True or false, 1 or 0, or a word for it; else None."""
+    if isinstance(value, str):
+        value = LABEL_WORDS.get(value.strip().lower())
+    return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
 
 
 def parse_json(value: Any) -> Any:
