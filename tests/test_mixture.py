@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import random
 import subprocess
 import sys
 from collections import Counter
+from concurrent import futures
+from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
+import yaml
 from rich.console import Console
 
 from alignment_lab.config import Data, DataSource, Source
 from alignment_lab.config.compose import load_experiment
+from alignment_lab.data import load_rows, preparation, workers
+from alignment_lab.data.__main__ import main as build_mixture
 from alignment_lab.data.mixture import (
     SourceCounts,
     choose_rows,
@@ -26,6 +34,7 @@ from alignment_lab.data.mixture import (
 )
 from alignment_lab.data.reasons import DataError
 
+ROOT = Path(__file__).resolve().parents[1]
 UF = "+data/source@data.sources.uf=ultrafeedback_binarized"
 HH = "+data/source@data.sources.hh=hh_rlhf"
 LAB = "+data/source@data.sources.lab=embedded"
@@ -299,3 +308,147 @@ def test_the_table_adds_up_and_leaves_out_what_is_nowhere():
     assert source_table(counts[:1]) is None
     assert describe_dropped(counts) == ["uf: 2 are empty"]
     assert counts[0].as_dict()["dropped"] == {"are empty": 2}
+
+
+# ---- a mixture as one folder
+
+
+def write_pairs(file: Path, count: int, word: str) -> Path:
+    rows = [
+        {"prompt": f"{word} {row}?", "chosen": f"{word} is {row}", "rejected": "no", "n": row}
+        for row in range(count)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def build_arguments(folder: Path) -> list[str]:
+    """Two local sources, one with held-out rows, one filtered and in shares."""
+    sources = {
+        "big": {"path": folder / "big.jsonl", "weight": 0.75, "+filter.n": "{min:5}"},
+        "small": {"path": folder / "small.jsonl", "eval_path": folder / "held.jsonl", "weight": 0.25},
+    }
+    for name, count in (("big", 90), ("small", 20), ("held", 6)):
+        write_pairs(folder / f"{name}.jsonl", count, name)
+    return [
+        "method=dpo",
+        "data=mixture",
+        *(f"+data/source@data.sources.{name}=local" for name in sources),
+        *(
+            f"{'+' * key.startswith('+')}data.sources.{name}.{key.lstrip('+')}={value}"
+            for name, settings in sources.items()
+            for key, value in settings.items()
+        ),
+    ]
+
+
+def built(folder: Path) -> dict[str, Any]:
+    return yaml.safe_load((folder / "manifest.yaml").read_text())
+
+
+@pytest.fixture
+def few_are_many(monkeypatch):
+    """Stretches of a few rows, so that several processes have some to convert."""
+    for name, value in {"FEW_ROWS": 10, "STRETCH_ROWS": 7, "FEW_BYTES": 0}.items():
+        monkeypatch.setattr(preparation, name, value)
+    monkeypatch.setattr(workers, "_processes", None)
+
+
+def test_the_same_mixture_has_the_same_digest_with_any_workers_in_any_process(
+    tmp_path, few_are_many, monkeypatch, capsys
+):
+    """Also where the files lie elsewhere, and the sources are given in another order."""
+    arguments = build_arguments(tmp_path)
+    for workers_count in (1, 4):
+        monkeypatch.setenv("ALIGNMENT_LAB_CACHE", str(tmp_path / f"cache{workers_count}"))
+        out = tmp_path / f"out{workers_count}"
+        with monkeypatch.context() as spied:
+            started: list[int] = []
+            start = futures.ProcessPoolExecutor.__init__
+
+            def spy(pool: Any, count: int, *args: Any, start: Any = start, seen: Any = started, **rest: Any):
+                seen.append(count)
+                start(pool, count, *args, **rest)
+
+            spied.setattr(futures.ProcessPoolExecutor, "__init__", spy)
+            assert build_mixture(["build", *arguments, f"out={out}", f"workers={workers_count}"]) == 0
+        assert set(started) == ({workers_count} if workers_count > 1 else set())
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    turned = build_arguments(elsewhere)
+    turned[2:4] = reversed(turned[2:4])
+    command = [sys.executable, "-m", "alignment_lab.data", "build", *turned, f"out={tmp_path}/out"]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    assert len({built(tmp_path / name)["digest"] for name in ("out1", "out4", "out")}) == 1
+    manifest = built(tmp_path / "out")
+    assert manifest["rows"] == {"train": 80, "test": 6}
+    assert {name: counts["chosen"] for name, counts in manifest["counts"].items()} == {"big": 60, "small": 20}
+    assert manifest["counts"]["big"]["filtered"] == 5
+    assert manifest["digest"] in capsys.readouterr().out
+
+
+def test_a_run_on_what_was_built_sees_the_rows_of_the_mixture_in_their_order(tmp_path, composed, capsys):
+    arguments = build_arguments(tmp_path)
+    assert build_mixture(["build", *arguments, f"out={tmp_path}/mix"]) == 0
+    mixed = load_rows(composed(arguments))
+    artefact = ["method=dpo", "data=local", f"data.path={tmp_path}/mix", "data.eval_split=test"]
+    again = load_rows(composed(artefact))
+    assert list(again.train) == list(mixed.train)
+    assert list(again.heldout) == list(mixed.heldout)
+    assert load_rows(composed([*arguments, "training.seed=7"])).train != mixed.train
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"data.path={tmp_path}/mix data.eval_split=test")
+
+
+def test_nothing_is_written_over_what_is_something_else(tmp_path, capsys):
+    arguments = build_arguments(tmp_path)
+    out = tmp_path / "mix"
+
+    def build_again(*more: str) -> str:
+        with contextlib.suppress(SystemExit):
+            assert build_mixture(["build", *arguments, f"out={out}", *more]) == 0
+        return capsys.readouterr().err
+
+    assert build_again() == build_again() == ""
+    assert "holds another mixture" in build_again("data.mixture_seed=1")
+    assert [file.name for file in tmp_path.iterdir() if "partial" in file.name] == []
+    shard = next(out.glob("train-*"))
+    shard.write_text(shard.read_text() + "{}\n")
+    assert "was changed since it was built" in build_again()
+    (out / "manifest.yaml").unlink()
+    assert "is no mixture that was built" in build_again()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["make"], "make: no such command"),
+        (["build"], "out: say where"),
+        (["build", "out=x", "workers=0"], "workers=0: give a whole number"),
+        (["build", "out=x", "--force"], "--force: no such option"),
+        (["build", "out=x", "data.pth=3"], "data.pth=3: no such key; did you mean data.path?"),
+    ],
+)
+def test_a_mistake_in_a_build_is_one_sentence(words, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["data", *words])
+    with pytest.raises(SystemExit) as exit:
+        build_mixture(words)
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+
+
+def test_adding_a_source_holds_out_no_other_rows_of_the_others(tmp_path, composed):
+    """Each source holds out a share of its own; what another source shares with it is left out there."""
+    for name in ("one", "two"):
+        write_pairs(tmp_path / f"{name}.jsonl", 60, name)
+    alone = [
+        "data=mixture", "+data/source@data.sources.one=local",
+        f"data.sources.one.path={tmp_path}/one.jsonl", "data.sources.one.fraction=0.5",
+    ]  # fmt: skip
+    added = ["+data/source@data.sources.two=local", f"data.sources.two.path={tmp_path}/two.jsonl"]
+
+    def rows_of_one(overrides: list[str], part: str) -> list[Any]:
+        rows = getattr(load_rows(composed(overrides), shuffled=False), part)
+        return sorted((row for row in rows if row["prompt"][0]["content"].startswith("one")), key=str)
+
+    for part in ("train", "heldout"):
+        assert rows_of_one(alone, part) == rows_of_one([*alone, *added], part) != []

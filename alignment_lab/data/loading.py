@@ -41,12 +41,16 @@ PARTS: tuple[readers.Part, ...] = ("train", "eval")
 GROWTH = 4  # where the rows were too few, a fourth as many again is read
 
 
-def load_rows(spec: Experiment) -> Splits:
-    """Read, convert, split and shuffle the rows. Writes nothing.
+def load_rows(spec: Experiment, *, shuffled: bool = True) -> Splits:
+    """Read, convert, split and shuffle the rows; else they are in the order of sources, files and lines.
 
-    Raises DataError, in one sentence, where the data cannot be used or leaves no row to train on.
+    Writes nothing. Raises DataError, in one sentence, where the data cannot be used or leaves no row to train
+    on.
     """
     splits = _load_streamed(spec) if spec.data.streaming else _load_whole(spec)
+    if shuffled:
+        assert isinstance(splits.train, Rows)
+        splits.train = shuffle(splits.train, spec.training.seed)
     if not splits.train:
         reasons = "; ".join(f"{count}: {reason}" for reason, count in splits.dropped.items())
         raise DataError(
@@ -128,9 +132,9 @@ def _label(data: Data, name: str, part: readers.Part) -> str:
 
 
 def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | None) -> Splits:
-    """Split the rows of all sources, choose those to train on, and shuffle them.
+    """Split the rows of all sources, and choose those to train on.
 
-    Without `heldout`, a fraction of the prompts of `train` is held out.
+    Without `heldout`, a fraction of the prompts of each source in `train` is held out.
     """
     data = spec.data
     parts = {"train": train} | ({} if heldout is None else {"heldout": heldout})
@@ -141,9 +145,10 @@ def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | Non
     rows = _all_rows(train)
     dropped = sum((prepared.quarantine.details() for prepared in everything), Counter())
     if heldout is None:
-        rows, held = hold_out(rows, data.eval_fraction)
+        rows, held = _hold_out_of_each(rows, len(train), data.eval_fraction)
     else:
         held = in_hash_order(_all_rows(heldout))
+    if heldout is not None or len(train) > 1:
         kept = without_overlap(held, rows)
         if len(kept) < len(rows):
             dropped[HELD_OUT] += len(rows) - len(kept)
@@ -158,7 +163,7 @@ def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | Non
     for number, prepared in enumerate(heldout or train):
         counts[prepared.quarantine.source].heldout += int((held.numbers("table") == number).sum())
     return Splits(
-        shuffle(rows, spec.training.seed),
+        rows,
         held,
         json_digest([[prepared.digest for prepared in part] for part in parts.values()] + _benchmarks(data)),
         dropped,
@@ -184,6 +189,21 @@ def _all_rows(parts: list[Prepared]) -> Rows:
 
     table = join_tables([prepared.table for prepared in parts])
     return Rows(table, numpy.arange(len(table.rows)))
+
+
+def _hold_out_of_each(rows: Rows, sources: int, share: float) -> tuple[Rows, Rows]:
+    """(train, held out): a share of each source's prompts, whatever other sources there are."""
+    import numpy
+
+    if sources == 1:
+        return hold_out(rows, share)
+    owners = rows.numbers("table")
+    sides = [hold_out(rows.select(numpy.flatnonzero(owners == source)), share) for source in range(sources)]
+    train, held = (
+        Rows(rows.table, numpy.concatenate([side.indices for side in each]))
+        for each in zip(*sides, strict=True)
+    )
+    return train, in_hash_order(held)
 
 
 def _count_sources(data: Data, everything: list[Prepared]) -> dict[str, SourceCounts]:

@@ -18,6 +18,13 @@ Result = TypeVar("Result")
 WAITING = 2  # pieces of work for each process that are begun before the first of them is taken
 
 _function: Callable[[Any], Any] | None = None  # of a worker
+_processes: int | None = None  # that were asked for
+
+
+def use_processes(count: int) -> None:
+    """Share work among so many processes from here on, instead of one for each core."""
+    global _processes
+    _processes = count
 
 
 def available_cores() -> int:
@@ -33,7 +40,7 @@ def ordered_map(
     Processes are forked: `function` may be a closure; items and results are pickled. No more than a few items
     of each process are in memory at a time. An error in a process is raised here.
     """
-    count = available_cores() if processes is None else processes
+    count = processes or _processes or available_cores()
     if count < 2:
         yield from map(function, items)
         return
