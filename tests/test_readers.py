@@ -72,9 +72,9 @@ def table(folder: Path, name: str, delimiter: str = ",") -> Path:
     return folder / name
 
 
-def zstd(folder: Path, name: str) -> Path:
+def zstd(folder: Path, name: str, times: int = 1) -> Path:
     with pa.CompressedOutputStream(str(folder / name), "zstd") as stream:
-        stream.write(lines())
+        stream.write(lines() * times)
     return folder / name
 
 
@@ -419,6 +419,11 @@ def test_a_row_of_a_table_that_does_not_fit_is_a_row_with_a_defect(tmp_path):
 # ---- files that cannot be read
 
 
+def cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:-9])
+    return path
+
+
 def cut_parquet(folder: Path) -> Path:
     path = parquet_file(folder)
     path.write_bytes(path.read_bytes()[:-40])
@@ -454,6 +459,8 @@ CANNOT = {
     "utf-16": (written("rows.jsonl", '{"a": 1}'.encode("utf-16")), "is UTF-16; save it as UTF-8"),
     "binary": (written("rows.jsonl", b"\x01\x00\x02" * 9), "is neither text nor"),
     "cut gzip": (written("rows.jsonl.gz", gzip.compress(lines() * 99)[:-20]), "cannot be unpacked"),
+    "cut long gzip": (written("rows.jsonl.gz", gzip.compress(lines() * 999)[:-20]), "read to its end"),
+    "cut zstd": (lambda folder: cut(zstd(folder, "rows.jsonl.zst", 999)), "it is damaged: fetch"),
     "a pointer": (written("rows.parquet", LFS), "is a pointer of Git LFS and holds no"),
     "a page": (written("rows.json", b"\n<!DOCTYPE html><html>"), "is an HTML page"),
     "a zip": (written("rows.csv", b"PK\x03\x04..."), "is a zip archive or a workbook"),

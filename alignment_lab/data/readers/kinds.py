@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
-from collections.abc import Callable
+import zlib
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -20,13 +18,13 @@ ENDINGS = {
     ".feather": "arrow",
     ".txt": "text",
 }
-PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 READABLE = (
     "a .json, .jsonl, .csv, .tsv, .parquet, .arrow or .txt file (.gz and .zst as well), a folder or a "
     "pattern of such files, or what datasets' save_to_disk wrote"
 )
 HEAD_BYTES = 2**16
-MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ": "xz"}
+MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 COLUMNAR = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
 FOREIGN = {
     b"version https://git-lfs": "is a pointer of Git LFS and holds no rows; fetch them with `git lfs pull` "
@@ -38,6 +36,7 @@ FOREIGN = {
     b"\xfe\xff": "is UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8.",
     b"\x80\x04": "is a pickle, which is not opened, as it may run code; write it as JSONL.",
 }
+UNPACK_ERRORS = (OSError, EOFError, zlib.error)
 BOM = b"\xef\xbb\xbf"
 
 
@@ -56,10 +55,12 @@ def named_kind(path: Path) -> str | None:
 
 
 def open_bytes(path: Path, compression: str | None) -> IO[bytes]:
-    """A file to be read from its beginning, unpacked."""
+    """A file to be read from its beginning, unpacked. A damaged one raises a member of UNPACK_ERRORS."""
     if compression is None:
         return path.open("rb", buffering=2**20)
-    return COMPRESSIONS[compression](path)
+    if compression == "zstd":
+        return _open_zstd(path)
+    return cast(IO[bytes], import_module(compression).open(path))
 
 
 def _open_zstd(path: Path) -> IO[bytes]:
@@ -69,14 +70,6 @@ def _open_zstd(path: Path) -> IO[bytes]:
 
     stream: Any = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
     return cast(IO[bytes], io.BufferedReader(stream, 2**20))
-
-
-COMPRESSIONS: dict[str, Callable[[Path], Any]] = {
-    "gzip": gzip.open,
-    "bz2": bz2.open,
-    "xz": lzma.open,
-    "zstd": _open_zstd,
-}
 
 
 def compression_of(path: Path) -> str | None:

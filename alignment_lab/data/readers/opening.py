@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from lzma import LZMAError
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from .card import Card, card_splits, read_card
 from .columnar import read_arrow, read_parquet, split_parquet
 from .hub import open_hub
 from .json_files import read_json, split_json
-from .kinds import compression_of, kind_of, read_head
+from .kinds import UNPACK_ERRORS, compression_of, kind_of, read_head
 from .layout import UNNAMED, Splits, choose_split, find_splits, is_saved, one_kind
 from .places import DAMAGED, DataFile, Key, Part, Setting, Skip, Span, listed
 from .tables import read_table, read_text
@@ -62,7 +61,7 @@ def open_rows(
     DataError at once where the files cannot be told, and while it is read where a file ends its rows.
     """
     if span is not None:
-        return READERS[span.file.kind].read(span.file, span if span.end is not None else None, Skip())
+        return _read(span.file, span if span.end is not None else None, Skip())
     if source.kind is DataSource.hub:
         split = source.train if part == "train" else source.eval
         if split is None:
@@ -73,7 +72,7 @@ def open_rows(
     if files is None:
         return None
     skip = Skip(start)
-    rows = (row for file in files for row in READERS[file.kind].read(file, None, skip))
+    rows = (row for file in files for row in _read(file, None, skip))
     return _not_empty(rows, files[0].setting) if not start else rows
 
 
@@ -181,7 +180,7 @@ def _told_apart(path: Path, setting: Setting, features: dict[str, Any]) -> DataF
     compression = compression_of(path)
     try:
         head = read_head(path, compression)
-    except (OSError, EOFError, LZMAError) as error:
+    except UNPACK_ERRORS as error:
         raise file.error(f"cannot be unpacked ({error}); {DAMAGED}") from error
     kind, problem = kind_of(path, head)
     if kind is None:
@@ -189,6 +188,14 @@ def _told_apart(path: Path, setting: Setting, features: dict[str, Any]) -> DataF
     if compression and kind in COLUMNAR:
         raise file.error(f"is {kind} inside of {compression}; unpack it.")
     return replace(file, kind=kind, compression=compression)
+
+
+def _read(file: DataFile, span: Span | None, skip: Skip) -> Iterator[RawRow]:
+    """The rows of a file. Raises DataError where it ends, or cannot be read on, before its rows do."""
+    try:
+        yield from READERS[file.kind].read(file, span, skip)
+    except UNPACK_ERRORS as error:
+        raise file.error(f"cannot be read to its end ({error}); {DAMAGED}") from error
 
 
 def _not_empty(rows: Iterator[RawRow], setting: Setting) -> Iterator[RawRow]:

@@ -34,8 +34,8 @@ class DataFile:
 
     path: Path
     name: str  # as a user would name it
-    kind: str  # a key of `reading.READERS`
-    compression: str | None  # a key of `kinds.COMPRESSIONS`
+    kind: str  # a key of `opening.READERS`
+    compression: str | None  # a value of `kinds.PACKED`
     setting: Setting
     # features by column, as `datasets` writes them, where a README.md or a dataset_info.json has them
     features: dict[str, Any] = field(default_factory=dict, compare=False)
