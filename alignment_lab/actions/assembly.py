@@ -82,9 +82,7 @@ def build_context(
         policy.config.get_text_config(),
         dtype_bytes=dtype.itemsize,
         free_bytes=free_memory(device),
-        longest_row=max(
-            data.max_sequence_length(row) for row in [*tokens.train, *tokens.heldout, *tokens.heldout_pairs]
-        ),
+        longest_row=max(map(data.longest_sequence, (tokens.train, tokens.heldout, tokens.heldout_pairs))),
         cuda=device.type == "cuda",
         processes=ranks.world_size(),
     )

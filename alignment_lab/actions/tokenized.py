@@ -32,12 +32,12 @@ class TokenizedData:
     splits: data.Splits
     model_folder: Path
     tokenizer: PreTrainedTokenizerBase
-    train: list[Row]
-    heldout: list[Row]
+    train: Sequence[Row]
+    heldout: Sequence[Row]
     available: int  # training rows of the data; of texts, blocks are the rows
     tokenizer_digest: str = ""
     # held-out conversations whose data has a rejected answer too, as preference rows
-    heldout_pairs: list[Row] = field(default_factory=list)
+    heldout_pairs: Sequence[Row] = field(default_factory=list)
 
 
 def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console: Console) -> TokenizedData:
@@ -56,18 +56,24 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     is_text = spec.method.format is Format.text
     if is_text:  # they fill blocks, of which none is replaced
         candidates = data.take_groups(candidates, measured)
+    refused = data.Quarantine()  # rows that the template or the length leaves out
     with collectives.main_process_first():
-        train, counts, share = _tokenize_groups(tokenize_rows, splits.train, data.max_train_groups(spec))
-        heldout, more, _ = _tokenize_groups(tokenize_rows, candidates, None if is_text else measured)
-        pairs = [row for row in heldout if "messages" in row and "rejected" in row]
+        train, counts, share = _tokenize_groups(
+            tokenize_rows, splits.train, refused, data.max_train_groups(spec)
+        )
+        heldout, more, _ = _tokenize_groups(tokenize_rows, candidates, refused, None if is_text else measured)
+        pairs: Sequence[Row] = [row for row in heldout if "messages" in row and "rejected" in row]
         if pairs:
             pairs = data.tokenize_cached(tokenize_pairs, tokenizer, digest, pairs, limit).rows
     counts += more
     splits.truncated = counts.pop("truncated", 0)
     splits.dropped += counts
+    if refused.counts:
+        splits.quarantine.append(refused)
+        refused.check(spec.data, f"data={spec.data.name}", len(splits.train) + len(splits.heldout))
     if not train:
         raise UserError(f"data.max_length={limit}: no row fits; raise it, or give shorter rows.")
-    _require_embedded(spec, model_folder, tokenizer, [*train, *heldout], console)
+    _require_embedded(spec, model_folder, tokenizer, [train, heldout], console)
     available = len(train) if is_text else round(share * len(splits.train))
     tokens = TokenizedData(splits, model_folder, tokenizer, train, heldout, available, digest, pairs)
     for line in (describe_rows(tokens), *splits.findings):
@@ -76,34 +82,46 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
 
 
 def _tokenize_groups(
-    tokenize_rows: Callable[[Sequence[Row]], data.Tokenized], rows: Sequence[Row], count: int | None
-) -> tuple[list[Row], Counter[str], float]:
+    tokenize_rows: Callable[[Sequence[Row]], data.Tokenized],
+    rows: Sequence[Row],
+    quarantine: data.Quarantine,
+    count: int | None,
+) -> tuple[Sequence[Row], Counter[str], float]:
     """(the first `count` groups that can be used, of all for None; what was dropped on the way; the tokenized
-    rows per row). A group that is dropped, as too long, is replaced by the next one.
+    rows per row). A group that is dropped, as too long, is replaced by the next one. Rows that are dropped are
+    put into `quarantine`.
     """
-    groups = data.group_pairs(rows)
-    taken: list[Row] = []
+    starts = [*data.group_starts(rows).tolist(), len(rows)] if count is not None else [0, len(rows)]
+    parts: list[Sequence[Row]] = []
     counts: Counter[str] = Counter()
-    first, tried, missing = 0, 0, len(groups) if count is None else count
-    while missing > 0 and first < len(groups):
-        block = [rows[index] for group in groups[first : first + missing] for index in group]
+    first, taken, missing = 0, 0, 1 if count is None else count
+    while missing > 0 and first < len(starts) - 1:
+        end = min(first + missing, len(starts) - 1)
+        block = rows[starts[first] : starts[end]]
         tokenized = tokenize_rows(block)
-        taken += tokenized.rows
+        parts.append(tokenized.rows)
+        taken += len(tokenized.rows)
         counts += tokenized.counts
-        counts.update(str(bad_row) for _, bad_row in tokenized.dropped)
-        first, tried = first + missing, tried + len(block)
-        missing = 0 if count is None else count - len(data.group_pairs(taken))
-    return taken, counts, len(taken) / tried if tried else 0.0
+        for index, bad_row in tokenized.dropped:
+            counts[str(bad_row)] += 1
+            quarantine.put(data.dropped_record(block, index, bad_row))
+        first = end
+        missing = 0 if count is None else count - sum(len(data.group_starts(part)) for part in parts)
+    return data.join_token_rows(parts), counts, taken / starts[first] if starts[first] else 0.0
 
 
 def _require_embedded(
-    spec: Experiment, folder: Path, tokenizer: PreTrainedTokenizerBase, rows: list[Row], console: Console
+    spec: Experiment,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    parts: list[Sequence[Row]],
+    console: Console,
 ) -> None:
     """Refuse rows with tokens that the model has no embedding for, before it is loaded."""
     embedded = embedding_rows(spec.model, folder)
     if embedded is None:
         return
-    used = (token for row in rows for column in data.ID_COLUMNS for token in row.get(column, ()))
+    used = (token for rows in parts for token in data.used_ids(rows))
     if require_embedded(tokenizer, embedded, used, str(spec.model.path)):
         console.print(
             f"tokenizer: its padding token has no row in the embedding; {tokenizer.pad_token} pads instead, "

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from .. import content, data
 from ..config import Experiment
+from ..data.mixture import source_table
 from ..distributed import collectives, ranks
 from ..estimate.oom import explain_failure
 from ..evaluation.answers import sample_rows, score_answers
@@ -97,6 +98,8 @@ def _train(
         from . import tokenized
 
         tokens = tokenized.tokenize(spec, splits, model_folder, console)
+        if ranks.is_main_process():
+            _tell_what_was_left_out(run, splits, console)
 
         def on_start(trainer: Trainer) -> None:
             watchdog.heartbeat()  # the watchdog starts here: the reference may have been waited for, and long
@@ -123,6 +126,21 @@ def _train(
         write_json(run.report_file, report(trainer, splits, meter, metrics))
     collectives.barrier()
     _require_proved(run, problem)
+
+
+def _tell_what_was_left_out(run: RunDirectory, splits: data.Splits, console: Console) -> None:
+    """Columns that have no effect, and quarantine.jsonl, a line each."""
+    lines = [
+        f"{name}: not used: {', '.join(sorted(parts))}" for name, parts in splits.unused.items() if parts
+    ]
+    if splits.quarantine:
+        run.write_quarantine(data.bad_rows(splits.quarantine))
+        total = sum(part.counts.total() for part in splits.quarantine)
+        lines.append(f"quarantine: {total} rows, with file, line and reason, in {run.quarantine_file}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    if table := source_table(splits.sources):
+        console.print(table)
 
 
 def _require_proved(run: RunDirectory, problem: str | None) -> None:
@@ -275,6 +293,8 @@ def report(
         ),  # pairs are as many whether they were split or not
         "dropped": dict(splits.dropped),
         "clean": splits.cleaned,
+        "reasons": data.count_reasons(splits.quarantine),
+        "sources": {counts.name: counts.as_dict() for counts in splits.sources},
         "truncated": splits.truncated,
     }
     return {

@@ -21,7 +21,7 @@ from . import files
 from .files import FileDigests, read_files
 
 Recorded = Mapping[str, Any]  # provenance.json: content, files, rows
-ROWS = {"data.path": "train", "data.eval_path": "heldout"}  # setting -> part, as Splits.read counts it
+DATA = "data"  # what settings of files of rows begin with
 REMEDY = "give another directory to train on what is there now: {}=DIRECTORY."
 
 
@@ -91,7 +91,7 @@ def _data_changes(
 ) -> list[str]:
     """Other rows than there were, by the setting whose files differ."""
     there: FileDigests = recorded.get("files") or {}
-    settings = [setting for setting in ("data", *ROWS) if setting in there]
+    settings = [setting for setting in there if setting.partition(".")[0] == DATA]
     differing = {setting: text for setting in settings if (text := _differing(there, now, setting))}
     before = (recorded.get("content") or {}).get("data")
     if before is None or (settings and not differing) or (splits is None and not settings):
@@ -106,9 +106,16 @@ def _data_changes(
     if not differing:  # rows of the Hub, or of a stream
         return [f"{_label(spec, 'data.path')} has other rows ({_counts(rows, splits.read, 'train')})"]
     return [
-        f"{_label(spec, setting)} has other rows ({text}; {_counts(rows, splits.read, ROWS.get(setting))})"
+        f"{_label(spec, setting)} has other rows ({text}; {_counts(rows, splits.read, _part(spec, setting))})"
         for setting, text in differing.items()
     ]
+
+
+def _part(spec: Experiment, setting: str) -> str | None:
+    """The part of the rows that a setting names, as Splits.read counts it; None for one of several sources."""
+    if setting == DATA or spec.data.sources:
+        return None
+    return "heldout" if setting == "data.eval_path" else "train"
 
 
 def _counts(before: Mapping[str, int], now: Mapping[str, int], part: str | None) -> str:
@@ -137,10 +144,10 @@ def _label(spec: Experiment, setting: str) -> str:
         return f"model.path={model.path}" if model.path else f"model={model.name}"
     if setting == "data" or spec.data.source is DataSource.embedded:
         return f"data={spec.data.name}"
-    values = {
-        "data.path": spec.data.path,
-        "data.eval_path": spec.data.eval_path,
-        files.ADAPTER: model.init_adapter,
-        files.TEMPLATE: model.chat_template,
-    }
+    if setting.partition(".")[0] == DATA:
+        value: Any = spec.data
+        for name in setting.split(".")[1:]:
+            value = value[name] if isinstance(value, dict) else getattr(value, name)
+        return f"{setting}={value}"
+    values = {files.ADAPTER: model.init_adapter, files.TEMPLATE: model.chat_template}
     return f"{setting}={values[setting]}"

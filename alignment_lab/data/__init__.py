@@ -6,11 +6,13 @@ reason.
 
 from .loading import load_rows
 from .overlap import prompt_key, prompt_messages
+from .quarantine import Quarantine, bad_rows, count_reasons, dropped_record
 from .reasons import DataError
 from .rows import Message, Row
 from .shortcuts import Shortcut, shortcuts
 from .split import Splits, generation_rows, group_pairs, group_starts, max_train_groups, take_groups
 from .token_cache import tokenize_cached
+from .token_rows import TokenRows, join_token_rows, longest_sequence, total_tokens, used_ids
 from .tokenization import (
     ID_COLUMNS,
     TOKENIZE,
@@ -25,16 +27,23 @@ __all__ = [
     "TOKENIZE",
     "DataError",
     "Message",
+    "Quarantine",
     "Row",
     "Shortcut",
     "Splits",
+    "TokenRows",
     "Tokenized",
+    "bad_rows",
+    "count_reasons",
     "count_sequence_tokens",
     "count_tokens",
+    "dropped_record",
     "generation_rows",
     "group_pairs",
     "group_starts",
+    "join_token_rows",
     "load_rows",
+    "longest_sequence",
     "max_sequence_length",
     "max_train_groups",
     "prompt_key",
@@ -42,4 +51,6 @@ __all__ = [
     "shortcuts",
     "take_groups",
     "tokenize_cached",
+    "total_tokens",
+    "used_ids",
 ]

@@ -156,7 +156,7 @@ def _open(folder: Path) -> Prepared | None:
     try:
         facts = json.loads((folder / FACTS_FILE).read_text())
         if digest_files([folder / ROWS_FILE, folder / BAD_FILE]) == facts["sha256"]:
-            table = open_table(folder / ROWS_FILE, facts["files"])
+            table = open_table(folder / ROWS_FILE, facts["files"])._replace(key=facts["sha256"][0])
             counts = Counter({(Reason[name], detail): count for name, detail, count in facts["counts"]})
             quarantine = Quarantine(facts["name"], counts=counts, file=folder / BAD_FILE)
             return Prepared(

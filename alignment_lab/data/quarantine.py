@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import BadRows, Data
 from .reasons import BadRow, DataError, Reason
-from .rows import RawRow
+from .rows import RawRow, Row
+from .table import Rows
 
 EXAMPLES = 3  # that a sentence shows
 EXCERPT = 160  # characters of a row that are kept beside its place
@@ -32,6 +33,17 @@ class BadRecord(NamedTuple):
         return f"{self.file}, {self.unit} {self.line}: {self.detail or self.reason.value}"
 
 
+def is_defect(reason: Reason) -> bool:
+    """Whether a row is left out as it is wrong: not where it has nothing to learn from, or is too long."""
+    return not reason.uninformative and reason is not Reason.prompt_too_long
+
+
+def dropped_record(rows: Sequence[Row], index: int, bad: BadRow) -> BadRecord:
+    """The record of a converted row that cannot be tokenized."""
+    file, line = rows.place(index) if isinstance(rows, Rows) else ("", index + 1)
+    return BadRecord(file, line, "line", bad.reason, str(bad), json.dumps(rows[index])[:EXCERPT])
+
+
 def bad_record(raw: RawRow, bad: BadRow) -> BadRecord:
     """The record of a row as it was read."""
     value = raw.value if isinstance(raw.value, str) else json.dumps(raw.value, default=str)
@@ -43,13 +55,18 @@ class Quarantine:
     """The bad rows of one part of a source. Of many the records lie in a file."""
 
     source: str = ""  # the name of the source
-    records: Sequence[BadRecord] = ()
+    records: list[BadRecord] = field(default_factory=list)
     counts: Counter[tuple[Reason, str]] = field(default_factory=Counter)  # rows by reason and detail
     file: Path | None = None
 
     def add(self, record: BadRecord) -> None:
         """Count a record."""
         self.counts[record.reason, record.detail] += 1
+
+    def put(self, record: BadRecord) -> None:
+        """Count a record, and keep it."""
+        self.records.append(record)
+        self.add(record)
 
     def __iter__(self) -> Iterator[BadRecord]:
         yield from self.records
@@ -59,7 +76,7 @@ class Quarantine:
 
     def defects(self) -> int:
         """The bad rows, without those that are well formed and have nothing to learn from."""
-        return sum(count for (reason, _), count in self.counts.items() if not reason.uninformative)
+        return sum(count for (reason, _), count in self.counts.items() if is_defect(reason))
 
     def details(self) -> Counter[str]:
         """Rows by what is wrong with them, in words."""
@@ -78,7 +95,7 @@ class Quarantine:
         first: dict[str, BadRecord] = {}
         rest: list[BadRecord] = []
         for record in self:
-            if record.reason.uninformative:
+            if not is_defect(record.reason):
                 continue
             if record.detail not in first:
                 first[record.detail] = record
@@ -103,6 +120,20 @@ class Quarantine:
                 "source": self.source, "file": record.file, record.unit: record.line,
                 "reason": record.reason.name, "detail": record.detail, "row": record.excerpt,
             }  # fmt: skip
+
+
+def bad_rows(parts: Iterable[Quarantine]) -> Iterator[dict[str, Any]]:
+    """The lines of quarantine.jsonl: every bad row of every source."""
+    return (line for part in parts for line in part.to_plain())
+
+
+def count_reasons(parts: Iterable[Quarantine]) -> dict[str, int]:
+    """Bad rows by the names of their reasons."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        for (reason, _), count in part.counts.items():
+            counts[reason.name] += count
+    return dict(sorted(counts.items()))
 
 
 def encode_record(record: BadRecord) -> str:

@@ -63,7 +63,8 @@ def group_starts(rows: Sequence[Row]) -> Array:
     """
     import numpy
 
-    if hasattr(rows, "numbers"):
+    rows = getattr(rows, "converted", None) or rows
+    if isinstance(rows, Rows):
         labels, prompts = rows.numbers("label"), rows.numbers("exact")
         is_second = (labels[:-1] == 1) & (labels[1:] == 0) & (prompts[:-1] == prompts[1:])
         return numpy.flatnonzero(numpy.concatenate([[True], ~is_second])[: len(rows)])

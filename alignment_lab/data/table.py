@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
+from ..runtime.files import json_digest
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Table(NamedTuple):
     numbers: Mapping[str, Array]  # by the names of NUMBERS
     lists: Mapping[str, Ragged]  # by those of LISTS
     files: Sequence[str]  # what the numbers of `file` stand for
+    key: str = ""  # the digest of its file, where it lies in one
 
 
 def join_tables(tables: Sequence[Table]) -> Table:
@@ -95,7 +97,9 @@ def join_tables(tables: Sequence[Table]) -> Table:
         offsets = numpy.cumsum([0, *(len(part.values) for part in parts)])
         ends = [part.ends + offset for part, offset in zip(parts, offsets, strict=False)]
         lists[name] = Ragged(numpy.concatenate([part.values for part in parts]), numpy.concatenate(ends))
-    return Table(Chained([table.rows for table in tables]), numbers, lists, files)
+    keys = [table.key for table in tables]
+    key = json_digest(keys) if all(keys) else ""
+    return Table(Chained([table.rows for table in tables]), numbers, lists, files, key)
 
 
 class Rows(Sequence[Row]):

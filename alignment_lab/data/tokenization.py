@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import Format
 from .blocks import pack_best_fit, split_document
@@ -33,7 +33,7 @@ TOKEN_COLUMNS = (*ID_COLUMNS, "labels", "seq_lengths")  # the columns that token
 class Tokenized:
     """What became of rows that were tokenized: one may become several sequences; texts share blocks."""
 
-    rows: list[Row] = field(default_factory=list)  # with the columns of tokens
+    rows: Any = field(default_factory=list)  # a sequence of rows with the columns of tokens
     indices: list[int] = field(
         default_factory=list
     )  # of the row given that each was made from; of blocks none

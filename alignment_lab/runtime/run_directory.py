@@ -68,6 +68,11 @@ class RunDirectory:
         return self.path / "row_scores.json"
 
     @property
+    def quarantine_file(self) -> Path:
+        """Rows that were left out as unusable: source, file, line, reason."""
+        return self.path / "quarantine.jsonl"
+
+    @property
     def report_file(self) -> Path:
         """Rows, tokens, seconds and metrics of the finished run."""
         return self.path / "report.json"
@@ -243,6 +248,13 @@ class RunDirectory:
     def write_row_scores(self, scores: dict[str, Any]) -> None:
         """Write row_scores.json, in one line: it has a number per row and metric."""
         write_atomic(self.row_scores_file, json.dumps(scores) + "\n")
+
+    def write_quarantine(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write quarantine.jsonl, secrets redacted."""
+        partial = self.quarantine_file.with_name(f".{self.quarantine_file.name}.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(redact_data(row)) + "\n" for row in rows)
+        partial.replace(self.quarantine_file)
 
     def require_own(self) -> None:
         """Raise UserError where a run here would mix with, or replace, files that no run of the lab wrote."""

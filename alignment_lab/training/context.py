@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..data import Row, count_tokens, generation_rows, group_pairs, max_sequence_length, take_groups
+from ..data import Row, generation_rows, group_starts, longest_sequence, take_groups, total_tokens
 from ..engine.choice import choose_engine
 from ..engine.layout import Engine
 from ..engine.reference import weights_digest
@@ -51,8 +51,7 @@ class TrainContext:
         """
         if self.weights_digest:
             return
-        rows = [*self.train_rows, *self.heldout_rows, *self.heldout_pairs]
-        longest = max(map(max_sequence_length, rows))
+        longest = max(map(longest_sequence, (self.train_rows, self.heldout_rows, self.heldout_pairs)))
         weights = weights_digest(self.model)
         self.engine, reason = choose_engine(
             self.model, longest, self.max_tokens, self.device, self.dtype, weights=weights
@@ -78,13 +77,13 @@ class TrainContext:
     @property
     def rows_per_step(self) -> float:
         """Rows of a global batch, on average: the halves of a pair are two."""
-        groups = len(group_pairs(self.train_rows))
+        groups = len(group_starts(self.train_rows))
         return self.spec.training.global_batch * len(self.train_rows) / groups
 
     @property
     def tokens_per_step(self) -> float:
         """Tokens of the rows of a global batch, on average, however the engine lays them out."""
-        return self.rows_per_step * sum(map(count_tokens, self.train_rows)) / len(self.train_rows)
+        return self.rows_per_step * total_tokens(self.train_rows) / len(self.train_rows)
 
     @property
     def scored_rows(self) -> Sequence[Row]:
