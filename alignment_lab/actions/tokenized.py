@@ -88,8 +88,7 @@ def _tokenize_groups(
     count: int | None,
 ) -> tuple[Sequence[Row], Counter[str], float]:
     """(the first `count` groups that can be used, of all for None; what was dropped on the way; the tokenized
-    rows per row). A group that is dropped, as too long, is replaced by the next one. Rows that are dropped are
-    put into `quarantine`.
+    rows per row). A group that is dropped, as too long, is replaced by the next one; `quarantine` gets it.
     """
     starts = [*data.group_starts(rows).tolist(), len(rows)] if count is not None else [0, len(rows)]
     parts: list[Sequence[Row]] = []

@@ -5,7 +5,7 @@ one writes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from .. import content, data
-from ..config import Experiment
+from ..config import DataSource, Experiment, Source
 from ..data.mixture import source_table
 from ..distributed import collectives, ranks
 from ..estimate.oom import explain_failure
@@ -99,7 +99,7 @@ def _train(
 
         tokens = tokenized.tokenize(spec, splits, model_folder, console)
         if ranks.is_main_process():
-            _tell_what_was_left_out(run, splits, console)
+            _tell_what_was_left_out(run, spec.data.mixture(), splits, console)
 
         def on_start(trainer: Trainer) -> None:
             watchdog.heartbeat()  # the watchdog starts here: the reference may have been waited for, and long
@@ -128,10 +128,14 @@ def _train(
     _require_proved(run, problem)
 
 
-def _tell_what_was_left_out(run: RunDirectory, splits: data.Splits, console: Console) -> None:
+def _tell_what_was_left_out(
+    run: RunDirectory, sources: Mapping[str, Source], splits: data.Splits, console: Console
+) -> None:
     """Columns that have no effect, and quarantine.jsonl, a line each."""
     lines = [
-        f"{name}: not used: {', '.join(sorted(parts))}" for name, parts in splits.unused.items() if parts
+        f"{name}: not used: {', '.join(sorted(parts))}"
+        for name, parts in splits.unused.items()
+        if parts and sources[name].kind is not DataSource.embedded
     ]
     if splits.quarantine:
         run.write_quarantine(data.bad_rows(splits.quarantine))

@@ -112,7 +112,7 @@ def _data_changes(
 
 
 def _part(spec: Experiment, setting: str) -> str | None:
-    """The part of the rows that a setting names, as Splits.read counts it; None for one of several sources."""
+    """The part of the rows that a setting names, as Splits.read counts it; None where it names both."""
     if setting == DATA or spec.data.sources:
         return None
     return "heldout" if setting == "data.eval_path" else "train"

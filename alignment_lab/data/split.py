@@ -76,7 +76,8 @@ def group_starts(rows: Sequence[Row]) -> Array:
 def group_pairs(rows: Sequence[Row]) -> list[list[int]]:
     """Indices of rows in groups, for few rows: see `group_starts`."""
     starts = group_starts(rows).tolist()
-    return [list(range(start, end)) for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)]
+    ends = [*starts[1:], len(rows)][: len(starts)]
+    return [list(range(start, end)) for start, end in zip(starts, ends, strict=True)]
 
 
 def take_groups(rows: Sequence[Row], count: int) -> Sequence[Row]:

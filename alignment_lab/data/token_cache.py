@@ -60,7 +60,6 @@ def tokenize_cached(
         arrays = _tokenize_to_arrays(tokenize, tokenizer, rows, max_length)
         with contextlib.suppress(OSError):  # a full disk or a folder that may not be written: do without
             _write_arrays(folder, arrays)
-            arrays = _read_arrays(folder) or arrays  # mapped: what was made can be let go
     return _join_rows(rows, arrays)
 
 
@@ -191,10 +190,11 @@ def _read_arrays(folder: Path) -> Arrays | None:
 
 
 def _map_arrays(file: Path) -> Arrays:
-    """The int32 arrays of a safetensors file, mapped."""
+    """The int32 arrays of a safetensors file; a large one is mapped."""
     import numpy
 
-    content = numpy.memmap(file, numpy.uint8, mode="r")
+    is_large = file.stat().st_size > SPILL_BYTES
+    content = numpy.memmap(file, numpy.uint8, mode="r") if is_large else numpy.fromfile(file, numpy.uint8)
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header = json.loads(content[8:start].tobytes())
     places = {name: entry["data_offsets"] for name, entry in header.items()}
@@ -203,8 +203,6 @@ def _map_arrays(file: Path) -> Arrays:
 
 def _write_arrays(folder: Path, arrays: Arrays) -> None:
     """Write atomically: processes that tokenize the same rows at once write the same file, one by one."""
-    import numpy
-
     header, end = {}, 0
     for name, values in arrays.items():
         header[name] = {"dtype": "I32", "shape": [len(values)], "data_offsets": [end, end + values.nbytes]}
@@ -216,10 +214,15 @@ def _write_arrays(folder: Path, arrays: Arrays) -> None:
     sha256 = hashlib.sha256()
     try:
         with partial.open("wb") as file:
-            for part in (len(encoded).to_bytes(8, "little"), encoded, *arrays.values()):
-                for piece in numpy.array_split(part, -(-len(part) // CHUNK)) if len(part) > CHUNK else [part]:
-                    sha256.update(memoryview(piece))
-                    file.write(memoryview(piece))
+            part: Any
+            for part in (
+                len(encoded).to_bytes(8, "little"),
+                encoded,
+                *(values.data for values in arrays.values()),
+            ):
+                for start in range(0, len(part), CHUNK):
+                    sha256.update(part[start : start + CHUNK])
+                    file.write(part[start : start + CHUNK])
         partial.replace(folder / f"{sha256.hexdigest()}.safetensors")
     finally:
         partial.unlink(missing_ok=True)

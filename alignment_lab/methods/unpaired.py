@@ -234,6 +234,7 @@ def with_mismatched_answers(rows: Sequence[Row], max_length: int) -> Sequence[Ro
     An answer is cut so that it fills `max_length` behind its new prompt. One prompt alone has no other, and
     then no row gets any.
     """
+    rows = list(rows)
     by_prompt: dict[tuple[int, ...], list[Row]] = {}
     for row in rows:
         by_prompt.setdefault(tuple(row["prompt_ids"]), []).append(row)

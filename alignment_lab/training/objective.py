@@ -110,6 +110,7 @@ class Objective:
 
     def as_scores(self, values: Mapping[str, Tensor], rows: Sequence[Row]) -> dict[str, Scores]:
         """The values of held-out rows with the prompt of each; without where they are no row's."""
+        rows = list(rows)
         digests = {id(row): prompt_digest(row) for row in rows}
         scores = {}
         for name, numbers in values.items():
