@@ -112,10 +112,11 @@ def test_the_three_tables_of_methods_are_one():
 
 
 @pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
-def test_a_methods_option_leaves_the_defaults_of_its_dataclass(name, composed):
-    method = composed([f"method={name}"]).method
-    assert type(method) is config.METHOD_SCHEMAS[name]
-    assert method == config.METHOD_SCHEMAS[name]()
+def test_a_methods_option_leaves_the_defaults_of_its_dataclass_and_sets_the_rate(name, composed):
+    spec = composed([f"method={name}"])
+    assert type(spec.method) is config.METHOD_SCHEMAS[name]
+    assert spec.method == config.METHOD_SCHEMAS[name]()
+    assert spec.training.learning_rate == usual_rate(name) > 0
 
 
 def test_f_divergences_are_defined_where_only_the_difference_of_rewards_counts():
@@ -178,7 +179,6 @@ def test_beta_reaches_every_method_that_has_one_and_no_other(name, composed, err
     if any(f.name == "beta" for f in fields(config.METHOD_SCHEMAS[name])):
         spec = composed([f"method={name}", "beta=0.25"])
         assert (spec.method.beta, spec.beta) == (0.25, None)
-        assert composed([f"method={name}"]).method.beta == config.METHOD_SCHEMAS[name]().beta
     else:
         others = ", ".join(other for other in config.METHOD_SCHEMAS if other not in ("sft", "cpt", "reward"))
         assert (
@@ -377,17 +377,22 @@ def test_the_edge_of_a_range_is_inside(overrides, composed):
 # ---- the learning rate, which the method's option sets
 
 
-@pytest.mark.parametrize("name", config.METHOD_SCHEMAS)
-def test_the_learning_rate_is_the_methods_unless_set(name, composed):
-    rate = own_values(f"method/{name}")["training.learning_rate"]
-    assert composed([f"method={name}"]).training.learning_rate == float(rate) > 0
-    assert composed([f"method={name}", "training.learning_rate=3e-4"]).training.learning_rate == 3e-4
-    assert composed(["training.learning_rate=3e-4", f"method={name}"]).training.learning_rate == 3e-4
+def usual_rate(name: str) -> float:
+    """The learning rate that the method's option sets."""
+    return float(own_values(f"method/{name}")["training.learning_rate"])
 
 
-def test_the_learning_rate_of_each_method(composed):
+def test_the_learning_rate_is_the_methods_unless_set(composed):
+    for words in (
+        ["method=simpo", "training.learning_rate=3e-4"],
+        ["training.learning_rate=3e-4", "method=sft"],
+    ):
+        assert composed(words).training.learning_rate == 3e-4
+
+
+def test_the_learning_rate_of_each_method():
     """A change of one changes what `method=NAME` alone trains: it must be meant."""
-    rates = {name: composed([f"method={name}"]).training.learning_rate for name in config.METHOD_SCHEMAS}
+    rates = {name: usual_rate(name) for name in config.METHOD_SCHEMAS}
     lower = dict.fromkeys(["dpo_norm", "discopop", "sppo", "bco_pair", "simpo", "alphapo", "bco"], 5e-7)
     others = {"sft": 2e-5, "cpt": 2e-5, "reward": 1e-5, "orpo": 5e-6} | lower
     assert rates == dict.fromkeys(config.METHOD_SCHEMAS, 1e-6) | others
