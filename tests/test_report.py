@@ -345,6 +345,18 @@ def test_the_page_of_a_run_is_whole_and_loads_nothing(tmp_path: Path) -> None:
     assert "runtime" not in re.findall(r"<figcaption>(.*?)</figcaption>", html)
 
 
+def test_the_page_sets_shortcuts_beside_the_run_s_own_accuracy(tmp_path: Path) -> None:
+    rule = {"name": "the longer one", "share": 0.625, "low": 0.5, "high": 0.75, "pairs": 64, "undecided": 3}
+    page = write_run_page(make_run(tmp_path / "with", shortcuts=[rule])).read_text()
+    _, section = page.split("<h2>Shortcuts</h2>")
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", section.split("</section>")[0])
+    assert [re.sub("<.*?>", " ", row).split() for row in rows][-1] == (
+        ["the", "longer", "one", "62.5%", "[50.0,", "75.0]", "64", "3"]
+    )
+    assert len(rows) == 2 and rows[0].startswith("preferred answer ranked higher")
+    assert "Shortcuts" not in write_run_page(make_run(tmp_path / "without")).read_text()
+
+
 def test_drawings_take_their_colors_from_the_page(tmp_path: Path) -> None:
     """One drawing serves light and dark.
 
