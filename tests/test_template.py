@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from small_tokenizers import ODD, odd_tokenizer
 
-from alignment_lab.data import templates, tokenization
+from alignment_lab.data import encoding, tokenization
 
 FRAGMENTS = [
     "Hello",
@@ -36,10 +36,10 @@ def assert_the_same_ids(tokenizer):
     texts = ["".join(rng.choices(FRAGMENTS, k=rng.randint(0, 9))) for _ in range(3000)]
     # a call with truncation leaves the backend set to truncate
     tokenizer(texts, truncation=True, max_length=2)
-    ids = templates.shared_part_encoder(tokenizer)(texts)
-    assert ids == templates.encode_rendered(tokenizer, texts)
+    ids = encoding.shared_part_encoder(tokenizer)(texts)
+    assert ids == encoding.encode_rendered(tokenizer, texts)
     tokenizer(texts, truncation=True, max_length=2)
-    documents = templates.encode_documents(tokenizer, texts)
+    documents = encoding.encode_documents(tokenizer, texts)
     assert documents == tokenizer(texts)["input_ids"]
 
 
@@ -65,6 +65,6 @@ def test_a_prompt_is_encoded_once_for_both_answers(tokenizer, monkeypatch):
 
         return SimpleNamespace(encode_batch_fast=encode_batch_fast)
 
-    monkeypatch.setattr(templates, "_fast_backend", recording_backend)
+    monkeypatch.setattr(encoding, "_fast_backend", recording_backend)
     tokenization.tokenize_pairs(tokenizer, [row], 10_000)
     assert 40_000 < sum(map(len, encoded)) < 41_000

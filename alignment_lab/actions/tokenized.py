@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,21 +63,27 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
             tokenize_rows, splits.train, refused, data.max_train_groups(spec)
         )
         heldout, more, _ = _tokenize_groups(tokenize_rows, candidates, refused, None if is_text else measured)
-        pairs: Sequence[Row] = [row for row in heldout if "messages" in row and "rejected" in row]
+        paired = (row for row in heldout if "messages" in row and "rejected" in row)
+        # once each, however many sequences its conversation is
+        same = groupby(paired, key=lambda row: (row["prompt"], row["rejected"]))
+        pairs: Sequence[Row] = [next(rows) for _, rows in same]
         if pairs:
             pairs = data.tokenize_cached(tokenize_pairs, tokenizer, digest, pairs, limit).rows
     counts += more
-    splits.truncated = counts.pop("truncated", 0)
-    splits.dropped += counts
+    splits.truncated = counts["truncated"]
+    splits.dropped += refused.details()
     if refused.counts:
         splits.quarantine.append(refused)
         refused.check(spec.data, f"data={spec.data.name}", len(splits.train) + len(splits.heldout))
     if not train:
-        raise UserError(f"data.max_length={limit}: no row fits; raise it, or give shorter rows.")
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in refused.details().items())
+        raise UserError(
+            f"data.max_length={limit}: no row is left to train on ({reasons}); raise it, or give other rows."
+        )
     _require_embedded(spec, model_folder, tokenizer, [train, heldout], console)
     available = len(train) if is_text else round(share * len(splits.train))
     tokens = TokenizedData(splits, model_folder, tokenizer, train, heldout, available, digest, pairs)
-    for line in (describe_rows(tokens), *splits.findings):
+    for line in (describe_rows(tokens), *data.describe_counts(counts), *splits.findings):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return tokens
 
@@ -87,7 +94,7 @@ def _tokenize_groups(
     quarantine: data.Quarantine,
     count: int | None,
 ) -> tuple[Sequence[Row], Counter[str], float]:
-    """(the first `count` groups that can be used, of all for None; what was dropped on the way; the tokenized
+    """(the first `count` groups that can be used, of all for None; what was counted on the way; the tokenized
     rows per row). A group that is dropped, as too long, is replaced by the next one; `quarantine` gets it.
     """
     starts = [*data.group_starts(rows).tolist(), len(rows)] if count is not None else [0, len(rows)]
@@ -102,7 +109,6 @@ def _tokenize_groups(
         taken += len(tokenized.rows)
         counts += tokenized.counts
         for index, bad_row in tokenized.dropped:
-            counts[str(bad_row)] += 1
             quarantine.put(data.dropped_record(block, index, bad_row))
         first = end
         missing = 0 if count is None else count - sum(len(data.group_starts(part)) for part in parts)

@@ -19,6 +19,7 @@ from .tokenization import (
     Tokenized,
     count_sequence_tokens,
     count_tokens,
+    describe_counts,
     max_sequence_length,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "count_reasons",
     "count_sequence_tokens",
     "count_tokens",
+    "describe_counts",
     "dropped_record",
     "generation_rows",
     "group_pairs",

@@ -42,6 +42,7 @@ class Reason(Enum):
     template_refuses = "are refused by the chat template"
     prompt_too_long = "have a prompt that fills data.max_length"
     no_tokens = "have no token to train on"
+    equal_tokens = "have two answers that are equal as they are trained"
 
     @property
     def uninformative(self) -> bool:
@@ -49,7 +50,10 @@ class Reason(Enum):
         return self in UNINFORMATIVE
 
 
-UNINFORMATIVE = {Reason.empty, Reason.equal_answers, Reason.no_preference, Reason.untrained}
+UNINFORMATIVE = {
+    Reason.empty, Reason.equal_answers, Reason.no_preference, Reason.untrained,
+    Reason.prompt_too_long, Reason.no_tokens, Reason.equal_tokens,
+}  # fmt: skip
 
 
 class BadRow(ValueError):

@@ -2,31 +2,34 @@
 
 The prompt is encoded by itself, as at generation; the answer is what follows it in the text of the whole
 conversation. An answer ends with the template's stop token, which is trained, and with nothing after it. A
-text goes through no template: it ends with the tokenizer's EOS. Knows columns and templates (see
-`templates`), no model and no loss.
+text goes through no template: it ends with the tokenizer's EOS. Knows columns and turns (see `turns`), no
+model and no loss.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 from ..config import Format
 from .blocks import pack_best_fit, split_document
+from .encoding import encode_documents, special_text_pattern
 from .reasons import BadRow, DataError, Reason
-from .rows import IGNORE_INDEX, Message, Row
-from .templates import Encode, apply_chat_template, encode_documents, shared_part_encoder, stop_token_ids
+from .rows import Row
+from .templates import answer_mender, is_open
+from .turns import BATCH_SIZE, Turn, answered_turns, encode_turns, join_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BATCH_SIZE = 1000  # conversations or texts per call of the tokenizer
 ANSWER_COLUMNS = ("chosen_ids", "rejected_ids", "completion_ids")
 ID_COLUMNS = ("prompt_ids", *ANSWER_COLUMNS, "input_ids")
 TOKEN_COLUMNS = (*ID_COLUMNS, "labels", "seq_lengths")  # the columns that tokenization adds, all of integers
+TRUNCATED, ANSWERS, ANSWERS_TRAINED = "truncated", "answers", "answers trained"  # keys of Tokenized.counts
+SPLIT, PARTS = "conversations in parts", "parts of conversations"
 
 
 @dataclass
@@ -38,71 +41,126 @@ class Tokenized:
         default_factory=list
     )  # of the row given that each was made from; of blocks none
     dropped: list[tuple[int, BadRow]] = field(default_factory=list)  # (index of the row given, why)
-    counts: Counter[str] = field(default_factory=Counter)  # truncated: rows that were cut at max_length
+    # truncated: rows that were cut at max_length; answers, answers trained: those of the rows that were kept;
+    # conversations in parts, and their parts: those that the template makes several sequences of; any other
+    # key says what was seen in as many rows or answers
+    counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, index: int, row: Row) -> None:
         """A row with tokens, made from the row given at `index`."""
         self.rows.append(row)
         self.indices.append(index)
 
-    def drop(self, index: int, reason: Reason, detail: str) -> None:
+    def drop(self, index: int, bad_row: BadRow) -> None:
         """Leave out the row given at `index`."""
-        self.dropped.append((index, BadRow(reason, detail)))
+        self.dropped.append((index, bad_row))
 
-    def drop_long_prompt(self, index: int) -> None:
-        """Leave out a row whose prompt leaves no room for an answer."""
-        self.drop(index, Reason.prompt_too_long, "the prompt fills data.max_length")
+
+PROMPT_TOO_LONG = BadRow(Reason.prompt_too_long, "the prompt fills data.max_length")
+NO_TOKENS = BadRow(Reason.no_tokens, "`text` has no tokens")
+NO_ANSWER = BadRow(Reason.no_tokens, "no turn of the assistant is trained")
+EQUAL_TOKENS = BadRow(Reason.equal_tokens, "`chosen` equals `rejected` as the template writes them")
+EQUAL_ONCE_CUT = BadRow(Reason.equal_tokens, "`chosen` equals `rejected` once cut at data.max_length")
 
 
 def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int) -> Tokenized:
-    """Preference rows with prompt_ids, chosen_ids and rejected_ids, and how many were dropped or truncated.
+    """Preference rows with prompt_ids, chosen_ids and rejected_ids.
 
     A longer answer is cut at its end so that prompt and answer fill max_length; a prompt that leaves no room
-    drops the row.
+    drops the row, and so do answers that are equal once they are cut.
     """
     tokenized = Tokenized()
-    turns = [(row["prompt"], [row["chosen"], row["rejected"]]) for row in rows]
-    encoded = _encode_turns(tokenizer, turns)
-    for index, (row, (prompt, (chosen, rejected))) in enumerate(zip(rows, encoded, strict=True)):
+    turns = [
+        Turn(row, row["prompt"], [row["chosen"], row["rejected"]], is_open(row["prompt"])) for row in rows
+    ]
+    encoded = encode_turns(tokenizer, turns, tokenized.counts)
+    for index, (row, (prompt, answers)) in enumerate(zip(rows, encoded, strict=True)):
+        chosen, rejected = answers
         room = max_length - len(prompt)
-        if room < 1:
-            tokenized.drop_long_prompt(index)
-            continue
-        tokenized.counts["truncated"] += max(len(chosen), len(rejected)) > room
-        ids = {"prompt_ids": prompt, "chosen_ids": chosen[:room], "rejected_ids": rejected[:room]}
-        tokenized.add(index, {**row, **ids})
+        if isinstance(chosen, BadRow) or isinstance(rejected, BadRow):
+            tokenized.drop(index, chosen if isinstance(chosen, BadRow) else rejected)  # type: ignore[arg-type]
+        elif room < 1:
+            tokenized.drop(index, PROMPT_TOO_LONG)
+        elif chosen[:room] == rejected[:room]:
+            tokenized.drop(index, EQUAL_TOKENS if chosen == rejected else EQUAL_ONCE_CUT)
+        else:
+            ids = {"prompt_ids": prompt, "chosen_ids": chosen[:room], "rejected_ids": rejected[:room]}
+            tokenized.add(index, {**row, **ids})
+            _count(tokenized, [(chosen, room), (rejected, room)])
+    _count_special_texts(tokenizer, tokenized, ("prompt", "chosen", "rejected"))
     return tokenized
 
 
 def tokenize_unpaired(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int) -> Tokenized:
-    """Labeled answers with `prompt_ids` and `completion_ids`, cut and counted like pairs; `label` is kept."""
+    """Labeled answers with `prompt_ids` and `completion_ids`, cut like pairs; `label` is kept.
+
+    Neighbors with one prompt, as the halves of a pair are, are dropped where a good and a bad answer are
+    equal once they are cut.
+    """
     tokenized = Tokenized()
-    # The halves of a pair are neighbors with the same prompt, which is encoded once.
-    groups = [list(group) for _, group in groupby(enumerate(rows), key=lambda row: row[1]["prompt"])]
-    turns = [(group[0][1]["prompt"], [row["completion"] for _, row in group]) for group in groups]
-    for group, (prompt, answers) in zip(groups, _encode_turns(tokenizer, turns), strict=True):
+    groups = [list(group) for _, group in groupby(enumerate(rows), key=lambda row: _prompt_parts(row[1]))]
+    turns = []
+    for group in groups:
+        row = group[0][1]
+        completions = [row["completion"] for _, row in group]  # the prompt is encoded once for all of them
+        turns.append(Turn(row, row["prompt"], completions, is_open(row["prompt"])))
+    encoded = encode_turns(tokenizer, turns, tokenized.counts)
+    for group, (prompt, answers) in zip(groups, encoded, strict=True):
         room = max_length - len(prompt)
+        contradicted = _contradicted([row["label"] for _, row in group], answers, room)
         for (index, row), answer in zip(group, answers, strict=True):
-            if room < 1:
-                tokenized.drop_long_prompt(index)
-                continue
-            tokenized.counts["truncated"] += len(answer) > room
-            tokenized.add(index, {**row, "prompt_ids": prompt, "completion_ids": answer[:room]})
+            if isinstance(answer, BadRow):
+                tokenized.drop(index, answer)
+            elif room < 1:
+                tokenized.drop(index, PROMPT_TOO_LONG)
+            elif contradicted and tuple(answer[:room]) in contradicted:
+                tokenized.drop(index, EQUAL_ONCE_CUT if len(answer) > room else EQUAL_TOKENS)
+            else:
+                tokenized.add(index, {**row, "prompt_ids": prompt, "completion_ids": answer[:room]})
+                _count(tokenized, [(answer, room)])
+    _count_special_texts(tokenizer, tokenized, ("prompt", "completion"))
     return tokenized
 
 
 def tokenize_conversations(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int
 ) -> Tokenized:
-    """Conversations with `input_ids` and `labels` (-100 unless the assistant speaks), and the same counts."""
+    """Conversations with `input_ids` and `labels` (-100 unless the assistant speaks).
+
+    Answers share a sequence as long as each one's prompt begins with what was trained before. A template that
+    rewrites earlier turns makes one sequence for each answer.
+    """
     tokenized = Tokenized()
-    encoded = _encode_with_labels(tokenizer, [row["messages"] for row in rows])
-    for index, (row, (ids, labels)) in enumerate(zip(rows, encoded, strict=True)):
-        if all(label == IGNORE_INDEX for label in labels[:max_length]):
-            tokenized.drop_long_prompt(index)
+    turns_by_row = [answered_turns(row) for row in rows]
+    encoded = encode_turns(tokenizer, list(chain.from_iterable(turns_by_row)), tokenized.counts)
+    for index, (row, turns) in enumerate(zip(rows, turns_by_row, strict=True)):
+        pairs: list[tuple[list[int], list[int]]] = []
+        bad_rows: list[BadRow] = []
+        for prompt, (answer,) in (next(encoded) for _ in turns):
+            if isinstance(answer, BadRow):
+                bad_rows.append(answer)
+            else:
+                pairs.append((prompt, answer))
+        if bad_rows or not turns:
+            tokenized.drop(index, bad_rows[0] if bad_rows else NO_ANSWER)
             continue
-        tokenized.counts["truncated"] += len(ids) > max_length
-        tokenized.add(index, {**row, "input_ids": ids[:max_length], "labels": labels[:max_length]})
+        sequences = join_turns(pairs)
+        kept = [sequence for sequence in sequences if sequence.starts[0] < max_length]
+        if not kept:
+            tokenized.drop(index, PROMPT_TOO_LONG)
+            continue
+        tokenized.counts[ANSWERS] += len(turns)
+        tokenized.counts[ANSWERS_TRAINED] += sum(
+            start < max_length for sequence in kept for start in sequence.starts
+        )
+        tokenized.counts[TRUNCATED] += any(len(sequence.ids) > max_length for sequence in sequences)
+        if len(sequences) > 1:
+            tokenized.counts[SPLIT] += 1
+            tokenized.counts[PARTS] += len(sequences)
+        for sequence in kept:
+            ids, labels = sequence.ids[:max_length], sequence.labels[:max_length]
+            tokenized.add(index, {**row, "input_ids": ids, "labels": labels})
+    _count_special_texts(tokenizer, tokenized, ("messages",))
     return tokenized
 
 
@@ -118,7 +176,7 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_
         if len(ids) > 1:
             documents += split_document(ids, max_length)
         else:
-            tokenized.drop(index, Reason.no_tokens, "`text` has no tokens")
+            tokenized.drop(index, NO_TOKENS)
     for indices in pack_best_fit([len(ids) for ids in documents], max_length):
         block = [documents[index] for index in indices]
         tokenized.rows.append(
@@ -133,6 +191,23 @@ TOKENIZE = {  # of each format of rows
     Format.unpaired: tokenize_unpaired,
     Format.text: tokenize_texts,
 }
+
+
+def describe_counts(counts: Counter[str]) -> list[str]:
+    """What a user should know of `Tokenized.counts`, in sentences; nothing where every answer is trained from
+    one sequence, as it stands.
+    """
+    lines = []
+    if counts[ANSWERS_TRAINED] < counts[ANSWERS]:
+        trained = f"{counts[ANSWERS_TRAINED]} of {counts[ANSWERS]}"
+        lines.append(f"{trained} answers are trained: the others lie behind data.max_length")
+    if counts[SPLIT]:
+        lines.append(
+            f"{counts[SPLIT]} conversations are {counts[PARTS]} sequences: before a later answer the chat "
+            "template writes earlier turns otherwise, or their tokens are others"
+        )
+    known = {TRUNCATED, ANSWERS, ANSWERS_TRAINED, SPLIT, PARTS}
+    return lines + [f"{count} {what}" for what, count in sorted(counts.items()) if what not in known]
 
 
 def count_tokens(row: Row) -> int:
@@ -167,70 +242,40 @@ def _encode_with_eos(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> It
             yield ids if ids[-1:] == [eos] else [*ids, eos]
 
 
-def _encode_turns(
-    tokenizer: PreTrainedTokenizerBase, turns: list[tuple[list[Message], list[list[Message]]]]
-) -> Iterator[tuple[list[int], list[list[int]]]]:
-    """(prompt ids, ids of each answer) for every (prompt, answers to it)."""
-    stops, encode = set(stop_token_ids(tokenizer)), shared_part_encoder(tokenizer)
-    for start in range(0, len(turns), BATCH_SIZE):
-        batch = turns[start : start + BATCH_SIZE]
-        conversations = [prompt + answer for prompt, answers in batch for answer in answers]
-        prompt_texts = apply_chat_template(tokenizer, [prompt for prompt, _ in batch], generation_prompt=True)
-        texts = apply_chat_template(tokenizer, conversations)
-        ids = encode(prompt_texts + texts)
-        prompt_ids, encoded_texts = ids[: len(batch)], zip(texts, ids[len(batch) :], strict=True)
-        for (_, answers), prompt_text, prompt in zip(batch, prompt_texts, prompt_ids, strict=True):
-            after_prompt = [
-                _ids_after_prompt(encode, prompt, prompt_text, *next(encoded_texts)) for _ in answers
-            ]
-            yield prompt, [_truncate_after_stop(answer, stops) for answer in after_prompt]
+def _contradicted(labels: list[bool], answers: list[list[int] | BadRow], room: int) -> set[tuple[int, ...]]:
+    """The answers, cut to `room` tokens, that are labeled both good and bad."""
+    if len(set(labels)) < 2:
+        return set()
+    good, bad = (
+        {
+            tuple(answer[:room])
+            for label, answer in zip(labels, answers, strict=True)
+            if label is kind and not isinstance(answer, BadRow)
+        }
+        for kind in (True, False)
+    )
+    return good & bad
 
 
-def _ids_after_prompt(
-    encode: Encode, prompt: list[int], prompt_text: str, text: str, ids: list[int]
-) -> list[int]:
-    """The ids after the prompt. Where a token would span prompt and answer, the answer is encoded alone."""
-    if ids[: len(prompt)] == prompt:
-        return ids[len(prompt) :]
-    if not text.startswith(prompt_text):
-        raise DataError(
-            "model.chat_template: a prompt with its answer does not begin with the prompt alone; "
-            "choose another template."
-        )
-    return encode([text[len(prompt_text) :]])[0]
+def _prompt_parts(row: Row) -> tuple[object, ...]:
+    """What the ids of a prompt depend on."""
+    return row["prompt"], row.get("tools"), row.get("chat_template_kwargs")
 
 
-def _truncate_after_stop(ids: list[int], stops: set[int]) -> list[int]:
-    """Cut after the last stop token: a line break that the template writes after it is never generated."""
-    end = next((length for length in range(len(ids), 0, -1) if ids[length - 1] in stops), len(ids))
-    return ids[:end]
+def _count(tokenized: Tokenized, answers: list[tuple[list[int], int]]) -> None:
+    """Count a row's answers, each with the tokens that there is room for."""
+    tokenized.counts[ANSWERS] += len(answers)
+    tokenized.counts[ANSWERS_TRAINED] += len(answers)
+    tokenized.counts[TRUNCATED] += any(len(ids) > room for ids, room in answers)
 
 
-def _encode_with_labels(
-    tokenizer: PreTrainedTokenizerBase, conversations: list[list[Message]]
-) -> Iterator[tuple[list[int], list[int]]]:
-    """(ids, labels) of every conversation.
-
-    Each turn of the assistant is an answer to all messages before it, except one that opens the conversation.
-    """
-    answer_indices = [
-        [index for index, message in enumerate(messages) if index and message["role"] == "assistant"]
-        for messages in conversations
-    ]
-    turns = [
-        (messages[:index], [messages[index : index + 1]])
-        for messages, indices in zip(conversations, answer_indices, strict=True)
-        for index in indices
-    ]
-    encoded = _encode_turns(tokenizer, turns)
-    for indices in answer_indices:
-        ids: list[int] = []
-        labels: list[int] = []
-        for _ in indices:
-            prompt, (answer,) = next(encoded)
-            if prompt[: len(ids)] == ids:
-                context = prompt[len(ids) :]
-            else:  # the template rewrites earlier turns: only the latest answer can be exact
-                ids, labels, context = [], [], prompt
-            ids, labels = ids + context + answer, labels + [IGNORE_INDEX] * len(context) + answer
-        yield ids, labels
+def _count_special_texts(
+    tokenizer: PreTrainedTokenizerBase, tokenized: Tokenized, columns: Iterable[str]
+) -> None:
+    """Count the rows that hold the text of a special token, by the first that they hold."""
+    pattern, mend = special_text_pattern(tokenizer), answer_mender(tokenizer)
+    for row in dict(zip(tokenized.indices, tokenized.rows, strict=True)).values():
+        messages = chain.from_iterable(mend(row[column]) for column in columns)
+        found = next(filter(None, (pattern.search(message["content"]) for message in messages)), None)
+        if found:
+            tokenized.counts[f"rows hold {found[0]} in their text, and it is read as the token"] += 1

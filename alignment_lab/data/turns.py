@@ -1,0 +1,225 @@
+"""A prompt and the answers to it as token ids: the prompt as at generation, the answer up to its stop token.
+
+The answer is what follows the prompt in the text of the whole conversation. Where a template cannot write it
+so, or leaves out what the row says, the answer is a BadRow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from .encoding import Encode, shared_part_encoder
+from .reasons import BadRow, Reason
+from .rows import IGNORE_INDEX, Message, Row
+from .templates import Chat, TurnEnd, answer_mender, join_open_turn, render, shared_beginning, turn_end
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BATCH_SIZE = 1000  # prompts per call of the template and of the tokenizer
+REPEATED_STOP = "answers end with the stop token's text: it is trained once"
+NO_REMEDY = "choose a template that does, as model.chat_template=chatml"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A prompt with the answers to it, and the row that they are from."""
+
+    row: Row
+    prompt: list[Message]
+    answers: list[list[Message]]
+    is_open: bool = False  # the answers go on in the last message of the prompt
+    is_last: bool = True  # nothing of the row follows: what the template wrote of it is compared with it
+
+
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase, turns: list[Turn], counts: Counter[str]
+) -> Iterator[tuple[list[int], list[list[int] | BadRow]]]:
+    """(prompt ids, ids of each answer or why there are none) of every turn, in order.
+
+    Answers that ended with the text of a stop token are counted. Raises DataError for a template that no
+    answer can be trained with.
+    """
+    end, encode = turn_end(tokenizer), shared_part_encoder(tokenizer)
+    mend = answer_mender(tokenizer, end)
+    for start in range(0, len(turns), BATCH_SIZE):
+        batch = [
+            Turn(turn.row, mend(turn.prompt), list(map(mend, turn.answers)), turn.is_open, turn.is_last)
+            for turn in turns[start : start + BATCH_SIZE]
+        ]
+        before = chain.from_iterable(turn.answers for turn in turns[start : start + BATCH_SIZE])
+        after = chain.from_iterable(turn.answers for turn in batch)
+        repeated = sum(old is not new for old, new in zip(before, after, strict=True))
+        if repeated:
+            counts[REPEATED_STOP] += repeated
+        yield from _encode_batch(tokenizer, encode, end, batch)
+
+
+def _encode_batch(
+    tokenizer: PreTrainedTokenizerBase, encode: Encode, end: TurnEnd, turns: list[Turn]
+) -> Iterator[tuple[list[int], list[list[int] | BadRow]]]:
+    prompts = render(
+        tokenizer, [Chat.of(turn.row, turn.prompt, is_prompt=True, is_open=turn.is_open) for turn in turns]
+    )
+    wholes = iter(
+        render(
+            tokenizer,
+            [Chat.of(turn.row, _join(turn, answer)) for turn in turns for answer in turn.answers],
+        )
+    )
+    answers = [
+        [_answer_text(turn, answer, prompt, next(wholes), end) for answer in turn.answers]
+        for turn, prompt in zip(turns, prompts, strict=True)
+    ]
+    texts: list[str] = []
+    for prompt, answer_texts in zip(prompts, answers, strict=True):
+        if isinstance(prompt, str):
+            texts.append(prompt)
+            texts += [prompt + text for text in answer_texts if isinstance(text, str)]
+    encoded = iter(encode(texts))
+    for prompt, answer_texts in zip(prompts, answers, strict=True):
+        prompt_ids = next(encoded) if isinstance(prompt, str) else []
+        yield (
+            prompt_ids,
+            [
+                text if isinstance(text, BadRow) else _ids_after(encode, prompt_ids, next(encoded), text)
+                for text in answer_texts
+            ],
+        )
+
+
+def _join(turn: Turn, answer: list[Message]) -> list[Message]:
+    return join_open_turn(turn.prompt, answer) if turn.is_open else turn.prompt + answer
+
+
+def _ids_after(encode: Encode, prompt: list[int], whole: list[int], answer: str) -> list[int]:
+    """The ids after the prompt's. Where a token would span prompt and answer, the answer is encoded alone."""
+    return whole[len(prompt) :] if whole[: len(prompt)] == prompt else encode([answer])[0]
+
+
+def _answer_text(
+    turn: Turn, answer: list[Message], prompt: str | BadRow, whole: str | BadRow, end: TurnEnd
+) -> str | BadRow:
+    """The text that the model is to write after the prompt, up to and with the stop token."""
+    if isinstance(prompt, BadRow) or isinstance(whole, BadRow):
+        return prompt if isinstance(prompt, BadRow) else whole
+    if whole.startswith(prompt):
+        text: str | BadRow = whole[len(prompt) :]
+    else:
+        text = _after_opened_thinking(answer, prompt, whole, end)
+    if isinstance(text, BadRow):
+        return text
+    if text.endswith(end.stop + end.after):
+        text = text[: len(text) - len(end.after)]
+    elif end.stop in text:
+        text = text[: text.rindex(end.stop) + len(end.stop)]
+    else:
+        detail = f"the chat template ends this answer without {end.stop}, at which generation stops"
+        return BadRow(Reason.template_refuses, detail)
+    return _left_out(turn, answer, prompt, whole, text) or text
+
+
+def _after_opened_thinking(answer: list[Message], prompt: str, whole: str, end: TurnEnd) -> str | BadRow:
+    """The answer after a prompt that begins to think for it, as those of DeepSeek-R1's distilled models do,
+    where the whole conversation is written without thoughts.
+    """
+    before_turn = prompt.removesuffix(end.header)
+    if not end.header or before_turn == prompt or not whole.startswith(before_turn):
+        return BadRow(
+            Reason.template_refuses,
+            "the chat template writes the messages before the answer otherwise once the answer follows",
+        )
+    opening = prompt[len(shared_beginning(prompt, whole)) :]
+    mark, message = opening.strip(), answer[0]
+    content, thoughts = message["content"], message.get("reasoning_content")
+    if thoughts:
+        content = f"{mark}\n{thoughts}\n{mark.replace('<', '</', 1)}\n\n{content}"
+    if len(answer) > 1 or not mark or not content.startswith(mark):
+        return BadRow(
+            Reason.template_refuses,
+            f"the chat template begins the answer with {opening!r} at generation, and this answer does not",
+        )
+    content = content.removeprefix(opening if content.startswith(opening) else mark)
+    return content + end.before + end.stop + end.after
+
+
+def _left_out(turn: Turn, answer: list[Message], prompt: str, whole: str, text: str) -> BadRow | None:
+    """What the row says and the template does not write, if anything."""
+    what = None
+    calls = [call["function"]["name"] for message in answer for call in message.get("tool_calls", ())]
+    if not all(name in text for name in calls):
+        what = "the answer's `tool_calls`"
+    elif not all(message.get("reasoning_content", "").strip() in text for message in answer):
+        what = "the answer's `reasoning_content`"
+    elif turn.is_last:
+        tools = turn.row.get("tools") or ()
+        if not all(tool.get("function", tool).get("name", "") in prompt for tool in tools):
+            what = "the row's `tools`"
+        elif missing := next((m for m in turn.prompt if not _is_written(m, whole)), None):
+            what = f"the {missing['role']}'s message"
+    if what is None:
+        return None
+    return BadRow(Reason.template_refuses, f"the chat template does not write {what}; {NO_REMEDY}")
+
+
+def _is_written(message: Message, text: str) -> bool:
+    """Whether a message that is no answer stands in the text, as it is or as JSON."""
+    content = message["content"].strip()
+    if message["role"] == "assistant" or content in text:
+        return True
+    return json.dumps(content, ensure_ascii=False)[1:-1] in text
+
+
+@dataclass(slots=True)
+class LabeledSequence:
+    """Ids and labels of consecutive answers, and where each answer starts."""
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+
+    def add(self, prompt: list[int], answer: list[int]) -> None:
+        """Go on with a prompt that begins with all ids so far, and its answer."""
+        context = prompt[len(self.ids) :]
+        self.labels += [IGNORE_INDEX] * len(context) + answer
+        self.starts.append(len(prompt))
+        self.ids = prompt + answer
+
+
+def join_turns(turns: list[tuple[list[int], list[int]]]) -> list[LabeledSequence]:
+    """The fewest sequences in which each answer stands after its own prompt, of consecutive turns."""
+    sequences: list[LabeledSequence] = []
+    for prompt, answer in turns:
+        if not sequences or prompt[: len(sequences[-1].ids)] != sequences[-1].ids:
+            sequences.append(LabeledSequence())
+        sequences[-1].add(prompt, answer)
+    return sequences
+
+
+def answered_turns(row: Row) -> list[Turn]:
+    """Each turn of the assistant as an answer to all messages before it, except one that opens the
+    conversation and those that are context alone.
+    """
+    messages: list[Message] = row["messages"]
+    answers = [
+        index
+        for index, message in enumerate(messages)
+        if index and message["role"] == "assistant" and message.get("train", True)
+    ]
+    return [_answered_turn(row, index, is_last=index == answers[-1]) for index in answers]
+
+
+def _answered_turn(row: Row, index: int, *, is_last: bool) -> Turn:
+    messages: list[Message] = row["messages"]
+    prompt, message = messages[:index], messages[index]
+    prefix = message.get("prefix")
+    if not prefix:
+        return Turn(row, prompt, [[message]], is_last=is_last)
+    begun: Message = {"role": "assistant", "content": prefix}
+    rest: Message = {**message, "content": message["content"].removeprefix(prefix)}
+    return Turn(row, [*prompt, begun], [[rest]], is_open=True, is_last=is_last)
