@@ -308,6 +308,7 @@ def test_the_table_adds_up_and_leaves_out_what_is_nowhere():
     assert source_table(counts[:1]) is None
     assert describe_dropped(counts) == ["uf: 2 are empty"]
     assert counts[0].as_dict()["dropped"] == {"are empty": 2}
+    assert counts[0].as_dict()["heldout"] == 0 and "tokens" not in counts[0].as_dict()  # nobody counted them
 
 
 # ---- a mixture as one folder

@@ -185,11 +185,11 @@ class SourceCounts:
     truncated: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For report.json, by the source's name: all but the name."""
+        """For report.json, by name. What only tokenized rows tell is there once it was counted."""
         return {
             key: dict(value) if isinstance(value, Counter) else value
             for key, value in vars(self).items()
-            if key != "name"
+            if key != "name" and (value or key not in ("tokens", "answers", "answers_trained", "truncated"))
         }
 
 
