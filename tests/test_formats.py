@@ -751,3 +751,14 @@ def test_texts_load(loaded):
     )
     assert len(splits.heldout) == 2
     assert dict(splits.dropped) == {"`text` is empty": 1}
+
+
+def test_the_rejected_answer_is_chosen_by_the_settings(loaded):
+    scored = [{"response": text, "overall_score": score} for score, text in enumerate("DCBA")]
+    rows = [{"instruction": f"Q{number}", "completions": scored} for number in range(30)]
+
+    def rejected(*overrides: str) -> set[str]:
+        return {row["rejected"][0]["content"] for row in loaded(rows, *overrides).train}
+
+    assert rejected() == {"D"}
+    assert rejected("data.rejected=random") == {"B", "C", "D"}

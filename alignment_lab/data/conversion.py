@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..config import Format, Source
-from .formats import Converter, choose_converter, unused_parts
+from .formats import Converter, choose_converter, not_a_row, unused_parts
 from .mixture import passes, rename
 from .overlap import RowKeys, preferred_messages, row_keys
 from .quarantine import BadRecord, bad_record
-from .reasons import BadRow, Reason
+from .reasons import BadRow
 from .rows import RawRow, Row
 from .table import LISTS, NUMBERS, Ragged, Table
 
@@ -69,6 +69,8 @@ class Conversion:
     source: Source
     format: Format
     label: str  # the setting that names the rows, for sentences
+    rejected: str = "worst"  # which answer is set against the best of several; if random, by the seed
+    seed: int = 0
 
     def columns(self, raw_rows: Iterable[RawRow]) -> set[str]:
         """The columns that any of the rows has a value in."""
@@ -84,7 +86,7 @@ class Conversion:
         if raw.defect:
             return raw.defect
         if not isinstance(raw.value, dict):
-            return BadRow(Reason.not_a_row, f"a {type(raw.value).__name__} stands in a row's place")
+            return not_a_row(raw.value)
         if not passes(raw.value, self.source.filter):
             return None
         return rename(raw.value, self.source.columns)
@@ -105,7 +107,9 @@ class Conversion:
                 found.bad.append(bad_record(raw, row))
             else:
                 found.columns |= _filled(row)
-                convert = convert or choose_converter(self.format, columns, self.label)
+                convert = convert or choose_converter(
+                    self.format, columns, self.label, rejected=self.rejected, seed=self.seed
+                )
                 self._add(found, raw, row, convert)
         return found
 

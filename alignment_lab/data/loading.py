@@ -93,7 +93,7 @@ def _prepare(spec: Experiment, name: str, part: readers.Part) -> Prepared | None
     sizes = {span.file.path: span.file.path.stat().st_size for span in whole}
     spans = readers.spans(source, part, -(-sum(sizes.values()) // STRETCH_BYTES), key=key) or []
     is_split = all(span.end is not None or sizes[span.file.path] < LARGE_BYTES for span in spans)
-    conversion = Conversion(source, spec.method.format, _label(data, name, part))
+    conversion = _conversion(spec, name, part)
 
     def read() -> Iterator[RawRow]:
         found = readers.open_rows(source, part, key=key)
@@ -109,6 +109,12 @@ def _prepare(spec: Experiment, name: str, part: readers.Part) -> Prepared | None
     return _checked(spec, conversion, prepared)
 
 
+def _conversion(spec: Experiment, name: str, part: readers.Part) -> Conversion:
+    data = spec.data
+    source, label = data.mixture()[name], _label(data, name, part)
+    return Conversion(source, spec.method.format, label, data.rejected.name, data.mixture_seed)
+
+
 def _checked(spec: Experiment, conversion: Conversion, prepared: Prepared) -> Prepared:
     """Raises DataError where too many rows are bad."""
     prepared.quarantine.check(spec.data, conversion.label, prepared.read - prepared.filtered)
@@ -118,7 +124,7 @@ def _checked(spec: Experiment, conversion: Conversion, prepared: Prepared) -> Pr
 def _prepare_taken(spec: Experiment, rows: list[RawRow], part: readers.Part) -> Prepared:
     """Rows that were taken of a stream."""
     (name,) = spec.data.mixture()
-    conversion = Conversion(spec.data.mixture()[name], spec.method.format, _label(spec.data, name, part))
+    conversion = _conversion(spec, name, part)
     return _checked(spec, conversion, prepare_rows(name, conversion, rows))
 
 

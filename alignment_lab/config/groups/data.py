@@ -10,6 +10,7 @@ from .data_cleaning import Cleaning
 from .data_source import DataSource, Source, check_source, require_exists
 
 BadRows = Enum("BadRows", ["error", "drop"])
+Rejected = Enum("Rejected", ["worst", "random"])
 
 
 @dataclass
@@ -26,8 +27,10 @@ class Data:
     eval_split: str | None = None  # the same, for a split of data.path
     sources: dict[str, Source] = field(default_factory=dict)  # a mixture, instead of the five above
     rows: int | None = None  # of a mixture by weights; null: as many as none of its sources is too small for
-    mixture_seed: int = 0  # of the rows that are chosen from sources: whatever training.seed is, the same
+    mixture_seed: int = 0  # of what is chosen from sources, and of random rejected answers
     eval_fraction: float = 0.1  # share of the prompts that is held out, where no held-out rows are named
+    # of a row with several scored answers: which of the worse ones is set against the best
+    rejected: Rejected = Rejected.worst
     max_length: int = 1024  # tokens of prompt and completion; a longer completion is truncated at its end
     streaming: bool = (
         False  # read only the rows that training.max_steps needs, in order; nothing is downloaded whole

@@ -9,7 +9,7 @@ speaker's words and `tools` for calls. `preference` and `answered` make the rows
 rows with votes or scores.
 """
 
-from .choice import REQUIRED_COLUMNS, Converter, choose_converter, filled_columns
+from .choice import REQUIRED_COLUMNS, Converter, choose_converter, filled_columns, not_a_row
 from .unused import unused_parts
 
-__all__ = ["REQUIRED_COLUMNS", "Converter", "choose_converter", "filled_columns", "unused_parts"]
+__all__ = ["REQUIRED_COLUMNS", "Converter", "choose_converter", "filled_columns", "not_a_row", "unused_parts"]

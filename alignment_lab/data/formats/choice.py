@@ -66,10 +66,15 @@ def _checked(convert: Converter) -> Converter:
     def convert_row(row: Any) -> list[Row]:
         if isinstance(row, dict):
             return convert(row)
-        remedy = ': give {"messages": [...]}' if isinstance(row, list) else ""
-        raise BadRow(Reason.not_a_row, f"the row is {describe_type(row)} and no mapping of columns{remedy}")
+        raise not_a_row(row)
 
     return convert_row
+
+
+def not_a_row(value: Any) -> BadRow:
+    """That something else stands in a row's place."""
+    remedy = ': give {"messages": [...]}' if isinstance(value, list) else ""
+    return BadRow(Reason.not_a_row, f"the row is {describe_type(value)} and no mapping of columns{remedy}")
 
 
 def _convert_one(convert: Callable[[Row], Row], row: Row) -> list[Row]:

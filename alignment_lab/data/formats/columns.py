@@ -11,7 +11,7 @@ from ..rows import Message, Row
 from .messages import read_list, read_message, templated
 from .strings import STRUCTURE_STARTS, is_templated, is_written, parse_messages, parse_transcript
 from .tools import TOOL_COLUMNS, read_tools
-from .values import describe_type, is_given, parse_json, read_text
+from .values import describe_type, is_given, is_json, parse_json, read_text
 
 CONVERSATION_COLUMNS = ("messages", "conversations", "conversation")
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "input")
@@ -163,8 +163,12 @@ def read_extras(row: Row) -> Row:
     if tools := read_tools(row):
         extras["tools"] = tools
     if is_given(kwargs := parse_json(row.get("chat_template_kwargs"))):
-        if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
-            raise BadRow(Reason.bad_kwargs, "`chat_template_kwargs` is no mapping of names to values")
+        if (
+            not isinstance(kwargs, dict)
+            or not all(isinstance(key, str) for key in kwargs)
+            or not is_json(kwargs)
+        ):
+            raise BadRow(Reason.bad_kwargs, "`chat_template_kwargs` is no mapping of names to values of JSON")
         if given := {key: value for key, value in kwargs.items() if value is not None}:
             extras["chat_template_kwargs"] = given
     return extras

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..reasons import BadRow, Reason
 from ..rows import Row
-from .values import describe_type, is_given, parse_json
+from .values import describe_type, is_given, is_json, parse_json
 
 TOOL_COLUMNS = ("tools", "functions")
 
@@ -24,7 +24,7 @@ def read_tools(row: Row) -> list[dict[str, Any]]:
         return []
     tools = parse_json(value)
     tools = list(map(parse_json, tools)) if isinstance(tools, list) else [tools]
-    if not all(isinstance(tool, dict) for tool in tools):
+    if not all(isinstance(tool, dict) and is_json(tool) for tool in tools):
         raise BadRow(Reason.bad_tools, f"`{column}` is no list of functions")
     tools = [_wrap_function(tool) for tool in tools if tool]
     if any(not isinstance(tool.get("function"), dict | None) for tool in tools):
@@ -56,7 +56,7 @@ def _read_call(call: Any, column: str) -> dict[str, Any]:
         raise BadRow(Reason.bad_tools, f"`{column}` has a call of a tool without the tool's name")
     arguments = function.get("arguments", function.get("parameters"))
     arguments = parse_json(arguments) if is_given(arguments) else {}
-    if not isinstance(arguments, dict):
+    if not isinstance(arguments, dict) or not is_json(arguments):
         raise BadRow(
             Reason.bad_tools,
             f"`{column}` has a call whose arguments are no mapping but {describe_type(arguments)}",

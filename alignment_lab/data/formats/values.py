@@ -67,6 +67,15 @@ def as_truth(value: Any) -> bool | None:
     return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
 
 
+def is_json(value: Any) -> bool:
+    """Whether a value can be written as JSON."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
 def parse_json(value: Any) -> Any:
     """What a text of JSON says; any other value, and text that is no JSON, as it is."""
     if isinstance(value, str):
