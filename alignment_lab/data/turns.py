@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 1000  # prompts per call of the template and of the tokenizer
 REPEATED_STOP = "answers end with the stop token's text: it is trained once"
-NO_REMEDY = "choose a template that does, as model.chat_template=chatml"
+REMEDY = "choose a template that does, or leave it out of the row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def _left_out(turn: Turn, answer: list[Message], prompt: str, whole: str, text: 
             what = f"the {missing['role']}'s message"
     if what is None:
         return None
-    return BadRow(Reason.template_refuses, f"the chat template does not write {what}; {NO_REMEDY}")
+    return BadRow(Reason.template_refuses, f"the chat template does not write {what}; {REMEDY}")
 
 
 def _is_written(message: Message, text: str) -> bool:
