@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -58,9 +58,11 @@ def open_bytes(path: Path, compression: str | None) -> IO[bytes]:
     """A file to be read from its beginning, unpacked. A damaged one raises a member of UNPACK_ERRORS."""
     if compression is None:
         return path.open("rb", buffering=2**20)
-    if compression == "zstd":
-        return _open_zstd(path)
-    return cast(IO[bytes], import_module(compression).open(path))
+    import bz2
+    import gzip
+
+    open_packed: dict[str, Callable[[Path], Any]] = {"gzip": gzip.open, "bz2": bz2.open, "zstd": _open_zstd}
+    return cast(IO[bytes], open_packed[compression](path))
 
 
 def _open_zstd(path: Path) -> IO[bytes]:
