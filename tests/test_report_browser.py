@@ -18,6 +18,18 @@ pytest.importorskip("websocket", reason="the extra `dev` is not installed")
 from browser import CHROMIUM, Page, browser
 
 from alignment_lab.report.__main__ import main
+from alignment_lab.report.render.preview import (
+    Histogram,
+    Kind,
+    LeftOut,
+    Part,
+    Preview,
+    Run,
+    ShownRow,
+    Table,
+    Token,
+    write_preview_page,
+)
 from alignment_lab.report.study import drift
 
 pytestmark = [
@@ -235,3 +247,63 @@ def test_a_hundred_runs_open_and_answer_at_once(page: Page, tmp_path: Path) -> N
     page.click("th[data-column='time'] button")
     assert time.monotonic() - start < 2
     assert page.errors == [] and page.texts("#count") == ["20 of 20 shown"]
+
+
+# ---- the page of `action=preview`
+
+
+@pytest.fixture(scope="module")
+def preview_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pair that was cut, with what would be markup in every place that shows text."""
+    markup = "<script>document.title = 'x'</script><img src=http://127.0.0.1:9/x>"
+
+    def part(title: str, kind: Kind) -> Part:
+        tokens = (Token("<|im_start|>", (1,), special=True), Token(markup, (7, 8)), Token(" שלום 👩‍👧", (9,)))
+        return Part(title, (Run(kind, tokens), Run(Kind.cut, (Token("behind", (4,)),), 90_000)))
+
+    row = ShownRow(
+        markup, (part("prompt", Kind.seen),), (part("chosen", Kind.trained), part("rejected", Kind.trained))
+    )
+    preview = Preview(
+        markup,
+        {"data": markup},
+        dict.fromkeys(Kind, markup),
+        [row] * 3,
+        markup,
+        notes=[markup],
+        tables=[Table(markup, ("source", "rows"), [(markup, "3")])],
+        histograms=[Histogram(markup, [5, 60, 700], limit=512), Histogram("answers", [])],
+        left_out=[LeftOut(markup, 2, (markup,))],
+        template={markup: (Token(markup, (5,)),)},
+    )
+    return write_preview_page(preview, tmp_path_factory.mktemp("preview") / "preview.html")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_preview_shows_tokens_and_asks_for_nothing(tab: Page, preview_page: Path, scheme: str) -> None:
+    """Rows are text; ids come on demand; tokens can be read on their shades (4.5, as WCAG AA asks)."""
+    tab.errors.clear()
+    tab.requests.clear()
+    tab.open(preview_page, scheme=scheme)
+    assert tab.errors == [] and tab.requests == [preview_page.resolve().as_uri()]
+    assert tab.js("document.querySelectorAll('script, img').length") == 0 and tab.js("document.title") != "x"
+    assert tab.js("document.body.scrollWidth <= innerWidth")
+    assert tab.js("document.querySelectorAll('.histogram rect.over').length") == 1
+    boxes = tab.js(
+        "[...document.querySelectorAll('.beside .part')].slice(0, 2).map((part) => part.offsetTop)"
+    )
+    assert boxes[0] == boxes[1], "answers stand side by side"
+    content = "getComputedStyle(document.querySelector('.row .t:nth-of-type(2)'), '::before').content"
+    assert tab.js(content) == "none"
+    tab.click("#ids")
+    assert tab.js(content) == '"7 8"'
+    tab.click("#ids")
+    contrasts = tab.js("""(() => {
+      const part = (value) => (value /= 255) <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+      const of = (color) => ((parts) => 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2])(
+        color.match(/\\d+/g).slice(0, 3).map((value) => part(Number(value))));
+      return [...document.querySelectorAll('.row .t')].map((token) => getComputedStyle(token))
+        .map((style) => [of(style.color), of(style.backgroundColor)])
+        .map(([one, other]) => (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05));
+    })()""")
+    assert len(contrasts) > 20 and min(contrasts) >= 4.5

@@ -54,26 +54,29 @@ def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview
     tokens = tokenized.tokenize(spec, splits, folder, Console(quiet=True))
     decoder, tokenize = Decoder(tokens.tokenizer), data.TOKENIZE[spec.method.format]
 
-    def without_limit(rows: list[data.Row]) -> list[data.Row]:
-        return tokenize(tokens.tokenizer, rows, NO_LIMIT).rows
+    def without_limit(rows: list[data.Row]) -> data.Tokenized:
+        return tokenize(tokens.tokenizer, rows, NO_LIMIT)
 
     rows = tokens.heldout if spec.preview.heldout else tokens.train
     first = [rows[index] for index in range(min(len(rows), COUNTED_ROWS))]
     whole = preview_rows.uncut_rows(without_limit, first, spec.data.max_length)
-    indices = preview_rows.choose(spec, rows, whole)
+    origins = preview_rows.Origins(rows, splits.tables["heldout" if spec.preview.heldout else "train"])
+    indices = preview_rows.choose(spec, rows, whole, origins)
     facts = {"method": spec.method.name, "model": spec.model.name, "data": spec.data.name}
     shown = [rows[index] for index in indices]
+    places = [preview_rows.describe_place(rows[index], index, spec, origins) for index in indices]
     uncut = preview_rows.uncut_rows(without_limit, shown, spec.data.max_length)
     return Preview(
         title=spec.name,
         facts=facts | {"data.max_length": f"{spec.data.max_length:,}"},
         legend=_legend(spec),
         rows=[
-            preview_rows.show_row(row, full, preview_rows.describe_place(row, index, spec), spec, decoder)
-            for row, full, index in zip(shown, uncut, indices, strict=True)
+            preview_rows.show_row(row, full, place, spec, decoder)
+            for row, full, place in zip(shown, uncut, places, strict=True)
         ],
         rows_note=_rows_note(spec, len(shown), len(rows)),
-        notes=[tokenized.describe_rows(tokens), *tokens.splits.findings],
+        notes=[tokenized.describe_rows(tokens), *preview_counts.unused(splits), *splits.findings],
+        tables=[preview_counts.sources(splits), *preview_counts.baselines(spec, first)],
         histograms=preview_counts.histograms(spec, whole, len(rows)),
         left_out=preview_counts.left_out(tokens.splits),
         template=preview_counts.template_tokens(spec, without_limit, decoder),
@@ -83,11 +86,10 @@ def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview
 def _legend(spec: Experiment) -> dict[Kind, str]:
     is_reward = spec.method.name == "reward"
     meaning = REWARD_LEGEND if is_reward else LEGENDS[spec.method.format]
-    return {
-        Kind.trained: meaning,
-        Kind.seen: "context: read, and not trained",
-        Kind.cut: f"behind data.max_length={spec.data.max_length}: the model never sees it",
-    }
+    legend = {Kind.trained: meaning, Kind.seen: "context: read, and not trained"}
+    if spec.method.format is not Format.text:  # which is split, and never cut
+        legend[Kind.cut] = f"cut off at data.max_length={spec.data.max_length}: the model never sees it"
+    return legend
 
 
 def _rows_note(spec: Experiment, shown: int, rows: int) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 
 from ..config import Experiment, Format
-from ..data import DataError, Row, Splits, max_sequence_length
+from ..data import DataError, Row, Splits, Tokenized, max_sequence_length
+from ..data.mixture import source_cells
+from ..data.quarantine import EXAMPLES, EXCERPT
+from ..data.shortcuts import shortcuts
 from ..data.tokenization import tokenize_unpaired
-from ..report.render.preview import Histogram, LeftOut, Token
+from ..report.render.preview import Histogram, LeftOut, Table, Token
 from .preview_tokens import Decoder
 
+LOOKED_AT = 20_000  # bad rows, for the first ones of each reason
 ANSWERS = {"chosen_ids": "chosen", "rejected_ids": "rejected", "completion_ids": "completion"}
 QUESTION, ANSWER = "question", "answer"  # in the rows that show what the template adds
 ONE_TURN: Row = {
@@ -44,18 +49,65 @@ def _lengths(rows: Sequence[Row], limit: int) -> Iterator[tuple[str, list[int], 
     yield whole, [max_sequence_length(row) for row in rows], limit
 
 
+def baselines(spec: Experiment, rows: Sequence[Row]) -> list[Table]:
+    """What rules without understanding make of pairs; `rows` are some of them."""
+    found = shortcuts(rows) if spec.method.format is Format.preference else []
+    if not found:
+        return []
+    cells = [
+        (
+            rule.name,
+            f"{rule.share:.1%}",
+            f"{rule.low:.1%} to {rule.high:.1%}",
+            f"{rule.undecided / rule.pairs:.0%}",
+        )
+        for rule in found
+    ]
+    note = (
+        f"Over {found[0].pairs:,} pairs, with 95% intervals; a rule that sees no difference tosses a coin. "
+        "What lies far from 50% can be learnt instead of what the pairs are about."
+    )
+    headings = ("rule", "picks the chosen answer", "interval", "sees no difference")
+    return [Table("What is right without reading", headings, cells, note)]
+
+
+def sources(splits: Splits) -> Table:
+    """What became of the rows of each source."""
+    headings, rows = source_cells(splits.sources)
+    return Table("Rows by source", headings, rows)
+
+
+def unused(splits: Splits) -> list[str]:
+    """A sentence for each source with columns, or keys of messages, that nothing takes."""
+    return [
+        f"{name}: not used: {', '.join(sorted(columns))}"
+        for name, columns in splits.unused.items()
+        if columns
+    ]
+
+
 def left_out(splits: Splits) -> list[LeftOut]:
-    """Why rows were left out, the most frequent reason first."""
-    return [LeftOut(reason, count) for reason, count in splits.dropped.most_common() if count]
+    """Why rows were left out, the most frequent reason first, with the first rows of each."""
+    examples: dict[str, list[str]] = {}
+    for record in islice(chain.from_iterable(splits.quarantine), LOOKED_AT):
+        found = examples.setdefault(record.detail or record.reason.value, [])
+        if len(found) < EXAMPLES:
+            more = "…" * (len(record.excerpt) == EXCERPT)
+            found.append(f"{record.file}, {record.unit} {record.line}: {record.excerpt}{more}")
+    return [
+        LeftOut(reason, count, tuple(examples.get(reason, ())))
+        for reason, count in splits.dropped.most_common()
+        if count
+    ]
 
 
 def template_tokens(
-    spec: Experiment, tokenize: Callable[[list[Row]], Sequence[Row]], decoder: Decoder
+    spec: Experiment, tokenize: Callable[[list[Row]], Tokenized], decoder: Decoder
 ) -> dict[str, Sequence[Token]]:
     """What stands around a question and its answer once they are tokenized, by the functions of training."""
     try:
         if spec.method.format is Format.text:
-            (block,) = tokenize([{"text": QUESTION}])
+            (block,) = tokenize([{"text": QUESTION}]).rows
             before, after = _around(decoder.tokens(block["input_ids"]), QUESTION)
             return {"before a document": before, "after it": after}
         (row,) = tokenize_unpaired(decoder.tokenizer, [ONE_TURN], sys.maxsize).rows

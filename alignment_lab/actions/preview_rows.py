@@ -8,7 +8,8 @@ from itertools import accumulate, islice, pairwise, zip_longest
 from ..config import Experiment, Format
 from ..data import ID_COLUMNS, Row
 from ..data.rows import IGNORE_INDEX
-from ..data.tokenization import TOKEN_COLUMNS, count_tokens, max_sequence_length
+from ..data.table import Rows
+from ..data.tokenization import TOKEN_COLUMNS, Tokenized, count_tokens, max_sequence_length
 from ..report.render.preview import Kind, Part, ShownRow
 from ..runtime.errors import UserError
 from .preview_tokens import Decoder, Piece
@@ -16,50 +17,99 @@ from .preview_tokens import Decoder, Piece
 BESIDE = {"chosen_ids": "chosen", "rejected_ids": "rejected"}
 
 
-def uncut_rows(tokenize: Callable[[list[Row]], Sequence[Row]], rows: Sequence[Row], limit: int) -> list[Row]:
-    """The rows as they are without a limit; `tokenize` makes such rows, by the functions that training uses.
+def uncut_rows(tokenize: Callable[[list[Row]], Tokenized], rows: Sequence[Row], limit: int) -> list[Row]:
+    """The rows as they are without a limit, as `tokenize` makes them by the functions that training uses.
 
-    Only rows that reach the limit can have been cut, and are tokenized again.
+    Only rows that reach the limit can have been cut, and are tokenized again. Of a row that becomes several
+    sequences, each is found by its tokens.
     """
     uncut = list(rows)
-    candidates = [
+    reached = [
         index
         for index, row in enumerate(rows)
         if "seq_lengths" not in row and max_sequence_length(row) >= limit
     ]
-    for index in candidates:
-        source = {name: value for name, value in rows[index].items() if name not in TOKEN_COLUMNS}
-        uncut[index] = next(
-            (whole for whole in tokenize([source]) if is_part_of(rows[index], whole)), rows[index]
-        )
+    if not reached:
+        return uncut
+    sources = [{key: value for key, value in rows[at].items() if key not in TOKEN_COLUMNS} for at in reached]
+    whole = tokenize(sources)
+    for row, source in zip(whole.rows, whole.indices, strict=True):
+        if is_part_of(rows[reached[source]], row):
+            uncut[reached[source]] = row
     return uncut
 
 
-def choose(spec: Experiment, rows: Sequence[Row], whole: Sequence[Row]) -> list[int]:
+class Origins:
+    """Which source, file and line rows come from. A block of texts has no single one."""
+
+    def __init__(self, rows: Sequence[Row], sources: Sequence[str]) -> None:
+        self.converted: Rows | None = getattr(rows, "converted", None)
+        self.sources, self.count = sources, len(rows)
+
+    def of_source(self, name: str | None) -> list[int]:
+        """The rows of one source; of all sources for None."""
+        if name is None or self.converted is None:
+            return list(range(self.count))
+        tables = self.converted.numbers("table").tolist()
+        return [index for index, table in enumerate(tables) if self.sources[table] == name]
+
+    def on_lines(self, indices: Sequence[int], lines: Sequence[int]) -> list[int]:
+        """Those of the rows that come from one of the lines."""
+        numbers = [] if self.converted is None else self.converted.numbers("line").tolist()
+        return [index for index in indices if numbers[index : index + 1] and numbers[index] in lines]
+
+    def in_turns(self, indices: Sequence[int], count: int) -> list[int]:
+        """The first of the rows, of each source in turn."""
+        tables = [0] * self.count if self.converted is None else self.converted.numbers("table").tolist()
+        by_source: dict[int, list[int]] = {}
+        for index in indices:
+            found = by_source.setdefault(tables[index], [])
+            if len(found) < count:
+                found.append(index)
+        return [index for turn in zip_longest(*by_source.values()) for index in turn if index is not None][
+            :count
+        ]
+
+    def describe(self, index: int) -> str:
+        """`hh, rows.jsonl:17`; empty where it is not known."""
+        if self.converted is None:
+            return ""
+        source = self.sources[int(self.converted.numbers("table")[index])]
+        file, line = self.converted.place(index)
+        return f"{source}, {file}:{line}"
+
+
+def choose(spec: Experiment, rows: Sequence[Row], whole: Sequence[Row], origins: Origins) -> list[int]:
     """Which rows are shown: those of preview.lines, else the first of each source in turn, and one that was
     cut. `whole` are the first of the rows without a limit. Raises UserError where none is there.
     """
-    wanted, source = spec.preview, spec.preview.source
-    of_source = [index for index in range(len(rows)) if source in (None, rows[index].get("source"))]
+    wanted, names = spec.preview, list(spec.data.mixture())
+    if wanted.source is not None and wanted.source not in names:
+        raise UserError(f"preview.source={wanted.source}: no such source; give one of {', '.join(names)}.")
+    of_source = origins.of_source(wanted.source)
     if wanted.lines is not None:
-        found = [index for index in of_source if rows[index].get("line", index + 1) in wanted.lines]
-        if not found:
-            raise UserError(
-                f"preview.lines={list(wanted.lines)}: no {'held-out' if wanted.heldout else 'training'} row "
-                f"comes from {'this line' if len(wanted.lines) == 1 else 'these lines'}; it may be "
-                f"{'a training row' if wanted.heldout else 'held out (preview.heldout=true)'} or left out; "
-                "without preview.lines the reasons are shown."
-            )
-        return found
-    by_source: dict[str, list[int]] = {}
-    for index in of_source:
-        by_source.setdefault(rows[index].get("source", ""), []).append(index)
-    turns = zip_longest(*by_source.values())
-    chosen = [index for turn in turns for index in turn if index is not None][: wanted.rows]
+        return _on_lines(spec, of_source, origins)
+    chosen = origins.in_turns(of_source, wanted.rows)
     cut = (index for index in of_source if index < len(whole) and is_cut(rows[index], whole[index]))
     if chosen and not any(is_cut(rows[index], whole[index]) for index in chosen if index < len(whole)):
         chosen += islice(cut, 1)
     return chosen
+
+
+def _on_lines(spec: Experiment, indices: Sequence[int], origins: Origins) -> list[int]:
+    wanted = spec.preview
+    assert wanted.lines is not None
+    key = f"preview.lines=[{','.join(map(str, wanted.lines))}]"
+    if spec.method.format is Format.text:
+        raise UserError(f"{key}: a block of texts comes from many lines; leave it out.")
+    if found := origins.on_lines(indices, wanted.lines):
+        return found
+    side, other = ("held-out", "a training row") if wanted.heldout else ("training", "held out")
+    flag = "preview.heldout=false" if wanted.heldout else "preview.heldout=true"
+    raise UserError(
+        f"{key}: no {side} row comes from {'this line' if len(wanted.lines) == 1 else 'these lines'}; it may "
+        f"be {other} ({flag}) or left out: without preview.lines the reasons are shown."
+    )
 
 
 def is_cut(row: Row, whole: Row) -> bool:
@@ -67,12 +117,11 @@ def is_cut(row: Row, whole: Row) -> bool:
     return count_tokens(row) < count_tokens(whole)
 
 
-def describe_place(row: Row, index: int, spec: Experiment) -> str:
-    """Where a row comes from: its file and line, where they are known; and where it stands in training."""
+def describe_place(row: Row, index: int, spec: Experiment, origins: Origins) -> str:
+    """Where a row stands in training, and where it comes from."""
     side = "held-out" if spec.preview.heldout else "training"
     place = f"{side} {'block' if 'seq_lengths' in row else 'row'} {index + 1:,}"
-    origin = f"{row['file']}:{row['line']}" if row.get("file") else ""
-    return " · ".join(filter(None, (place, str(row.get("source") or ""), origin)))
+    return " · ".join(filter(None, (place, origins.describe(index))))
 
 
 def is_part_of(row: Row, whole: Row) -> bool:

@@ -178,6 +178,10 @@ def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | Non
         cleaned=cleaned.report,
         findings=cleaned.lines,
         sources=list(counts.values()),
+        tables={
+            part: [prepared.quarantine.source for prepared in parts.get(part, train)]
+            for part in ("train", "heldout")
+        },
         unused={
             name: set().union(*(each.unused for each in everything if each.quarantine.source == name))
             for name in counts

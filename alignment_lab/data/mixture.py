@@ -201,27 +201,40 @@ COLUMNS = {  # of the table -> what it shows
 
 
 def source_table(counts: Sequence[SourceCounts]) -> Table | None:
-    """The mixture as a table for the terminal, with its total; None for one source.
-
-    A column that is 0 everywhere is left out.
-    """
+    """The mixture as a table for the terminal; None for one source."""
     if len(counts) < 2:
         return None
     from rich.table import Table
 
+    headings, rows = source_cells(counts)
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == headings[0] else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def source_cells(counts: Sequence[SourceCounts]) -> tuple[list[str], list[list[str]]]:
+    """The headings and rows of a table of sources, with a total where there are several.
+
+    A column that is 0 everywhere is left out.
+    """
     found = [[_number(one, attribute) for attribute in COLUMNS.values()] for one in counts]
     totals = [sum(column) for column in zip(*found, strict=True)]
     shown = [index for index, total in enumerate(totals) if total]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("source")
-    for index in shown:
-        table.add_column(list(COLUMNS)[index], justify="right")
-    if totals[4]:
-        table.add_column("share", justify="right")
-    for name, numbers in [*zip([one.name for one in counts], found, strict=True), ("total", totals)]:
-        share = [f"{numbers[4] / totals[4]:.1%}"] if totals[4] else []
-        table.add_row(name, *(f"{numbers[index]:,}" for index in shown), *share)
-    return table
+    several = len(counts) > 1
+    headings = ["source", *(list(COLUMNS)[index] for index in shown)]
+    lines = list(zip([one.name for one in counts], found, strict=True))
+    rows = [
+        [name, *(f"{numbers[index]:,}" for index in shown)]
+        for name, numbers in [*lines, *([("total", totals)] if several else [])]
+    ]
+    if totals[4] and several:
+        headings.append("share")
+        for row, numbers in zip(rows, [*found, totals], strict=True):
+            row.append(f"{numbers[4] / totals[4]:.1%}")
+    return headings, rows
 
 
 def describe_dropped(counts: Sequence[SourceCounts]) -> list[str]:

@@ -46,6 +46,8 @@ class Splits:
     findings: list[str] = field(default_factory=list, compare=False)  # the same, a line for each
     sources: list[SourceCounts] = field(default_factory=list, compare=False)  # what became of each source
     unused: dict[str, set[str]] = field(default_factory=dict)  # by source: columns and message keys
+    # of train and heldout, by the numbers of their tables: the names of the sources
+    tables: dict[str, list[str]] = field(default_factory=dict, compare=False)
 
 
 def max_train_groups(spec: Experiment) -> int | None:

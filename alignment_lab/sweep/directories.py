@@ -28,23 +28,23 @@ def make_run_directory(config: DictConfig) -> None:
     settings, key = config.hydra, "hydra.run.dir"
     folder = _expand(key, settings.run.dir)
     is_new = CLOCK in str(OmegaConf.to_container(settings.run, resolve=False)["dir"])  # type: ignore[index, call-overload]
-    is_plan = getattr(config.action, "name", config.action) == "plan"
+    action = getattr(config.action, "name", config.action)
     if is_new and ranks.is_launched() and not ranks.is_main_process():
         folder = Path()  # rank 0's is used
     elif is_new:
-        _require_one_clock(config, is_plan=is_plan)
+        _require_one_clock(config, action)
         folder = _make(key, folder, is_new=True)
     else:
-        if not is_plan:  # which writes nothing
+        if action != "plan":  # which writes nothing
             folders.claim_run_directory(folder, f"{key}={folder}")
         _make(key, folder)
     with read_write(config):
         config.hydra.run.dir = str(folder)
 
 
-def _require_one_clock(config: DictConfig, *, is_plan: bool) -> None:
+def _require_one_clock(config: DictConfig, action: str) -> None:
     nodes = config.parallel.get("nodes", 1)
-    if nodes != 1 and not is_plan and not ranks.is_launched():
+    if nodes != 1 and action == "train" and not ranks.is_launched():
         raise UserError(
             f"parallel.nodes={nodes}: each machine would name the run's directory by its own clock; "
             "give all of them the same: hydra.run.dir=DIRECTORY."

@@ -113,6 +113,11 @@ class CellCheck:
 
     def __call__(self, spec: Experiment) -> list[str]:
         """One sentence for each problem."""
+        if spec.action is not Action.train:
+            return [
+                f"action={spec.action.name}: a launcher of the lab runs cells that train; leave "
+                "hydra/launcher out."
+            ]
         key = f"{to_plain(spec)['data']} {spec.method.format}"
         if key not in self._data_problems:
             self._data_problems[key] = _data_problems(spec)

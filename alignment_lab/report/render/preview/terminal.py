@@ -99,6 +99,8 @@ def _tokens(run: Run, colored: bool) -> Text:
     if run.omitted:
         text.append(f" … {run.omitted:,} more … ", "italic dim")
         _append(text, run.tail, run.kind, colored)
+    if text.plain.endswith("\n"):  # the next run begins a line by itself
+        text.right_crop(1)
     return text
 
 
