@@ -65,6 +65,7 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that waits for this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     terminate_with_parent()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork, and cores are shared
     _function = function
 
 
