@@ -285,18 +285,26 @@ def test_a_failed_run_records_the_reason(composed, tmp_path):
     assert not run.partial.exists()
 
 
-def test_dropped_and_truncated_rows_are_counted(composed, tmp_path):
+def test_dropped_and_truncated_rows_are_counted(composed, tmp_path, capsys):
+    """Few bad rows do not end a run: they lie in its directory, with their places and reasons."""
     rows = [{"prompt": f"Question {n}?", "chosen": "Yes." * n, "rejected": "No."} for n in range(1, 40)]
-    rows.append({"prompt": "Same?", "chosen": "a", "rejected": "a"})
-    path = tmp_path / "rows.json"
-    path.write_text(json.dumps(rows))
+    rows[20:20] = [{"prompt": "Same?", "chosen": "a", "rejected": "a"}, {"prompt": "Half?", "chosen": "b"}]
+    lines = [*map(json.dumps, rows), '{"prompt": "cut?", "cho']
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines))
     run = RunDirectory(tmp_path / "run")
-    run_action(
-        composed([*TINY, "data=local", f"data.path={path}", "data.max_length=60", "training.max_steps=-1"]),
-        run,
-    )
+    local = ["data=local", f"data.path={path}", "data.max_bad_fraction=0.05"]
+    run_action(composed([*TINY, *local, "data.max_length=60", "training.max_steps=-1"]), run)
     counts = run.report()["rows"]
-    assert counts["dropped"] == {"`chosen` equals `rejected`": 1}
+    records = [json.loads(line) for line in run.quarantine_file.read_text().splitlines()]
+    reasons = {21: "equal_answers", 22: "missing_column", 42: "unreadable"}
+    assert [(record["file"], record["line"], record["reason"]) for record in records] == [
+        (str(path), line, reason) for line, reason in reasons.items()
+    ]
+    assert [record["row"] for record in records] == [lines[line - 1] for line in reasons]
+    assert counts["dropped"] == {record["detail"]: 1 for record in records}
+    assert counts["reasons"] == {reason: 1 for reason in reasons.values()}
+    assert "quarantine: 3 rows, with file, line and reason, in " in capsys.readouterr().out
     assert counts["truncated"] > 0
     assert counts["train"] == 35  # a tenth of 39 prompts is held out
 

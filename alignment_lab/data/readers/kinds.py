@@ -98,7 +98,7 @@ def kind_of(path: Path, head: bytes) -> tuple[str | None, str]:
     text = head.removeprefix(BOM).lstrip()
     if text[:14].lower().startswith((b"<!doctype html", b"<html")):
         return None, "is an HTML page, as a download that failed leaves it; fetch the file itself."
-    if b"\0" in head:
+    if b"\0" in text.partition(b"\n")[0]:  # a later line of text may be damaged: it is one bad row
         return None, f"is neither text nor Parquet or Arrow; give {READABLE}."
     named = named_kind(path)
     if named in ("parquet", "arrow"):

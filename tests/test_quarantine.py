@@ -1,0 +1,192 @@
+"""Rows that cannot be used cost no other row: each is told with its place and reason, the good ones are as they
+would be alone, in whatever way they are read and kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment_lab.config import Experiment
+from alignment_lab.data import DataError, Splits, load_rows, loading, preparation, workers
+from alignment_lab.data.quarantine import is_defect
+from alignment_lab.data.reasons import Reason
+
+ROWS, BAD_ROWS = 10_000, 4_000
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(content: Any, **fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **fields}
+
+
+def pair(number: int, **columns: Any) -> dict[str, Any]:
+    row = {"prompt": f"Where is the {number}th ferry?", "chosen": f"At pier {number}.", "rejected": "Gone."}
+    return row | columns
+
+
+def line(row: Any) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode(errors="surrogatepass")
+
+
+def begun_by_human(number: int) -> dict[str, Any]:
+    question = f"\n\nHuman: Is ferry {number} late?\n\nAssistant:"
+    return {"chosen": f"{question} Yes.", "rejected": f"{question} No."}
+
+
+GOOD: list[Callable[[int], dict[str, Any]]] = [
+    pair,
+    begun_by_human,
+    lambda number: pair(number, prompt=[user(f"Ferry {number}?")], margin=number / 2),
+    lambda number: pair(number, chosen="Über \U0001f600 \u2028\\", system=None, id=number),
+    lambda number: (
+        pair(number, chosen=[user(f"Ferry {number}?"), assistant("A")], prompt=None)
+        | {"rejected": [user(f"Ferry {number}?"), assistant("B")]}
+    ),
+    lambda number: {
+        "instruction": f"Name ferry {number}.",
+        "input": "Be brief.",
+        "chosen": "A",
+        "rejected": "B",
+    },
+]
+
+
+def with_(**columns: Any) -> Callable[[int], bytes]:
+    return lambda number: line(pair(number, **columns))
+
+
+def answered(*turns: Any) -> Callable[[int], bytes]:
+    return with_(chosen=list(turns))
+
+
+BAD: dict[str, tuple[Callable[[int], bytes], Reason]] = {
+    "cut": (lambda number: line(pair(number))[:-9], Reason.unreadable),
+    "not UTF-8": (lambda number: line(pair(number)).replace(b"Gone", b"G\xf6ne"), Reason.unreadable),
+    "two in a line": (lambda number: line(pair(number)) * 2, Reason.unreadable),
+    "no JSON": (lambda number: b"prompt: Where?", Reason.unreadable),
+    "a NUL": (lambda number: b"\0" * 9, Reason.unreadable),
+    "nested": (lambda number: b'{"prompt": ' + b"[" * 3000, Reason.unreadable),
+    "a number of many digits": (lambda number: b'{"prompt": ' + b"7" * 5000 + b"}", Reason.unreadable),
+    "null": (lambda number: b"null", Reason.not_a_row),
+    "a list": (lambda number: line([pair(number)]), Reason.not_a_row),
+    "text": (lambda number: line("Where?"), Reason.not_a_row),
+    "a number": (lambda number: line(number), Reason.not_a_row),
+    "true": (lambda number: b"true", Reason.not_a_row),
+    "no column": (lambda number: b"{}", Reason.missing_column),
+    "chosen is null": (with_(chosen=None), Reason.missing_column),
+    "chosen is a number": (with_(chosen=3), Reason.not_text),
+    "prompt is a number": (with_(prompt=-0.5), Reason.not_text),
+    "system is a list": (with_(system=[1]), Reason.not_text),
+    "chosen holds numbers": (with_(chosen=[1, 2]), Reason.not_messages),
+    "a message is null": (answered(None), Reason.not_messages),
+    "an unknown role": (answered({"role": "narrator", "content": "A"}), Reason.unknown_role),
+    "no role": (answered({"speaker": "ferryman", "content": "A"}), Reason.unknown_role),
+    "a role that is a list": (answered({"role": ["assistant"], "content": "A"}), Reason.unknown_role),
+    "no content": (answered({"role": "assistant", "text": "A"}), Reason.no_content),
+    "content is a number": (answered(assistant(7)), Reason.bad_content),
+    "a part of another kind": (answered(assistant([{"type": "refusal", "refusal": "no"}])), Reason.bad_content),
+    "a picture": (with_(prompt=[user([{"type": "image_url"}])]), Reason.media),  # type: ignore[arg-type]
+    "pictures": (with_(images=["pier.png"]), Reason.media),
+    "the user speaks last": (answered(assistant("A"), user("Why?")), Reason.not_an_answer),
+    "half a weight": (answered(assistant("A", weight=0.5)), Reason.bad_weight),
+    "a call of nothing": (answered(assistant("", tool_calls=[{"arguments": {}}])), Reason.bad_tools),
+    "tools are text": (with_(tools="ferry"), Reason.bad_tools),
+    "arguments of the template in a list": (with_(chat_template_kwargs=[1]), Reason.bad_kwargs),
+    "a margin of words": (with_(margin="much"), Reason.bad_number),
+    "a margin that is no number": (with_(margin=float("nan")), Reason.bad_number),
+    "a template": (with_(prompt="<|im_start|>user\nQ<|im_end|>\n"), Reason.templated),
+    "no prompt": (with_(prompt=[]), Reason.no_prompt),
+    "an empty answer": (with_(chosen=" \n"), Reason.empty),
+    "an empty prompt": (with_(prompt=""), Reason.empty),
+    "equal answers": (with_(rejected="A", chosen="A"), Reason.equal_answers),
+}  # fmt: skip
+
+
+def mixed(good: int, bad: int) -> tuple[list[bytes], list[tuple[int, Reason]]]:
+    """(lines, the line and reason of each bad one): of every kind as many, in an order of chance, with blank
+    lines among them.
+    """
+    kinds = list(BAD.values())
+    makers = [(lambda n, make=GOOD[n % len(GOOD)]: line(make(n)), None) for n in range(good)]
+    makers += [kinds[n % len(kinds)] for n in range(bad)]
+    random.Random(bad).shuffle(makers)
+    lines: list[bytes] = []
+    expected: list[tuple[int, Reason]] = []
+    for number, (make, reason) in enumerate(makers):
+        if number % 1000 == 17:
+            lines.append(b" ")
+        lines.append(make(number))
+        if reason:
+            expected.append((len(lines), reason))
+    return lines, expected
+
+
+def write(file: Path, lines: list[bytes]) -> Path:
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    return file
+
+
+def good_alone(lines: list[bytes], bad: list[tuple[int, Reason]]) -> list[bytes]:
+    numbers = {number for number, _ in bad}
+    return [text for number, text in enumerate(lines, start=1) if number not in numbers]
+
+
+def places(splits: Splits) -> list[tuple[int, Reason]]:
+    return [(record.line, record.reason) for part in splits.quarantine for record in part]
+
+
+@pytest.fixture
+def spec_of(composed) -> Callable[..., Experiment]:
+    return lambda file, *overrides: composed(
+        ["model=tiny", "method=dpo", "data=local", f"data.path={file}", *overrides]
+    )
+
+
+def test_bad_rows_of_every_kind_cost_no_good_one(tmp_path, spec_of):
+    lines, bad = mixed(ROWS - BAD_ROWS, BAD_ROWS)
+    file, alone = (
+        write(tmp_path / "mixed.jsonl", lines),
+        write(tmp_path / "good.jsonl", good_alone(lines, bad)),
+    )
+    splits, expected = load_rows(spec_of(file, "data.bad_rows=drop")), load_rows(spec_of(alone))
+    assert places(splits) == bad and len({reason for _, reason in bad}) >= 17
+    assert splits.train == expected.train and splits.heldout == expected.heldout
+    assert len(splits.train) + len(splits.heldout) == ROWS - BAD_ROWS and not expected.dropped
+    assert splits.dropped.total() == BAD_ROWS and splits.read == {"train": ROWS}
+    with pytest.raises(DataError) as error:
+        load_rows(spec_of(file))
+    sentence = str(error.value)
+    defects = sum(is_defect(reason) for _, reason in bad)
+    assert sentence.count(str(file)) == 4 and "\n" not in sentence and len(sentence) < 1000
+    assert f"{defects} of {ROWS} rows cannot be used (" in sentence
+    shown = [int(number) for number in re.findall(r"mixed\.jsonl, line (\d+): ", sentence)]
+    assert len(shown) == 3 and set(shown) <= {number for number, reason in bad if is_defect(reason)}
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["bad first", "bad last"])
+def test_any_bad_row_may_be_the_first_or_the_last(order, tmp_path, spec_of):
+    """What a file holds is told from its beginning; its last line may have no end."""
+    good = [line(pair(number)) for number in range(8)]
+    file = write(tmp_path / "rows.jsonl", good)
+    spec = spec_of(file, "data.bad_rows=drop")
+    expected = load_rows(spec)
+    for kind, (make, reason) in BAD.items():
+        if order == 1 and kind == "a NUL":
+            continue  # then it is taken for no text, and refused
+        file.write_bytes(b"\n".join([make(9), *good][::order]))
+        splits = load_rows(spec)
+        assert places(splits) == [(1 if order == 1 else 9, reason)], kind
+        assert sorted(row["prompt"][0]["content"] for row in splits.train + splits.heldout) == sorted(
+            row["prompt"][0]["content"] for row in expected.train + expected.heldout
+        ), kind
