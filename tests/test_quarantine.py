@@ -1,5 +1,5 @@
-"""Rows that cannot be used cost no other row: each is told with its place and reason, the good ones are as they
-would be alone, in whatever way they are read and kept.
+"""Rows that cannot be used cost no other row: each is told with its place and reason, and the good ones are
+as they would be alone, in whatever way they are read and kept.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ BAD: dict[str, tuple[Callable[[int], bytes], Reason]] = {
     "a role that is a list": (answered({"role": ["assistant"], "content": "A"}), Reason.unknown_role),
     "no content": (answered({"role": "assistant", "text": "A"}), Reason.no_content),
     "content is a number": (answered(assistant(7)), Reason.bad_content),
-    "a part of another kind": (answered(assistant([{"type": "refusal", "refusal": "no"}])), Reason.bad_content),
+    "a part of another kind": (answered(assistant([{"type": "refusal"}])), Reason.bad_content),
     "a picture": (with_(prompt=[user([{"type": "image_url"}])]), Reason.media),  # type: ignore[arg-type]
     "pictures": (with_(images=["pier.png"]), Reason.media),
     "the user speaks last": (answered(assistant("A"), user("Why?")), Reason.not_an_answer),
@@ -118,17 +119,19 @@ def mixed(good: int, bad: int) -> tuple[list[bytes], list[tuple[int, Reason]]]:
     lines among them.
     """
     kinds = list(BAD.values())
-    makers = [(lambda n, make=GOOD[n % len(GOOD)]: line(make(n)), None) for n in range(good)]
-    makers += [kinds[n % len(kinds)] for n in range(bad)]
-    random.Random(bad).shuffle(makers)
+    order = [True] * good + [False] * bad
+    random.Random(bad).shuffle(order)
     lines: list[bytes] = []
     expected: list[tuple[int, Reason]] = []
-    for number, (make, reason) in enumerate(makers):
+    for number, is_good in enumerate(order):
         if number % 1000 == 17:
             lines.append(b" ")
+        if is_good:
+            lines.append(line(GOOD[number % len(GOOD)](number)))
+            continue
+        make, reason = kinds[len(expected) % len(kinds)]
         lines.append(make(number))
-        if reason:
-            expected.append((len(lines), reason))
+        expected.append((len(lines), reason))
     return lines, expected
 
 
@@ -190,3 +193,109 @@ def test_any_bad_row_may_be_the_first_or_the_last(order, tmp_path, spec_of):
         assert sorted(row["prompt"][0]["content"] for row in splits.train + splits.heldout) == sorted(
             row["prompt"][0]["content"] for row in expected.train + expected.heldout
         ), kind
+
+
+# ---- many rows: in stretches, by several processes, into a file
+
+
+@pytest.fixture
+def few_are_many(monkeypatch, tmp_path) -> None:
+    """Files of some kilobytes are as large ones are; the cache is empty."""
+    monkeypatch.setenv("ALIGNMENT_LAB_CACHE", str(tmp_path / "cache"))
+    for name, value in {"FEW_ROWS": 10, "STRETCH_ROWS": 50, "FEW_BYTES": 0}.items():
+        monkeypatch.setattr(preparation, name, value)
+    monkeypatch.setattr(loading, "STRETCH_BYTES", 4096)
+
+
+def later_columns() -> list[bytes]:
+    """No converter fits the first rows; another one fits them all than fits the next."""
+    texts = [line({"note": f"ferry {number}"}) for number in range(60)]
+    return [*texts, *map(line, map(begun_by_human, range(60))), *(line(pair(number)) for number in range(60))]
+
+
+FILES = {
+    "bad rows of every kind": lambda: mixed(150, 80)[0],
+    "columns that come late": later_columns,
+    "no usable row in a stretch": lambda: [line(pair(0)), *[b"null"] * 2000, line(pair(1)), line(pair(2))],
+}
+
+
+@pytest.mark.parametrize(("content", "method"), [*zip(FILES, ["dpo", "kto", "sft"], strict=True)])
+def test_many_rows_are_as_they_would_be_in_memory(content, method, tmp_path, spec_of, monkeypatch, request):
+    """By one process and by four, and from the file that they left."""
+    file = write(tmp_path / "rows.jsonl", FILES[content]())
+    spec = spec_of(file, f"method={method}", "data.bad_rows=drop")
+    expected = load_rows(spec)
+    request.getfixturevalue("few_are_many")
+    for processes in (1, 4):
+        monkeypatch.setattr(workers, "_processes", processes)
+        monkeypatch.setenv("ALIGNMENT_LAB_CACHE", str(tmp_path / f"cache{processes}"))
+        for _ in range(2):
+            splits = load_rows(spec)
+            assert splits.train.table.key and not expected.train.table.key  # in a file, and in memory
+            assert splits == expected  # rows, their order, the digest, what was dropped
+            assert list(map(list, splits.train)) == list(map(list, expected.train))  # the order of columns
+            assert places(splits) == places(expected)
+            assert (splits.sources, splits.unused, splits.tables) == (
+                expected.sources, expected.unused, expected.tables,
+            )  # fmt: skip
+    assert len(list(tmp_path.glob("cache*/rows/*"))) == 2
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_no_run(tmp_path, spec_of, few_are_many, monkeypatch):
+    """Where there is no room at all it is said."""
+    monkeypatch.setattr(workers, "_processes", 1)
+    spec = spec_of(write(tmp_path / "rows.jsonl", mixed(150, 80)[0]), "data.bad_rows=drop")
+    expected = load_rows(spec)
+    monkeypatch.setenv("ALIGNMENT_LAB_CACHE", str(write(tmp_path / "in the way", [])))
+    assert load_rows(spec) == expected
+    monkeypatch.setenv("ALIGNMENT_LAB_CACHE", str(tmp_path / "full"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        with pytest.raises(DataError, match=r"its rows cannot be kept in .* TMPDIR\.$") as error:
+            load_rows(spec)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(error.value).startswith("data=local data.path=") and "\n" not in str(error.value)
+    assert load_rows(spec) == expected  # nothing half written is found
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "rows cut": lambda folder: os.truncate(folder / "rows.arrow", 900),
+    "rows gone": lambda folder: (folder / "rows.arrow").unlink(),
+    "a bad row gone": lambda folder: (folder / "bad.jsonl").write_text(""),
+    "no facts": lambda folder: (folder / "facts.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_rows_are_prepared_again(damage, tmp_path, spec_of, monkeypatch, request):
+    monkeypatch.setattr(workers, "_processes", 1)
+    spec = spec_of(write(tmp_path / "rows.jsonl", mixed(150, 80)[0]), "data.bad_rows=drop")
+    expected = load_rows(spec)
+    request.getfixturevalue("few_are_many")
+    load_rows(spec)
+    ((folder),) = (tmp_path / "cache/rows").iterdir()
+    DAMAGES[damage](folder)
+    splits = load_rows(spec)
+    assert splits == expected and places(splits) == places(expected)
+
+
+def test_the_kept_rows_of_a_file_are_those_of_the_settings(tmp_path, composed, few_are_many, monkeypatch):
+    """A source of another name shares them; where another rejected answer is asked for it does not."""
+    monkeypatch.setattr(workers, "_processes", 1)
+    answers = [{"response": text, "overall_score": score} for score, text in enumerate("DCBA")]
+    rows = [line({"instruction": f"Ferry {number}?", "completions": answers}) for number in range(60)]
+    file = write(tmp_path / "rows.jsonl", [*rows[:30], b"null", *rows[30:]])
+
+    def rejected(*overrides: str) -> set[str]:
+        splits = load_rows(composed(["model=tiny", "method=dpo", "data.bad_rows=drop", *overrides]))
+        assert [part.source for part in splits.quarantine] == list(splits.unused)
+        return {row["rejected"][0]["content"] for row in splits.train}
+
+    alone = ["data=local", f"data.path={file}"]
+    mixture = ["data=mixture", "+data/source@data.sources.pier=local", f"data.sources.pier.path={file}"]
+    assert rejected(*alone) == rejected(*mixture) == {"D"}
+    assert len(list((tmp_path / "cache/rows").iterdir())) == 1
+    assert rejected(*alone, "data.rejected=random") == {"B", "C", "D"}

@@ -26,7 +26,7 @@ from ..runtime.digests import digest_files
 from ..runtime.files import cache_directory, file_digest, json_digest
 from .conversion import Conversion, Stretch
 from .quarantine import Quarantine, encode_record
-from .reasons import Reason
+from .reasons import DataError, Reason
 from .rows import RawRow
 from .table import Table, encode_batch, open_table, with_files
 from .workers import ordered_map
@@ -74,7 +74,7 @@ def prepare(part: Part) -> Prepared:
     head = list(islice(rows, FEW_ROWS + 1))
     if len(head) <= FEW_ROWS:
         return prepare_rows(part.name, part.conversion, head)
-    return _prepare_many(part, _temporary_folder())
+    return _prepare_temporarily(part)
 
 
 def prepare_rows(name: str, conversion: Conversion, rows: Sequence[RawRow]) -> Prepared:
@@ -98,7 +98,7 @@ def _count(prepared: Prepared, found: Stretch) -> None:
 def _prepare_cached(part: Part) -> Prepared:
     """Prepared rows of files, found in the cache or kept there; on a full disk, in a temporary folder."""
     folder = cache_directory() / "rows" / _key(part)
-    if prepared := _open(folder):
+    if prepared := _open(folder, part.name):
         return prepared
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
@@ -106,18 +106,27 @@ def _prepare_cached(part: Part) -> Prepared:
         _write(part, partial)
         with contextlib.suppress(OSError):  # another process was faster
             partial.rename(folder)
-        if prepared := _open(folder):
+        if prepared := _open(folder, part.name):
             return prepared
     except OSError:
         pass
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return _prepare_many(part, _temporary_folder())
+    return _prepare_temporarily(part)
 
 
-def _prepare_many(part: Part, folder: Path) -> Prepared:
-    _write(part, folder)
-    prepared = _open(folder)
+def _prepare_temporarily(part: Part) -> Prepared:
+    """Prepared rows in a folder that ends with this process. Raises DataError where they find no room."""
+    try:
+        folder = _temporary_folder()
+        _write(part, folder)
+    except OSError as error:
+        raise DataError(
+            f"{part.conversion.label}: its rows cannot be kept in {cache_directory()}, nor in "
+            f"{tempfile.gettempdir()} ({error}); make room there, or name other folders with "
+            "ALIGNMENT_LAB_CACHE or TMPDIR."
+        ) from error
+    prepared = _open(folder, part.name)
     assert prepared is not None
     return prepared
 
@@ -134,6 +143,8 @@ def _key(part: Part) -> str:
         "files": [*map(str, part.files), *digest_files(part.files)],
         "source": source,
         "format": part.conversion.format.name,
+        "rejected": part.conversion.rejected,
+        "seed": part.conversion.seed if part.conversion.rejected == "random" else None,
         "code": sorted(map(file_digest, code)),
     }
     return json_digest(facts)
@@ -151,14 +162,16 @@ def _temporary_folder() -> Path:
     return Path(folder)
 
 
-def _open(folder: Path) -> Prepared | None:
-    """What `_write` left in a folder; None where it is not there, or damaged, which ends it."""
+def _open(folder: Path, name: str) -> Prepared | None:
+    """What `_write` left in a folder, of a source that has this name here; None where it is not there, or
+    damaged, which ends it.
+    """
     try:
         facts = json.loads((folder / FACTS_FILE).read_text())
         if digest_files([folder / ROWS_FILE, folder / BAD_FILE]) == facts["sha256"]:
             table = open_table(folder / ROWS_FILE, facts["files"])._replace(key=facts["sha256"][0])
             counts = Counter({(Reason[name], detail): count for name, detail, count in facts["counts"]})
-            quarantine = Quarantine(facts["name"], counts=counts, file=folder / BAD_FILE)
+            quarantine = Quarantine(name, counts=counts, file=folder / BAD_FILE)
             return Prepared(
                 table,
                 quarantine,
@@ -181,8 +194,15 @@ def _write(part: Part, folder: Path) -> None:
     again.
     """
     columns = part.conversion.columns(islice(part.read(), STRETCH_ROWS))
-    while not (found := _write_with(part, folder, columns)) <= columns:
+    try:
+        found = _write_with(part, folder, columns)
+    except DataError:  # no converter fits the first rows: later ones may have what it needs
+        found = part.conversion.columns(part.read())
+        if found <= columns:
+            raise
+    while not found <= columns:
         columns |= found
+        found = _write_with(part, folder, columns)
 
 
 def _write_with(part: Part, folder: Path, columns: set[str]) -> set[str]:
@@ -214,7 +234,6 @@ def _write_with(part: Part, folder: Path, columns: set[str]) -> set[str]:
             places = [files.setdefault(file, len(files)) for file in stretch.files]
             writer.write(with_files(pyarrow.ipc.read_record_batch(content, schema), places))
     facts = {
-        "name": part.name,
         "read": prepared.read,
         "filtered": prepared.filtered,
         "digest": digest.hexdigest(),
