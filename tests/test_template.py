@@ -1,4 +1,4 @@
-"""A text encoded in parts has the ids of the whole text with any tokenizer; no part is encoded twice."""
+"""Texts encoded in parts have the ids of the whole texts with any tokenizer; no part is encoded twice."""
 
 from __future__ import annotations
 
@@ -36,8 +36,18 @@ def assert_the_same_ids(tokenizer):
     texts = ["".join(rng.choices(FRAGMENTS, k=rng.randint(0, 9))) for _ in range(3000)]
     # a call with truncation leaves the backend set to truncate
     tokenizer(texts, truncation=True, max_length=2)
-    ids = encoding.shared_part_encoder(tokenizer)(texts)
-    assert ids == encoding.encode_rendered(tokenizer, texts)
+    prompts = [(texts[index], texts[index + 1 : index + 1 + rng.randint(0, 2)]) for index in range(2998)]
+    encoded = encoding.answer_encoder(tokenizer)(prompts)
+    before = encoding.encode_rendered(tokenizer, texts[:2998])
+    assert [prompt for prompt, _ in encoded] == before
+    pairs = [(prompt, answer) for prompt, answers in prompts for answer in answers]
+    wholes = encoding.encode_rendered(tokenizer, [prompt + answer for prompt, answer in pairs])
+    alone = encoding.encode_rendered(tokenizer, [answer for _, answer in pairs])
+    starts = [ids for ids, (_, answers) in zip(before, encoded, strict=True) for _ in answers]
+    assert [answer for _, answers in encoded for answer in answers] == [
+        whole[len(start) :] if whole[: len(start)] == start else other
+        for start, whole, other in zip(starts, wholes, alone, strict=True)
+    ]
     tokenizer(texts, truncation=True, max_length=2)
     documents = encoding.encode_documents(tokenizer, texts)
     assert documents == tokenizer(texts)["input_ids"]

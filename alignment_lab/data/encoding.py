@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Encode = Callable[[list[str]], list[list[int]]]
+Prompts = list[tuple[str, list[str]]]  # each with its answers
+EncodeAnswers = Callable[[Prompts], list[tuple[list[int], list[list[int]]]]]
 
 
 def encode_rendered(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
@@ -36,21 +37,65 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> li
     return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
 
 
-def shared_part_encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
-    """A function that returns what `encode_rendered` returns, faster where texts share their beginnings."""
-    backend, special_tokens = _fast_backend(tokenizer), _splitting_tokens(tokenizer)
-    if backend is None or not any(special_tokens.values()):
-        return lambda texts: encode_rendered(tokenizer, texts)
-    pattern = re.compile(f"({_any_of(special_tokens).pattern})")
+def answer_encoder(tokenizer: PreTrainedTokenizerBase) -> EncodeAnswers:
+    """A function of [(prompt, its answers)], which are texts of a template, to the ids of each prompt and
+    those after it of each answer. Where a token would span prompt and answer, the answer is encoded alone.
+    """
+    backend, may_split = _fast_backend(tokenizer), _splitting_tokens(tokenizer)
+    if backend is None or not any(may_split.values()):
+        return lambda prompts: _encode_whole(tokenizer, prompts)
+    pattern = re.compile(f"({_any_of(may_split).pattern})")
 
-    def encode(texts: list[str]) -> list[list[int]]:
-        parts_by_text = [_join_parts(pattern.split(text), special_tokens) for text in texts]
-        distinct = list(dict.fromkeys(chain.from_iterable(parts_by_text)))
+    def parts_of(text: str) -> list[str]:
+        return _join_parts(pattern.split(text), may_split)
+
+    def encode(prompts: Prompts) -> list[tuple[list[int], list[list[int]]]]:
+        # No token before a prompt's last part depends on what follows the prompt.
+        parts = [parts_of(prompt) for prompt, _ in prompts]
+        tails = [
+            [parts_of(before[-1] + answer) for answer in answers]
+            for before, (_, answers) in zip(parts, prompts, strict=True)
+        ]
+        distinct = list(dict.fromkeys(chain(chain.from_iterable(parts), *chain.from_iterable(tails))))
         encodings = backend.encode_batch_fast(distinct, add_special_tokens=False)
         ids_by_part = {part: encoding.ids for part, encoding in zip(distinct, encodings, strict=True)}
-        return [list(chain.from_iterable(ids_by_part[part] for part in parts)) for parts in parts_by_text]
+
+        def ids_of(parts: list[str]) -> list[int]:
+            return list(chain.from_iterable(map(ids_by_part.__getitem__, parts)))
+
+        return [
+            (
+                ids_of(before),
+                [
+                    _ids_after(tokenizer, ids_by_part[before[-1]], ids_of(tail), answer)
+                    for tail, answer in zip(tails_here, answers, strict=True)
+                ],
+            )
+            for before, tails_here, (_, answers) in zip(parts, tails, prompts, strict=True)
+        ]
 
     return encode
+
+
+def _encode_whole(
+    tokenizer: PreTrainedTokenizerBase, prompts: Prompts
+) -> list[tuple[list[int], list[list[int]]]]:
+    """What the function of `answer_encoder` returns, of every text by itself."""
+    texts = [text for prompt, answers in prompts for text in (prompt, *(prompt + each for each in answers))]
+    ids = iter(encode_rendered(tokenizer, texts))
+    encoded = []
+    for _, answers in prompts:
+        before = next(ids)
+        encoded.append((before, [_ids_after(tokenizer, before, next(ids), answer) for answer in answers]))
+    return encoded
+
+
+def _ids_after(
+    tokenizer: PreTrainedTokenizerBase, before: list[int], whole: list[int], answer: str
+) -> list[int]:
+    if whole[: len(before)] == before:
+        return whole[len(before) :]
+    return encode_rendered(tokenizer, [answer])[0]
 
 
 def special_token_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:

@@ -273,9 +273,13 @@ def _count_special_texts(
     tokenizer: PreTrainedTokenizerBase, tokenized: Tokenized, columns: Iterable[str]
 ) -> None:
     """Count the rows that hold the text of a special token, by the first that they hold."""
-    pattern, mend = special_text_pattern(tokenizer), answer_mender(tokenizer)
+    pattern, mend = special_text_pattern(tokenizer), None
     for row in dict(zip(tokenized.indices, tokenized.rows, strict=True)).values():
-        messages = chain.from_iterable(mend(row[column]) for column in columns)
-        found = next(filter(None, (pattern.search(message["content"]) for message in messages)), None)
-        if found:
-            tokenized.counts[f"rows hold {found[0]} in their text, and it is read as the token"] += 1
+        for message in chain.from_iterable(row[column] for column in columns):
+            if not pattern.search(message["content"]):
+                continue
+            mend = mend or answer_mender(tokenizer)
+            (mended,) = mend([message])
+            if found := pattern.search(mended["content"]):
+                tokenized.counts[f"rows hold {found[0]} in their text, and it is read as the token"] += 1
+                break

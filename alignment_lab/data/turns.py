@@ -6,14 +6,15 @@ so, or leaves out what the row says, the answer is a BadRow.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import chain
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .encoding import Encode, shared_part_encoder
+from .encoding import EncodeAnswers, answer_encoder
 from .reasons import BadRow, Reason
 from .rows import IGNORE_INDEX, Message, Row
 from .templates import Chat, TurnEnd, answer_mender, join_open_turn, render, shared_beginning, turn_end
@@ -45,24 +46,26 @@ def encode_turns(
     Answers that ended with the text of a stop token are counted. Raises DataError for a template that no
     answer can be trained with.
     """
-    end, encode = turn_end(tokenizer), shared_part_encoder(tokenizer)
+    end, encode = turn_end(tokenizer), answer_encoder(tokenizer)
     mend = answer_mender(tokenizer, end)
     for start in range(0, len(turns), BATCH_SIZE):
-        batch = [
-            Turn(turn.row, mend(turn.prompt), list(map(mend, turn.answers)), turn.is_open, turn.is_last)
-            for turn in turns[start : start + BATCH_SIZE]
-        ]
-        before = chain.from_iterable(turn.answers for turn in turns[start : start + BATCH_SIZE])
-        after = chain.from_iterable(turn.answers for turn in batch)
-        repeated = sum(old is not new for old, new in zip(before, after, strict=True))
-        if repeated:
-            counts[REPEATED_STOP] += repeated
-        yield from _encode_batch(tokenizer, encode, end, batch)
+        batch = []
+        for turn in turns[start : start + BATCH_SIZE]:
+            prompt, answers = mend(turn.prompt), list(map(mend, turn.answers))
+            repeated = sum(new is not old for new, old in zip(answers, turn.answers, strict=True))
+            if repeated:
+                counts[REPEATED_STOP] += repeated
+            if repeated or prompt is not turn.prompt:
+                turn = replace(turn, prompt=prompt, answers=answers)
+            batch.append(turn)
+        with _paused_collection():
+            encoded = _encode_batch(tokenizer, encode, end, batch)
+        yield from encoded
 
 
 def _encode_batch(
-    tokenizer: PreTrainedTokenizerBase, encode: Encode, end: TurnEnd, turns: list[Turn]
-) -> Iterator[tuple[list[int], list[list[int] | BadRow]]]:
+    tokenizer: PreTrainedTokenizerBase, encode: EncodeAnswers, end: TurnEnd, turns: list[Turn]
+) -> list[tuple[list[int], list[list[int] | BadRow]]]:
     prompts = render(
         tokenizer, [Chat.of(turn.row, turn.prompt, is_prompt=True, is_open=turn.is_open) for turn in turns]
     )
@@ -72,34 +75,37 @@ def _encode_batch(
             [Chat.of(turn.row, _join(turn, answer)) for turn in turns for answer in turn.answers],
         )
     )
-    answers = [
+    texts = [
         [_answer_text(turn, answer, prompt, next(wholes), end) for answer in turn.answers]
         for turn, prompt in zip(turns, prompts, strict=True)
     ]
-    texts: list[str] = []
-    for prompt, answer_texts in zip(prompts, answers, strict=True):
-        if isinstance(prompt, str):
-            texts.append(prompt)
-            texts += [prompt + text for text in answer_texts if isinstance(text, str)]
-    encoded = iter(encode(texts))
-    for prompt, answer_texts in zip(prompts, answers, strict=True):
-        prompt_ids = next(encoded) if isinstance(prompt, str) else []
-        yield (
-            prompt_ids,
-            [
-                text if isinstance(text, BadRow) else _ids_after(encode, prompt_ids, next(encoded), text)
-                for text in answer_texts
-            ],
-        )
+    written = [
+        (prompt, [text for text in answers if isinstance(text, str)]) if isinstance(prompt, str) else ("", [])
+        for prompt, answers in zip(prompts, texts, strict=True)
+    ]
+    encoded = []
+    for answers, (prompt_ids, answer_ids) in zip(texts, encode(written), strict=True):
+        ids = iter(answer_ids)
+        encoded.append((prompt_ids, [text if isinstance(text, BadRow) else next(ids) for text in answers]))
+    return encoded
+
+
+@contextmanager
+def _paused_collection() -> Iterator[None]:
+    """Without the search for garbage in cycles, which goes through all objects of the process each time that
+    so many new ones are made as one batch of messages becomes.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _join(turn: Turn, answer: list[Message]) -> list[Message]:
     return join_open_turn(turn.prompt, answer) if turn.is_open else turn.prompt + answer
-
-
-def _ids_after(encode: Encode, prompt: list[int], whole: list[int], answer: str) -> list[int]:
-    """The ids after the prompt's. Where a token would span prompt and answer, the answer is encoded alone."""
-    return whole[len(prompt) :] if whole[: len(prompt)] == prompt else encode([answer])[0]
 
 
 def _answer_text(
