@@ -22,25 +22,24 @@ def loaded():
 
 
 def test_it_answers_factual_questions(loaded, tokenizer):
-    prompts = [
-        [{"role": "user", "content": text}]
+    rows = [
+        {"prompt": [{"role": "user", "content": text}]}
         for text in ("What is the capital of France?", "What is the capital of Hungary?")
     ]
     generated = generate_answers(
-        loaded, tokenizer, prompts, Eval(max_new_tokens=24), CPU, torch.float32, lambda steps: steps
+        loaded, tokenizer, rows, Eval(max_new_tokens=24), CPU, torch.float32, lambda steps: steps
     )
     assert is_correct(generated[0], ["Paris"]) and is_correct(generated[1], ["Budapest"]), generated
 
 
 def test_answers_do_not_depend_on_the_rest_of_the_batch(loaded, tokenizer):
-    short = [{"role": "user", "content": "What is the capital of France?"}]
-    long = [
-        {
-            "role": "user",
-            "content": "What colour is the sky on a clear day, as seen by somebody who stands in a field "
-            "and looks up?",
-        }
-    ]
+    short = {"prompt": [{"role": "user", "content": "What is the capital of France?"}]}
+    question = {
+        "role": "user",
+        "content": "What colour is the sky on a clear day, as seen by somebody who stands in a field "
+        "and looks up?",
+    }
+    long = {"prompt": [question]}
     settings = Eval(max_new_tokens=12)
     alone = generate_answers(loaded, tokenizer, [short], settings, CPU, torch.float32, lambda steps: steps)
     beside = generate_answers(

@@ -150,7 +150,7 @@ def test_every_answer_is_trained_as_it_would_be_generated(system, tools, family)
         indices = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
         expected = [
             (
-                templates.encode_prompts(tokenizer, [messages[:index]], [row])[0],
+                templates.encode_prompts(tokenizer, [{**row, "prompt": messages[:index]}])[0],
                 written_answer(kind, tokenizer, row, index),
             )
             for index in indices
@@ -329,16 +329,21 @@ def test_an_argument_that_is_none_of_the_templates_is_refused(tokenizer):
 # ---- open turns, context, stops
 
 
+PLAIN = [
+    "embedded",
+    *(name for name, kind in FAMILIES.items() if not kind.thinks),
+]  # take answers as they are
+
+
+@pytest.mark.parametrize("family", PLAIN, indirect=True)
 def test_an_answer_goes_on_in_the_turn_that_its_prompt_begins(family):
     """For pairs, labeled answers and conversations alike; generation goes on there too."""
     kind, tokenizer = family
-    if kind.thinks:
-        pytest.skip("its whole conversations have no thoughts to go on in")
     prompt = chat("What is 6 * 7?", "The answer is")
     answer = [{"role": "assistant", "content": " 42."}]
     pair = {"prompt": prompt, "chosen": answer, "rejected": [{"role": "assistant", "content": " 41."}]}
     (tokens,) = tokenization.tokenize_pairs(tokenizer, [pair], 1000).rows
-    assert templates.encode_prompts(tokenizer, [prompt]) == [tokens["prompt_ids"]]
+    assert templates.encode_prompts(tokenizer, [pair]) == [tokens["prompt_ids"]]
     assert tokenizer.decode(tokens["prompt_ids"]).endswith("The answer is")
     end = kind.stop if kind.template != "chatml" else "<|im_end|></s>"
     assert tokenizer.decode(tokens["chosen_ids"]) == f" 42.{end}"
@@ -350,6 +355,32 @@ def test_an_answer_goes_on_in_the_turn_that_its_prompt_begins(family):
     assert answers_of([spoken]) == [(tokens["prompt_ids"], tokens["chosen_ids"])]
 
 
+CONTEXT = {"role": "assistant", "content": "no target", "train": False}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": chat("a", "b", "c", "d")},
+        {"messages": chat("a", "b", "c", "d"), "tools": TOOLS},
+        {"messages": chat("a", "b"), "chat_template_kwargs": {"enable_thinking": False}},
+        {"messages": [*chat("a", "It is Oak."), *chat("c")]},
+        {"messages": [chat("a")[0], {"role": "assistant", "content": "It is Oak.", "prefix": "It is"}]},
+        {"messages": [*chat("a"), CONTEXT, {"role": "assistant", "content": "b"}]},
+        {"messages": [*chat("a", "b", "c"), CONTEXT]},
+    ],
+)
+def test_a_model_is_asked_what_precedes_the_last_answer_that_it_is_trained_on(row, tokenizer):
+    """Also after another message of the assistant, where the answer begins a turn of its own."""
+    qwen = family_tokenizer("qwen3")
+    for each in [qwen] if row.keys() - {"messages"} else [qwen, tokenizer]:
+        tokenized = tokenization.tokenize_conversations(each, [row], 1000)
+        if tokenized.dropped:  # this template rewrites the first of two messages of the assistant
+            assert each is qwen and CONTEXT in row["messages"]
+            continue
+        assert templates.encode_prompts(each, [row]) == [answers_of(tokenized.rows)[-1][0]]
+
+
 def test_a_turn_that_is_context_is_no_label(tokenizer):
     messages = chat("a", "no target", "c", "d")
     messages[1]["train"] = False
@@ -359,11 +390,10 @@ def test_a_turn_that_is_context_is_no_label(tokenizer):
     assert tokenized.counts["answers"] == 1
 
 
+@pytest.mark.parametrize("family", PLAIN, indirect=True)
 @pytest.mark.parametrize("end", ["{stop}", "{stop}\n", "{stop}{stop}", "{stop}  "])
 def test_an_answer_that_ends_with_the_stop_has_one(end, family):
     kind, tokenizer = family
-    if kind.thinks:
-        pytest.skip("it takes no answer without thoughts")
     plain = chat("a", "Oak.", "b", "Elm.")
     ended = [
         {**message, "content": message["content"] + end.format(stop=kind.stop)}

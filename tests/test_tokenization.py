@@ -86,7 +86,7 @@ def test_prompt_and_answer_are_the_text_of_the_conversation(prompt, any_tokenize
     tokenized = tokenization.tokenize_pairs(any_tokenizer, rows, 10_000)
     assert (tokenized.indices, tokenized.dropped) == (list(range(len(rows))), [])
     for row in tokenized.rows:
-        assert row["prompt_ids"] == templates.encode_prompts(any_tokenizer, [row["prompt"]])[0]
+        assert row["prompt_ids"] == templates.encode_prompts(any_tokenizer, [row])[0]
         for key in ("chosen", "rejected"):
             assert any_tokenizer.decode(row["prompt_ids"] + row[f"{key}_ids"]) == any_tokenizer.decode(
                 conversation_ids(any_tokenizer, row["prompt"] + row[key])
@@ -118,7 +118,7 @@ def test_every_answer_ends_with_a_stop_token_and_nothing_after_it(any_tokenizer)
 
 
 def test_no_prompt_begins_twice(any_tokenizer):
-    for ids in templates.encode_prompts(any_tokenizer, list(PROMPTS.values())):
+    for ids in templates.encode_prompts(any_tokenizer, [{"prompt": prompt} for prompt in PROMPTS.values()]):
         assert ids[:1] != ids[1:2]
         if any_tokenizer.bos_token not in (None, any_tokenizer.eos_token):
             assert ids[0] == any_tokenizer.bos_token_id
@@ -131,7 +131,7 @@ def test_an_answer_that_would_merge_with_the_prompt_is_tokenized_as_it_is_genera
     ids = conversation_ids(tokenizer, row["prompt"] + row["chosen"])
     if ids[: len(tokenized["prompt_ids"])] == tokenized["prompt_ids"]:
         pytest.skip("this tokenizer does not merge them")
-    assert tokenized["prompt_ids"] == templates.encode_prompts(tokenizer, [row["prompt"]])[0]
+    assert tokenized["prompt_ids"] == templates.encode_prompts(tokenizer, [row])[0]
     assert tokenizer.decode(tokenized["chosen_ids"]) == "\n\nParis.<|im_end|>"
 
 
@@ -184,7 +184,7 @@ def test_a_longer_answer_is_truncated_and_counted_once(tokenizer):
 )
 def test_a_prompt_that_leaves_no_room_drops_the_row(room, dropped, truncated, tokenizer):
     row = pair_row(PROMPTS["one question"])
-    length = len(templates.encode_prompts(tokenizer, [row["prompt"]])[0])
+    length = len(templates.encode_prompts(tokenizer, [row])[0])
     tokenized = tokenization.tokenize_pairs(tokenizer, [row], length + room)
     assert (tokenized.dropped, tokenized.counts["truncated"]) == (dropped, truncated)
     assert tokenized.indices == [0] * (not dropped)

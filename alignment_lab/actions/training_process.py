@@ -266,7 +266,7 @@ def measure(trainer: Trainer, timer: PhaseTimer, *, initial: bool = False) -> Me
         answers = generate_answers(
             trainer.model,
             context.tokenizer,
-            [data.prompt_messages(row) for row in rows],
+            rows,
             context.spec.eval,
             context.device,
             context.dtype,

@@ -5,7 +5,8 @@ reason.
 """
 
 from .loading import load_rows
-from .overlap import prompt_key, prompt_messages
+from .overlap import prompt_key
+from .prompts import prompt_messages
 from .quarantine import Quarantine, bad_rows, count_reasons, dropped_record
 from .reasons import DataError
 from .rows import Message, Row

@@ -44,7 +44,7 @@ def row_keys(row: Row) -> RowKeys:
         index for index in range(1, len(turns)) if turns[index].role == "assistant" != turns[index - 1].role
     ]
     prefixes = _prefixes(turns)
-    prompt = prefixes[sum(message["role"] != "system" for message in prompt_messages(row))]
+    prompt = prefixes[sum(message["role"] != "system" for message in _asked(row))]
     prompts = {prompt, *(prefixes[index] for index in answered)}
     exchanges = {_hash(turns[index - 1].text + turns[index].text) for index in answered}
     shared = exchanges | {turn.text for turn in turns if turn.length >= MIN_CHARACTERS}
@@ -57,9 +57,9 @@ def row_keys(row: Row) -> RowKeys:
     )
 
 
-def prompt_messages(row: Row) -> list[Message]:
-    """The messages before the answer: the prompt, or all but the last turn; none for a text."""
-    messages: list[Message] = row["prompt"] if "prompt" in row else row.get("messages", [])[:-1]
+def _asked(row: Row) -> list[Message]:
+    """The prompt, or all turns but the last."""
+    messages: list[Message] = row["prompt"] if "prompt" in row else row["messages"][:-1]
     return messages
 
 
@@ -67,7 +67,7 @@ def prompt_key(row: Row) -> Key:
     """A hash of the prompt, or of a text: the same whatever its case, blanks and system prompt."""
     if "text" in row:
         return _hash(_normalize(row["text"]))
-    return _prefixes(_turns(prompt_messages(row)))[-1]
+    return _prefixes(_turns(_asked(row)))[-1]
 
 
 def preferred_messages(row: Row) -> list[Message]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Experiment, Format
 from .mixture import SourceCounts
-from .overlap import connected, prompt_key, prompt_messages, without_formulas
+from .overlap import connected, prompt_key, without_formulas
+from .prompts import prompt_messages
 from .quarantine import Quarantine
 from .rows import Row
 from .table import Ragged, Rows

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .encoding import encode_rendered, special_token_pattern
+from .prompts import row_prompt
 from .reasons import BadRow, DataError, Reason
 from .rows import Message, Row
 
@@ -41,11 +42,6 @@ class Chat:
         )
 
 
-def is_open(prompt: list[Message]) -> bool:
-    """Whether an answer goes on in the last message of this prompt."""
-    return bool(prompt) and prompt[-1]["role"] == "assistant"
-
-
 def join_open_turn(prompt: list[Message], answer: list[Message]) -> list[Message]:
     """The whole conversation, of an answer that goes on in the message that its prompt ends with."""
     content = prompt[-1]["content"] + answer[0]["content"]
@@ -69,19 +65,16 @@ def render(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[st
     return texts
 
 
-def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[Message]], rows: Sequence[Row] | None = None
-) -> list[list[int]]:
-    """The ids that the model is given before it generates an answer.
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[list[int]]:
+    """The ids that the model is given before it generates each row's answer: those before it in training.
 
-    `rows`: the row of each prompt, for the tools and template arguments that it has. Raises DataError where
-    the template refuses a prompt.
+    Raises DataError where the template refuses a prompt.
     """
     mend = answer_mender(tokenizer)
-    chats = [
-        Chat.of(row, mend(prompt), is_prompt=True, is_open=is_open(prompt))
-        for row, prompt in zip(rows or [{}] * len(prompts), prompts, strict=True)
-    ]
+    chats = []
+    for row in rows:
+        prompt, is_open = row_prompt(row)
+        chats.append(Chat.of(row, mend(prompt), is_prompt=True, is_open=is_open))
     texts = []
     for text in render(tokenizer, chats):
         if isinstance(text, BadRow):

@@ -44,7 +44,7 @@ MANY_ROWS = 5 * CHUNK_ROWS  # more than these are tokenized by several processes
 SPILL_BYTES = 2**26  # of an array that is not kept in memory
 SOURCE_FILES = tuple(  # part of the key: another version of these may make other tokens
     Path(__file__).with_name(f"{module}.py")
-    for module in ("tokenization", "turns", "templates", "encoding", "blocks")
+    for module in ("tokenization", "turns", "prompts", "templates", "encoding", "blocks")
 )
 
 

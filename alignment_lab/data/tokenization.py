@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from ..config import Format
 from .blocks import pack_best_fit, split_document
 from .encoding import encode_documents, special_text_pattern
+from .prompts import is_open
 from .reasons import BadRow, DataError, Reason
 from .rows import Row
-from .templates import answer_mender, is_open
+from .templates import answer_mender
 from .turns import BATCH_SIZE, Turn, answered_turns, encode_turns, join_turns
 
 if TYPE_CHECKING:

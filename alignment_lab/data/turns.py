@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .encoding import EncodeAnswers, answer_encoder
+from .prompts import answer_indices, prompt_of_answer
 from .reasons import BadRow, Reason
 from .rows import IGNORE_INDEX, Message, Row
 from .templates import Chat, TurnEnd, answer_mender, join_open_turn, render, shared_beginning, turn_end
@@ -208,24 +209,14 @@ def join_turns(turns: list[tuple[list[int], list[int]]]) -> list[LabeledSequence
 
 
 def answered_turns(row: Row) -> list[Turn]:
-    """Each turn of the assistant as an answer to all messages before it, except one that opens the
-    conversation and those that are context alone.
-    """
-    messages: list[Message] = row["messages"]
-    answers = [
-        index
-        for index, message in enumerate(messages)
-        if index and message["role"] == "assistant" and message.get("train", True)
-    ]
+    """Each turn of the assistant that is trained as an answer to all messages before it."""
+    answers = answer_indices(row["messages"])
     return [_answered_turn(row, index, is_last=index == answers[-1]) for index in answers]
 
 
 def _answered_turn(row: Row, index: int, *, is_last: bool) -> Turn:
-    messages: list[Message] = row["messages"]
-    prompt, message = messages[:index], messages[index]
-    prefix = message.get("prefix")
-    if not prefix:
-        return Turn(row, prompt, [[message]], is_last=is_last)
-    begun: Message = {"role": "assistant", "content": prefix}
-    rest: Message = {**message, "content": message["content"].removeprefix(prefix)}
-    return Turn(row, [*prompt, begun], [[rest]], is_open=True, is_last=is_last)
+    prompt, is_open = prompt_of_answer(row["messages"], index)
+    message: Message = row["messages"][index]
+    if is_open:
+        message = {**message, "content": message["content"].removeprefix(prompt[-1]["content"])}
+    return Turn(row, prompt, [[message]], is_open, is_last)

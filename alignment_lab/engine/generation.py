@@ -5,6 +5,7 @@ Knows chat messages and `eval` settings. Refuses to judge what it generates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,24 +19,24 @@ from .logprobs import evaluation_mode
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..data import Message
+    from ..data import Row
 
 
 def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[Message]],
+    rows: Sequence[Row],
     settings: Eval,
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress,
 ) -> list[str]:
-    """One greedy answer per prompt, without special tokens, in the prompts' order.
+    """One greedy answer to the prompt of each row, without special tokens, in the rows' order.
 
     `settings.batch` prompts of similar length are generated at once. Of several processes each generates its
     share and gets every answer: they must call this together.
     """
-    ids = encode_prompts(tokenizer, prompts)
+    ids = encode_prompts(tokenizer, rows)
     order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
     batches = [order[start : start + settings.batch] for start in range(0, len(order), settings.batch)]
     local: dict[int, str] = {}  # prompt -> answer

@@ -49,6 +49,7 @@ def sample_rows(rows: Sequence[Row], before: Sequence[str], after: Sequence[str]
     return [
         {
             "prompt": prompt_messages(row),
+            **{key: row[key] for key in ("tools", "chat_template_kwargs") if row.get(key)},
             "expected": _expected_answer(row),
             "before": answer_before,
             "after": answer_after,

@@ -100,7 +100,7 @@ def _prompts(run: RunDirectory, tokenizer: PreTrainedTokenizerBase) -> list[list
     """The token ids of the first held-out prompts that the run answered; none for a reward model."""
     from ..data.templates import encode_prompts
 
-    return encode_prompts(tokenizer, [row["prompt"] for row in run.samples()[: merge.MAX_PROMPTS]])
+    return encode_prompts(tokenizer, run.samples()[: merge.MAX_PROMPTS])
 
 
 def describe(facts: ExportFacts) -> list[str]:
