@@ -7,11 +7,16 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import numpy
 import pytest
 import torch
 from small_runs import ContextFactory, console_output, make_trainer, perturb, run_step
 
 from alignment_lab.actions import run_action
+from alignment_lab.config import METHOD_SCHEMAS
+from alignment_lab.data.table import Ragged
+from alignment_lab.data.token_rows import TokenRows
+from alignment_lab.methods import objective_class
 from alignment_lab.methods.unpaired import with_mismatched_answers
 from alignment_lab.runtime.run_directory import RunDirectory
 from alignment_lab.training import Callback
@@ -85,6 +90,31 @@ def test_a_mismatched_answer_is_cut_where_its_prompt_leaves_no_room():
     """7 tokens in all: behind a prompt of 5 there are two, behind one of 2 all three of the other's."""
     matched = with_mismatched_answers([make_row([1] * 5, [2, 3, 4]), make_row([5] * 2, [6, 7, 8])], 7)
     assert [example["KL_completion_ids"] for example in matched] == [[6, 7], [2, 3, 4]]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_rows_that_are_made_anew_whenever_they_are_taken_are_the_same_rows(seed):
+    """A table's rows: no two of them are one object, and none is the object that it was."""
+    rows = random_rows(seed)
+    ids = ("prompt_ids", "completion_ids")
+    columns = {
+        name: Ragged(
+            numpy.array([token for row in rows for token in row[name]], "int32"),
+            numpy.cumsum([len(row[name]) for row in rows]),
+        )
+        for name in ids
+    }
+    sources = [{name: value for name, value in row.items() if name not in ids} for row in rows]
+    table = TokenRows(columns, sources, numpy.arange(len(rows)))
+    assert table[0] is not table[0]
+    assert with_mismatched_answers(table, 10) == with_mismatched_answers(rows, 10)
+    objective = object.__new__(objective_class(METHOD_SCHEMAS["kto"]()))
+    values = {
+        name: torch.arange(len(objective.rows_of_metric(name, rows)))
+        for name in ("rewards/chosen", "rewards/rejected", "logps")
+    }
+    assert objective.as_scores(values, table) == objective.as_scores(values, rows)
+    assert all(scores.prompts for scores in objective.as_scores(values, table).values())
 
 
 def test_one_prompt_has_no_other():

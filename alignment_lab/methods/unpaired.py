@@ -234,18 +234,22 @@ def with_mismatched_answers(rows: Sequence[Row], max_length: int) -> Sequence[Ro
     An answer is cut so that it fills `max_length` behind its new prompt. One prompt alone has no other, and
     then no row gets any.
     """
-    rows = list(rows)
-    by_prompt: dict[tuple[int, ...], list[Row]] = {}
-    for row in rows:
-        by_prompt.setdefault(tuple(row["prompt_ids"]), []).append(row)
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    rows = list(rows)  # a row of a table is made anew whenever it is taken
+    for index, row in enumerate(rows):
+        by_prompt.setdefault(tuple(row["prompt_ids"]), []).append(index)
     if len(by_prompt) < 2:
         return rows
     order = sorted(by_prompt, key=lambda prompt: hashlib.sha256(repr(prompt).encode()).digest())
     next_prompt = dict(zip(order, [*order[1:], order[0]], strict=True))
-    answers = {prompt: sorted(row["completion_ids"] for row in group) for prompt, group in by_prompt.items()}
-    mismatched: dict[int, list[int]] = {}
+    answers = {
+        prompt: sorted(rows[index]["completion_ids"] for index in group)
+        for prompt, group in by_prompt.items()
+    }
+    mismatched: list[list[int]] = [[]] * len(rows)
     for prompt, group in by_prompt.items():
         others = answers[next_prompt[prompt]]
-        for number, row in enumerate(sorted(group, key=lambda row: (row["completion_ids"], row["label"]))):
-            mismatched[id(row)] = others[number % len(others)][: max_length - len(prompt)]
-    return [{**row, "KL_completion_ids": mismatched[id(row)]} for row in rows]
+        in_order = sorted(group, key=lambda index: (rows[index]["completion_ids"], rows[index]["label"]))
+        for number, index in enumerate(in_order):
+            mismatched[index] = others[number % len(others)][: max_length - len(prompt)]
+    return [{**row, "KL_completion_ids": ids} for row, ids in zip(rows, mismatched, strict=True)]

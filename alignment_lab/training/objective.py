@@ -110,13 +110,13 @@ class Objective:
 
     def as_scores(self, values: Mapping[str, Tensor], rows: Sequence[Row]) -> dict[str, Scores]:
         """The values of held-out rows with the prompt of each; without where they are no row's."""
-        rows = list(rows)
-        digests = {id(row): prompt_digest(row) for row in rows}
+        digests = [prompt_digest(row) for row in rows]
         scores = {}
         for name, numbers in values.items():
             owners = self.rows_of_metric(name, rows)
-            prompts = [digests[id(row)] for row in owners] if len(owners) == len(numbers) else None
-            scores[name] = Scores(numbers.tolist(), share=metric(name).is_share, prompts=prompts)
+            prompts = digests if owners is rows else [prompt_digest(row) for row in owners]
+            known = prompts if len(prompts) == len(numbers) else None
+            scores[name] = Scores(numbers.tolist(), share=metric(name).is_share, prompts=known)
         return scores
 
     def pair_scores(self, *, initial: bool) -> dict[str, Scores]:
