@@ -6,6 +6,7 @@ import io
 import re
 from itertools import chain
 
+import numpy
 import pytest
 from rich.console import Console
 from small_runs import TEXTS
@@ -13,6 +14,7 @@ from small_runs import TEXTS
 from alignment_lab import data
 from alignment_lab.actions import run_action, tokenized
 from alignment_lab.actions.preview import make_preview
+from alignment_lab.config import Format
 from alignment_lab.config.no_effect import describe_no_effect
 from alignment_lab.models.locate import locate_tokenizer
 from alignment_lab.report.render.preview import Kind, show_preview, write_preview_page
@@ -245,7 +247,15 @@ def test_rows_of_a_mixture_are_told_by_source_file_and_line(composed, write_rows
         number = int(line) - 1 + 20 * (name == "theirs")
         text = "".join(token.text for run in row.parts[0].runs for token in run.head)
         assert f"What is {number}?" in text
-    assert [cells[0] for cells in made.tables[0].rows] == ["ours", "theirs", "total"]
+    table = made.tables[0]
+    ours, theirs, total = (dict(zip(table.headings, cells, strict=True)) for cells in table.rows)
+    assert [cells["source"] for cells in (ours, theirs, total)] == ["ours", "theirs", "total"]
+    assert int(ours["answers"]) == 2 * int(ours["to train on"]) and total["answers"] == "72"
+    splits = data.load_rows(composed(mixture))
+    for number, cells in enumerate((ours, theirs)):
+        own = splits.train.select(numpy.flatnonzero(splits.train.numbers("table") == number))
+        rows = data.TOKENIZE[Format.preference](tokenizer, own, 1024).rows
+        assert cells["tokens"] == f"{sum(map(data.count_tokens, rows)):,}"
     (left_out,) = made.left_out
     assert left_out.count == 1 and "ours.jsonl, line 21: " in left_out.examples[0]
     assert "ours: not used: id" in made.notes

@@ -307,6 +307,9 @@ def test_dropped_and_truncated_rows_are_counted(composed, tmp_path, capsys):
     assert "quarantine: 3 rows, with file, line and reason, in " in capsys.readouterr().out
     assert counts["truncated"] > 0
     assert counts["train"] == 35  # a tenth of 39 prompts is held out
+    (source,) = counts["sources"].values()
+    assert (source["tokenized"], source["answers"], source["answers_trained"]) == (35, 70, 70)
+    assert 0 < source["truncated"] <= counts["truncated"] and source["tokens"] > 35 * 3
 
 
 def test_tokens_are_counted_once_a_row(composed, finished, tokenizer):

@@ -84,6 +84,7 @@ def test_cached_rows_are_the_tokenized_rows(kind, limit, cache, small):
         from_cache(tokenize, small, rows, limit),
     ):
         assert tokenized == expected
+        assert list(map(tuple, tokenized.counted)) == expected.counted
         assert type(tokenized.counts) is Counter
         assert [list(row) for row in tokenized.rows] == [list(row) for row in expected.rows]
         assert all(

@@ -17,6 +17,7 @@ from rich.console import Console
 from .. import data
 from ..config import Experiment, Format
 from ..data import Row
+from ..data.table import Rows
 from ..data.tokenization import tokenize_pairs
 from ..distributed import collectives, ranks
 from ..models.tokenizer import embedding_rows, load_tokenizer, require_embedded, tokenizer_digest
@@ -60,7 +61,7 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     refused = data.Quarantine()  # rows that the template or the length leaves out
     with collectives.main_process_first():
         train, counts, share = _tokenize_groups(
-            tokenize_rows, splits.train, refused, data.max_train_groups(spec)
+            tokenize_rows, splits.train, refused, data.max_train_groups(spec), splits
         )
         heldout, more, _ = _tokenize_groups(tokenize_rows, candidates, refused, None if is_text else measured)
         paired = (row for row in heldout if "messages" in row and "rejected" in row)
@@ -93,9 +94,11 @@ def _tokenize_groups(
     rows: Sequence[Row],
     quarantine: data.Quarantine,
     count: int | None,
+    counted: data.Splits | None = None,
 ) -> tuple[Sequence[Row], Counter[str], float]:
     """(the first `count` groups that can be used, of all for None; what was counted on the way; the tokenized
     rows per row). A group that is dropped, as too long, is replaced by the next one; `quarantine` gets it.
+    The sources of `counted` are told what their rows came to.
     """
     starts = [*data.group_starts(rows).tolist(), len(rows)] if count is not None else [0, len(rows)]
     parts: list[Sequence[Row]] = []
@@ -108,11 +111,40 @@ def _tokenize_groups(
         parts.append(tokenized.rows)
         taken += len(tokenized.rows)
         counts += tokenized.counts
+        if counted:
+            _count_sources(counted, block, tokenized)
         for index, bad_row in tokenized.dropped:
             quarantine.put(data.dropped_record(block, index, bad_row))
         first = end
         missing = 0 if count is None else count - sum(len(data.group_starts(part)) for part in parts)
     return data.join_token_rows(parts), counts, taken / starts[first] if starts[first] else 0.0
+
+
+def _count_sources(splits: data.Splits, rows: Sequence[Row], tokenized: data.Tokenized) -> None:
+    """Add what training rows came to as tokens to the counts of their sources. Of texts, whose blocks may
+    hold several sources, only the tokens of all are known.
+    """
+    import numpy
+
+    counts = {of_source.name: of_source for of_source in splits.sources}
+    names = splits.tables.get("train", [])
+    if not isinstance(rows, Rows) or not len(tokenized.rows):
+        return
+    if not tokenized.indices:
+        if len(names) == 1:
+            counts[names[0]].tokens += data.total_tokens(tokenized.rows)
+        return
+    indices, tokens = numpy.array(tokenized.indices), tokenized.rows.token_counts()
+    owners = rows.numbers("table")[indices]
+    for number, name in enumerate(names):
+        is_own = owners == number
+        truncated, answers, trained = map(int, tokenized.counted[is_own].sum(axis=0))
+        of_source = counts[name]
+        of_source.tokenized += len(numpy.unique(indices[is_own]))
+        of_source.tokens += int(tokens[is_own].sum())
+        of_source.answers += answers
+        of_source.answers_trained += trained
+        of_source.truncated += truncated
 
 
 def _require_embedded(

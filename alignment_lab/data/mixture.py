@@ -179,7 +179,8 @@ class SourceCounts:
     kept: int = 0  # that can be trained on
     chosen: int = 0  # that an epoch sees, repeats included
     heldout: int = 0
-    tokens: int = 0  # of the chosen rows
+    tokenized: int = 0  # rows that this run can take: the chosen ones, or as many as its steps need
+    tokens: int = 0  # of these
     answers: int = 0
     answers_trained: int = 0
     truncated: int = 0
@@ -189,15 +190,17 @@ class SourceCounts:
         return {
             key: dict(value) if isinstance(value, Counter) else value
             for key, value in vars(self).items()
-            if key != "name" and (value or key not in ("tokens", "answers", "answers_trained", "truncated"))
+            if key != "name" and (self.tokens or key not in TOKENIZED)
         }
 
 
+TOKENIZED = ("tokenized", "tokens", "answers", "answers_trained", "truncated")
 COLUMNS = {  # of the table -> what it shows
     "read": "read", "filtered": "filtered", "left out": "dropped", "kept": "kept", "to train on": "chosen",
-    "held out": "heldout", "tokens": "tokens", "answers": "answers", "answers trained": "answers_trained",
-    "cut": "truncated",
+    "held out": "heldout", "in this run": "tokenized", "tokens": "tokens", "answers": "answers",
+    "answers trained": "answers_trained", "cut": "truncated",
 }  # fmt: skip
+USUAL = {"in this run": "to train on", "answers trained": "answers"}  # columns that need no showing if equal
 
 
 def source_table(counts: Sequence[SourceCounts]) -> Table | None:
@@ -218,13 +221,19 @@ def source_table(counts: Sequence[SourceCounts]) -> Table | None:
 def source_cells(counts: Sequence[SourceCounts]) -> tuple[list[str], list[list[str]]]:
     """The headings and rows of a table of sources, with a total where there are several.
 
-    A column that is 0 everywhere is left out.
+    A column that is 0 everywhere is left out, and one that only repeats another (see USUAL).
     """
     found = [[_number(one, attribute) for attribute in COLUMNS.values()] for one in counts]
     totals = [sum(column) for column in zip(*found, strict=True)]
-    shown = [index for index, total in enumerate(totals) if total]
+    names = list(COLUMNS)
+    columns = dict(zip(names, zip(*found, strict=True), strict=True))
+    shown = [
+        index
+        for index, (name, numbers) in enumerate(columns.items())
+        if any(numbers) and numbers != columns.get(USUAL.get(name, ""))
+    ]
     several = len(counts) > 1
-    headings = ["source", *(list(COLUMNS)[index] for index in shown)]
+    headings = ["source", *(names[index] for index in shown)]
     lines = list(zip([one.name for one in counts], found, strict=True))
     rows = [
         [name, *(f"{numbers[index]:,}" for index in shown)]

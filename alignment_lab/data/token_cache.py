@@ -28,7 +28,7 @@ from .reasons import BadRow, Reason
 from .rows import Row
 from .table import Ragged, Rows
 from .token_rows import CHUNK, TokenRows
-from .tokenization import TOKEN_COLUMNS, Tokenized
+from .tokenization import COUNTED, TOKEN_COLUMNS, Tokenized
 from .workers import ordered_map
 
 if TYPE_CHECKING:
@@ -129,7 +129,10 @@ def _to_arrays(
     source_row = rows[tokenized.indices[0]] if tokenized.indices else {}
     assert first.keys() <= {*columns, *source_row}, "a column of tokens that TOKEN_COLUMNS lacks"
     dropped = [[offset + index, bad.reason.name, bad.detail] for index, bad in tokenized.dropped]
-    arrays: Arrays = {"indices": numpy.array(tokenized.indices, numpy.int32) + numpy.int32(offset)}
+    arrays: Arrays = {
+        "indices": numpy.array(tokenized.indices, numpy.int32) + numpy.int32(offset),
+        "counted": numpy.array(tokenized.counted, numpy.int32).reshape(-1),
+    }
     for column in columns:
         lengths = numpy.fromiter((len(row[column]) for row in tokenized.rows), numpy.int32)
         ids = chain.from_iterable(row[column] for row in tokenized.rows)
@@ -149,7 +152,8 @@ def _join_rows(rows: Sequence[Row], arrays: Arrays) -> Tokenized:
     facts = json.loads(arrays["facts"].tobytes())
     dropped = [(index, BadRow(Reason[name], detail)) for index, name, detail in facts["dropped"]]
     token_rows = TokenRows(columns, rows, indices if len(indices) else None)
-    return Tokenized(token_rows, indices.tolist(), dropped, Counter(facts["counts"]))
+    counted = arrays["counted"].reshape(-1, len(COUNTED))
+    return Tokenized(token_rows, indices.tolist(), counted, dropped, Counter(facts["counts"]))
 
 
 class GrowingArray:

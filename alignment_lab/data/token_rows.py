@@ -83,12 +83,22 @@ class TokenRows(Sequence[Row]):
         """How many ids each row has in a column."""
         return self.columns[name].lengths[self.positions]
 
+    def token_counts(self) -> Array:
+        """Tokens of each row; a preference row's prompt counts once."""
+        import numpy
+
+        counts = numpy.zeros(len(self), "int64")
+        for name in ID_COLUMNS:
+            if name in self.columns:
+                counts += self.lengths(name)
+        return counts
+
 
 def total_tokens(rows: Sequence[Row]) -> int:
     """Tokens of all rows; a preference row's prompt counts once."""
     if not isinstance(rows, TokenRows):
         return sum(map(count_tokens, rows))
-    return sum(int(rows.lengths(name).sum()) for name in ID_COLUMNS if name in rows.columns)
+    return int(rows.token_counts().sum())
 
 
 def longest_sequence(rows: Sequence[Row]) -> int:

@@ -30,6 +30,7 @@ ANSWER_COLUMNS = ("chosen_ids", "rejected_ids", "completion_ids")
 ID_COLUMNS = ("prompt_ids", *ANSWER_COLUMNS, "input_ids")
 TOKEN_COLUMNS = (*ID_COLUMNS, "labels", "seq_lengths")  # the columns that tokenization adds, all of integers
 TRUNCATED, ANSWERS, ANSWERS_TRAINED = "truncated", "answers", "answers trained"  # keys of Tokenized.counts
+COUNTED = (TRUNCATED, ANSWERS, ANSWERS_TRAINED)
 SPLIT, PARTS = "conversations in parts", "parts of conversations"
 
 
@@ -41,16 +42,24 @@ class Tokenized:
     indices: list[int] = field(
         default_factory=list
     )  # of the row given that each was made from; of blocks none
+    # of each row, in the order of COUNTED: those of the row that it was made from, at the first of several
+    # sequences and 0 at the others; of blocks none. A list, or an array [rows, 3]
+    counted: Any = field(default_factory=list, compare=False)
     dropped: list[tuple[int, BadRow]] = field(default_factory=list)  # (index of the row given, why)
     # truncated: rows that were cut at max_length; answers, answers trained: those of the rows that were kept;
     # conversations in parts, and their parts: those that the template makes several sequences of; any other
     # key says what was seen in as many rows or answers
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, index: int, row: Row) -> None:
-        """A row with tokens, made from the row given at `index`."""
-        self.rows.append(row)
-        self.indices.append(index)
+    def add(self, index: int, rows: Iterable[Row], truncated: bool, answers: int, trained: int) -> None:
+        """Rows with tokens, all made from the row given at `index`, and what is counted of that."""
+        of_row = (int(truncated), answers, trained)
+        self.counts.update(dict(zip(COUNTED, of_row, strict=True)))
+        for row in rows:
+            self.rows.append(row)
+            self.indices.append(index)
+            self.counted.append(of_row)
+            of_row = (0, 0, 0)
 
     def drop(self, index: int, bad_row: BadRow) -> None:
         """Leave out the row given at `index`."""
@@ -86,8 +95,8 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_
             tokenized.drop(index, EQUAL_TOKENS if chosen == rejected else EQUAL_ONCE_CUT)
         else:
             ids = {"prompt_ids": prompt, "chosen_ids": chosen[:room], "rejected_ids": rejected[:room]}
-            tokenized.add(index, {**row, **ids})
-            _count(tokenized, [(chosen, room), (rejected, room)])
+            truncated = max(len(chosen), len(rejected)) > room
+            tokenized.add(index, [{**row, **ids}], truncated, answers=2, trained=2)
     _count_special_texts(tokenizer, tokenized, ("prompt", "chosen", "rejected"))
     return tokenized
 
@@ -117,8 +126,8 @@ def tokenize_unpaired(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], m
             elif contradicted and tuple(answer[:room]) in contradicted:
                 tokenized.drop(index, EQUAL_ONCE_CUT if len(answer) > room else EQUAL_TOKENS)
             else:
-                tokenized.add(index, {**row, "prompt_ids": prompt, "completion_ids": answer[:room]})
-                _count(tokenized, [(answer, room)])
+                ids = {"prompt_ids": prompt, "completion_ids": answer[:room]}
+                tokenized.add(index, [{**row, **ids}], len(answer) > room, answers=1, trained=1)
     _count_special_texts(tokenizer, tokenized, ("prompt", "completion"))
     return tokenized
 
@@ -150,17 +159,16 @@ def tokenize_conversations(
         if not kept:
             tokenized.drop(index, PROMPT_TOO_LONG)
             continue
-        tokenized.counts[ANSWERS] += len(turns)
-        tokenized.counts[ANSWERS_TRAINED] += sum(
-            start < max_length for sequence in kept for start in sequence.starts
-        )
-        tokenized.counts[TRUNCATED] += any(len(sequence.ids) > max_length for sequence in sequences)
         if len(sequences) > 1:
             tokenized.counts[SPLIT] += 1
             tokenized.counts[PARTS] += len(sequences)
-        for sequence in kept:
-            ids, labels = sequence.ids[:max_length], sequence.labels[:max_length]
-            tokenized.add(index, {**row, "input_ids": ids, "labels": labels})
+        tokenized.add(
+            index,
+            ({**row, "input_ids": one.ids[:max_length], "labels": one.labels[:max_length]} for one in kept),
+            truncated=any(len(sequence.ids) > max_length for sequence in sequences),
+            answers=len(turns),
+            trained=sum(start < max_length for sequence in kept for start in sequence.starts),
+        )
     _count_special_texts(tokenizer, tokenized, ("messages",))
     return tokenized
 
@@ -261,13 +269,6 @@ def _contradicted(labels: list[bool], answers: list[list[int] | BadRow], room: i
 def _prompt_parts(row: Row) -> tuple[object, ...]:
     """What the ids of a prompt depend on."""
     return row["prompt"], row.get("tools"), row.get("chat_template_kwargs")
-
-
-def _count(tokenized: Tokenized, answers: list[tuple[list[int], int]]) -> None:
-    """Count a row's answers, each with the tokens that there is room for."""
-    tokenized.counts[ANSWERS] += len(answers)
-    tokenized.counts[ANSWERS_TRAINED] += len(answers)
-    tokenized.counts[TRUNCATED] += any(len(ids) > room for ids, room in answers)
 
 
 def _count_special_texts(
