@@ -326,6 +326,38 @@ def test_an_argument_that_is_none_of_the_templates_is_refused(tokenizer):
     )
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("", ["prompts begin without <s>, which the tokenizer begins every other text with"]),
+        ("{{ bos_token }}", []),
+        ("{{ bos_token }}{{ bos_token }}", ["prompts begin with <s> twice"]),
+    ],
+)
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_a_prompt_has_one_bos_where_the_tokenizer_adds_one_and_arguments_are_read(adds_bos, written, said):
+    from tokenizers import processors
+
+    tokenizer = other_tokenizer("zephyr")
+    if adds_bos:
+        bos = ("<s>", tokenizer.bos_token_id)
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            "<s> $A", special_tokens=[bos]
+        )
+    plain = tokenizer.chat_template.replace("{{ bos_token }}", "").replace("{{- bos_token }}", "")
+    tokenizer.chat_template = written + "{% if loud %}!{% endif %}" + plain
+    rows = [
+        {"messages": chat("a", "b", "c", "d"), "chat_template_kwargs": {name: False}}
+        for name in ("loud", "lou")
+    ]
+    counts = tokenization.tokenize_conversations(tokenizer, rows, 1000).counts
+    found = sorted(what.split(":")[0] for what, count in counts.items() if what.startswith("prompts begin"))
+    assert found == (said if adds_bos else [])
+    assert all(counts[what] == 2 for what in counts if what.startswith("prompts begin"))
+    unread = "prompts are given lou by `chat_template_kwargs` and the chat template does not read it"
+    assert [what for what in counts if "`chat_template_kwargs`" in what] == [unread] and counts[unread] == 1
+
+
 # ---- open turns, context, stops
 
 

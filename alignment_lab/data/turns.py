@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,11 +45,11 @@ def encode_turns(
 ) -> Iterator[tuple[list[int], list[list[int] | BadRow]]]:
     """(prompt ids, ids of each answer or why there are none) of every turn, in order.
 
-    Answers that ended with the text of a stop token are counted. Raises DataError for a template that no
-    answer can be trained with.
+    Counted: answers that ended with the text of a stop token, and what `_seen` says of prompts. Raises
+    DataError for a template that no answer can be trained with.
     """
     end, encode = turn_end(tokenizer), answer_encoder(tokenizer)
-    mend = answer_mender(tokenizer, end)
+    mend, bos = answer_mender(tokenizer, end), _added_bos(tokenizer)
     for start in range(0, len(turns), BATCH_SIZE):
         batch = []
         for turn in turns[start : start + BATCH_SIZE]:
@@ -61,7 +62,30 @@ def encode_turns(
             batch.append(turn)
         with _paused_collection():
             encoded = _encode_batch(tokenizer, encode, end, batch)
+        for turn, (prompt_ids, _) in zip(batch, encoded, strict=True):
+            if turn.is_last and prompt_ids:
+                counts.update(_seen(tokenizer, turn.row, prompt_ids, bos))
         yield from encoded
+
+
+def _added_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that the tokenizer begins a text with by itself, as it did where the model was pretrained."""
+    bos: int | None = tokenizer.bos_token_id
+    return bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
+
+
+def _seen(tokenizer: PreTrainedTokenizerBase, row: Row, prompt: list[int], bos: int | None) -> Iterator[str]:
+    """What is odd about a prompt: no BOS, or two, where the tokenizer adds one; arguments without effect."""
+    if bos is not None and prompt[0] != bos:
+        yield (
+            f"prompts begin without {tokenizer.bos_token}, which the tokenizer begins every other text with: "
+            "let the chat template write {{ bos_token }}"
+        )
+    if bos is not None and prompt[:2] == [bos, bos]:
+        yield f"prompts begin with {tokenizer.bos_token} twice: let the chat template write it once"
+    for name in row.get("chat_template_kwargs") or ():
+        if not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template)):
+            yield f"prompts are given {name} by `chat_template_kwargs` and the chat template does not read it"
 
 
 def _encode_batch(
