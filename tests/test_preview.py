@@ -229,7 +229,11 @@ def test_rows_of_a_mixture_are_told_by_source_file_and_line(composed, write_rows
     files = {
         "ours": write_rows([*good[:20], {"prompt": "?", "chosen": 5, "rejected": "no"}], "ours.jsonl"),
         "theirs": write_rows(
-            [{**row, "prompt": row["prompt"] + " Or?"} for row in good[20:]], "theirs.jsonl"
+            [
+                *({**row, "prompt": row["prompt"] + " Or?"} for row in good[20:]),
+                {"prompt": "Why? " * 600, "chosen": "So.", "rejected": "No."},
+            ],
+            "theirs.jsonl",
         ),
     }
     sources = [f"+data/source@data.sources.{name}=local" for name in files]
@@ -238,7 +242,10 @@ def test_rows_of_a_mixture_are_told_by_source_file_and_line(composed, write_rows
 
     def make(*overrides):
         spec = composed([*mixture, *overrides])
-        return make_preview(spec, data.load_rows(spec), locate_tokenizer(spec.model))
+        splits = data.load_rows(spec)
+        made = make_preview(spec, splits, locate_tokenizer(spec.model))
+        assert [line["source"] for line in data.bad_rows(splits.quarantine)] == ["ours", "theirs"]
+        return made
 
     made = make("preview.rows=4")
     assert ["ours" in row.place for row in made.rows] == [True, False, True, False]
@@ -256,8 +263,8 @@ def test_rows_of_a_mixture_are_told_by_source_file_and_line(composed, write_rows
         own = splits.train.select(numpy.flatnonzero(splits.train.numbers("table") == number))
         rows = data.TOKENIZE[Format.preference](tokenizer, own, 1024).rows
         assert cells["tokens"] == f"{sum(map(data.count_tokens, rows)):,}"
-    (left_out,) = made.left_out
-    assert left_out.count == 1 and "ours.jsonl, line 21: " in left_out.examples[0]
+    places = {left_out.examples[0].partition(":")[0] for left_out in made.left_out if left_out.count == 1}
+    assert places == {f"{files['ours']}, line 21", f"{files['theirs']}, line 21"}
     assert "ours: not used: id" in made.notes
     place = made.rows[1].place
     (again,) = make("preview.source=theirs", f"preview.lines=[{place.rpartition(':')[2]}]").rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from rich.console import Console
 from .. import data
 from ..config import Experiment, Format
 from ..data import Row
+from ..data.reasons import BadRow
 from ..data.table import Rows
 from ..data.tokenization import tokenize_pairs
 from ..distributed import collectives, ranks
@@ -58,12 +60,21 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     is_text = spec.method.format is Format.text
     if is_text:  # they fill blocks, of which none is replaced
         candidates = data.take_groups(candidates, measured)
-    refused = data.Quarantine()  # rows that the template or the length leaves out
+    refused: dict[str, data.Quarantine] = {}  # by source: rows that the template or the length leaves out
     with collectives.main_process_first():
         train, counts, share = _tokenize_groups(
-            tokenize_rows, splits.train, refused, data.max_train_groups(spec), splits
+            tokenize_rows,
+            splits.train,
+            partial(_put, refused, splits.tables.get("train", [])),
+            data.max_train_groups(spec),
+            partial(_count_sources, splits),
         )
-        heldout, more, _ = _tokenize_groups(tokenize_rows, candidates, refused, None if is_text else measured)
+        heldout, more, _ = _tokenize_groups(
+            tokenize_rows,
+            candidates,
+            partial(_put, refused, splits.tables.get("heldout", [])),
+            None if is_text else measured,
+        )
         paired = (row for row in heldout if "messages" in row and "rejected" in row)
         # once each, however many sequences its conversation is
         same = groupby(paired, key=lambda row: (row["prompt"], row["rejected"]))
@@ -72,12 +83,13 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
             pairs = data.tokenize_cached(tokenize_pairs, tokenizer, digest, pairs, limit).rows
     counts += more
     splits.truncated = counts["truncated"]
-    splits.dropped += refused.details()
-    if refused.counts:
-        splits.quarantine.append(refused)
-        refused.check(spec.data, f"data={spec.data.name}", len(splits.train) + len(splits.heldout))
+    splits.quarantine += refused.values()
+    together = data.Quarantine(records=[record for part in refused.values() for record in part])
+    together.counts = sum((part.counts for part in refused.values()), Counter())
+    splits.dropped += together.details()
+    together.check(spec.data, f"data={spec.data.name}", len(splits.train) + len(splits.heldout))
     if not train:
-        reasons = "; ".join(f"{count}: {reason}" for reason, count in refused.details().items())
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in together.details().items())
         raise UserError(
             f"data.max_length={limit}: no row is left to train on ({reasons}); raise it, or give other rows."
         )
@@ -92,13 +104,13 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
 def _tokenize_groups(
     tokenize_rows: Callable[[Sequence[Row]], data.Tokenized],
     rows: Sequence[Row],
-    quarantine: data.Quarantine,
+    refuse: Callable[[Sequence[Row], int, BadRow], None],
     count: int | None,
-    counted: data.Splits | None = None,
+    tell: Callable[[Sequence[Row], data.Tokenized], None] | None = None,
 ) -> tuple[Sequence[Row], Counter[str], float]:
     """(the first `count` groups that can be used, of all for None; what was counted on the way; the tokenized
-    rows per row). A group that is dropped, as too long, is replaced by the next one; `quarantine` gets it.
-    The sources of `counted` are told what their rows came to.
+    rows per row). A group that is dropped, as too long, is replaced by the next one; `refuse` gets its rows,
+    and `tell` what became of all.
     """
     starts = [*data.group_starts(rows).tolist(), len(rows)] if count is not None else [0, len(rows)]
     parts: list[Sequence[Row]] = []
@@ -111,13 +123,25 @@ def _tokenize_groups(
         parts.append(tokenized.rows)
         taken += len(tokenized.rows)
         counts += tokenized.counts
-        if counted:
-            _count_sources(counted, block, tokenized)
+        if tell:
+            tell(block, tokenized)
         for index, bad_row in tokenized.dropped:
-            quarantine.put(data.dropped_record(block, index, bad_row))
+            refuse(block, index, bad_row)
         first = end
         missing = 0 if count is None else count - sum(len(data.group_starts(part)) for part in parts)
     return data.join_token_rows(parts), counts, taken / starts[first] if starts[first] else 0.0
+
+
+def _put(
+    refused: dict[str, data.Quarantine],
+    names: list[str],
+    rows: Sequence[Row],
+    index: int,
+    bad_row: BadRow,
+) -> None:
+    """Put a row into the quarantine of its source."""
+    name = names[int(rows.numbers("table")[index])] if isinstance(rows, Rows) and names else ""
+    refused.setdefault(name, data.Quarantine(name)).put(data.dropped_record(rows, index, bad_row))
 
 
 def _count_sources(splits: data.Splits, rows: Sequence[Row], tokenized: data.Tokenized) -> None:
