@@ -24,7 +24,8 @@ from alignment_lab.training.batch import collate
 
 
 def make_row(prompt, completion, label=True):
-    return {"prompt": str(prompt), "prompt_ids": prompt, "completion_ids": completion, "label": label}
+    messages = [{"role": "user", "content": str(prompt)}]
+    return {"prompt": messages, "prompt_ids": prompt, "completion_ids": completion, "label": label}
 
 
 def random_rows(seed: int, prompts: int = 9, rows: int = 40):
