@@ -173,6 +173,7 @@ def test_a_preference_in_any_shape(shape):
 
 
 CHAT = {"messages": [user("Q"), assistant("A")]}
+BEGUN = {"prompt": [user("Q"), assistant("A")], "completion": [assistant("B")]}
 CONVERSATIONS = {
     "messages": (CHAT, CHAT),
     "ShareGPT": ({"conversations": [sharegpt("human", "Q"), sharegpt("gpt", "A")]}, CHAT),
@@ -577,13 +578,38 @@ def plain(number: int, **changes):
     return {"prompt": f"Q{number}", "chosen": "A", "rejected": "B"} | changes
 
 
-def test_the_columns_of_all_rows_decide_and_not_those_of_the_first():
+def test_a_conversation_among_pairs_is_no_preference():
     """A conversation, then a pair: the converter is for pairs, and the conversation is a bad row."""
     rows = [{"messages": [user("Q"), assistant("A")]}, {"prompt": "Q", "chosen": "A", "rejected": "B"}]
     convert = choose_converter(Format.preference, filled_columns(rows), "data")
     assert convert(rows[1]) == [PAIR]
     with pytest.raises(BadRow):
         convert(rows[0])
+
+
+@pytest.mark.parametrize(
+    ("format", "shapes"),
+    [
+        (Format.conversation, [*CONVERSATIONS.values(), *PREFERENCES.values(), (BEGUN, None)]),
+        (Format.unpaired, [*UNPAIRED.values(), *PREFERENCES.values()]),
+        (Format.preference, PREFERENCES.values()),
+        (Format.prompt, [*CONVERSATIONS.values(), *PREFERENCES.values()]),
+    ],
+)
+def test_rows_of_every_shape_in_one_file_are_read_as_each_alone_and_read_back_as_they_are(format, shapes):
+    rows = [row for row, _ in shapes]
+    alone = [choose_converter(format, filled_columns([row]), "data")(row) for row in rows]
+    assert list(map(choose_converter(format, filled_columns(rows), "data"), rows)) == alone
+    converted = [row for made in alone for row in made]
+    again = choose_converter(format, filled_columns(converted), "data")
+    assert [again(row) for row in converted] == [[row] for row in converted]
+
+
+@pytest.mark.parametrize("format", [Format.conversation, Format.unpaired, Format.prompt])
+def test_half_a_pair_is_no_row_of_another_shape(format):
+    half = {"prompt": "Q", "completion": "A", "label": True, "rejected": "B", "chosen": None}
+    with pytest.raises(BadRow, match="`chosen` is missing"):
+        choose_converter(format, set(half), "data")(half)
 
 
 def test_rows_of_several_shapes_in_one_file(loaded):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 from ...config import Format
 from ..reasons import BadRow, DataError, Reason
@@ -16,6 +16,7 @@ from .preference import ANSWERS, pair_to_conversation, pair_to_prompt, pair_to_u
 from .values import describe_type
 
 Converter = Callable[[Any], list[Row]]  # raises BadRow
+Columns = set[str] | frozenset[str]
 PAIRS_TOO = "preference pairs do as well"
 REQUIRED_COLUMNS = {
     Format.preference: "`chosen` and `rejected` (with `prompt`, or as whole conversations)",
@@ -40,17 +41,14 @@ FROM_PAIR: dict[Format, Callable[[Row], list[Row]]] = {
 def choose_converter(
     format: Format, columns: set[str], source: str, *, rejected: str = "worst", seed: int = 0
 ) -> Converter:
-    """The function that converts one row to rows of `format`, chosen by the columns that any row has.
+    """The function that converts one row to rows of `format`: by the first shape that the row's own columns
+    fit, of those that the columns of all rows fit; where none does, the first of these says what is missing.
 
     `source` begins the message of the DataError that is raised where no converter fits. Of rows with several
     scored answers the best is chosen, and the "worst" or a "random" one of the others `rejected`, by `seed`.
     """
-    if format is not Format.text and (to_pair := _find_pairs(columns, rejected, seed)):
-        from_pair = FROM_PAIR[format]
-        return _checked(from_pair if to_pair is _as_it_is else lambda row: from_pair(to_pair(row)))
-    for fits, to_row in FROM_ROW[format]:
-        if fits(columns):
-            return _checked(partial(_convert_one, to_row))
+    if fitting := [shape for shape in _shapes(format, rejected, seed) if shape.fits(columns)]:
+        return _checked(fitting[0].convert if len(fitting) == 1 else _choose_by_row(fitting))
     names = ", ".join(sorted(map(str, columns))) or "(none)"
     raise DataError(f"{source}: has the columns {names}; this method needs {REQUIRED_COLUMNS[format]}.")
 
@@ -77,38 +75,68 @@ def not_a_row(value: Any) -> BadRow:
     return BadRow(Reason.not_a_row, f"the row is {describe_type(value)} and no mapping of columns{remedy}")
 
 
+class _Shape(NamedTuple):
+    fits: Callable[[Columns], bool]  # whether these columns are enough for it
+    convert: Converter
+
+
+def _choose_by_row(shapes: list[_Shape]) -> Converter:
+    """Each row by the first shape that its own columns fit: a file may hold pairs beside conversations."""
+
+    first = shapes[0].convert
+    are_pairs = shapes[0].fits(frozenset(ANSWERS))
+
+    @lru_cache(maxsize=1024)  # nearly all rows of a file have the same columns
+    def choose(filled: frozenset[str]) -> Converter:
+        return next((shape.convert for shape in shapes if shape.fits(filled)), first)
+
+    def convert(row: Row) -> list[Row]:
+        if are_pairs and not (row.get("chosen") is None and row.get("rejected") is None):
+            return first(row)  # half a pair is one that lacks its other half, and no row of another shape
+        return choose(frozenset([column for column, value in row.items() if value is not None]))(row)
+
+    return convert
+
+
+def _shapes(format: Format, rejected: str, seed: int) -> Iterator[_Shape]:
+    """Those that rows of a format are made from: two answers or more come before one."""
+    if from_pair := FROM_PAIR.get(format):
+        yield _Shape(lambda columns: columns.issuperset(ANSWERS), from_pair)
+        for fits, to_pair in (
+            (lambda columns: columns.issuperset(CHOICE_COLUMNS), from_choice),
+            (_has_vote, from_vote),
+            (lambda columns: "completions" in columns and _has_prompt(columns), from_scores(rejected, seed)),
+        ):
+            yield _Shape(fits, partial(_convert_compared, to_pair, from_pair))
+    for fits, to_row in FROM_ROW[format]:
+        yield _Shape(fits, partial(_convert_one, to_row))
+
+
+def _convert_compared(to_pair: Callable[[Row], Row], from_pair: Converter, row: Row) -> list[Row]:
+    return from_pair(to_pair(row))
+
+
 def _convert_one(convert: Callable[[Row], Row], row: Row) -> list[Row]:
     return [convert(row)]
 
 
-def _find_pairs(columns: set[str], rejected: str, seed: int) -> Callable[[Row], Row] | None:
-    """What makes a row of prompt, chosen and rejected of a row that has two answers or more; else None."""
-    if columns.issuperset(ANSWERS):
-        return _as_it_is
-    if columns.issuperset(CHOICE_COLUMNS):
-        return from_choice
-    if any(columns.issuperset((vote, *answers)) for vote, answers in VOTES.items()):
-        return from_vote
-    return from_scores(rejected, seed) if "completions" in columns and _has_prompt(columns) else None
+def _has_vote(columns: Columns) -> bool:
+    return any(columns.issuperset((vote, *answers)) for vote, answers in VOTES.items())
 
 
-def _as_it_is(row: Row) -> Row:
-    return row
-
-
-def _has_prompt(columns: set[str]) -> bool:
+def _has_prompt(columns: Columns) -> bool:
     return not columns.isdisjoint(PROMPT_COLUMNS)
 
 
-def _has_conversation(columns: set[str]) -> bool:
+def _has_conversation(columns: Columns) -> bool:
     return not columns.isdisjoint(CONVERSATION_COLUMNS)
 
 
-def _has_answers(columns: set[str]) -> bool:
+def _has_answers(columns: Columns) -> bool:
     return _has_conversation(columns) or (_has_prompt(columns) and not columns.isdisjoint(ANSWER_COLUMNS))
 
 
-FROM_ROW: dict[Format, list[tuple[Callable[[set[str]], bool], Callable[[Row], Row]]]] = {
+FROM_ROW: dict[Format, list[tuple[Callable[[Columns], bool], Callable[[Row], Row]]]] = {
     Format.preference: [],
     Format.conversation: [(_has_answers, to_conversation)],
     Format.unpaired: [(lambda columns: "label" in columns and _has_answers(columns), to_unpaired)],

@@ -79,6 +79,8 @@ def _read_fields(item: dict[Any, Any], column: str) -> Message:
     if message["role"] == "assistant":
         message.update(_read_assistant(item, column))
     message["content"] = _read_content(item, column, message)
+    if is_prefix(item.get("prefix"), message):
+        message["prefix"] = item["prefix"]
     if word in CALL_ROLES and (calls := parse_calls(message["content"], column)):
         message["content"], message["tool_calls"] = "", calls
     for key in ("tool_call_id", "name"):
@@ -90,6 +92,12 @@ def _read_fields(item: dict[Any, Any], column: str) -> Message:
                 )
             message[key] = value
     return message
+
+
+def is_prefix(value: Any, message: Message) -> bool:
+    """Whether a message's `prefix` is the beginning of its answer, which is context and not trained."""
+    begins = isinstance(value, str) and bool(value) and message["content"].startswith(value)
+    return begins and message["role"] == "assistant"
 
 
 def _read_role(item: dict[Any, Any], column: str) -> str:

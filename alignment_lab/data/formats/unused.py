@@ -22,6 +22,7 @@ from .values import is_given
 
 FREE_COLUMNS = EXTRA_COLUMNS.union(SYSTEM_COLUMNS) - {"answer"}
 ASSISTANT_KEYS = frozenset((*CALL_KEYS, *REASONING_KEYS))
+CONVERSATION_KEYS = MESSAGE_KEYS.union(("prefix",))
 TRAINED_KEYS = MESSAGE_KEYS.difference(WEIGHT_KEYS)  # of formats in which a turn has no weight
 
 
@@ -31,7 +32,7 @@ def unused_parts(row: Row, format: Format) -> set[str]:
     accepted = "answer" in row and has_accepted_answers(row)
     unused, with_messages = _sort_columns(given, format, accepted, isinstance(row.get("answer"), str))
     parts = set(unused)
-    known = MESSAGE_KEYS if format is Format.conversation else TRAINED_KEYS
+    known = CONVERSATION_KEYS if format is Format.conversation else TRAINED_KEYS
     for column in with_messages:
         value = row[column]
         if isinstance(value, list | dict):
