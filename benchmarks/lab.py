@@ -1,7 +1,7 @@
 """The lab's side: one training run, its rows in training order, tokenization, start-up.
 
 Only this module, lab_steps.py and shapes.py import alignment_lab beyond its cache folder. They use `compose`,
-`data`, `assembly`, `models`, `method_spec(...).objective` and `Trainer` with its sampler and its rows.
+`data`, `tokenized`, `assembly`, `models`, `objective_class(...)` and `Trainer` with its sampler and its rows.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def train(job: Job) -> TrainingResult:
     """
     from transformers import set_seed
 
-    from alignment_lab.actions import assembly
+    from alignment_lab.actions import assembly, tokenized
     from alignment_lab.checkpoints.manager import CheckpointManager
-    from alignment_lab.methods import method_spec
+    from alignment_lab.methods import objective_class
     from alignment_lab.training import Hooks, Trainer
     from alignment_lab.training.backend import create_accelerator
     from alignment_lab.training.callbacks import MetricsLog
@@ -79,9 +79,11 @@ def train(job: Job) -> TrainingResult:
     if job.feed:
         rows = json.loads(Path(job.feed).read_text())["rows"][: job.rows]
         tokenizer = load_tokenizer(spec.model, model_folder)
-        tokens = assembly.TokenizedData(data.Splits([], [], ""), model_folder, tokenizer, rows, [], len(rows))
+        tokens = tokenized.TokenizedData(
+            data.Splits([], [], ""), model_folder, tokenizer, rows, [], len(rows)
+        )
     else:
-        tokens = assembly.tokenize(spec, data.load_rows(spec), model_folder, console)
+        tokens = tokenized.tokenize(spec, data.load_rows(spec), model_folder, console)
     set_seed(job.seed)
     device, dtype = device_and_dtype(spec)
     policy, dtype = _load_policy(job, spec, model_folder, device, dtype)
@@ -94,7 +96,7 @@ def train(job: Job) -> TrainingResult:
         context = assembly.build_context(spec, policy, accelerator, device, dtype, tokens, console)
         trainer = Trainer(
             context,
-            method_spec(spec.method).objective(context),
+            objective_class(spec.method)(context),
             hooks=Hooks(on_start=lambda _: clock.lap()),  # after the reference pass
             callbacks=[MetricsLog(run, context), steps],
             checkpoints=CheckpointManager(run, spec.run_id, 1, console.print),
@@ -186,10 +188,8 @@ def load_messages(job: Job) -> dict[str, Any]:
 
 def time_tokenization(job: Job) -> dict[str, Any]:
     """Seconds to tokenize the rows, or to read them from the cache where it has them, and the token rows."""
-    from alignment_lab.methods import METHODS
-
     spec = compose_experiment(job)
-    tokenize = METHODS[spec.method.name].tokenize
+    tokenize = data.TOKENIZE[spec.method.format]
     tokenizer = load_tokenizer(spec.model, locate_model(spec.model))
     rows = data.load_rows(spec).train[: job.rows]
     tokenizer("warm")  # on both sides: the first call builds state that later calls use
@@ -207,11 +207,11 @@ def time_tokenization(job: Job) -> dict[str, Any]:
 
 def time_startup(job: Job) -> dict[str, float]:
     """CPU and wall seconds of this process up to a trainer that is ready to train, model loading excluded."""
-    from alignment_lab.actions import assembly
+    from alignment_lab.actions import assembly, tokenized
 
     spec, console = compose_experiment(job), Console(quiet=True)
     model_folder = locate_model(spec.model)
-    tokens = assembly.tokenize(spec, data.load_rows(spec), model_folder, console)
+    tokens = tokenized.tokenize(spec, data.load_rows(spec), model_folder, console)
     wall, cpu = time.time(), time.process_time()
     device, dtype = device_and_dtype(spec)
     policy = load_policy(spec, model_folder, device, dtype)

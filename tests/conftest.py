@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -157,6 +158,12 @@ def call_main(
 
     def call(*arguments: str) -> CompletedCommand:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+        for logger in (logging.getLogger(), logging.getLogger("hydra")):
+            for handler in logger.handlers:
+                if getattr(
+                    getattr(handler, "stream", None), "closed", False
+                ):  # the output of an earlier test
+                    logger.removeHandler(handler)
         code = 0
         try:
             command.main()

@@ -122,7 +122,7 @@ def test_a_spec_runs_again_as_the_same_experiment(sweep, tmp_path):
 
 
 MISTAKES = {
-    "an empty file": ("rows.jsonl", "", "is empty"),
+    "an empty file": ("rows.jsonl", "", "holds no rows"),
     "a missing file": (None, "", "no such file or folder"),
     "no usable column": ("rows.jsonl", '{"a": 1}\n', "has the columns a"),
     "a row without chosen": (
@@ -131,7 +131,7 @@ MISTAKES = {
             json.dumps({"prompt": "1", "chosen": None if n == 2 else "2", "rejected": "3"}) + "\n"
             for n in range(5)
         ),
-        "row 3: `chosen` is missing",
+        "line 3: `chosen` is missing",
     ),
     "broken JSON": ("rows.json", '[{"prompt": ', "cannot be read"),
 }

@@ -216,6 +216,11 @@ RANGES = {
         ("-0.5", "between 0 and 1"),
         ("nan", "between 0 and 1"),
     ],
+    "data.max_bad_fraction": [
+        ("-0.1", "between 0 and 1"),
+        ("1.1", "between 0 and 1"),
+        ("nan", "between 0 and 1"),
+    ],
     "data.rows": [("0", "above 0"), ("-1", "above 0")],
     "data.mixture_seed": [("-1", "between 0 and"), ("4294967296", "between 0 and")],
     "data.max_length": [("7", "at least 8"), ("-1", "at least 8")],

@@ -80,7 +80,7 @@ def test_a_signal_in_any_phase_loses_nothing(undisturbed, send_at, tmp_path):
     """One run, interrupted in each phase before the save in turn: each time the state says so, and the steps
     that were taken are kept. It ends in the bits of the undisturbed one.
     """
-    from alignment_lab.actions import assembly
+    from alignment_lab.actions import assembly, tokenized
     from alignment_lab.methods.preference import PreferenceObjective
     from alignment_lab.training import loop
     from alignment_lab.training.heldout import HeldoutScorer
@@ -89,7 +89,7 @@ def test_a_signal_in_any_phase_loses_nothing(undisturbed, send_at, tmp_path):
     run = RunDirectory(tmp_path / "run")
     phases = [  # where, the function, and the steps that are kept
         (train.data, "load_rows", 0),
-        (assembly, "tokenize", 0),
+        (tokenized, "tokenize", 0),
         (assembly, "create_accelerator", 0),
         (PreferenceObjective, "with_reference_logps", 0),
         (HeldoutScorer, "scores", 0),

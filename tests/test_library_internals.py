@@ -309,7 +309,8 @@ def private_uses(source: str) -> Iterator[str]:
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+    is_special = (name.startswith("__") and name.endswith("__")) or name == "_replace"  # of a named tuple
+    return name.startswith("_") and not is_special
 
 
 def is_own(node: ast.expr) -> bool:

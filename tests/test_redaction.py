@@ -527,10 +527,8 @@ def test_a_run_leaves_no_secret_and_prints_none(command):
 def test_a_run_that_fails_leaves_no_secret_and_prints_none(command):
     broken_template = f"{{{{ raise_exception('{ENVIRONMENT['MY_SECRET']} {FORMATS['hub']}') }}}}"
     folder, code, output = command("tracking=wandb", f'model.chat_template="{broken_template}"')
-    assert code == 1, output
+    assert code == 2 and "the chat template refuses it: ***MY_SECRET*** ***" in output, output
     assert find_leaks(folder, output) == []
-    (state,) = (read_json(file) for file in folder.rglob("run.json"))
-    assert (state["state"], state["error"]) == ("failed", "TemplateError: ***MY_SECRET*** ***")
 
 
 def test_a_sweep_that_fails_leaves_no_secret_and_prints_none(command):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def local(path: Path | str, **settings) -> Data:
 
 def read_rows(data: Data) -> tuple[list, list | None]:
     """(training rows, held-out rows or None)."""
-    (source,) = data.mixture().values()
-    train, heldout = (open_rows(source, part) for part in ("train", "eval"))
+    ((name, source),) = data.mixture().items()
+    train, heldout = (open_rows(source, part, key=partial(data.key, name)) for part in ("train", "eval"))
     return [row.value for row in train or ()], None if heldout is None else [row.value for row in heldout]
 
 
@@ -256,7 +257,7 @@ from alignment_lab.config import Data
 from alignment_lab.data.readers import open_rows
 from alignment_lab.runtime.errors import UserError
 start = time.monotonic()
-try: open_rows(Data(path="org/name").mixture()["data"], "train")
+try: next(open_rows(Data(path="org/name").mixture()["data"], "train", key="data.{}".format))
 except UserError as error: print(error)
 print(time.monotonic() - start)
 """

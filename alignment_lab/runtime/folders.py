@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
@@ -61,7 +62,11 @@ def _make_one(folder: Path) -> None:
         folder.mkdir()
         _made.add(folder)
         return
-    if os.path.lexists(folder) and not folder.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(folder.stat().st_mode)
+    except FileNotFoundError:  # a link to nowhere; or another command has just taken it back
+        is_folder = not folder.is_symlink()
+    if not is_folder:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
 
 
