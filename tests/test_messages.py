@@ -52,6 +52,8 @@ WRITTEN_CALLS = {
     "OpenAI, arguments as a mapping": {"tool_calls": [CALL]},
     "all of it as JSON": {"tool_calls": json.dumps([CALL])},
     "without its function": {"tool_calls": [{"name": "weigh", "arguments": {"what": "ore"}}]},
+    "parameters": {"tool_calls": [{"name": "weigh", "arguments": None, "parameters": {"what": "ore"}}]},
+    "args": {"tool_calls": [{"function": {"name": "weigh", "args": {"what": "ore"}}}]},
     "function_call": {"function_call": {"name": "weigh", "arguments": '{"what": "ore"}'}},
     "columns that a table fills with null": {"tool_calls": [CALL], "function_call": None, "name": None},
 }
@@ -400,6 +402,7 @@ BAD = {
         "known role: it is not text but a list",
     ),
     "no role": (chat({"speaker": "user", "content": "A"}), Reason.unknown_role, "it has speaker, content"),
+    "a role that is null": (chat({"role": None, "content": "A"}), Reason.unknown_role, "`role` is null"),
     "half a weight": (chat(assistant("A", weight=0.5)), Reason.bad_weight, "`weight`"),
     "a call without a name": (
         chat(assistant("", tool_calls=[{"arguments": {}}])),
@@ -495,6 +498,57 @@ def test_columns_and_keys_that_are_not_used_are_named():
         "margin",
     }
     assert unused_parts({"text": "a", "url": "b"}, Format.text) == {"url"}
+
+
+UNUSED_KEYS = {  # an answer, and what of it is told
+    "a key of a call": (
+        assistant("", tool_calls=[{**CALL, "mood": 1, "index": None}]),
+        {"tool_calls[].mood"},
+    ),
+    "a key of its function": (
+        assistant("", tool_calls=json.dumps([{"function": {"name": "f", "input": {"x": 1}}}])),
+        {"tool_calls[].function.input"},
+    ),
+    "a key of a call without a function": (
+        assistant("", function_call={"name": "f", "kwargs": '{"x": 1}', "id": "c0"}),
+        {"function_call.kwargs"},
+    ),
+    "a number where a call's id belongs": (
+        assistant("", tool_calls=[{**CALL, "id": 5}]),
+        {"tool_calls[].id"},
+    ),
+    "arguments twice": (
+        assistant("", tool_calls=[{"name": "f", "arguments": {"x": 1}, "parameters": {"x": 2}}]),
+        {"tool_calls[].parameters"},
+    ),
+    "calls twice": (assistant("", tool_calls=[CALL], function_call={"name": "f"}), {"function_call"}),
+    "the same calls twice": (assistant("", tool_calls=[CALL], function_call=[CALL]), set()),
+    "a call in the content": (
+        {"from": "function_call", "value": '{"name": "f", "input": {"x": 1}}'},
+        {"value.input"},
+    ),
+    "two contents": (assistant("A", value="B"), {"value"}),
+    "one content, twice": ({**assistant("A", value="A"), "from": "gpt"}, set()),
+    "an empty content": (assistant([], value="A"), set()),
+    "two speakers": (assistant("A") | {"from": "human"}, {"from"}),
+    "two thoughts": (assistant("A", thinking="I", reasoning="J"), {"reasoning"}),
+    "a beginning that is another's": (assistant("A", prefix="B"), {"prefix"}),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSED_KEYS)
+def test_what_a_message_says_twice_or_in_a_call_is_used_or_told(kind):
+    answer, expected = UNUSED_KEYS[kind]
+    row = chat(answer)
+    converted = messages(row)[-1]
+    assert unused_parts(row, Format.conversation) == {f"messages[].{key}" for key in expected}
+    assert converted["content"] == ("" if "tool_calls" in converted else "A")
+
+
+def test_of_two_columns_of_tools_the_second_is_told():
+    row = {**chat(assistant("A")), "functions": [{"name": "f"}], "tools": [TOOL]}
+    assert convert(row)["tools"] == [TOOL]
+    assert unused_parts(row, Format.conversation) == {"functions"}
 
 
 @pytest.mark.parametrize("accepted", [[1], "A", [], [None]])

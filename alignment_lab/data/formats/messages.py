@@ -105,6 +105,8 @@ def _read_role(item: dict[Any, Any], column: str) -> str:
     role = item.get("role")
     role = item.get("from") if role is None else role
     if role is None:
+        if key := next((key for key in ("role", "from") if key in item), None):
+            raise BadRow(Reason.unknown_role, f"`{column}` has a message whose `{key}` is null")
         keys = ", ".join(map(str, item)) or "no key"
         raise BadRow(Reason.unknown_role, f"`{column}` has a message without a role (it has {keys})")
     if not isinstance(role, str):
@@ -127,6 +129,7 @@ def _read_assistant(item: dict[Any, Any], column: str) -> dict[str, Any]:
     for key in CALL_KEYS:
         if is_given(item.get(key)) and (calls := read_calls(item[key], column)):
             fields["tool_calls"] = calls
+            break
     for key in REASONING_KEYS:
         if is_given(thought := item.get(key)):
             if not isinstance(thought, str):
@@ -152,7 +155,7 @@ def _is_trained(item: dict[Any, Any], key: str, column: str) -> bool:
 
 def _read_content(item: dict[Any, Any], column: str, message: Message) -> str:
     content = item.get("content")
-    content = item.get("value", content) if content is None or content == "" else content
+    content = content if is_given(content) else item.get("value", content)
     if isinstance(content, str):
         return content
     if isinstance(content, list):

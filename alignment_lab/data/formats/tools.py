@@ -13,6 +13,7 @@ from ..rows import Row
 from .values import describe_type, is_given, is_json, parse_json
 
 TOOL_COLUMNS = ("tools", "functions")
+ARGUMENT_KEYS = ("arguments", "parameters", "args")
 
 
 def read_tools(row: Row) -> list[dict[str, Any]]:
@@ -41,11 +42,17 @@ def read_calls(value: Any, column: str) -> list[dict[str, Any]]:
 
 def parse_calls(content: str, column: str) -> list[dict[str, Any]] | None:
     """The calls that ShareGPT's `function_call` turn holds as JSON; None where its text is no call."""
-    value = parse_json(content)
-    calls = value if isinstance(value, list) else [value]
+    calls = written_calls(content)
+    return None if calls is None else [_read_call(call, column) for call in calls]
+
+
+def written_calls(content: Any) -> list[dict[str, Any]] | None:
+    """The calls of a text as they are written there; None where it holds none."""
+    value: Any = parse_json(content) if isinstance(content, str) else None
+    calls: list[Any] = value if isinstance(value, list) else [value]
     if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
         return None
-    return [_read_call(call, column) for call in calls]
+    return calls
 
 
 def _read_call(call: Any, column: str) -> dict[str, Any]:
@@ -54,8 +61,7 @@ def _read_call(call: Any, column: str) -> dict[str, Any]:
     function = call if function is None else parse_json(function)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadRow(Reason.bad_tools, f"`{column}` has a call of a tool without the tool's name")
-    arguments = function.get("arguments", function.get("parameters"))
-    arguments = parse_json(arguments) if is_given(arguments) else {}
+    arguments = parse_json(function[key]) if (key := _arguments_key(function)) else {}
     if not isinstance(arguments, dict) or not is_json(arguments):
         raise BadRow(
             Reason.bad_tools,
@@ -64,6 +70,30 @@ def _read_call(call: Any, column: str) -> dict[str, Any]:
     identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
     named = {"name": function["name"], "arguments": arguments}
     return {**identity, "type": "function", "function": named}
+
+
+def unused_call_keys(value: Any, path: str) -> set[str]:
+    """The keys of one message's calls that `read_calls` ignores, as `PATH[].function.mood`."""
+    calls = parse_json(value)
+    path, calls = (f"{path}[]", calls) if isinstance(calls, list) else (path, [calls])
+    unused: set[str] = set()
+    for call in filter(lambda call: isinstance(call, dict), map(parse_json, calls)):
+        identity = {"type", "id"} if isinstance(call.get("id"), str) else {"type"}
+        function = parse_json(call.get("function"))
+        inner, place = (function, f"{path}.function") if isinstance(function, dict) else (call, path)
+        if inner is not call:
+            unused.update(f"{path}.{key}" for key in _given(call) - identity - {"function"})
+        used = {"name", _arguments_key(inner), *(identity if inner is call else ())}
+        unused.update(f"{place}.{key}" for key in _given(inner) - used)
+    return unused
+
+
+def _given(mapping: dict[Any, Any]) -> set[Any]:
+    return {key for key, value in mapping.items() if is_given(value)}
+
+
+def _arguments_key(function: dict[Any, Any]) -> str | None:
+    return next((key for key in ARGUMENT_KEYS if is_given(function.get(key))), None)
 
 
 def _wrap_function(tool: dict[str, Any]) -> dict[str, Any]:

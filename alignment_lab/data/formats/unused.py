@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -16,12 +17,14 @@ from .columns import (
     prompt_column,
 )
 from .compared import CHOICE_COLUMNS, VOTES, vote_column
-from .messages import CALL_KEYS, MESSAGE_KEYS, REASONING_KEYS, ROLES, WEIGHT_KEYS
+from .messages import CALL_KEYS, CALL_ROLES, MESSAGE_KEYS, REASONING_KEYS, ROLES, WEIGHT_KEYS
 from .preference import ANSWERS
+from .tools import TOOL_COLUMNS, unused_call_keys, written_calls
 from .values import is_given
 
 FREE_COLUMNS = EXTRA_COLUMNS.union(SYSTEM_COLUMNS) - {"answer"}
-ASSISTANT_KEYS = frozenset((*CALL_KEYS, *REASONING_KEYS))
+ASSISTANT_KEYS = frozenset((*CALL_KEYS, *REASONING_KEYS, "prefix"))
+SAME_THING = (("role", "from"), ("content", "value"), CALL_KEYS, REASONING_KEYS)  # the first given is read
 CONVERSATION_KEYS = MESSAGE_KEYS.union(("prefix",))
 TRAINED_KEYS = MESSAGE_KEYS.difference(WEIGHT_KEYS)  # of formats in which a turn has no weight
 
@@ -37,7 +40,7 @@ def unused_parts(row: Row, format: Format) -> set[str]:
         value = row[column]
         if isinstance(value, list | dict):
             items = value if isinstance(value, list) else [value]
-            parts.update(f"{column}[].{key}" for key in _unknown_keys(items, known))
+            parts.update(f"{column}[].{key}" for key in _unused_keys(items, known))
     return parts
 
 
@@ -52,7 +55,8 @@ def _sort_columns(
     if not has_text_answer:
         row.pop("answer", None)
     used = _used_columns(row, format) | ({"answer": False} if accepted else {})
-    unused = (column for column in given if column not in used and column not in FREE_COLUMNS)
+    free = FREE_COLUMNS.difference([column for column in TOOL_COLUMNS if column in given][1:])
+    unused = (column for column in given if column not in used and column not in free)
     return frozenset(unused), tuple(column for column in given if used.get(column))
 
 
@@ -85,15 +89,51 @@ def _prompt_columns(row: Row, is_pair: bool) -> dict[str, bool]:
     return {prompt: True, "history": True, **({"input": True} if prompt == "instruction" else {})}
 
 
-def _unknown_keys(items: list[Any], known: frozenset[str]) -> set[Any]:
+def _unused_keys(items: list[Any], known: frozenset[str]) -> set[Any]:
+    """The keys of messages that are not read, with those of their calls, as `tool_calls[].mood`."""
     keys: set[Any] = set()
     for item in items:
-        if isinstance(item, dict) and len(item) > 2:
-            heard = known if _speaker(item) == "assistant" else known - ASSISTANT_KEYS
+        if not isinstance(item, dict):
+            continue
+        word = item.get("role") or item.get("from")
+        if len(item) > 2 or word in CALL_ROLES:
+            is_assistant = _speaker(word) == "assistant"
+            heard = known if is_assistant else known - ASSISTANT_KEYS
             keys.update(key for key in item if key not in heard and is_given(item[key]))
+            keys.update(_second_keys(item))
+            if is_assistant:
+                keys.update(_keys_of_calls(item, word in CALL_ROLES))
     return keys
 
 
-def _speaker(message: dict[Any, Any]) -> str | None:
-    word = message.get("role") or message.get("from")
+def _second_keys(message: dict[Any, Any]) -> Iterator[str]:
+    """Keys beside another that says the same thing and is read, where they say something else."""
+    for names in SAME_THING:
+        given = [key for key in names if is_given(message.get(key))]
+        yield from (key for key in given[1:] if not _agree(message[given[0]], message[key]))
+    text, prefix = _content(message)[1], message.get("prefix")
+    if is_given(prefix) and not (isinstance(prefix, str) and str(text).startswith(prefix)):
+        yield "prefix"
+
+
+def _content(message: dict[Any, Any]) -> tuple[str, Any]:
+    key = "content" if is_given(message.get("content")) else "value"
+    return key, message.get(key)
+
+
+def _agree(first: Any, second: Any) -> bool:
+    speaker = _speaker(first)
+    return bool(first == second or (speaker and speaker == _speaker(second)))
+
+
+def _keys_of_calls(message: dict[Any, Any], is_call: bool) -> set[str]:
+    """`is_call`: the content is the call."""
+    key, text = _content(message)
+    if is_call and written_calls(text):
+        return unused_call_keys(text, key)
+    key = next((key for key in CALL_KEYS if is_given(message.get(key))), CALL_KEYS[0])
+    return unused_call_keys(message.get(key), key)
+
+
+def _speaker(word: Any) -> str | None:
     return ROLES.get(word.strip().lower()) if isinstance(word, str) else None
