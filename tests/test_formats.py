@@ -490,9 +490,18 @@ def test_every_word_for_a_label(label, expected):
     assert to_unpaired({**LABELED, "label": label})["label"] is expected
 
 
-@pytest.mark.parametrize("label", ["good?", "", 2, -1, 0.5, float("nan"), [True], {"value": True}])
-def test_a_label_that_is_neither_true_nor_false_is_named(label):
-    with pytest.raises(BadRow, match="`label` is neither true nor false"):
+@pytest.mark.parametrize(
+    ("label", "what"),
+    [
+        ("good?", "'good?' is not one of true, yes, 1, good"),
+        ("", "'' is not one of true"),
+        *((label, "it is a number other than 0 and 1") for label in (2, -1, 0.5, float("nan"))),
+        ([True], "it is a list"),
+        ({"value": True}, "it is a mapping"),
+    ],
+)
+def test_a_label_that_is_neither_true_nor_false_is_named(label, what):
+    with pytest.raises(BadRow, match=re.escape(f"`label` is neither true nor false: {what}")):
         to_unpaired({**LABELED, "label": label})
 
 
@@ -749,6 +758,15 @@ def test_rows_without_a_usable_column_name_what_is_there_and_what_is_needed(
         loaded(rows, f"method={method}")
     assert columns in str(error.value) and required in str(error.value)
     assert str(error.value).startswith("data=local data.path=") and str(error.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "method"),
+    [(plain(0), "dpo"), (CHAT, "sft"), (LABELED, "kto"), ({"text": "A"}, "cpt"), (plain(0), "sft")],
+)
+def test_rows_that_are_wrapped_in_one_object_are_told(row, method, loaded):
+    with pytest.raises(DataError, match="has its rows wrapped in `data`, which is a list of them; save"):
+        loaded([{"version": "1.0", "sets": [{"name": "a"}], "data": [row] * 4}], f"method={method}")
 
 
 def test_every_format_has_its_sentence():

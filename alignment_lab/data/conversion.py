@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..config import Format, Source
-from .formats import Converter, choose_converter, not_a_row, unused_parts
+from .formats import Converter, choose_converter, not_a_row, unused_parts, wrapping_column
 from .mixture import passes, rename
 from .overlap import RowKeys, preferred_messages, row_keys
 from .quarantine import BadRecord, bad_record
-from .reasons import BadRow
+from .reasons import BadRow, DataError
 from .rows import RawRow, Row
 from .table import LISTS, NUMBERS, Ragged, Table
 
@@ -107,11 +107,20 @@ class Conversion:
                 found.bad.append(bad_record(raw, row))
             else:
                 found.columns |= _filled(row)
-                convert = convert or choose_converter(
-                    self.format, columns, self.label, rejected=self.rejected, seed=self.seed
-                )
+                convert = convert or self._choose(columns, row)
                 self._add(found, raw, row, convert)
         return found
+
+    def _choose(self, columns: set[str], row: Row) -> Converter:
+        try:
+            return choose_converter(self.format, columns, self.label, rejected=self.rejected, seed=self.seed)
+        except DataError:
+            if column := wrapping_column(row, self.format):
+                raise DataError(
+                    f"{self.label}: has its rows wrapped in `{column}`, which is a list of them; "
+                    "save that list by itself."
+                ) from None
+            raise
 
     def _add(self, found: Stretch, raw: RawRow, row: Row, convert: Converter) -> None:
         try:

@@ -9,7 +9,22 @@ speaker's words and `tools` for calls. `preference` and `answered` make the rows
 rows with votes or scores.
 """
 
-from .choice import REQUIRED_COLUMNS, Converter, choose_converter, filled_columns, not_a_row
+from .choice import (
+    REQUIRED_COLUMNS,
+    Converter,
+    choose_converter,
+    filled_columns,
+    not_a_row,
+    wrapping_column,
+)
 from .unused import unused_parts
 
-__all__ = ["REQUIRED_COLUMNS", "Converter", "choose_converter", "filled_columns", "not_a_row", "unused_parts"]
+__all__ = [
+    "REQUIRED_COLUMNS",
+    "Converter",
+    "choose_converter",
+    "filled_columns",
+    "not_a_row",
+    "unused_parts",
+    "wrapping_column",
+]

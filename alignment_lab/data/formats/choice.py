@@ -53,6 +53,16 @@ def choose_converter(
     raise DataError(f"{source}: has the columns {names}; this method needs {REQUIRED_COLUMNS[format]}.")
 
 
+def wrapping_column(row: Row, format: Format) -> str | None:
+    """The column of a row that is a list of what would be rows of this format themselves."""
+    for column, value in row.items():
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            columns = filled_columns(value)
+            if any(shape.fits(columns) for shape in _shapes(format, "worst", 0)):
+                return column
+    return None
+
+
 def filled_columns(rows: Iterable[Any]) -> set[str]:
     """The columns that any row has a value in."""
     return {key for row in rows if isinstance(row, dict) for key, value in row.items() if value is not None}

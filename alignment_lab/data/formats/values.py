@@ -56,7 +56,12 @@ def read_label(row: Row, column: str = "label") -> bool:
     if label is None:
         raise BadRow(Reason.missing_column, f"`{column}` is missing")
     if (truth := as_truth(label)) is None:
-        raise BadRow(Reason.bad_label, f"`{column}` is neither true nor false")
+        if isinstance(label, str):
+            what = f"{label[:40]!r} is not one of {', '.join(LABEL_WORDS)}"
+        else:
+            what = f"it is {describe_type(label)}"
+            what += " other than 0 and 1" if isinstance(label, int | float) else ""
+        raise BadRow(Reason.bad_label, f"`{column}` is neither true nor false: {what}")
     return truth
 
 
