@@ -628,6 +628,12 @@ def test_a_written_spec_composes_to_the_same_experiment(cell, composed, tmp_path
     assert config.to_yaml(again) == config.to_yaml(first)
 
 
+def test_an_empty_chat_template_is_named(error_message, tmp_path):
+    (tmp_path / "f.jinja").touch()
+    sentence = f"model.chat_template={tmp_path}/f.jinja: this file is empty; "
+    assert error_message(f"model.chat_template={tmp_path}/f.jinja").startswith(sentence)
+
+
 def test_a_written_spec_keeps_every_text_as_it_is(composed, tmp_path):
     first = composed([])
     first.model.chat_template = '{% for m in messages %}\n\'"{{ m }}": # - é\n{% endfor %}\n'

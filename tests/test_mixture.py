@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 UF = "+data/source@data.sources.uf=ultrafeedback_binarized"
 HH = "+data/source@data.sources.hh=hh_rlhf"
 LAB = "+data/source@data.sources.lab=embedded"
+MINE = "+data/source@data.sources.m=local"
 BOTH = f"data=mixture {UF} {HH}"
 
 # ---- how sources are written
@@ -137,6 +138,29 @@ REFUSED = [  # overrides, how the sentence begins, the remedy in it
     (f"{BOTH} data.sources.uf.eval=train_prefs", "data.sources.uf.eval=train_prefs: ", "hold out another"),
     (f"{BOTH} data.sources.uf.path=rows.jsonl", "data.sources.uf.path=rows.jsonl: ", "kind=local"),
     (f"{BOTH} data.sources.uf.path=null", "data.sources.uf.path=null: ", "name its rows"),
+    (
+        f"data=mixture {MINE} data.sources.m.path=a.jsonl data.sources.m.eval=test "
+        "data.sources.m.eval_path=b.jsonl",
+        "data.sources.m.eval_path=b.jsonl: ",
+        "data.sources.m.eval=test already",
+    ),
+    (
+        "data=local data.path=a.jsonl data.eval_path=b.jsonl data.eval_split=test",
+        "data.eval_split=test: ",
+        "data.eval_path=b.jsonl already",
+    ),
+    ("data.eval_fraction=0", "data.eval_fraction=0.0: ", "at least one"),
+    *(
+        (f"{BOTH} {override}", f"{override}: ", f"write +{override}.")
+        for override in (
+            "data.sources.uf.filter={lang:en}",
+            "data.sources.uf.filter.lang=en",
+            "data.sources.uf.filter.score.min=3",
+            "data.sources.uf.columns={prompt:ask}",
+            "data.sources.uf.columns.prompt=ask",
+        )
+    ),
+    (f"{BOTH} ~data.sources.uf.filter.lang", "~data.sources.uf.filter.lang: ", "leave it out"),
     (f"{BOTH} data.sources.uf.kind=local", "data.sources.uf.path=Hugging", "looked from"),
     (f"{BOTH} data.sources.uf.eval_path=x.jsonl", "data.sources.uf.eval_path=x.jsonl: ", "kind=local"),
     (f"data=mixture {LAB} data.sources.lab.revision=v1", "data.sources.lab.revision=v1: ", "leave it out"),
@@ -216,6 +240,28 @@ def test_a_column_that_no_row_has_is_named():
     with pytest.raises(DataError, match=r"^data.sources.two.filter.score: "):
         require_columns(data, "two", {"meta"})
     require_columns(data, "two", {"meta", "score"})
+
+
+def test_what_a_filter_and_a_mapping_take_away_is_told(composed, tmp_path):
+    """Also where no converter fits what is left of the columns, and where the filter leaves nothing."""
+    file = tmp_path / "rows.jsonl"
+    rows = [{"ask": f"Ask {n}", "reply": f"Reply {n}", "lang": "en" if n % 4 else "de"} for n in range(40)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = composed(["method=sft", "data=mixture", MINE, f"data.sources.m.path={file}", LAB])
+
+    def load(prompt: str = "ask", **conditions: str) -> list[str]:
+        source = spec.data.sources["m"]
+        source.columns, source.filter = {"prompt": prompt, "completion": "reply"}, conditions
+        return load_rows(spec).findings
+
+    assert load() == []
+    assert load(lang="en") == ["data.sources.m.filter: 10 of 40 rows do not pass it"]
+    with pytest.raises(DataError, match=r"^data\.sources\.m\.filter: none of the 40 rows passes it; "):
+        load(lang="fr")
+    with pytest.raises(DataError, match=r"^data\.sources\.m\.filter\.tongue: .*: ask, lang, reply\.$"):
+        load(tongue="en")
+    with pytest.raises(DataError, match=r"\.columns\.prompt: .*column question; .*: ask, lang, reply\.$"):
+        load("question")
 
 
 def keys_of(count: int, seed: int = 0) -> numpy.ndarray:
@@ -385,7 +431,8 @@ def test_the_same_mixture_has_the_same_digest_with_any_workers_in_any_process(
     assert manifest["rows"] == {"train": 80, "test": 6}
     assert {name: counts["chosen"] for name, counts in manifest["counts"].items()} == {"big": 60, "small": 20}
     assert manifest["counts"]["big"]["filtered"] == 5
-    assert manifest["digest"] in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert manifest["digest"] in printed and "data.sources.big.filter: 5 of 90 rows do not pass" in printed
 
 
 def test_a_run_on_what_was_built_sees_the_rows_of_the_mixture_in_their_order(tmp_path, composed, capsys):
@@ -397,6 +444,9 @@ def test_a_run_on_what_was_built_sees_the_rows_of_the_mixture_in_their_order(tmp
     assert list(again.train) == list(mixed.train)
     assert list(again.heldout) == list(mixed.heldout)
     assert load_rows(composed([*arguments, "training.seed=7"])).train != mixed.train
+    assert build_mixture(["build", *artefact[:-1], f"out={tmp_path}/again"]) == 0
+    assert f"data.path={tmp_path}/mix: not read: test; hold one out" in capsys.readouterr().out
+    assert build_mixture(["build", *arguments, f"out={tmp_path}/mix"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"data.path={tmp_path}/mix data.eval_split=test")
 
 

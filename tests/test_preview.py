@@ -208,12 +208,16 @@ def test_bins_hold_every_length(lengths):
 
 
 def test_it_writes_its_page_and_the_directory_can_be_trained_in(composed, write_rows, tmp_path, capsys):
-    run, path = RunDirectory(tmp_path / "run"), write_rows(pairs(8))
-    spec = composed([*TINY, f"data.path={path}", "preview.rows=1"])
+    run, folder = RunDirectory(tmp_path / "run"), tmp_path / "rows"
+    folder.mkdir()
+    for split in ("train", "test"):
+        write_rows(pairs(8)).rename(folder / f"{split}.jsonl")
+    spec = composed([*TINY, f"data.path={folder}", "preview.rows=1"])
     run.path.mkdir()
     run.preview_file.write_text("mine")
     run_action(spec, run)
-    assert f"Page: {run.preview_file}" in capsys.readouterr().out.replace("\n", "")
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert f"Page: {run.preview_file}" in printed and "not read: test; hold one out" in printed
     assert sorted(file.name for file in run.path.iterdir()) == ["preview.html", "preview.html.set-aside0"]
     (run.path / "preview.html.set-aside0").unlink()
     run.require_own()

@@ -424,6 +424,11 @@ def cut(path: Path) -> Path:
     return path
 
 
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "rows.jsonl")
+    return folder / "rows.jsonl"
+
+
 def cut_parquet(folder: Path) -> Path:
     path = parquet_file(folder)
     path.write_bytes(path.read_bytes()[:-40])
@@ -449,6 +454,7 @@ CANNOT = {
     "a header alone": (written("rows.csv", b"prompt,completion\n"), "holds no rows"),
     "empty parquet": (written("rows.parquet", b""), "is no Parquet file, whatever"),
     "text called parquet": (written("rows.parquet", b"no parquet"), "it begins with 'no parquet'"),
+    "a pipe": (pipe, "is no file but a pipe or a device"),
     "cut parquet": (cut_parquet, "cannot be read ("),
     "cut arrow": (cut_arrow, "cannot be read ("),
     "cut array": (written("rows.json", b'[{"a": 1},\n{"a": "x'), "it is cut in row 2 (line 2);"),

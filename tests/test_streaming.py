@@ -12,6 +12,7 @@ import pytest
 
 from alignment_lab.actions import run_action
 from alignment_lab.config import Experiment
+from alignment_lab.content import finished_elsewhere
 from alignment_lab.data import DataError, load_rows, prompt_messages
 from alignment_lab.data.loading import RowStream
 from alignment_lab.runtime.files import file_digest, write_json
@@ -167,8 +168,11 @@ def test_an_empty_file_is_refused(streamed, tmp_path):
 
 
 def test_an_interrupted_run_reads_the_same_rows_again(streamed, pairs, tmp_path):
+    """And one that is finished tells other rows among those that it read, and no others."""
+    file = tmp_path / "pairs.jsonl"
+    file.write_bytes(pairs.read_bytes())
     spec = streamed(
-        pairs, "model=tiny", "parallel.device=cpu", "training.max_steps=4", "training.save_steps=2",
+        file, "model=tiny", "parallel.device=cpu", "training.max_steps=4", "training.save_steps=2",
         "training.learning_rate=1e-3",
         "eval.max_new_tokens=4",
     )  # fmt: skip
@@ -182,3 +186,8 @@ def test_an_interrupted_run_reads_the_same_rows_again(streamed, pairs, tmp_path)
     run_action(spec, run)
     assert [row["loss"] for row in run.metrics()] == [row["loss"] for row in whole.metrics()]
     assert file_digest(run.model / "model.safetensors") == file_digest(whole.model / "model.safetensors")
+    first, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([first, *lines, json.dumps(pair(10**6))]))
+    assert finished_elsewhere(run, spec) is None
+    file.write_text("\n".join([json.dumps(pair(10**6)), *lines]))
+    assert f"data.path={file} has other rows" in str(finished_elsewhere(run, spec))

@@ -75,7 +75,12 @@ def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview
             for row, full, place in zip(shown, uncut, places, strict=True)
         ],
         rows_note=_rows_note(spec, len(shown), len(rows)),
-        notes=[tokenized.describe_rows(tokens), *preview_counts.unused(splits), *splits.findings],
+        notes=[
+            *data.readers.unread_splits(spec.data),
+            tokenized.describe_rows(tokens),
+            *preview_counts.unused(splits),
+            *splits.findings,
+        ],
         tables=[preview_counts.sources(splits), *preview_counts.baselines(spec, first)],
         histograms=preview_counts.histograms(spec, whole, len(rows)),
         left_out=preview_counts.left_out(tokens.splits),

@@ -15,6 +15,7 @@ from .option_files import SOURCE_GROUP
 from .validation import did_you_mean
 
 SETTINGS = [field.name for field in fields(Source)]
+MAPPINGS = ("columns", "filter")  # whose entries have names of their own
 ADD = "+data/source@data.sources.{name}={option}"
 _KEY = re.compile(
     r"(?:full_key: |'\+?|override [+~]?)(data\.sources)(?:\.([^.=\s']+)(?:\.([^.=\s']+))?)?(?![\w/])"
@@ -67,8 +68,14 @@ def _unknown_key(error: Exception) -> str | None:
         nearest = did_you_mean(setting, SETTINGS) or f"; it has {', '.join(SETTINGS)}."
         return f"{typed}: a source has no such setting{nearest}"
     names = re.findall(r"data/source@data\.sources\.([^\s=]+)", " ".join(sys.argv[1:]))
+    if "Could not delete" in message and setting and name in names:
+        word = typed_override(lambda word: word.startswith(key), key)
+        return f"{word}: nothing is there that could be removed; leave it out."
     if "Could not delete" in message:
         return f"{typed}: the mixture has no source {name}{did_you_mean(str(name), names) or '.'}"
+    if setting in MAPPINGS and f"full_key: {key}." in message:  # the source is there, the entry is not
+        word = typed_override(lambda word: word == key or word.startswith(f"{key}."), key)
+        return f"{word}: what is new in {setting} takes a + in front: write +{word}."
     if setting and "Could not override" in message:
         remedy = did_you_mean(str(name), names) or f"; add it: {ADD.format(name=name, option='OPTION')}."
         return f"{typed}: the mixture has no source {name}{remedy}"

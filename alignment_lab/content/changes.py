@@ -66,7 +66,7 @@ def finished_elsewhere(
     None where nothing changed. What is on the Hub is not asked for. `directory_key`: the remedy.
     """
     recorded = read_json(run.provenance_file) or {}
-    changes = find_changes(recorded, spec, existing_folder(spec.model)) if recorded.get("files") else []
+    changes = find_changes(recorded, spec, existing_folder(spec.model)) if recorded else []
     if not changes:
         return None
     remedy = REMEDY.format(directory_key)
@@ -94,7 +94,10 @@ def _data_changes(
     settings = [setting for setting in there if setting.partition(".")[0] == DATA]
     differing = {setting: text for setting in settings if (text := _differing(there, now, setting))}
     before = (recorded.get("content") or {}).get("data")
-    if before is None or (settings and not differing) or (splits is None and not settings):
+    # of a stream no file is read whole, and no digest kept: the rows that the run needs are read
+    is_local_stream = spec.data.streaming and not spec.data.is_on_hub()
+    is_readable = splits is not None or settings or is_local_stream
+    if before is None or (settings and not differing) or not is_readable:
         return []
     try:
         splits = splits or data.load_rows(spec)

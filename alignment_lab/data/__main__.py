@@ -16,7 +16,7 @@ from ..runtime.caches import redirect_unwritable_caches
 from ..runtime.errors import UserError
 from ..runtime.output import keep_output_writable
 from ..runtime.signals import StopRequest
-from . import workers
+from . import readers, workers
 from .build import build
 from .mixture import describe_dropped, source_table
 
@@ -57,7 +57,8 @@ def _build(words: list[str], console: Console) -> None:
     table = source_table(splits.sources)
     if table:
         console.print(table)
-    for line in describe_dropped(splits.sources):
+    lines = (*readers.unread_splits(spec.data), *describe_dropped(splits.sources), *splits.findings)
+    for line in lines:
         console.print(line, markup=False)
     rows = manifest["rows"]
     console.print(f"{out}: {rows['train']:,} rows to train on, {rows['test']:,} held out", markup=False)

@@ -15,7 +15,7 @@ from ..runtime.files import json_digest
 from . import readers
 from .cleaning import clean_rows
 from .conversion import Conversion
-from .mixture import SourceCounts, choose_rows, require_columns, row_counts
+from .mixture import SourceCounts, choose_rows, describe_filtered, require_columns, require_passed, row_counts
 from .preparation import Part, Prepared, prepare, prepare_rows
 from .readers import Span
 from .reasons import DataError
@@ -25,7 +25,7 @@ from .split import (
     Splits,
     group_starts,
     groups_of,
-    hold_out,
+    hold_out_of_each,
     in_hash_order,
     max_train_groups,
     shuffle,
@@ -105,7 +105,13 @@ def _prepare(spec: Experiment, name: str, part: readers.Part) -> Prepared | None
         assert found is not None
         return found
 
-    prepared = prepare(Part(name, conversion, read, list(sizes), spans if is_split else (), read_span))
+    try:
+        prepared = prepare(Part(name, conversion, read, list(sizes), spans if is_split else (), read_span))
+    except DataError:  # no converter fits: a column that is mapped may not be there
+        if source.columns:
+            found = (raw.value for raw in read() if isinstance(raw.value, dict))
+            require_columns(data, name, set().union(*found))
+        raise
     return _checked(spec, conversion, prepared)
 
 
@@ -147,11 +153,13 @@ def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | Non
     everything = [prepared for part in parts.values() for prepared in part]
     for prepared in everything:
         if prepared.raw_columns:
-            require_columns(data, prepared.quarantine.source, prepared.raw_columns)
+            name = prepared.quarantine.source
+            require_columns(data, name, prepared.raw_columns)
+            require_passed(data, name, prepared.read, prepared.filtered)
     rows = _all_rows(train)
     dropped = sum((prepared.quarantine.details() for prepared in everything), Counter())
     if heldout is None:
-        rows, held = _hold_out_of_each(rows, len(train), data.eval_fraction)
+        rows, held = hold_out_of_each(rows, len(train), data.eval_fraction)
     else:
         held = in_hash_order(_all_rows(heldout))
     if heldout is not None or len(train) > 1:
@@ -176,7 +184,7 @@ def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | Non
         read={name: sum(prepared.read for prepared in part) for name, part in parts.items()},
         quarantine=[prepared.quarantine for prepared in everything if prepared.quarantine.counts],
         cleaned=cleaned.report,
-        findings=cleaned.lines,
+        findings=[*describe_filtered(data, counts.values()), *cleaned.lines],
         sources=list(counts.values()),
         tables={
             part: [prepared.quarantine.source for prepared in parts.get(part, train)]
@@ -199,21 +207,6 @@ def _all_rows(parts: list[Prepared]) -> Rows:
 
     table = join_tables([prepared.table for prepared in parts])
     return Rows(table, numpy.arange(len(table.rows)))
-
-
-def _hold_out_of_each(rows: Rows, sources: int, share: float) -> tuple[Rows, Rows]:
-    """(train, held out): a share of each source's prompts, whatever other sources there are."""
-    import numpy
-
-    if sources == 1:
-        return hold_out(rows, share)
-    owners = rows.numbers("table")
-    sides = [hold_out(rows.select(numpy.flatnonzero(owners == source)), share) for source in range(sources)]
-    train, held = (
-        Rows(rows.table, numpy.concatenate([side.indices for side in each]))
-        for each in zip(*sides, strict=True)
-    )
-    return train, in_hash_order(held)
 
 
 def _count_sources(data: Data, everything: list[Prepared]) -> dict[str, SourceCounts]:

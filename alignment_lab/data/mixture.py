@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,13 @@ def require_columns(data: Data, name: str, columns: set[str]) -> None:
             there = ", ".join(sorted(columns)) or "none"
             key = data.key(name, setting)
             raise DataError(f"{key}: no row has the column {column}; there are: {there}.")
+
+
+def require_passed(data: Data, name: str, read: int, filtered: int) -> None:
+    """Raise DataError where a source's filter leaves none of the rows that were read."""
+    if filtered and filtered == read:
+        key = data.key(name, "filter")
+        raise DataError(f"{key}: none of the {read} rows passes it; correct it, or remove it with ~{key}.")
 
 
 def row_counts(data: Data, usable: Mapping[str, int]) -> dict[str, int]:
@@ -252,6 +259,15 @@ def describe_dropped(counts: Sequence[SourceCounts]) -> list[str]:
         f"{one.name}: {'; '.join(f'{rows:,} {reason}' for reason, rows in one.dropped.most_common())}"
         for one in counts
         if one.dropped.total()
+    ]
+
+
+def describe_filtered(data: Data, counts: Iterable[SourceCounts]) -> list[str]:
+    """A line for each source with rows that its filter leaves out."""
+    return [
+        f"{data.key(one.name, 'filter')}: {one.filtered:,} of {one.read:,} rows do not pass it"
+        for one in counts
+        if one.filtered
     ]
 
 

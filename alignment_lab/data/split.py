@@ -122,6 +122,21 @@ def hold_out(rows: Rows, share: float) -> tuple[Rows, Rows]:
     return rows.select(train), in_hash_order(rows.select(heldout))
 
 
+def hold_out_of_each(rows: Rows, sources: int, share: float) -> tuple[Rows, Rows]:
+    """(train, held out): a share of each source's prompts, whatever other sources there are."""
+    import numpy
+
+    if sources == 1:
+        return hold_out(rows, share)
+    owners = rows.numbers("table")
+    sides = [hold_out(rows.select(numpy.flatnonzero(owners == source)), share) for source in range(sources)]
+    train, held = (
+        Rows(rows.table, numpy.concatenate([side.indices for side in each]))
+        for each in zip(*sides, strict=True)
+    )
+    return train, in_hash_order(held)
+
+
 def in_hash_order(rows: Rows) -> Rows:
     """Held-out rows in an order without meaning: the first of them are a sample of all. Pairs stay whole."""
     groups = groups_of(rows)

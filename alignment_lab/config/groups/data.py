@@ -40,9 +40,12 @@ class Data:
     max_bad_fraction: float = 0.01  # of the rows of a file or a split, that may be left out as unusable
 
     def __post_init__(self) -> None:
-        is_share = 0 < self.eval_fraction < 1
         require(
-            is_share, "data.eval_fraction", self.eval_fraction, "must lie between 0 and 1: it is a share."
+            0 < self.eval_fraction < 1,
+            "data.eval_fraction",
+            self.eval_fraction,
+            "must be above 0 and below 1: it is the share of the prompts that is held out, at least one; "
+            "name other held-out rows with data.eval_path or data.eval_split, and none is taken from these.",
         )
         require(
             0 <= self.max_bad_fraction <= 1,
@@ -177,6 +180,12 @@ class Data:
             "data.eval_path",
             self.eval_path,
             "only data=local reads held-out rows from a file; of the Hub name a split with data.eval_split.",
+        )
+        require(
+            not self.eval_path or self.eval_split is None,
+            "data.eval_split",
+            self.eval_split,
+            f"the held-out rows are those of data.eval_path={self.eval_path} already; leave one of them out.",
         )
         require(
             not embedded or not self.eval_split,

@@ -74,6 +74,10 @@ class Model:
             template,
             f"no such file; give {' or '.join(sorted(TEMPLATES))}, a .jinja file, or a template.",
         )
+        is_text = "{" in template or template in TEMPLATES
+        has_text = is_text or Path(template).expanduser().stat().st_size > 0
+        remedy = "this file is empty; write a template into it, or choose another."
+        require(has_text, "model.chat_template", template, remedy)
         if self.init_adapter is not None:
             require(
                 Path(self.init_adapter, "adapter_config.json").expanduser().is_file(),

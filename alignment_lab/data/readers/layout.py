@@ -31,8 +31,10 @@ def find_splits(setting: Setting) -> Splits:
     path = Path(setting.value).expanduser()
     if path.is_dir():
         return _saved(setting, path) or _folder(setting, path)
-    if path.exists():
+    if path.is_file():
         return {UNNAMED: [path]}
+    if path.exists():  # rows are read more than once, which a pipe or a terminal cannot give
+        raise setting.error("is no file but a pipe or a device; write its rows into a file.")
     if not glob.has_magic(setting.value):
         raise setting.error("no such file or folder; give a path that exists.")
     return _pattern(setting, path)
