@@ -29,6 +29,7 @@ from ..runtime.attempts import closed_attempt, cost_so_far, total_cost
 from ..runtime.errors import RunError
 from ..runtime.files import read_json, utc_now, write_json
 from ..runtime.phase_timer import PhaseTimer, peak_memory_gb
+from ..runtime.redaction import redact
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
 from ..runtime.watchdog import Watchdog
@@ -298,7 +299,7 @@ def report(
         "dropped": dict(splits.dropped),
         "clean": splits.cleaned,
         "reasons": data.count_reasons(splits.quarantine),
-        "sources": {counts.name: counts.as_dict() for counts in splits.sources},
+        "sources": {redact(counts.name): counts.as_dict() for counts in splits.sources},
         "truncated": splits.truncated,
     }
     return {

@@ -70,7 +70,7 @@ def redact(text: str) -> str:
 def redact_data(data: Any) -> Any:
     """Dictionaries, lists and strings with every secret replaced.
 
-    The value under a secret's name is replaced whole.
+    Keys stay; the value under a secret's name is replaced.
     """
     redact_text = _make_redactor()
 
@@ -79,10 +79,7 @@ def redact_data(data: Any) -> Any:
             value = redact_text(value)
             return HIDDEN if is_secret_name(name) and not is_harmless(value) else value
         if isinstance(value, dict):
-            return {
-                redact_text(key) if isinstance(key, str) else key: walk(inner, str(key))
-                for key, inner in value.items()
-            }
+            return {key: walk(inner, str(key)) for key, inner in value.items()}
         return [walk(inner, name) for inner in value] if isinstance(value, list | tuple) else value
 
     return walk(data)
