@@ -11,6 +11,7 @@ from rich.console import Console
 
 from .. import data
 from ..config import Experiment, Format
+from ..data.mixture import describe_unused
 from ..distributed.environment import settle_environment
 from ..distributed.launch import is_run_leader
 from ..models.locate import locate_tokenizer
@@ -78,7 +79,7 @@ def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview
         notes=[
             *data.readers.unread_splits(spec.data),
             tokenized.describe_rows(tokens),
-            *preview_counts.unused(splits),
+            *describe_unused(splits.unused),
             *splits.findings,
         ],
         tables=[preview_counts.sources(splits), *preview_counts.baselines(spec, first)],

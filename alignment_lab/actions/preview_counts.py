@@ -77,15 +77,6 @@ def sources(splits: Splits) -> Table:
     return Table("Rows by source", headings, rows)
 
 
-def unused(splits: Splits) -> list[str]:
-    """A sentence for each source with columns, or keys of messages, that nothing takes."""
-    return [
-        f"{name}: not used: {', '.join(sorted(columns))}"
-        for name, columns in splits.unused.items()
-        if columns
-    ]
-
-
 def left_out(splits: Splits) -> list[LeftOut]:
     """Why rows were left out, the most frequent reason first, with the first rows of each."""
     examples: dict[str, list[str]] = {}

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from .. import content, data
 from ..config import DataSource, Experiment, Source
-from ..data.mixture import source_table
+from ..data.mixture import describe_unused, source_table
 from ..distributed import collectives, ranks
 from ..estimate.oom import explain_failure
 from ..evaluation.answers import sample_rows, score_answers
@@ -133,11 +133,10 @@ def _tell_what_was_left_out(
     run: RunDirectory, sources: Mapping[str, Source], splits: data.Splits, console: Console
 ) -> None:
     """Columns that have no effect, and quarantine.jsonl, a line each."""
-    lines = [
-        f"{name}: not used: {', '.join(sorted(parts))}"
-        for name, parts in splits.unused.items()
-        if parts and sources[name].kind is not DataSource.embedded
-    ]
+    own = {
+        name: parts for name, parts in splits.unused.items() if sources[name].kind is not DataSource.embedded
+    }
+    lines = describe_unused(own)
     if splits.quarantine:
         run.write_quarantine(data.bad_rows(splits.quarantine))
         total = sum(part.counts.total() for part in splits.quarantine)

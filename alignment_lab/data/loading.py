@@ -95,18 +95,13 @@ def _prepare(spec: Experiment, name: str, part: readers.Part) -> Prepared | None
     is_split = all(span.end is not None or sizes[span.file.path] < LARGE_BYTES for span in spans)
     conversion = _conversion(spec, name, part)
 
-    def read() -> Iterator[RawRow]:
-        found = readers.open_rows(source, part, key=key)
-        assert found is not None
-        return found
-
-    def read_span(span: Span) -> Iterator[RawRow]:
+    def read(span: Span | None = None) -> Iterator[RawRow]:
         found = readers.open_rows(source, part, key=key, span=span)
         assert found is not None
         return found
 
     try:
-        prepared = prepare(Part(name, conversion, read, list(sizes), spans if is_split else (), read_span))
+        prepared = prepare(Part(name, conversion, read, list(sizes), spans if is_split else (), read))
     except DataError:  # no converter fits: a column that is mapped may not be there
         if source.columns:
             found = (raw.value for raw in read() if isinstance(raw.value, dict))

@@ -262,6 +262,11 @@ def describe_dropped(counts: Sequence[SourceCounts]) -> list[str]:
     ]
 
 
+def describe_unused(unused: Mapping[str, set[str]]) -> list[str]:
+    """A sentence for each source with columns, or keys of messages, that nothing takes."""
+    return [f"{name}: not used: {', '.join(sorted(parts))}" for name, parts in unused.items() if parts]
+
+
 def describe_filtered(data: Data, counts: Iterable[SourceCounts]) -> list[str]:
     """A line for each source with rows that its filter leaves out."""
     return [

@@ -7,7 +7,6 @@ split, seed or length, share it. The folder may be deleted at any time, which co
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import json
@@ -22,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..runtime.caches import temporary_folder
 from ..runtime.digests import digest_files
 from ..runtime.files import cache_directory, file_digest, json_digest
 from .conversion import Conversion, Stretch
@@ -34,7 +34,6 @@ from .workers import ordered_map
 STRETCH_ROWS = 5_000  # that are converted at a time
 FEW_ROWS = 4 * STRETCH_ROWS  # up to as many stay in memory
 FEW_BYTES = 16 * 2**20  # files of more are cached
-STRETCH_BYTES = 4 * 2**20  # of a file that is read in stretches
 ROWS_FILE, BAD_FILE, FACTS_FILE = "rows.arrow", "bad.jsonl", "facts.json"
 CODE = Path(__file__).parent
 
@@ -118,7 +117,7 @@ def _prepare_cached(part: Part) -> Prepared:
 def _prepare_temporarily(part: Part) -> Prepared:
     """Prepared rows in a folder that ends with this process. Raises DataError where they find no room."""
     try:
-        folder = _temporary_folder()
+        folder = temporary_folder("rows")
         _write(part, folder)
     except OSError as error:
         raise DataError(
@@ -148,18 +147,6 @@ def _key(part: Part) -> str:
         "code": sorted(map(file_digest, code)),
     }
     return json_digest(facts)
-
-
-def _temporary_folder() -> Path:
-    """A folder that ends with this process."""
-    folder, owner = tempfile.mkdtemp(prefix="alignment_lab-rows-"), os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == owner:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    return Path(folder)
 
 
 def _open(folder: Path, name: str) -> Prepared | None:

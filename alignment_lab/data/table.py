@@ -102,7 +102,19 @@ def join_tables(tables: Sequence[Table]) -> Table:
     return Table(Chained([table.rows for table in tables]), numbers, lists, files, key)
 
 
-class Rows(Sequence[Row]):
+class RowSequence(Sequence[Row]):
+    """Rows that are made when they are taken: equal where their rows are."""
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other sequence has equal rows in the same order."""
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Rows(RowSequence):
     """Rows of a table in an order of their own. A row is decoded when it is taken, and kept by nobody here.
 
     Cheap: `len`, a slice (again `Rows`), `select` and `numbers`, which gives one number of every row as an
@@ -127,14 +139,6 @@ class Rows(Sequence[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         return (self.table.rows[int(index)] for index in self.indices)
-
-    def __eq__(self, other: object) -> bool:
-        """Whether the other sequence has equal rows in the same order."""
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __add__(self, other: Sequence[Row]) -> list[Row]:
         """The rows of both, decoded: for few rows."""

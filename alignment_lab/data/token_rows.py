@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, overload
 
 from .rows import Row
-from .table import Ragged, Rows
+from .table import Ragged, Rows, RowSequence
 from .tokenization import (
     ANSWER_COLUMNS,
     ID_COLUMNS,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CHUNK = 2**22  # ids that are looked at at a time
 
 
-class TokenRows(Sequence[Row]):
+class TokenRows(RowSequence):
     """Rows with columns of token ids, int32 arrays that may be mapped from a file.
 
     `sources` are the rows as they were converted, and `owners` the index of each row's among them; blocks of
@@ -63,14 +63,6 @@ class TokenRows(Sequence[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        """Whether the other sequence has equal rows in the same order."""
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
 
     @property
     def converted(self) -> Rows | None:

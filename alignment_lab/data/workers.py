@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..runtime.hardware import available_cores
 from ..runtime.signals import terminate_with_parent
 
 if TYPE_CHECKING:
@@ -25,11 +26,6 @@ def use_processes(count: int) -> None:
     """Share work among so many processes from here on, instead of one for each core."""
     global _processes
     _processes = count
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered_map(

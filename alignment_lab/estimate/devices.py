@@ -5,7 +5,6 @@ Asks the driver, not torch.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
@@ -49,9 +48,8 @@ class Device:
 def local_cpu(*, free: bool = False) -> Device:
     """This machine's processors with its memory; with `free`, only the memory that is available now."""
     memory = psutil.virtual_memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gb = (memory.available if free else memory.total) / GB
-    return Device("cpu", gb, CPU_TFLOPS * cores, accelerator=False)
+    return Device("cpu", gb, CPU_TFLOPS * hardware.available_cores(), accelerator=False)
 
 
 DEVICES = {

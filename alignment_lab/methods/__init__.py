@@ -1,6 +1,4 @@
-"""The one table of methods: how each turns tokens into a loss. A module per shape of
-data.
-"""
+"""The one table of methods: how each turns tokens into a loss. A module per shape of data."""
 
 from __future__ import annotations
 

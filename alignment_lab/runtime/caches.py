@@ -27,12 +27,12 @@ def redirect_unwritable_caches() -> str | None:
     """
     reason, scratch = "", None
     if not _home_exists():
-        reason, scratch = f"HOME={os.environ.get('HOME', '')} is no directory", _temporary_folder()
+        reason, scratch = f"HOME={os.environ.get('HOME', '')} is no directory", temporary_folder("cache")
         os.environ["HOME"] = str(scratch)
     unwritable = {name: folder for name, folder in cache_folders().items() if not is_writable(folder)}
     if not unwritable and scratch is None:
         return None
-    scratch = scratch or _temporary_folder()
+    scratch = scratch or temporary_folder("cache")
     reasons = [reason, *(f"{folder} cannot be written" for folder in unwritable.values())]
     for name in unwritable:
         os.environ[name] = str(scratch / name.lower())
@@ -61,8 +61,9 @@ def cache_folders() -> dict[str, Path]:
     return {name: Path(os.environ.get(name) or folder) for name, folder in folders.items()}
 
 
-def _temporary_folder() -> Path:
-    folder = tempfile.mkdtemp(prefix="alignment_lab-cache-")
+def temporary_folder(purpose: str) -> Path:
+    """A new folder that ends with this process. Raises OSError."""
+    folder = tempfile.mkdtemp(prefix=f"alignment_lab-{purpose}-")
     owner = os.getpid()  # a process that is forked must not remove it
 
     def remove() -> None:

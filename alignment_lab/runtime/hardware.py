@@ -16,6 +16,11 @@ DRIVER_LIBRARY = "libnvidia-ml.so.1"
 DEVICE_FILES = Path("/dev")
 
 
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def count_accelerators() -> int:
     """How many NVIDIA devices this process may use."""
     return len(visible_device_ids())
