@@ -211,10 +211,10 @@ RANGES = {
     "training.watchdog_minutes": [("0", "above 0, or null"), ("-1", "above 0, or null")],
     "training.dataloader_num_workers": [("-1", "0 or more")],
     "data.eval_fraction": [
-        ("0", "between 0 and 1"),
-        ("1", "between 0 and 1"),
-        ("-0.5", "between 0 and 1"),
-        ("nan", "between 0 and 1"),
+        ("0", "above 0 and below 1"),
+        ("1", "above 0 and below 1"),
+        ("-0.5", "above 0 and below 1"),
+        ("nan", "above 0 and below 1"),
     ],
     "data.max_bad_fraction": [
         ("-0.1", "between 0 and 1"),
