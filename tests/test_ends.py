@@ -91,7 +91,7 @@ def test_a_signal_in_any_phase_loses_nothing(undisturbed, send_at, tmp_path):
         (train.data, "load_rows", 0),
         (tokenized, "tokenize", 0),
         (assembly, "create_accelerator", 0),
-        (PreferenceObjective, "with_reference_logps", 0),
+        (PreferenceObjective, "reference_columns", 0),
         (HeldoutScorer, "scores", 0),
         (loop.Trainer, "train_step", 1),
         (loop, "save_state", 2),

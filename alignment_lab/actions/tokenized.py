@@ -113,7 +113,7 @@ def _tokenize_groups(
     and `tell` what became of all.
     """
     starts = [*data.group_starts(rows).tolist(), len(rows)] if count is not None else [0, len(rows)]
-    parts: list[Sequence[Row]] = []
+    parts: list[data.TokenRows] = []
     counts: Counter[str] = Counter()
     first, taken, missing = 0, 0, 1 if count is None else count
     while missing > 0 and first < len(starts) - 1:

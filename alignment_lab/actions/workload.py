@@ -25,7 +25,7 @@ def estimate_workload(spec: Experiment, rows: data.Splits | None) -> tuple[Workl
         scored = tokens if spec.method.format is Format.text else tokens / 2
         reason = "the data cannot be read here, so that half of data.max_length is assumed"
         return Workload(None, tokens, scored), reason
-    groups = [_as_one([rows.train[index] for index in group]) for group in data.group_pairs(rows.train)]
+    groups = (_as_one([rows.train[index] for index in group]) for group in data.group_pairs(rows.train))
     sizes = [size for row in groups if (size := _row_size(row, max_length))[0]]
     total, scored = sum(tokens for tokens, _ in sizes), sum(scored for _, scored in sizes)
     source = f"estimated at {CHARACTERS_PER_TOKEN} characters a token"

@@ -12,6 +12,7 @@ from .reasons import DataError
 from .rows import Message, Row
 from .shortcuts import Shortcut, shortcuts
 from .split import Splits, generation_rows, group_pairs, group_starts, max_train_groups, take_groups
+from .table import Chained, Mapped, with_columns
 from .token_cache import tokenize_cached
 from .token_rows import TokenRows, join_token_rows, longest_sequence, total_tokens, used_ids
 from .tokenization import (
@@ -27,7 +28,9 @@ from .tokenization import (
 __all__ = [
     "ID_COLUMNS",
     "TOKENIZE",
+    "Chained",
     "DataError",
+    "Mapped",
     "Message",
     "Quarantine",
     "Row",
@@ -56,4 +59,5 @@ __all__ = [
     "tokenize_cached",
     "total_tokens",
     "used_ids",
+    "with_columns",
 ]

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..config import Experiment, Format
@@ -71,13 +72,12 @@ def group_starts(rows: Sequence[Row]) -> Array:
         labels, prompts = rows.numbers("label"), rows.numbers("exact")
         is_second = (labels[:-1] == 1) & (labels[1:] == 0) & (prompts[:-1] == prompts[1:])
         return numpy.flatnonzero(numpy.concatenate([[True], ~is_second])[: len(rows)])
-    return numpy.array(
-        [index for index, row in enumerate(rows) if not index or not _are_halves(rows[index - 1], row)], int
-    )
+    is_second = chain([False], (_are_halves(*pair) for pair in pairwise(rows)))
+    return numpy.array([index for index, second in enumerate(is_second) if not second], int)[: len(rows)]
 
 
 def group_pairs(rows: Sequence[Row]) -> list[list[int]]:
-    """Indices of rows in groups, for few rows: see `group_starts`."""
+    """Indices of rows in groups: see `group_starts`."""
     starts = group_starts(rows).tolist()
     ends = [*starts[1:], len(rows)][: len(starts)]
     return [list(range(start, end)) for start, end in zip(starts, ends, strict=True)]

@@ -7,8 +7,9 @@ rows, in an order of their own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -77,6 +78,15 @@ class Table(NamedTuple):
     key: str = ""  # the digest of its file, where it lies in one
 
 
+def join_ragged(parts: Sequence[Ragged]) -> Ragged:
+    """The numbers of the rows of several parts, one behind the other."""
+    import numpy
+
+    offsets = numpy.cumsum([0, *(len(part.values) for part in parts)])
+    ends = [part.ends + offset for part, offset in zip(parts, offsets, strict=False)]
+    return Ragged(numpy.concatenate([part.values for part in parts]), numpy.concatenate(ends))
+
+
 def join_tables(tables: Sequence[Table]) -> Table:
     """The rows of several tables, one behind the other, with one more number: which table a row is of."""
     import numpy
@@ -91,18 +101,13 @@ def join_tables(tables: Sequence[Table]) -> Table:
         [place[table.numbers["file"]] for place, table in zip(places, tables, strict=True)]
     )
     numbers["table"] = owners
-    lists = {}
-    for name in LISTS:
-        parts = [table.lists[name] for table in tables]
-        offsets = numpy.cumsum([0, *(len(part.values) for part in parts)])
-        ends = [part.ends + offset for part, offset in zip(parts, offsets, strict=False)]
-        lists[name] = Ragged(numpy.concatenate([part.values for part in parts]), numpy.concatenate(ends))
+    lists = {name: join_ragged([table.lists[name] for table in tables]) for name in LISTS}
     keys = [table.key for table in tables]
     key = json_digest(keys) if all(keys) else ""
     return Table(Chained([table.rows for table in tables]), numbers, lists, files, key)
 
 
-class RowSequence(Sequence[Row]):
+class RowSequence(Sequence[Any]):
     """Rows that are made when they are taken: equal where their rows are."""
 
     def __eq__(self, other: object) -> bool:
@@ -162,10 +167,10 @@ class Rows(RowSequence):
         return self.table.files[self.table.numbers["file"][index]], int(self.table.numbers["line"][index])
 
 
-class Chained(Sequence[Row]):
-    """Several sequences of rows, one behind the other."""
+class Chained(Sequence[Any]):
+    """Several sequences, one behind the other."""
 
-    def __init__(self, parts: Sequence[Sequence[Row]]) -> None:
+    def __init__(self, parts: Sequence[Sequence[Any]]) -> None:
         import numpy
 
         self.parts, self.ends = parts, numpy.cumsum([len(part) for part in parts])
@@ -173,9 +178,56 @@ class Chained(Sequence[Row]):
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+    def __getitem__(self, index: int) -> Any:  # type: ignore[override]
         part = int(self.ends.searchsorted(index, side="right"))
         return self.parts[part][index - (int(self.ends[part - 1]) if part else 0)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain.from_iterable(self.parts)
+
+
+class Mapped(RowSequence):
+    """What `function(place, row)` makes of the rows at `places`, or of all, whenever one is taken."""
+
+    def __init__(
+        self, rows: Sequence[Row], function: Callable[[int, Row], Any], places: Sequence[int] | None = None
+    ) -> None:
+        self.rows, self.function = rows, function
+        self.places = range(len(rows)) if places is None else places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Mapped: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return Mapped(self.rows, self.function, self.places[index])
+        place = self.places[index]
+        return self.function(place, self.rows[place])
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def converted(self) -> Rows | None:
+        """The rows as they were converted, where these have numbers."""
+        import numpy
+
+        rows = getattr(self.rows, "converted", None)
+        return None if rows is None else rows.select(numpy.array(self.places, int))
+
+
+def with_columns(rows: Sequence[Row], columns: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+    """The rows with further columns of one value each; where it is None, a row goes without."""
+
+    def complete(place: int, row: Row) -> Row:
+        values = ((name, column[place]) for name, column in columns.items())
+        return {**row, **{name: value for name, value in values if value is not None}}
+
+    return Mapped(rows, complete) if columns else rows
 
 
 class ArrowRows(Sequence[Row]):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, overload
 
 from .rows import Row
-from .table import Ragged, Rows, RowSequence
+from .table import Chained, Ragged, Rows, RowSequence, join_ragged
 from .tokenization import (
     ANSWER_COLUMNS,
     ID_COLUMNS,
@@ -122,8 +122,27 @@ def used_ids(rows: Sequence[Row]) -> Iterator[int]:
             yield from numpy.unique(values[start : start + CHUNK]).tolist()
 
 
-def join_token_rows(parts: Sequence[Sequence[Row]]) -> Sequence[Row]:
-    """The rows of several parts, one behind the other: few follow the first."""
-    if len(parts) == 1:
-        return parts[0]
-    return [row for part in parts for row in part]
+def join_token_rows(parts: Sequence[TokenRows]) -> TokenRows:
+    """The rows of several parts of one sequence of rows, one behind the other."""
+    import numpy
+
+    parts = [part for part in parts if len(part)]
+    if len(parts) < 2:
+        return parts[0] if parts else TokenRows({}, [], None)
+    columns = {
+        name: join_ragged([part.columns[name].take(part.positions) for part in parts])
+        for name in parts[0].columns
+    }
+    tables = [part.sources for part in parts if isinstance(part.sources, Rows)]
+    if len(tables) == len(parts) and all(rows.table is tables[0].table for rows in tables):
+        indices = numpy.concatenate([rows.indices for rows in tables])
+        sources: Sequence[Row] = Rows(tables[0].table, indices)
+    else:
+        sources = Chained([part.sources for part in parts])
+    offsets = numpy.cumsum([0, *(len(part.sources) for part in parts)])
+    owners = [
+        part.owners[part.positions] + offset
+        for part, offset in zip(parts, offsets, strict=False)
+        if part.owners is not None
+    ]
+    return TokenRows(columns, sources, numpy.concatenate(owners))

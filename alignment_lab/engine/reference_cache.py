@@ -47,8 +47,7 @@ class FetchResult:
 
 def example_key(prompt: Sequence[int], completion: Sequence[int]) -> bytes:
     """16 bytes that identify a prompt and a completion: the hash of both lengths, then all ids."""
-    lengths = _int32_bytes((len(prompt), len(completion)))
-    return hashlib.blake2b(lengths + _int32_bytes(prompt) + _int32_bytes(completion), digest_size=16).digest()
+    return _ids_digest((len(prompt), len(completion)), prompt, completion)
 
 
 def plan_blocks(examples: Sequence[Example], indices: Iterable[int], max_tokens: int) -> list[list[int]]:
@@ -59,18 +58,20 @@ def plan_blocks(examples: Sequence[Example], indices: Iterable[int], max_tokens:
     Completions of one prompt share a block; only a group that is larger than a block is split. An example is
     never split.
     """
-    groups: dict[bytes, list[int]] = {}  # by prompt
-    for index in sorted(indices, key=lambda index: (-len(examples[index][1]), index)):
-        groups.setdefault(_int32_bytes(examples[index][0]), []).append(index)
+    prompts: dict[bytes, list[tuple[int, int, int]]] = {}  # (-length, index, length of the prompt) by answer
+    for index in indices:
+        prompt, answer = examples[index]
+        prompts.setdefault(_ids_digest(prompt), []).append((-len(answer), index, len(prompt)))
+    groups = sorted(map(sorted, prompts.values()), key=lambda group: (group[0][0] - group[0][2], group[0]))
     blocks: list[list[int]] = []
     room = -1
-    for group in sorted(groups.values(), key=lambda group: -sum(map(len, examples[group[0]]))):
-        prompt_length, lengths = len(examples[group[0]][0]), [len(examples[index][1]) for index in group]
+    for group in groups:
+        prompt_length, lengths = group[0][2], [-length for length, _, _ in group]
         if prompt_length + sum(lengths) > room:
             blocks.append([])
             room = max_tokens
         room -= prompt_length
-        for index, length in zip(group, lengths, strict=True):
+        for (_, index, _), length in zip(group, lengths, strict=True):
             if length > room and blocks[-1]:  # this prompt has more completions than a block holds
                 blocks.append([])
                 room = max_tokens - prompt_length
@@ -255,8 +256,10 @@ def _stored_bytes(examples: Sequence[Example], indices: Iterable[int]) -> int:
     return max(10**5, sum(24 + 4 * len(examples[index][1]) for index in indices))
 
 
-def _int32_bytes(ids: Sequence[int]) -> bytes:
-    return np.asarray(ids, "<i4").tobytes()
+def _ids_digest(*parts: Sequence[int]) -> bytes:
+    return hashlib.blake2b(
+        b"".join(np.asarray(ids, "<i4").tobytes() for ids in parts), digest_size=16
+    ).digest()
 
 
 def _score_block(examples: Sequence[Example], block: Sequence[int], score: Score) -> list[Array]:

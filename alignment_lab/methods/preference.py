@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import Divergence, Divergent, Pairwise
 from ..config.plugins import plugin_loss
-from ..data import Row
+from ..data import Chained, Mapped, Row
 from ..engine.logprobs import TokenLogprobs
 from ..engine.packing import ScoredSequence
 from ..losses import (
@@ -87,21 +87,25 @@ class PreferenceObjective(Objective):
         self.method, self.loss = method, bind_loss(method)
         self.logprob_options = {"log_sum_squares": method.wpo}
 
-    def with_reference_logps(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """With REFERENCE_COLUMNS in nats, summed as the method sums, where the method has a reference, and
-        with INITIAL_COLUMNS.
+    def reference_columns(self, rows: Sequence[Row]) -> Mapping[str, Sequence[float | None]]:
+        """REFERENCE_COLUMNS in nats, summed as the method sums, and INITIAL_COLUMNS, where the method has a
+        reference.
         """
         if not self.method.needs_reference:
-            return rows
-        logps = reference_logps(self.context, [answer for row in rows for answer in pair_sequences(row)])
-        completed = []
-        for row, chosen, rejected in zip(rows, logps[::2], logps[1::2], strict=True):
-            sums = [
-                self._reference_sum(tokens, min(len(chosen), len(rejected))) for tokens in (chosen, rejected)
-            ]
-            initial = dict(zip(INITIAL_COLUMNS, (float(chosen.sum()), float(rejected.sum())), strict=True))
-            completed.append({**row, **dict(zip(REFERENCE_COLUMNS, sums, strict=True)), **initial})
-        return completed
+            return {}
+
+        def answers(number: int) -> Mapped:
+            return Mapped(rows, lambda _, row: pair_sequences(row)[number])
+
+        logps = reference_logps(self.context, Chained([answers(0), answers(1)]))
+        pairs = list(zip(logps[: len(rows)], logps[len(rows) :], strict=True))
+        reference = [[self._reference_sum(tokens, min(map(len, pair))) for tokens in pair] for pair in pairs]
+        initial = [[float(tokens.sum()) for tokens in pair] for pair in pairs]
+        return {
+            name: [sums[number] for sums in table]
+            for names, table in ((REFERENCE_COLUMNS, reference), (INITIAL_COLUMNS, initial))
+            for number, name in enumerate(names)
+        }
 
     def with_initial_logps(self, rows: Sequence[Row], outputs: TokenLogprobs) -> list[Row]:
         """With INITIAL_COLUMNS."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import Reward
-from ..data import Row
+from ..data import Chained, Row
 from ..engine.layout import ForwardBatch
 from ..engine.logprobs import TokenLogprobs, sequence_scores
 from ..engine.packing import ScoredSequence
@@ -28,7 +28,7 @@ class RewardObjective(Objective):
         self.method = context.spec.method
         # whoever loads it needs it
         context.model.config.get_text_config().pad_token_id = context.tokenizer.pad_token_id
-        rows = [*context.train_rows, *context.scored_rows]
+        rows = Chained([context.train_rows, context.scored_rows])
         without = sum("margin" not in row for row in rows)
         if 0 < without < len(rows):
             context.notify(f"margin: {without} of {len(rows)} rows have none; theirs is 0")

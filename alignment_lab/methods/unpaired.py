@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import BCO, KTO, Unpaired
-from ..data import Row, group_pairs
+from ..data import Chained, Mapped, Row, group_pairs
 from ..distributed import collectives, ranks
 from ..engine.logprobs import TokenLogprobs, token_logprobs
 from ..engine.packing import ScoredSequence
@@ -30,11 +30,10 @@ class UnpairedObjective(Objective):
 
     method: Unpaired
 
-    def with_reference_logps(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """With `ref_logps`, in nats."""
-        answers = [self.score_inputs(row)[0] for row in rows]
-        sums = [float(tokens.sum()) for tokens in reference_logps(self.context, answers)] if rows else []
-        return [{**row, "ref_logps": value} for row, value in zip(rows, sums, strict=True)]
+    def reference_columns(self, rows: Sequence[Row]) -> Mapping[str, Sequence[float | None]]:
+        """`ref_logps`, in nats."""
+        answers = Mapped(rows, lambda _, row: self.score_inputs(row)[0])
+        return {"ref_logps": [float(tokens.sum()) for tokens in reference_logps(self.context, answers)]}
 
     def score_inputs(self, row: Row) -> list[ScoredSequence]:
         """The answer."""
@@ -47,7 +46,7 @@ class UnpairedObjective(Objective):
 
     def groups(self, rows: Sequence[Row]) -> tuple[list[list[int]], list[Hashable]]:
         """Pairs and single rows, by their labels."""
-        groups = group_pairs(list(rows))
+        groups = group_pairs(rows)
         return groups, [tuple(rows[index]["label"] for index in group) for group in groups]
 
     def single_loss(
@@ -76,7 +75,7 @@ class UnpairedObjective(Objective):
         pairwise methods have them: among single answers none is made up.
         """
         values = self.loss_and_metrics(outputs, batch)
-        paired = all(len(group) == 2 for group in group_pairs(list(rows)))
+        paired = all(len(group) == 2 for group in group_pairs(rows))
         if paired:
             values["rewards/margins"] = values["rewards/chosen"] - values["rewards/rejected"]
         desirable = batch.columns["label"]
@@ -128,19 +127,20 @@ class KTOObjective(UnpairedObjective):
         """With an answer to another prompt each."""
         return with_mismatched_answers(rows, self.context.spec.data.max_length)
 
-    def with_reference_logps(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """With `ref_logps`, and `ref_KL_logps` where a row has a mismatched answer, in nats.
+    def reference_columns(self, rows: Sequence[Row]) -> Mapping[str, Sequence[float | None]]:
+        """`ref_logps`, and `ref_KL_logps` where a row has a mismatched answer, in nats.
 
         Training and held-out rows are matched apart, so the ones may have such answers where the others,
         with one prompt alone, have none.
         """
-        answers = [self.score_inputs(row)[0] for row in rows]
-        logps = reference_logps(self.context, [*answers, *self.aux_sequences(rows)]) if rows else []
-        sums = iter([float(tokens.sum()) for tokens in logps])
-        completed = [{**row, "ref_logps": next(sums)} for row in rows]
-        return [
-            {**row, "ref_KL_logps": next(sums)} if "KL_completion_ids" in row else row for row in completed
+        matched = [place for place, row in enumerate(rows) if "KL_completion_ids" in row]
+        answers = Mapped(rows, lambda _, row: self.score_inputs(row)[0])
+        mismatched = Mapped(rows, lambda _, row: self.aux_sequences([row])[0], matched)
+        sums = [
+            float(tokens.sum()) for tokens in reference_logps(self.context, Chained([answers, mismatched]))
         ]
+        of_mismatched = dict(zip(matched, sums[len(rows) :], strict=True))
+        return {"ref_logps": sums[: len(rows)], "ref_KL_logps": [*map(of_mismatched.get, range(len(rows)))]}
 
     def aux_sequences(self, rows: Sequence[Row]) -> list[ScoredSequence]:
         """Every prompt with an answer to another one."""
@@ -234,22 +234,23 @@ def with_mismatched_answers(rows: Sequence[Row], max_length: int) -> Sequence[Ro
     An answer is cut so that it fills `max_length` behind its new prompt. One prompt alone has no other, and
     then no row gets any.
     """
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
-    rows = list(rows)  # a row of a table is made anew whenever it is taken
-    for index, row in enumerate(rows):
-        by_prompt.setdefault(tuple(row["prompt_ids"]), []).append(index)
-    if len(by_prompt) < 2:
+    prompts: dict[bytes, list[int]] = {}  # rows by the digest of their prompt
+    for place, row in enumerate(rows):
+        digest = hashlib.sha256(repr(tuple(row["prompt_ids"])).encode()).digest()
+        prompts.setdefault(digest, []).append(place)
+    if len(prompts) < 2:
         return rows
-    order = sorted(by_prompt, key=lambda prompt: hashlib.sha256(repr(prompt).encode()).digest())
-    next_prompt = dict(zip(order, [*order[1:], order[0]], strict=True))
-    answers = {
-        prompt: sorted(rows[index]["completion_ids"] for index in group)
-        for prompt, group in by_prompt.items()
-    }
-    mismatched: list[list[int]] = [[]] * len(rows)
-    for prompt, group in by_prompt.items():
-        others = answers[next_prompt[prompt]]
-        in_order = sorted(group, key=lambda index: (rows[index]["completion_ids"], rows[index]["label"]))
-        for number, index in enumerate(in_order):
-            mismatched[index] = others[number % len(others)][: max_length - len(prompt)]
-    return [{**row, "KL_completion_ids": ids} for row, ids in zip(rows, mismatched, strict=True)]
+    groups = [
+        sorted(places, key=lambda place: (rows[place]["completion_ids"], rows[place]["label"]))
+        for _, places in sorted(prompts.items())
+    ]
+    partners = [0] * len(rows)  # the row whose answer each gets
+    for group, others in zip(groups, [*groups[1:], groups[0]], strict=True):
+        for number, place in enumerate(group):
+            partners[place] = others[number % len(others)]
+
+    def complete(place: int, row: Row) -> Row:
+        answer = rows[partners[place]]["completion_ids"]
+        return {**row, "KL_completion_ids": answer[: max_length - len(row["prompt_ids"])]}
+
+    return Mapped(rows, complete)

@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from ..checkpoints.manager import CheckpointManager
 from ..config import Sharding
-from ..data import Row
+from ..data import Chained, Row, with_columns
 from ..distributed import collectives, ranks
 from ..distributed.full_state import count_parameters
 from ..engine.logprobs import evaluation_mode
@@ -184,8 +184,12 @@ class Trainer:
             return
         with self.hooks.reference_timer:
             self.context.choose_layout()
-            rows = self.objective.with_reference_logps([*self.train_rows, *self.heldout_rows])
-            self.train_rows, self.heldout_rows = rows[: len(self.train_rows)], rows[len(self.train_rows) :]
+            columns = self.objective.reference_columns(Chained([self.train_rows, self.heldout_rows]))
+            end = len(self.train_rows)
+            of_train = {name: values[:end] for name, values in columns.items()}
+            of_heldout = {name: values[end:] for name, values in columns.items()}
+            self.train_rows = with_columns(self.train_rows, of_train)
+            self.heldout_rows = with_columns(self.heldout_rows, of_heldout)
         self.started = True
         self.hooks.on_start(self)
 

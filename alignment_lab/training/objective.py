@@ -60,9 +60,11 @@ class Objective:
         """The rows with what the objective adds to them, from these rows alone."""
         return rows
 
-    def with_reference_logps(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """The rows with what only the initial policy can say. Called once, before the first step."""
-        return rows
+    def reference_columns(self, rows: Sequence[Row]) -> Mapping[str, Sequence[float | None]]:
+        """What only the initial policy can say of each row, None where it has nothing to say. Called once,
+        before the first step.
+        """
+        return {}
 
     def groups(self, rows: Sequence[Row]) -> tuple[list[list[int]], list[Hashable]]:
         """Groups of indices that an epoch keeps together, and the kind of each: see GlobalBatchSampler."""
