@@ -15,13 +15,13 @@ from typing import Any
 
 from rich.console import Console
 
-from . import costs, grid, plot, startup, sweep, tokens
+from . import costs, grid, plot, scale, startup, sweep, tokens
 from .cases import BATCH, CASES, PEERS
 from .machine import is_bf16_faster
 from .results import Results, incomparable_pieces
 from .table import print_tables
 
-OTHER_PIECES = ("tokens", "startup", "sweep", "grid")
+OTHER_PIECES = ("tokens", "scale", "startup", "sweep", "grid")
 OUT = Path(__file__).with_name("results.json")
 
 
@@ -139,6 +139,8 @@ def measure_pieces(options: argparse.Namespace, bf16: bool, notify: costs.Notify
             "tokens",
             tokens.measure(model=model, rows=100 if options.quick else 1000, repeats=repeats, notify=notify),
         )
+    if "scale" in options.pieces:
+        yield "scale", scale.measure(model=model, rows=2000 if options.quick else 1_000_000, notify=notify)
     if "startup" in options.pieces:
         yield "startup", startup.measure(repeats=repeats, notify=notify)
     if "sweep" in options.pieces:

@@ -14,7 +14,7 @@ from .cases import MAX_LENGTH, Job
 def time_tokenization(job: Job) -> dict[str, Any]:
     """Seconds of `_prepare_dataset` on the rows of `job.feed`, and the token rows.
 
-    As TRL is shipped: in this process, row by row.
+    As TRL is shipped, in this process and row by row, where `job.settings` do not say otherwise.
     """
     from datasets import Dataset, disable_progress_bars
     from transformers import AutoTokenizer
@@ -23,7 +23,13 @@ def time_tokenization(job: Job) -> dict[str, Any]:
     disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(job.weights)
     rows = Dataset.from_list(json.loads(Path(job.feed).read_text())["rows"])
-    settings = {"output_dir": job.folder, "report_to": [], "use_cpu": True, "max_length": MAX_LENGTH}
+    settings = {
+        "output_dir": job.folder,
+        "report_to": [],
+        "use_cpu": True,
+        "max_length": MAX_LENGTH,
+        **job.settings,
+    }
     # the attributes that it reads of its trainer
     stub: Any = SimpleNamespace(_tokenizer=tokenizer, chat_template=None, completion_only_loss=False)
     tokenizer("warm")

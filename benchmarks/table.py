@@ -22,6 +22,7 @@ def print_tables(pieces: dict[str, Any], console: Console) -> None:
         console.print(training_table(costs))
     for name, make_table in (
         ("tokens", tokens_table),
+        ("scale", scale_table),
         ("startup", startup_table),
         ("sweep", sweep_table),
         ("grid", grid_table),
@@ -118,6 +119,23 @@ def tokens_table(cases: list[Result]) -> Table:
             format_ratio(case["ratios"]["cpu_seconds"]),
             f"{case['same_tokens']:.1%}",
         )
+    return table
+
+
+def scale_table(figures: Result) -> Table:
+    """Stages of many rows."""
+    table = _table(
+        f"{figures['rows']} preference rows ({figures['file_gb']:.2f} GB), {figures['processes']} processes, "
+        f"{figures['peak_gb']:.2f} GB of memory at most",
+        "stage",
+        "seconds",
+        "rows/s",
+    )
+    for stage, seconds in figures["seconds"].items():
+        table.add_row(stage, f"{seconds:.0f}", f"{figures['rows'] / seconds:.0f}")
+    peer = figures["tokenization"]
+    for side, seconds in peer["seconds"].items():
+        table.add_row(f"{side}: tokenize {peer['rows']}", f"{seconds:.1f}", f"{peer['rows'] / seconds:.0f}")
     return table
 
 

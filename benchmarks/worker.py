@@ -39,6 +39,12 @@ def _lab_tokens(job: Job) -> Any:
     return lab.time_tokenization(job)
 
 
+def _lab_scale(job: Job) -> Any:
+    from . import lab_scale
+
+    return lab_scale.prepare(job)
+
+
 def _lab_ready(job: Job) -> Any:
     from . import lab
 
@@ -74,6 +80,7 @@ WORK: dict[str, Callable[[Job], Any]] = {
     "lab.weights": _lab_weights,  # the directory of the model, for TRL to load
     "lab.messages": _lab_rows,  # rows as messages, for TRL to tokenize
     "lab.tokens": _lab_tokens,  # tokenization by itself
+    "lab.scale": _lab_scale,  # many rows, from the file to the packs of an epoch
     "lab.ready": _lab_ready,  # start-up until a trainer is ready
     "trl.train": _trl_train,
     "trl.script": _trl_script,

@@ -53,9 +53,9 @@ def test_a_step_is_the_same_in_every_layout(variant, contexts):
     context = contexts.create(method, *options)
     trainer = make_trainer(context, ONE_PASS)
     other_trainers = [make_trainer(context, engine) for engine in OTHER_LAYOUTS.values()]
-    assert [
-        row for other_trainer in other_trainers for row in other_trainer.train_rows
-    ] == list(trainer.train_rows) * len(other_trainers)  # the reference too, asked once and then read
+    assert [row for other_trainer in other_trainers for row in other_trainer.train_rows] == list(
+        trainer.train_rows
+    ) * len(other_trainers)  # the reference too, asked once and then read
     for each in (trainer, *other_trainers):
         each.heldout.scores(initial=True)
     perturb(context.model)
