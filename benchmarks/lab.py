@@ -1,7 +1,7 @@
 """The lab's side: one training run, its rows in training order, tokenization, start-up.
 
-Only this module, lab_scale.py, lab_steps.py and shapes.py import alignment_lab beyond its cache folder. They
-use `compose`, `data`, `tokenized`, `assembly`, `models`, `objective_class(...)` and `Trainer` with its sampler
+Only this module, lab_scale.py, lab_steps.py and shapes.py import alignment_lab beyond its cache folder: its
+`compose`, `data`, `tokenized`, `assembly`, `models`, `objective_class(...)`, and `Trainer` with its sampler
 and its rows.
 """
 

@@ -10,6 +10,7 @@ import random
 import pytest
 
 from alignment_lab.config import Format
+from alignment_lab.data.__main__ import main as build_mixture
 from alignment_lab.data.formats import choose_converter, filled_columns, unused_parts
 from alignment_lab.data.reasons import BadRow, DataError, Reason
 
@@ -543,6 +544,15 @@ def test_what_a_message_says_twice_or_in_a_call_is_used_or_told(kind):
     converted = messages(row)[-1]
     assert unused_parts(row, Format.conversation) == {f"messages[].{key}" for key in expected}
     assert converted["content"] == ("" if "tool_calls" in converted else "A")
+
+
+def test_a_built_mixture_says_what_it_left_behind(tmp_path, capsys):
+    rows = [{**chat(assistant(f"A{number}", mood="calm")), "id": number} for number in range(3)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ["method=sft", "data=local", f"data.path={path}"]
+    assert build_mixture(["build", *settings, f"out={tmp_path / 'mix'}"]) == 0
+    assert "not used: id, messages[].mood" in capsys.readouterr().out
 
 
 def test_of_two_columns_of_tools_the_second_is_told():

@@ -18,7 +18,7 @@ from ..runtime.output import keep_output_writable
 from ..runtime.signals import StopRequest
 from . import readers, workers
 from .build import build
-from .mixture import describe_dropped, source_table
+from .mixture import describe_dropped, describe_unused, source_table
 
 USAGE = """python -m alignment_lab.data build [KEY=VALUE ...] out=FOLDER [workers=N] [--config-dir FOLDER]
 
@@ -57,7 +57,12 @@ def _build(words: list[str], console: Console) -> None:
     table = source_table(splits.sources)
     if table:
         console.print(table)
-    lines = (*readers.unread_splits(spec.data), *describe_dropped(splits.sources), *splits.findings)
+    lines = (
+        *readers.unread_splits(spec.data),
+        *describe_unused(splits.unused),
+        *describe_dropped(splits.sources),
+        *splits.findings,
+    )
     for line in lines:
         console.print(line, markup=False)
     rows = manifest["rows"]
