@@ -69,17 +69,24 @@ def ids(part, *kinds):
 
 
 @pytest.mark.parametrize(
-    ("method", "limit"), [("dpo", 60), ("dpo", 512), ("kto", 60), ("sft", 60), ("cpt", 60)]
-)
+    ("method", "limit"),
+    [
+        ("dpo", 60), ("dpo", 512), ("kto", 60), ("sft", 60), ("cpt", 60),
+        ("dpo data.truncation=prompt", 60), ("kto data.truncation=prompt", 60),
+        ("sft data.truncation=prompt", 60),
+    ],
+)  # fmt: skip
 def test_the_tokens_are_those_of_training(method, limit, preview, composed, write_rows, tokenizer):
     """Whatever is not cut is, token by token, the arrays; with the cut it is what a longer limit gives."""
     rows = [{"text": text} for text in TEXTS] if method == "cpt" else pairs(12, words=12)
-    options = [f"method={method}", f"data.max_length={limit}", "preview.rows=50"]
+    options = [*f"method={method}".split(), f"data.max_length={limit}", "preview.rows=50"]
+    method = method.partition(" ")[0]
     made = preview(rows, *options)
     spec = composed([*TINY, f"data.path={write_rows(rows)}", *options])
     splits = data.load_rows(spec)
     kept, whole = (
-        data.TOKENIZE[spec.method.format](tokenizer, splits.train, length).rows for length in (limit, 10**6)
+        data.TOKENIZE[spec.method.format](tokenizer, splits.train, length, spec.data.truncation).rows
+        for length in (limit, 10**6)
     )
     shown = [[*row.parts, *row.beside] for row in made.rows]
     not_cut = [list(chain.from_iterable(ids(part, Kind.seen, Kind.trained) for part in row)) for row in shown]

@@ -314,4 +314,4 @@ def test_dropped_and_truncated_rows_are_counted(composed, tmp_path, capsys):
 
 def test_tokens_are_counted_once_a_row(composed, finished, tokenizer):
     rows = tokenization.tokenize_pairs(tokenizer, data.load_rows(composed(TINY)).train[:12], 256).rows
-    assert finished("dpo").report()["tokens"] == sum(map(tokenization.count_tokens, rows))
+    assert finished("dpo").report()["tokens"] == sum(map(data.count_tokens, rows))

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 from small_tokenizers import OTHERS, other_tokenizer, real_rows
 
-from alignment_lab.config import Format
+from alignment_lab.config import Format, Truncation
 from alignment_lab.data import DataError, count_tokens, templates, tokenization, turns
 from alignment_lab.data.reasons import BadRow, Reason
+from alignment_lab.data.tokenized import SHORTENED
 
 TOO_LONG = BadRow(Reason.prompt_too_long, "the prompt fills data.max_length")
 
@@ -384,3 +385,47 @@ def test_pairs_are_trls_up_to_the_stop_token(limit, tokenizer):
         for key in ("chosen_ids", "rejected_ids"):
             assert trl_row[key][-1] == line_break
             assert ours_row[key] == trl_row[key][:-1][:room]
+
+
+# ---- which end a longer row loses
+
+
+@pytest.mark.parametrize("limit", [12, 25, 40, 1000])
+def test_a_prompt_loses_its_beginning_so_that_answers_fit(limit, any_tokenizer):
+    """BOS stays, and half of the limit at least; the halves of a pair are cut as the pair is."""
+    rows = [pair_row(prompt, "word " * (3 * index), "No") for index, prompt in enumerate(PROMPTS.values(), 1)]
+    uncut = tokenization.tokenize_pairs(any_tokenizer, rows, 10_000).rows
+    cut = tokenization.tokenize_pairs(any_tokenizer, rows, limit, Truncation.prompt)
+    labeled = tokenization.tokenize_unpaired(any_tokenizer, as_labeled(rows), limit, Truncation.prompt)
+    assert (cut.dropped, labeled.dropped) == ([], [])
+    halves_of = list(zip(labeled.rows[::2], labeled.rows[1::2], strict=True))
+    for row, whole, halves in zip(cut.rows, uncut, halves_of, strict=True):
+        prompt, before = row["prompt_ids"], whole["prompt_ids"]
+        head = int(before[0] == any_tokenizer.bos_token_id and len(prompt) < len(before))
+        assert prompt == before[:head] + before[len(before) - len(prompt) + head :]
+        longest = max(len(whole["chosen_ids"]), len(whole["rejected_ids"]))
+        assert len(prompt) == min(len(before), max(limit - longest, limit // 2))
+        for name, half in zip(("chosen", "rejected"), halves, strict=True):
+            assert row[f"{name}_ids"] == whole[f"{name}_ids"][: limit - len(prompt)]
+            assert (half["prompt_ids"], half["completion_ids"]) == (prompt, row[f"{name}_ids"])
+    pairs = zip(cut.rows, uncut, strict=True)
+    shortened = sum(len(row["prompt_ids"]) < len(whole["prompt_ids"]) for row, whole in pairs)
+    assert cut.counts[SHORTENED] == shortened <= cut.counts["truncated"]
+
+
+@pytest.mark.parametrize("chat", CHATS)
+def test_of_a_longer_conversation_the_last_answer_stays(chat, any_tokenizer):
+    """At every limit, with its labels; an answer that loses its beginning is not trained."""
+    row = {"messages": CHATS[chat]}
+    for whole in tokenization.tokenize_conversations(any_tokenizer, [row], 10_000).rows:
+        ids, labels = whole["input_ids"], whole["labels"]
+        answer = len(labels) - max(place for place, label in enumerate(labels) if label == -100) - 1
+        head = int(ids[0] == any_tokenizer.bos_token_id)
+        for limit in range(2 * answer, len(ids)):
+            start = len(ids) - limit + head
+            begun = labels[start:].index(-100) if labels[start - 1] != -100 != labels[start] else 0
+            expected = [*labels[:head], *[-100] * begun, *labels[start + begun :]]
+            cut = tokenization.tokenize_conversations(any_tokenizer, [row], limit, Truncation.prompt)
+            made = [(each["input_ids"], each["labels"]) for each in cut.rows]
+            assert ([*ids[:head], *ids[start:]], expected) in made
+            assert cut.counts[SHORTENED] == cut.counts["truncated"] == 1

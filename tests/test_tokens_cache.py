@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from small_tokenizers import other_tokenizer, real_rows
 
-from alignment_lab.config import Format
+from alignment_lab.config import Format, Truncation
 from alignment_lab.data import token_cache, tokenization, tokenize_cached
+from alignment_lab.data.tokenized import TOKEN_COLUMNS, Tokenized
 from alignment_lab.models.tokenizer import tokenizer_digest
 
 MESSAGES = [
@@ -90,7 +91,7 @@ def test_cached_rows_are_the_tokenized_rows(kind, limit, cache, small):
         assert all(
             type(row[name]) is list and type(row[name][0]) is int
             for row in tokenized.rows
-            for name in tokenization.TOKEN_COLUMNS
+            for name in TOKEN_COLUMNS
             if name in row
         )
     assert len(files(cache)) == 1
@@ -100,7 +101,7 @@ def test_an_empty_list_of_rows_is_cached_too(cache, small):
     assert (
         tokenize_cached(tokenization.tokenize_pairs, small, "x", [], 64)
         == from_cache(tokenization.tokenize_pairs, small, [], digest="x")
-        == tokenization.Tokenized()
+        == Tokenized()
     )
 
 
@@ -115,6 +116,14 @@ CHANGES = {
     "one row less": lambda rows, tokenizer: (tokenization.tokenize_pairs, tokenizer, "digest", rows[:-1], 64),
     "the order": lambda rows, tokenizer: (tokenization.tokenize_pairs, tokenizer, "digest", rows[::-1], 64),
     "the length": lambda rows, tokenizer: (tokenization.tokenize_pairs, tokenizer, "digest", rows, 65),
+    "which end is cut": lambda rows, tokenizer: (
+        tokenization.tokenize_pairs,
+        tokenizer,
+        "digest",
+        rows,
+        64,
+        Truncation.prompt,
+    ),
     "the tokenizer": lambda rows, tokenizer: (tokenization.tokenize_pairs, tokenizer, "other", rows, 64),
     "the function": lambda rows, tokenizer: (tokenize_under_another_name, tokenizer, "digest", rows, 64),
     "the EOS token": lambda rows, tokenizer: (
@@ -134,16 +143,16 @@ CHANGES = {
 }
 
 
-def tokenize_under_another_name(tokenizer, rows, limit):
-    return tokenization.tokenize_pairs(tokenizer, rows, limit)
+def tokenize_under_another_name(tokenizer, rows, *limit):
+    return tokenization.tokenize_pairs(tokenizer, rows, *limit)
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_whatever_can_change_a_token_has_an_entry_of_its_own(change, cache, small):
     """And the earlier entry stays, to be found again."""
     tokenize_cached(tokenization.tokenize_pairs, small, "digest", PAIRS, 64)
-    tokenize, tokenizer, digest, rows, limit = CHANGES[change](PAIRS, small)
-    assert tokenize_cached(tokenize, tokenizer, digest, rows, limit) == tokenize(tokenizer, rows, limit)
+    tokenize, tokenizer, digest, rows, *limit = CHANGES[change](PAIRS, small)
+    assert tokenize_cached(tokenize, tokenizer, digest, rows, *limit) == tokenize(tokenizer, rows, *limit)
     assert len(files(cache)) == 2
     assert from_cache(
         tokenization.tokenize_pairs, small, PAIRS, digest="digest"
@@ -239,7 +248,7 @@ def tokenize_repeatedly(number: int) -> bool:
     for _ in range(20):
         token_cache._write_arrays(
             token_cache.cache_directory() / "tokens" / "key",
-            token_cache._tokenize_to_arrays(tokenization.tokenize_pairs, small, PAIRS, 64),
+            token_cache._tokenize_to_arrays(lambda rows: tokenization.tokenize_pairs(small, rows, 64), PAIRS),
         )
         arrays = token_cache._read_arrays(token_cache.cache_directory() / "tokens" / "key")
         if arrays is None or token_cache._join_rows(PAIRS, arrays) != rows:
@@ -255,8 +264,8 @@ def test_processes_that_tokenize_the_same_rows_at_once_do_not_interfere(cache):
 
 
 def test_a_column_that_the_cache_would_lose_is_an_error(cache, small):
-    def tokenize_with_more_ids(tokenizer, rows, limit):
-        tokenized = tokenization.tokenize_pairs(tokenizer, rows, limit)
+    def tokenize_with_more_ids(tokenizer, rows, *limit):
+        tokenized = tokenization.tokenize_pairs(tokenizer, rows, *limit)
         return replace(tokenized, rows=[{**row, "more_ids": [1]} for row in tokenized.rows])
 
     with pytest.raises(AssertionError, match="TOKEN_COLUMNS"):

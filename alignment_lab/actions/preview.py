@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from .. import data
-from ..config import Experiment, Format
+from ..config import Experiment, Format, Truncation
 from ..data.mixture import describe_unused
 from ..distributed.environment import settle_environment
 from ..distributed.launch import is_run_leader
@@ -58,15 +58,17 @@ def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview
     def without_limit(rows: list[data.Row]) -> data.Tokenized:
         return tokenize(tokens.tokenizer, rows, NO_LIMIT)
 
+    # the bad half of a pair loses as much of its prompt as the good half needs
+    shortest_cut = spec.data.max_length // (2 if spec.data.truncation is Truncation.prompt else 1)
     rows = tokens.heldout if spec.preview.heldout else tokens.train
     first = [rows[index] for index in range(min(len(rows), COUNTED_ROWS))]
-    whole = preview_rows.uncut_rows(without_limit, first, spec.data.max_length)
+    whole = preview_rows.uncut_rows(without_limit, first, shortest_cut)
     origins = preview_rows.Origins(rows, splits.tables["heldout" if spec.preview.heldout else "train"])
     indices = preview_rows.choose(spec, rows, whole, origins)
     facts = {"method": spec.method.name, "model": spec.model.name, "data": spec.data.name}
     shown = [rows[index] for index in indices]
     places = [preview_rows.describe_place(rows[index], index, spec, origins) for index in indices]
-    uncut = preview_rows.uncut_rows(without_limit, shown, spec.data.max_length)
+    uncut = preview_rows.uncut_rows(without_limit, shown, shortest_cut)
     return Preview(
         title=spec.name,
         facts=facts | {"data.max_length": f"{spec.data.max_length:,}"},

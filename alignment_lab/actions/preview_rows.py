@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, islice, pairwise, zip_longest
 
@@ -9,7 +10,7 @@ from ..config import Experiment, Format
 from ..data import ID_COLUMNS, Row
 from ..data.rows import IGNORE_INDEX
 from ..data.table import Rows
-from ..data.tokenization import TOKEN_COLUMNS, Tokenized, count_tokens, max_sequence_length
+from ..data.tokenized import TOKEN_COLUMNS, Tokenized, count_tokens, max_sequence_length
 from ..report.render.preview import Kind, Part, ShownRow
 from ..runtime.errors import UserError
 from .preview_tokens import Decoder, Piece
@@ -17,17 +18,17 @@ from .preview_tokens import Decoder, Piece
 BESIDE = {"chosen_ids": "chosen", "rejected_ids": "rejected"}
 
 
-def uncut_rows(tokenize: Callable[[list[Row]], Tokenized], rows: Sequence[Row], limit: int) -> list[Row]:
+def uncut_rows(tokenize: Callable[[list[Row]], Tokenized], rows: Sequence[Row], shortest: int) -> list[Row]:
     """The rows as they are without a limit, as `tokenize` makes them by the functions that training uses.
 
-    Only rows that reach the limit can have been cut, and are tokenized again. Of a row that becomes several
-    sequences, each is found by its tokens.
+    Those of at least `shortest` tokens can have been cut, and are tokenized again. Of a row that becomes
+    several sequences, each is found by its tokens.
     """
     uncut = list(rows)
     reached = [
         index
         for index, row in enumerate(rows)
-        if "seq_lengths" not in row and max_sequence_length(row) >= limit
+        if "seq_lengths" not in row and max_sequence_length(row) >= shortest
     ]
     if not reached:
         return uncut
@@ -129,14 +130,28 @@ def is_part_of(row: Row, whole: Row) -> bool:
     return all(find(row[name], whole.get(name, [])) is not None for name in ID_COLUMNS if name in row)
 
 
-def find(part: Sequence[int], whole: Sequence[int]) -> int | None:
-    """Where a part lies in the whole: at its beginning, else at its end; None where at neither."""
-    first = len(whole) - len(part)
-    if first < 0:
-        return None
-    if list(whole[: len(part)]) == list(part):
-        return 0
-    return first if list(whole[first:]) == list(part) else None
+def find(part: Sequence[int], whole: Sequence[int]) -> tuple[int, int] | None:
+    """(head, start): the part is whole[:head], which is nothing or BOS, and what begins at `start`; None
+    where it is no part. The end of the whole is preferred to its middle.
+    """
+    for head in (0, 1):
+        rest = part[head:]
+        for start in (head, len(whole) - len(rest)):
+            if start >= head and [*whole[:head], *whole[start : start + len(rest)]] == list(part):
+                return head, start
+        found = _search(rest, whole)
+        if found is not None and list(whole[:head]) == list(part[:head]):
+            return head, found
+    return None
+
+
+def _search(part: Sequence[int], whole: Sequence[int]) -> int | None:
+    width = array("q").itemsize
+    found, content, wanted = -1, array("q", whole).tobytes(), array("q", part).tobytes()
+    while (found := content.find(wanted, found + 1)) >= 0:
+        if found % width == 0:
+            return found // width
+    return None
 
 
 def show_row(row: Row, whole: Row, place: str, spec: Experiment, decoder: Decoder) -> ShownRow:
@@ -162,12 +177,15 @@ def _part(title: str, column: str, row: Row, whole: Row, kind: Kind, decoder: De
 
 def _with_cut(kept: Sequence[int], whole: Sequence[int], kinds: Sequence[Kind]) -> list[Piece]:
     """All tokens: those that are kept with their kinds, the others as cut."""
-    start = find(kept, whole)
-    assert start is not None
-    before, after = whole[:start], whole[start + len(kept) :]
+    place = find(kept, whole)
+    assert place is not None
+    head, start = place
+    pieces = list(zip(kept, kinds, strict=True))
+    before, after = whole[head:start], whole[start + len(kept) - head :]
     return [
+        *pieces[:head],
         *((token, Kind.cut) for token in before),
-        *zip(kept, kinds, strict=True),
+        *pieces[head:],
         *((token, Kind.cut) for token in after),
     ]
 

@@ -51,10 +51,10 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
         from ..models.device import device_and_dtype
 
         collectives.init_process_group(cpu=device_and_dtype(spec)[0].type == "cpu")
-    digest, limit = tokenizer_digest(tokenizer), spec.data.max_length
+    digest, limit = tokenizer_digest(tokenizer), (spec.data.max_length, spec.data.truncation)
 
     def tokenize_rows(rows: Sequence[Row]) -> data.Tokenized:
-        return data.tokenize_cached(function, tokenizer, digest, rows, limit)
+        return data.tokenize_cached(function, tokenizer, digest, rows, *limit)
 
     candidates, measured = splits.heldout, max(spec.eval.rows, spec.eval.generations)
     is_text = spec.method.format is Format.text
@@ -80,7 +80,7 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
         same = groupby(paired, key=lambda row: (row["prompt"], row["rejected"]))
         pairs: Sequence[Row] = [next(rows) for _, rows in same]
         if pairs:
-            pairs = data.tokenize_cached(tokenize_pairs, tokenizer, digest, pairs, limit).rows
+            pairs = data.tokenize_cached(tokenize_pairs, tokenizer, digest, pairs, *limit).rows
     counts += more
     splits.truncated = counts["truncated"]
     splits.quarantine += refused.values()
@@ -91,7 +91,8 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
     if not train:
         reasons = "; ".join(f"{count}: {reason}" for reason, count in together.details().items())
         raise UserError(
-            f"data.max_length={limit}: no row is left to train on ({reasons}); raise it, or give other rows."
+            f"data.max_length={spec.data.max_length}: no row is left to train on ({reasons}); raise it, "
+            "or give other rows."
         )
     _require_embedded(spec, model_folder, tokenizer, [train, heldout], console)
     available = len(train) if is_text else round(share * len(splits.train))

@@ -7,7 +7,7 @@ from heapq import nlargest
 from math import ceil
 
 from .. import data
-from ..config import Experiment, Format
+from ..config import Data, Experiment, Format, Truncation
 from ..estimate import Workload
 
 CHARACTERS_PER_TOKEN = 4  # of English, with a usual vocabulary
@@ -26,7 +26,7 @@ def estimate_workload(spec: Experiment, rows: data.Splits | None) -> tuple[Workl
         reason = "the data cannot be read here, so that half of data.max_length is assumed"
         return Workload(None, tokens, scored), reason
     groups = (_as_one([rows.train[index] for index in group]) for group in data.group_pairs(rows.train))
-    sizes = [size for row in groups if (size := _row_size(row, max_length))[0]]
+    sizes = [size for row in groups if (size := _row_size(row, spec.data))[0]]
     total, scored = sum(tokens for tokens, _ in sizes), sum(scored for _, scored in sizes)
     source = f"estimated at {CHARACTERS_PER_TOKEN} characters a token"
     batch = spec.training.global_batch
@@ -58,18 +58,21 @@ def _as_one(rows: Sequence[data.Row]) -> data.Row:
     return {"prompt": good["prompt"], "chosen": good["completion"], "rejected": bad["completion"]}
 
 
-def _row_size(row: data.Row, max_length: int) -> Size:
+def _row_size(row: data.Row, settings: Data) -> Size:
     """The size of a row, truncated as tokenization truncates it; 0 tokens where its prompt leaves no room."""
+    max_length = settings.max_length
     if "text" in row:
         tokens = len(row["text"]) / CHARACTERS_PER_TOKEN
         return tokens, tokens
     if "messages" in row:
         return _conversation_size(row["messages"], max_length)
     prompt = _count_tokens(row["prompt"])
+    completions = [_count_tokens(row[key]) for key in ("chosen", "rejected", "completion") if key in row]
+    if settings.truncation is Truncation.prompt:
+        prompt = min(prompt, max(max_length - max(completions), max_length / 2))
     if prompt >= max_length:
         return 0.0, 0.0
-    completions = [row[key] for key in ("chosen", "rejected", "completion") if key in row]
-    scored = sum(min(_count_tokens(completion), max_length - prompt) for completion in completions)
+    scored = sum(min(completion, max_length - prompt) for completion in completions)
     return prompt + scored, scored
 
 

@@ -46,6 +46,7 @@ from .groups import (
     Source,
     Tracking,
     Training,
+    Truncation,
 )
 from .identity import describe_difference, differences, identity, is_free
 from .methods import (
@@ -148,6 +149,7 @@ __all__ = [
     "SpecError",
     "Tracking",
     "Training",
+    "Truncation",
     "Unpaired",
     "build_experiment",
     "check_objective",

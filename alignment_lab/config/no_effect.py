@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from .groups import Adapter, Duplicates, OnNonfinite, Overlap, Scheduler
-from .methods import Divergence, Divergent
+from .methods import Divergence, Divergent, Format
 
 if TYPE_CHECKING:
     from .experiment import Experiment
@@ -48,6 +48,8 @@ def _without_effect(spec: Experiment) -> Iterator[tuple[str, tuple[str, ...], st
         yield "method", ("divergence_alpha",), f"method.divergence={method.divergence.name}"
     if data.names_heldout():
         yield "data", ("eval_fraction",), "the held-out rows are named"
+    if method.format is Format.text:
+        yield "data", ("truncation",), f"method={method.name} splits a long text, and cuts nothing"
     if data.clean.duplicates is not Duplicates.near:
         yield "data.clean", ("threshold",), f"data.clean.duplicates={data.clean.duplicates.name}"
     if data.clean.overlap is Overlap.none and not data.clean.benchmarks:

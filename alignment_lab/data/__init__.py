@@ -15,9 +15,9 @@ from .split import Splits, generation_rows, group_pairs, group_starts, max_train
 from .table import Chained, Mapped, with_columns
 from .token_cache import tokenize_cached
 from .token_rows import TokenRows, join_token_rows, longest_sequence, total_tokens, used_ids
-from .tokenization import (
+from .tokenization import TOKENIZE
+from .tokenized import (
     ID_COLUMNS,
-    TOKENIZE,
     Tokenized,
     count_sequence_tokens,
     count_tokens,

@@ -22,13 +22,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import Truncation
 from ..runtime.digests import digest_files
 from ..runtime.files import cache_directory, file_digest
 from .reasons import BadRow, Reason
 from .rows import Row
 from .table import Ragged, Rows
 from .token_rows import CHUNK, TokenRows
-from .tokenization import COUNTED, TOKEN_COLUMNS, Tokenized
+from .tokenized import COUNTED, TOKEN_COLUMNS, Tokenized
 from .workers import ordered_map
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, numpy.ndarray]
 
-# (tokenizer, rows, max_length) -> what became of them
-Tokenize = Callable[["PreTrainedTokenizerBase", Sequence[Row], int], Tokenized]
+# (tokenizer, rows, max_length, truncation) -> what became of them
+Tokenize = Callable[["PreTrainedTokenizerBase", Sequence[Row], int, Truncation], Tokenized]
 CHUNK_ROWS = 4_000  # that are tokenized at a time
 MANY_ROWS = 5 * CHUNK_ROWS  # more than these are tokenized by several processes
 SPILL_BYTES = 2**26  # of an array that is not kept in memory
@@ -49,23 +50,32 @@ SOURCE_FILES = tuple(  # part of the key: another version of these may make othe
 
 
 def tokenize_cached(
-    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, digest: str, rows: Sequence[Row], max_length: int
+    tokenize: Tokenize,
+    tokenizer: PreTrainedTokenizerBase,
+    digest: str,
+    rows: Sequence[Row],
+    max_length: int,
+    truncation: Truncation = Truncation.answer,
 ) -> Tokenized:
-    """What `tokenize(tokenizer, rows, max_length)` returns, computed once.
+    """What `tokenize(tokenizer, rows, max_length, truncation)` returns, computed once.
 
     `digest` identifies the tokenizer's vocabulary, rules and template.
     """
-    folder = cache_directory() / "tokens" / _cache_key(tokenize, tokenizer, digest, rows, max_length)
+    folder = (
+        cache_directory()
+        / "tokens"
+        / _cache_key(tokenize, tokenizer, digest, rows, [max_length, truncation.name])
+    )
     arrays = _read_arrays(folder)
     if arrays is None:
-        arrays = _tokenize_to_arrays(tokenize, tokenizer, rows, max_length)
+        arrays = _tokenize_to_arrays(lambda chunk: tokenize(tokenizer, chunk, max_length, truncation), rows)
         with contextlib.suppress(OSError):  # a full disk or a folder that may not be written: do without
             _write_arrays(folder, arrays)
     return _join_rows(rows, arrays)
 
 
 def _cache_key(
-    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, digest: str, rows: Sequence[Row], max_length: int
+    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, digest: str, rows: Sequence[Row], limit: list[Any]
 ) -> str:
     """The sha256 of everything that can change a token."""
     template = str(tokenizer.chat_template)
@@ -78,7 +88,7 @@ def _cache_key(
             *map(file_digest, SOURCE_FILES),
             *map(version, ("tokenizers", "transformers")),
         ],
-        "max_length": max_length,
+        "limit": limit,
         # Llama 3.2's template writes the date.
         "today": str(date.today()) if "strftime_now" in template else None,
     }
@@ -91,9 +101,7 @@ def _cache_key(
     return sha256.hexdigest()
 
 
-def _tokenize_to_arrays(
-    tokenize: Tokenize, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int
-) -> Arrays:
+def _tokenize_to_arrays(tokenize: Callable[[Sequence[Row]], Tokenized], rows: Sequence[Row]) -> Arrays:
     """int32 arrays: each column's concatenated ids and their lengths, the rows' indices, and other facts.
 
     Of many rows several processes tokenize a chunk at a time; texts share blocks within a chunk.
@@ -102,7 +110,7 @@ def _tokenize_to_arrays(
 
     def tokenize_chunk(start: int) -> tuple[Arrays, list[list[Any]], Counter[str]]:
         chunk = rows[start : start + CHUNK_ROWS]
-        return _to_arrays(tokenize(tokenizer, chunk, max_length), chunk, start)
+        return _to_arrays(tokenize(chunk), chunk, start)
 
     starts = range(0, len(rows), CHUNK_ROWS) if len(rows) else [0]
     growing: dict[str, GrowingArray] = {}

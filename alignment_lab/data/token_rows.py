@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING, overload
 
 from .rows import Row
 from .table import Chained, Ragged, Rows, RowSequence, join_ragged
-from .tokenization import (
-    ANSWER_COLUMNS,
-    ID_COLUMNS,
-    count_tokens,
-    max_sequence_length,
-)
+from .tokenized import ANSWER_COLUMNS, ID_COLUMNS, count_tokens, max_sequence_length
 
 if TYPE_CHECKING:
     import numpy

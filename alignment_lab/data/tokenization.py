@@ -8,63 +8,22 @@ model and no loss.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..config import Format
+from ..config import Format, Truncation
 from .blocks import pack_best_fit, split_document
 from .encoding import encode_documents, special_text_pattern
 from .prompts import is_open
 from .reasons import BadRow, DataError, Reason
 from .rows import Row
 from .templates import answer_mender
-from .turns import BATCH_SIZE, Turn, answered_turns, encode_turns, join_turns
+from .tokenized import PARTS, SPLIT, Tokenized
+from .turns import BATCH_SIZE, Turn, answered_turns, encode_turns, join_turns, prompt_shortener
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-ANSWER_COLUMNS = ("chosen_ids", "rejected_ids", "completion_ids")
-ID_COLUMNS = ("prompt_ids", *ANSWER_COLUMNS, "input_ids")
-TOKEN_COLUMNS = (*ID_COLUMNS, "labels", "seq_lengths")  # the columns that tokenization adds, all of integers
-TRUNCATED, ANSWERS, ANSWERS_TRAINED = "truncated", "answers", "answers trained"  # keys of Tokenized.counts
-COUNTED = (TRUNCATED, ANSWERS, ANSWERS_TRAINED)
-SPLIT, PARTS = "conversations in parts", "parts of conversations"
-
-
-@dataclass
-class Tokenized:
-    """What became of rows that were tokenized: one may become several sequences; texts share blocks."""
-
-    rows: Any = field(default_factory=list)  # a sequence of rows with the columns of tokens
-    indices: list[int] = field(
-        default_factory=list
-    )  # of the row given that each was made from; of blocks none
-    # of each row, in the order of COUNTED: those of the row that it was made from, at the first of several
-    # sequences and 0 at the others; of blocks none. A list, or an array [rows, 3]
-    counted: Any = field(default_factory=list, compare=False)
-    dropped: list[tuple[int, BadRow]] = field(default_factory=list)  # (index of the row given, why)
-    # truncated: rows that were cut at max_length; answers, answers trained: those of the rows that were kept;
-    # conversations in parts, and their parts: those that the template makes several sequences of; any other
-    # key says what was seen in as many rows or answers
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def add(self, index: int, rows: Iterable[Row], truncated: bool, answers: int, trained: int) -> None:
-        """Rows with tokens, all made from the row given at `index`, and what is counted of that."""
-        of_row = (int(truncated), answers, trained)
-        self.counts.update(dict(zip(COUNTED, of_row, strict=True)))
-        for row in rows:
-            self.rows.append(row)
-            self.indices.append(index)
-            self.counted.append(of_row)
-            of_row = (0, 0, 0)
-
-    def drop(self, index: int, bad_row: BadRow) -> None:
-        """Leave out the row given at `index`."""
-        self.dropped.append((index, bad_row))
-
 
 PROMPT_TOO_LONG = BadRow(Reason.prompt_too_long, "the prompt fills data.max_length")
 NO_TOKENS = BadRow(Reason.no_tokens, "`text` has no tokens")
@@ -73,20 +32,28 @@ EQUAL_TOKENS = BadRow(Reason.equal_tokens, "`chosen` equals `rejected` as the te
 EQUAL_ONCE_CUT = BadRow(Reason.equal_tokens, "`chosen` equals `rejected` once cut at data.max_length")
 
 
-def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int) -> Tokenized:
+def tokenize_pairs(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    max_length: int,
+    truncation: Truncation = Truncation.answer,
+) -> Tokenized:
     """Preference rows with prompt_ids, chosen_ids and rejected_ids.
 
     A longer answer is cut at its end so that prompt and answer fill max_length; a prompt that leaves no room
-    drops the row, and so do answers that are equal once they are cut.
+    drops the row, and so do answers that are equal once they are cut. With `truncation` prompt, the prompt
+    loses its beginning first: see `prompt_shortener`.
     """
-    tokenized = Tokenized()
+    tokenized, shorten = Tokenized(), prompt_shortener(tokenizer, max_length, truncation)
     turns = [
         Turn(row, row["prompt"], [row["chosen"], row["rejected"]], is_open(row["prompt"])) for row in rows
     ]
     encoded = encode_turns(tokenizer, turns, tokenized.counts)
     for index, (row, (prompt, answers)) in enumerate(zip(rows, encoded, strict=True)):
         chosen, rejected = answers
-        room = max_length - len(prompt)
+        head, start = shorten(prompt, max(map(_length, answers)))
+        shorter = prompt[:head] + prompt[start:]
+        room = max_length - len(shorter)
         if isinstance(chosen, BadRow) or isinstance(rejected, BadRow):
             tokenized.drop(index, chosen if isinstance(chosen, BadRow) else rejected)  # type: ignore[arg-type]
         elif room < 1:
@@ -94,20 +61,26 @@ def tokenize_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_
         elif chosen[:room] == rejected[:room]:
             tokenized.drop(index, EQUAL_TOKENS if chosen == rejected else EQUAL_ONCE_CUT)
         else:
-            ids = {"prompt_ids": prompt, "chosen_ids": chosen[:room], "rejected_ids": rejected[:room]}
-            truncated = max(len(chosen), len(rejected)) > room
+            ids = {"prompt_ids": shorter, "chosen_ids": chosen[:room], "rejected_ids": rejected[:room]}
+            truncated = len(shorter) < len(prompt) or max(len(chosen), len(rejected)) > room
+            tokenized.count_shortened(len(prompt), len(shorter))
             tokenized.add(index, [{**row, **ids}], truncated, answers=2, trained=2)
     _count_special_texts(tokenizer, tokenized, ("prompt", "chosen", "rejected"))
     return tokenized
 
 
-def tokenize_unpaired(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int) -> Tokenized:
+def tokenize_unpaired(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    max_length: int,
+    truncation: Truncation = Truncation.answer,
+) -> Tokenized:
     """Labeled answers with `prompt_ids` and `completion_ids`, cut like pairs; `label` is kept.
 
     Neighbors with one prompt, as the halves of a pair are, are dropped where a good and a bad answer are
     equal once they are cut.
     """
-    tokenized = Tokenized()
+    tokenized, shorten = Tokenized(), prompt_shortener(tokenizer, max_length, truncation)
     groups = [list(group) for _, group in groupby(enumerate(rows), key=lambda row: _prompt_parts(row[1]))]
     turns = []
     for group in groups:
@@ -116,7 +89,9 @@ def tokenize_unpaired(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], m
         turns.append(Turn(row, row["prompt"], completions, is_open(row["prompt"])))
     encoded = encode_turns(tokenizer, turns, tokenized.counts)
     for group, (prompt, answers) in zip(groups, encoded, strict=True):
-        room = max_length - len(prompt)
+        head, start = shorten(prompt, max(map(_length, answers)))  # one for all, as answers are compared
+        shorter = prompt[:head] + prompt[start:]
+        room = max_length - len(shorter)
         contradicted = _contradicted([row["label"] for _, row in group], answers, room)
         for (index, row), answer in zip(group, answers, strict=True):
             if isinstance(answer, BadRow):
@@ -126,21 +101,27 @@ def tokenize_unpaired(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], m
             elif contradicted and tuple(answer[:room]) in contradicted:
                 tokenized.drop(index, EQUAL_ONCE_CUT if len(answer) > room else EQUAL_TOKENS)
             else:
-                ids = {"prompt_ids": prompt, "completion_ids": answer[:room]}
-                tokenized.add(index, [{**row, **ids}], len(answer) > room, answers=1, trained=1)
+                ids = {"prompt_ids": shorter, "completion_ids": answer[:room]}
+                truncated = len(shorter) < len(prompt) or len(answer) > room
+                tokenized.count_shortened(len(prompt), len(shorter))
+                tokenized.add(index, [{**row, **ids}], truncated, answers=1, trained=1)
     _count_special_texts(tokenizer, tokenized, ("prompt", "completion"))
     return tokenized
 
 
 def tokenize_conversations(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    max_length: int,
+    truncation: Truncation = Truncation.answer,
 ) -> Tokenized:
     """Conversations with `input_ids` and `labels` (-100 unless the assistant speaks).
 
     Answers share a sequence as long as each one's prompt begins with what was trained before. A template that
-    rewrites earlier turns makes one sequence for each answer.
+    rewrites earlier turns makes one sequence for each answer. What stands before a sequence's last answer is
+    its prompt where `truncation` is prompt; an answer that loses its beginning is not trained.
     """
-    tokenized = Tokenized()
+    tokenized, shorten = Tokenized(), prompt_shortener(tokenizer, max_length, truncation)
     turns_by_row = [answered_turns(row) for row in rows]
     encoded = encode_turns(tokenizer, list(chain.from_iterable(turns_by_row)), tokenized.counts)
     for index, (row, turns) in enumerate(zip(rows, turns_by_row, strict=True)):
@@ -154,18 +135,20 @@ def tokenize_conversations(
         if bad_rows or not turns:
             tokenized.drop(index, bad_rows[0] if bad_rows else NO_ANSWER)
             continue
-        sequences = join_turns(pairs)
+        whole = join_turns(pairs)
+        sequences = [sequence.shortened(shorten) for sequence in whole]
         kept = [sequence for sequence in sequences if sequence.starts[0] < max_length]
         if not kept:
             tokenized.drop(index, PROMPT_TOO_LONG)
             continue
+        tokenized.count_shortened(*(sum(len(each.ids) for each in group) for group in (whole, sequences)))
         if len(sequences) > 1:
             tokenized.counts[SPLIT] += 1
             tokenized.counts[PARTS] += len(sequences)
         tokenized.add(
             index,
             ({**row, "input_ids": one.ids[:max_length], "labels": one.labels[:max_length]} for one in kept),
-            truncated=any(len(sequence.ids) > max_length for sequence in sequences),
+            truncated=any(len(sequence.ids) > max_length for sequence in whole),
             answers=len(turns),
             trained=sum(start < max_length for sequence in kept for start in sequence.starts),
         )
@@ -173,11 +156,16 @@ def tokenize_conversations(
     return tokenized
 
 
-def tokenize_texts(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int) -> Tokenized:
+def tokenize_texts(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    max_length: int,
+    truncation: Truncation = Truncation.answer,
+) -> Tokenized:
     """Blocks of at most max_length tokens: `input_ids`, and `seq_lengths`, the lengths of the documents.
 
-    A document longer than max_length is split into several; a block takes those that fit together, and has no
-    other column.
+    A document longer than max_length is split into several, and nothing is truncated; a block takes those
+    that fit together, and has no other column.
     """
     tokenized = Tokenized()
     documents: list[list[int]] = []
@@ -202,42 +190,6 @@ TOKENIZE = {  # of each format of rows
 }
 
 
-def describe_counts(counts: Counter[str]) -> list[str]:
-    """What a user should know of `Tokenized.counts`, in sentences; nothing where every answer is trained from
-    one sequence, as it stands.
-    """
-    lines = []
-    if counts[ANSWERS_TRAINED] < counts[ANSWERS]:
-        trained = f"{counts[ANSWERS_TRAINED]} of {counts[ANSWERS]}"
-        lines.append(f"{trained} answers are trained: the others lie behind data.max_length")
-    if counts[SPLIT]:
-        lines.append(
-            f"{counts[SPLIT]} conversations are {counts[PARTS]} sequences: before a later answer the chat "
-            "template writes earlier turns otherwise, or their tokens are others"
-        )
-    known = {TRUNCATED, ANSWERS, ANSWERS_TRAINED, SPLIT, PARTS}
-    return lines + [f"{count} {what}" for what, count in sorted(counts.items()) if what not in known]
-
-
-def count_tokens(row: Row) -> int:
-    """Tokens of a tokenized row; a preference row's prompt counts once."""
-    return sum(len(row[column]) for column in ID_COLUMNS if column in row)
-
-
-def count_sequence_tokens(row: Row) -> int:
-    """Tokens of all sequences of a tokenized row; a prompt counts with each of its answers."""
-    answers = [len(row[column]) for column in ANSWER_COLUMNS if column in row]
-    return sum(len(row["prompt_ids"]) + length for length in answers) if answers else len(row["input_ids"])
-
-
-def max_sequence_length(row: Row) -> int:
-    """Tokens of the longest sequence of a tokenized row."""
-    if "seq_lengths" in row:
-        return max(row["seq_lengths"])
-    answers = [len(row[column]) for column in ANSWER_COLUMNS if column in row]
-    return len(row["prompt_ids"]) + max(answers) if answers else len(row["input_ids"])
-
-
 def _encode_with_eos(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Iterator[list[int]]:
     """The ids of every text, ending with EOS: added unless the text ends with it."""
     eos = tokenizer.eos_token_id
@@ -249,6 +201,10 @@ def _encode_with_eos(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> It
     for start in range(0, len(texts), BATCH_SIZE):
         for ids in encode_documents(tokenizer, texts[start : start + BATCH_SIZE]):
             yield ids if ids[-1:] == [eos] else [*ids, eos]
+
+
+def _length(answer: list[int] | BadRow) -> int:
+    return 0 if isinstance(answer, BadRow) else len(answer)
 
 
 def _contradicted(labels: list[bool], answers: list[list[int] | BadRow], room: int) -> set[tuple[int, ...]]:

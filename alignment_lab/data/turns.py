@@ -10,11 +10,12 @@ import gc
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ..config import Truncation
 from .encoding import EncodeAnswers, answer_encoder
 from .prompts import answer_indices, prompt_of_answer
 from .reasons import BadRow, Reason
@@ -206,6 +207,25 @@ def _is_written(message: Message, text: str) -> bool:
     return json.dumps(content, ensure_ascii=False)[1:-1] in text
 
 
+# (prompt, tokens of the longest answer to it) -> (head, start): prompt[:head] + prompt[start:] is what stays
+Shorten = Callable[[list[int], int], tuple[int, int]]
+
+
+def prompt_shortener(tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: Truncation) -> Shorten:
+    """What `truncation` leaves of a prompt: all of it, or as much of its end as has room in `max_length` with
+    the answer, and half of that at least. BOS stays.
+    """
+
+    def shorten(prompt: list[int], answer: int) -> tuple[int, int]:
+        room = max(max_length - answer, max_length // 2)
+        if truncation is Truncation.answer or len(prompt) <= room:
+            return 0, 0
+        head = int(prompt[0] == tokenizer.bos_token_id)
+        return head, len(prompt) - room + head
+
+    return shorten
+
+
 @dataclass(slots=True)
 class LabeledSequence:
     """Ids and labels of consecutive answers, and where each answer starts."""
@@ -220,6 +240,19 @@ class LabeledSequence:
         self.labels += [IGNORE_INDEX] * len(context) + answer
         self.starts.append(len(prompt))
         self.ids = prompt + answer
+
+    def shortened(self, shorten: Shorten) -> LabeledSequence:
+        """The same with less before its last answer. An answer without its beginning is not trained."""
+        last = self.starts[-1]
+        head, start = shorten(self.ids[:last], len(self.ids) - last)
+        if not start:
+            return self
+        starts = [each for each in self.starts if each >= start]
+        return LabeledSequence(
+            self.ids[:head] + self.ids[start:],
+            self.labels[:head] + [IGNORE_INDEX] * (starts[0] - start) + self.labels[starts[0] :],
+            [each - start + head for each in starts],
+        )
 
 
 def join_turns(turns: list[tuple[list[int], list[int]]]) -> list[LabeledSequence]:

@@ -1,6 +1,6 @@
 """The settings of every group but the method: their types, defaults and ranges."""
 
-from .data import BadRows, Data
+from .data import BadRows, Data, Truncation
 from .data_cleaning import Cleaning, Duplicates, Overlap
 from .data_source import DataSource, Source
 from .evaluation import Eval
@@ -22,4 +22,5 @@ __all__ = [
     "GROUPS", "TEMPLATES", "Adapter", "Attention", "BadRows", "Cleaning", "Data", "DataSource", "DeviceType",
     "Dtype", "Duplicates", "Eval", "Model", "ModelSource", "OnNonfinite", "Optimizer", "Overlap", "Parallel",
     "Quantization", "Scheduler", "Shape", "Sharding", "Source", "Tracking", "Training",
+    "Truncation",
 ]  # fmt: skip

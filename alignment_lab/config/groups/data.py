@@ -11,6 +11,7 @@ from .data_source import DataSource, Source, check_source, require_exists
 
 BadRows = Enum("BadRows", ["error", "drop"])
 Rejected = Enum("Rejected", ["worst", "random"])
+Truncation = Enum("Truncation", ["answer", "prompt"])
 
 
 @dataclass
@@ -31,7 +32,9 @@ class Data:
     eval_fraction: float = 0.1  # share of the prompts that is held out, where no held-out rows are named
     # of a row with several scored answers: which of the worse ones is set against the best
     rejected: Rejected = Rejected.worst
-    max_length: int = 1024  # tokens of prompt and completion; a longer completion is truncated at its end
+    max_length: int = 1024  # tokens of prompt and answer
+    # a longer row loses its answer's end, or its prompt's beginning; half of max_length stays of a prompt
+    truncation: Truncation = Truncation.answer
     streaming: bool = (
         False  # read only the rows that training.max_steps needs, in order; nothing is downloaded whole
     )
