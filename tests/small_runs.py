@@ -21,7 +21,7 @@ from alignment_lab import data
 from alignment_lab.actions import assembly, tokenized
 from alignment_lab.config import METHOD_SCHEMAS, Divergence
 from alignment_lab.data import Row
-from alignment_lab.data.tokenized import TOKEN_COLUMNS
+from alignment_lab.data.token_rows import TOKEN_COLUMNS
 from alignment_lab.engine.layout import Engine
 from alignment_lab.methods import objective_class
 from alignment_lab.models.loading import load_model

@@ -10,7 +10,7 @@ from small_tokenizers import OTHERS, other_tokenizer, real_rows
 from alignment_lab.config import Format, Truncation
 from alignment_lab.data import DataError, count_tokens, templates, tokenization, turns
 from alignment_lab.data.reasons import BadRow, Reason
-from alignment_lab.data.tokenized import SHORTENED
+from alignment_lab.data.token_rows import SHORTENED
 
 TOO_LONG = BadRow(Reason.prompt_too_long, "the prompt fills data.max_length")
 

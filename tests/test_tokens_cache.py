@@ -13,7 +13,7 @@ from small_tokenizers import other_tokenizer, real_rows
 
 from alignment_lab.config import Format, Truncation
 from alignment_lab.data import token_cache, tokenization, tokenize_cached
-from alignment_lab.data.tokenized import TOKEN_COLUMNS, Tokenized
+from alignment_lab.data.token_rows import TOKEN_COLUMNS, Tokenized
 from alignment_lab.models.tokenizer import tokenizer_digest
 
 MESSAGES = [

@@ -10,7 +10,7 @@ from ..config import Experiment, Format
 from ..data import ID_COLUMNS, Row
 from ..data.rows import IGNORE_INDEX
 from ..data.table import Rows
-from ..data.tokenized import TOKEN_COLUMNS, Tokenized, count_tokens, max_sequence_length
+from ..data.token_rows import TOKEN_COLUMNS, Tokenized, count_tokens, max_sequence_length
 from ..report.render.preview import Kind, Part, ShownRow
 from ..runtime.errors import UserError
 from .preview_tokens import Decoder, Piece

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -155,8 +156,9 @@ def _method_schemas() -> list[tuple[str, type[Method]]]:
     return [("method", schema) for schema in [*METHOD_SCHEMAS.values(), *plugged]]
 
 
+@cache
 def register_schemas() -> None:
-    """Register every schema with Hydra, under `schema/` so that users see only real options in lists."""
+    """Register every schema with Hydra, once; under `schema/`, so that lists show users real options alone."""
     store = ConfigStore.instance()
     store.store(group="schema", name="experiment", node=Experiment)
     for name, schema in METHOD_SCHEMAS.items():

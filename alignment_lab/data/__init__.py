@@ -14,16 +14,20 @@ from .shortcuts import Shortcut, shortcuts
 from .split import Splits, generation_rows, group_pairs, group_starts, max_train_groups, take_groups
 from .table import Chained, Mapped, with_columns
 from .token_cache import tokenize_cached
-from .token_rows import TokenRows, join_token_rows, longest_sequence, total_tokens, used_ids
-from .tokenization import TOKENIZE
-from .tokenized import (
+from .token_rows import (
     ID_COLUMNS,
     Tokenized,
+    TokenRows,
     count_sequence_tokens,
     count_tokens,
     describe_counts,
+    join_token_rows,
+    longest_sequence,
     max_sequence_length,
+    total_tokens,
+    used_ids,
 )
+from .tokenization import TOKENIZE
 
 __all__ = [
     "ID_COLUMNS",

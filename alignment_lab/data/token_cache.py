@@ -28,8 +28,7 @@ from ..runtime.files import cache_directory, file_digest
 from .reasons import BadRow, Reason
 from .rows import Row
 from .table import Ragged, Rows
-from .token_rows import CHUNK, TokenRows
-from .tokenized import COUNTED, TOKEN_COLUMNS, Tokenized
+from .token_rows import CHUNK, COUNTED, TOKEN_COLUMNS, Tokenized, TokenRows
 from .workers import ordered_map
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from .prompts import is_open
 from .reasons import BadRow, DataError, Reason
 from .rows import Row
 from .templates import answer_mender
-from .tokenized import PARTS, SPLIT, Tokenized
+from .token_rows import PARTS, SPLIT, Tokenized
 from .turns import BATCH_SIZE, Turn, answered_turns, encode_turns, join_turns, prompt_shortener
 
 if TYPE_CHECKING:
