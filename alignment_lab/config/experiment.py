@@ -158,7 +158,7 @@ def _method_schemas() -> list[tuple[str, type[Method]]]:
 
 @cache
 def register_schemas() -> None:
-    """Register every schema with Hydra, once; under `schema/`, so that lists show users real options alone."""
+    """Register every schema with Hydra, once; under `schema/`, so that lists show real options alone."""
     store = ConfigStore.instance()
     store.store(group="schema", name="experiment", node=Experiment)
     for name, schema in METHOD_SCHEMAS.items():
