@@ -255,7 +255,7 @@ def test_rows_of_a_mixture_are_told_by_source_file_and_line(composed, write_rows
         spec = composed([*mixture, *overrides])
         splits = data.load_rows(spec)
         made = make_preview(spec, splits, locate_tokenizer(spec.model))
-        assert [line["source"] for line in data.bad_rows(splits.quarantine)] == ["ours", "theirs"]
+        assert [line["source"] for line in data.bad_rows(spec.data, splits.quarantine)] == ["ours", "theirs"]
         return made
 
     made = make("preview.rows=4")

@@ -22,6 +22,7 @@ from ..runtime.errors import UserError
 from ..runtime.redaction import redact_data
 from ..runtime.run_directory import RunDirectory
 from .plan_tables import experiment_table, memory_table, plausible_devices, preset_table
+from .row_counts import describe_labels
 from .workload import estimate_workload
 
 DEFAULT_COUNTS = (1, 8)  # devices, where no number is set
@@ -59,6 +60,8 @@ def show_plan(spec: Experiment, rows: data.Splits | None, console: Console) -> N
         )
     workload, source = estimate_workload(spec, rows)
     _print(experiment_table(spec, parameters, workload, source), console)
+    for line in describe_labels(spec, rows.train, rows.train) if rows else ():
+        _print(line, console)
     counts = planned_counts(spec)
     for count in counts:
         _print(memory_table(spec, parameters, workload, devices, count), console)

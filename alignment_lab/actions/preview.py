@@ -67,7 +67,7 @@ def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview
     indices = preview_rows.choose(spec, rows, whole, origins)
     facts = {"method": spec.method.name, "model": spec.model.name, "data": spec.data.name}
     shown = [rows[index] for index in indices]
-    places = [preview_rows.describe_place(rows[index], index, spec, origins) for index in indices]
+    places = [preview_rows.describe_place(index, spec, origins) for index in indices]
     uncut = preview_rows.uncut_rows(without_limit, shown, shortest_cut)
     return Preview(
         title=spec.name,
@@ -80,9 +80,8 @@ def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview
         rows_note=_rows_note(spec, len(shown), len(rows)),
         notes=[
             *data.readers.unread_splits(spec.data),
-            tokenized.describe_rows(tokens),
+            *tokens.lines,
             *describe_unused(splits.unused),
-            *splits.findings,
         ],
         tables=[preview_counts.sources(splits), *preview_counts.baselines(spec, first)],
         histograms=preview_counts.histograms(spec, whole, len(rows)),
@@ -101,7 +100,7 @@ def _legend(spec: Experiment) -> dict[Kind, str]:
 
 
 def _rows_note(spec: Experiment, shown: int, rows: int) -> str:
-    what = "blocks" if spec.method.format is Format.text else "rows"
+    what = preview_rows.UNITS[spec.method.format] + "s"
     side = "held-out" if spec.preview.heldout else "training"
     more = "preview.rows=N shows more, preview.lines=[N,...] those of these lines"
     return f"{shown:,} of {rows:,} {side} {what} are shown, in the order of training; {more}"

@@ -8,7 +8,7 @@ from itertools import chain, islice
 
 from ..config import Experiment, Format
 from ..data import DataError, Row, Splits, Tokenized, max_sequence_length
-from ..data.mixture import source_cells
+from ..data.mixture import describe_unit, source_cells
 from ..data.quarantine import EXAMPLES, EXCERPT
 from ..data.shortcuts import shortcuts
 from ..data.tokenization import tokenize_unpaired
@@ -74,7 +74,7 @@ def baselines(spec: Experiment, rows: Sequence[Row]) -> list[Table]:
 def sources(splits: Splits) -> Table:
     """What became of the rows of each source."""
     headings, rows = source_cells(splits.sources)
-    return Table("Rows by source", headings, rows)
+    return Table("Rows by source", headings, rows, describe_unit(splits.sources))
 
 
 def left_out(splits: Splits) -> list[LeftOut]:

@@ -15,6 +15,12 @@ from ..report.render.preview import Kind, Part, ShownRow
 from ..runtime.errors import UserError
 from .preview_tokens import Decoder, Piece
 
+UNITS = {  # what is shown, one by one
+    Format.conversation: "sequence",
+    Format.text: "block",
+    Format.preference: "pair",
+    Format.unpaired: "answer",
+}
 BESIDE = {"chosen_ids": "chosen", "rejected_ids": "rejected"}
 
 
@@ -118,10 +124,10 @@ def is_cut(row: Row, whole: Row) -> bool:
     return count_tokens(row) < count_tokens(whole)
 
 
-def describe_place(row: Row, index: int, spec: Experiment, origins: Origins) -> str:
+def describe_place(index: int, spec: Experiment, origins: Origins) -> str:
     """Where a row stands in training, and where it comes from."""
     side = "held-out" if spec.preview.heldout else "training"
-    place = f"{side} {'block' if 'seq_lengths' in row else 'row'} {index + 1:,}"
+    place = f"{side} {UNITS[spec.method.format]} {index + 1:,}"
     return " · ".join(filter(None, (place, origins.describe(index))))
 
 

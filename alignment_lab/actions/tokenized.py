@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
@@ -24,6 +24,13 @@ from ..data.tokenization import tokenize_pairs
 from ..distributed import collectives, ranks
 from ..models.tokenizer import embedding_rows, load_tokenizer, require_embedded, tokenizer_digest
 from ..runtime.errors import UserError
+from .row_counts import (
+    RowCounts,
+    count_rows,
+    describe_labels,
+    describe_rows,
+    describe_special_tokens,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,8 +45,10 @@ class TokenizedData:
     tokenizer: PreTrainedTokenizerBase
     train: Sequence[Row]
     heldout: Sequence[Row]
-    available: int  # training rows of the data; of texts, blocks are the rows
+    available: int  # of the data, as `train` counts them: sequences, answers, of texts blocks
     tokenizer_digest: str = ""
+    counts: RowCounts = field(default_factory=RowCounts)
+    lines: Sequence[str] = ()  # what a user should know of all that
     # held-out conversations whose data has a rejected answer too, as preference rows
     heldout_pairs: Sequence[Row] = field(default_factory=list)
 
@@ -62,44 +71,76 @@ def tokenize(spec: Experiment, splits: data.Splits, model_folder: Path, console:
         candidates = data.take_groups(candidates, measured)
     refused: dict[str, data.Quarantine] = {}  # by source: rows that the template or the length leaves out
     with collectives.main_process_first():
-        train, counts, share = _tokenize_groups(
+        of_train = _tokenize_groups(
             tokenize_rows,
             splits.train,
             partial(_put, refused, splits.tables.get("train", [])),
             data.max_train_groups(spec),
             partial(_count_sources, splits),
         )
-        heldout, more, _ = _tokenize_groups(
+        of_heldout = _tokenize_groups(
             tokenize_rows,
             candidates,
             partial(_put, refused, splits.tables.get("heldout", [])),
             None if is_text else measured,
         )
+        train, heldout = of_train.tokens, of_heldout.tokens
         paired = (row for row in heldout if "messages" in row and "rejected" in row)
         # once each, however many sequences its conversation is
         same = groupby(paired, key=lambda row: (row["prompt"], row["rejected"]))
         pairs: Sequence[Row] = [next(rows) for _, rows in same]
         if pairs:
             pairs = data.tokenize_cached(tokenize_pairs, tokenizer, digest, pairs, *limit).rows
-    counts += more
-    splits.truncated = counts["truncated"]
+    counts = of_train.counts + of_heldout.counts
+    splits.truncated = of_train.cut + of_heldout.cut
     splits.quarantine += refused.values()
     together = data.Quarantine(records=[record for part in refused.values() for record in part])
     together.counts = sum((part.counts for part in refused.values()), Counter())
     splits.dropped += together.details()
-    together.check(spec.data, f"data={spec.data.name}", len(splits.train) + len(splits.heldout))
+    read = count_rows(splits.train) + count_rows(splits.heldout)
+    together.check(spec.data, f"data={spec.data.name}", read)
     if not train:
-        reasons = "; ".join(f"{count}: {reason}" for reason, count in together.details().items())
+        reasons = data.describe_reasons(together.details())
         raise UserError(
             f"data.max_length={spec.data.max_length}: no row is left to train on ({reasons}); raise it, "
             "or give other rows."
         )
     _require_embedded(spec, model_folder, tokenizer, [train, heldout], console)
-    available = len(train) if is_text else round(share * len(splits.train))
-    tokens = TokenizedData(splits, model_folder, tokenizer, train, heldout, available, digest, pairs)
-    for line in (describe_rows(tokens), *data.describe_counts(counts), *splits.findings):
+    available = len(train) if is_text else round(len(train) / of_train.tried * len(splits.train))
+    rows = _count(splits, of_train, of_heldout)
+    lines = [
+        describe_rows(spec, rows, train, heldout, splits),
+        *data.describe_counts(counts),
+        *(describe_special_tokens(tokenizer, train) if is_text else ()),
+        *describe_labels(spec, train, splits.train),
+        *splits.findings,
+    ]
+    for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return tokens
+    return TokenizedData(
+        splits, model_folder, tokenizer, train, heldout, available, digest, rows, lines, pairs
+    )
+
+
+class Tried(NamedTuple):
+    """The first rows of a part, tokenized: as many as the run needs."""
+
+    tokens: data.TokenRows
+    counts: Counter[str]  # of Tokenized
+    tried: int  # rows that were tokenized
+    refused: int  # of these: that the template or the length leaves out
+    cut: int  # rows as they were read, at data.max_length
+
+    def rows(self) -> int:
+        """Those that can be used, as they were read. Of texts, whose blocks do not tell, texts."""
+        is_blocks = len(self.tokens) and self.tokens.owners is None
+        return self.tried - self.refused if is_blocks else count_rows(self.tokens)
+
+
+def _count(splits: data.Splits, train: Tried, heldout: Tried) -> RowCounts:
+    used, total, tried = train.rows(), count_rows(splits.train), count_rows(splits.train[: train.tried])
+    available = round(used / tried * total)
+    return RowCounts(used, available, tried, total, heldout.rows(), count_rows(splits.heldout))
 
 
 def _tokenize_groups(
@@ -108,29 +149,40 @@ def _tokenize_groups(
     refuse: Callable[[Sequence[Row], int, BadRow], None],
     count: int | None,
     tell: Callable[[Sequence[Row], data.Tokenized], None] | None = None,
-) -> tuple[Sequence[Row], Counter[str], float]:
-    """(the first `count` groups that can be used, of all for None; what was counted on the way; the tokenized
-    rows per row). A group that is dropped, as too long, is replaced by the next one; `refuse` gets its rows,
-    and `tell` what became of all.
+) -> Tried:
+    """The first `count` groups that can be used, of all for None.
+
+    A group that is dropped, as too long, is replaced by the next one; `refuse` gets its rows, of both halves
+    of a pair the first, and `tell` what became of all.
     """
     starts = [*data.group_starts(rows).tolist(), len(rows)] if count is not None else [0, len(rows)]
     parts: list[data.TokenRows] = []
     counts: Counter[str] = Counter()
-    first, taken, missing = 0, 0, 1 if count is None else count
+    first, refused, cut, missing = 0, 0, 0, 1 if count is None else count
     while missing > 0 and first < len(starts) - 1:
         end = min(first + missing, len(starts) - 1)
         block = rows[starts[first] : starts[end]]
         tokenized = tokenize_rows(block)
         parts.append(tokenized.rows)
-        taken += len(tokenized.rows)
         counts += tokenized.counts
         if tell:
             tell(block, tokenized)
-        for index, bad_row in tokenized.dropped:
+        refused += len(tokenized.dropped)
+        cut += count_rows(_cut_rows(block, tokenized))
+        for index, bad_row in data.as_read(block, tokenized.dropped):
             refuse(block, index, bad_row)
         first = end
         missing = 0 if count is None else count - sum(len(data.group_starts(part)) for part in parts)
-    return data.join_token_rows(parts), counts, taken / starts[first] if starts[first] else 0.0
+    return Tried(data.join_token_rows(parts), counts, starts[first], refused, cut)
+
+
+def _cut_rows(rows: Sequence[Row], tokenized: data.Tokenized) -> Sequence[Row]:
+    """Those of the rows that were cut at data.max_length; of texts, which are split, none."""
+    import numpy
+
+    is_cut = numpy.array(tokenized.counted).reshape(-1, len(data.COUNTED))[:, 0] > 0
+    indices = numpy.unique(numpy.array(tokenized.indices, int)[is_cut[: len(tokenized.indices)]])
+    return rows.select(indices) if isinstance(rows, Rows) else [rows[index] for index in indices.tolist()]
 
 
 def _put(
@@ -153,23 +205,33 @@ def _count_sources(splits: data.Splits, rows: Sequence[Row], tokenized: data.Tok
 
     counts = {of_source.name: of_source for of_source in splits.sources}
     names = splits.tables.get("train", [])
-    if not isinstance(rows, Rows) or not len(tokenized.rows):
+    if not isinstance(rows, Rows):
         return
+    refused = numpy.array([index for index, _ in data.as_read(rows, tokenized.dropped)], int)
+    for name, number in zip(names, data.count_as_read(rows.select(refused), len(names)), strict=False):
+        counts[name].refused += int(number)
     if not tokenized.indices:
+        taken = numpy.delete(numpy.arange(len(rows)), refused)
+        for name, number in zip(names, data.count_as_read(rows.select(taken), len(names)), strict=False):
+            counts[name].tokenized += int(number)
         if len(names) == 1:
             counts[names[0]].tokens += data.total_tokens(tokenized.rows)
         return
     indices, tokens = numpy.array(tokenized.indices), tokenized.rows.token_counts()
+    as_read = data.count_as_read(rows.select(numpy.unique(indices)), len(names))
+    were_cut = _cut_rows(rows, tokenized)
+    assert isinstance(were_cut, Rows)
+    cut = data.count_as_read(were_cut, len(names))
     owners = rows.numbers("table")[indices]
     for number, name in enumerate(names):
         is_own = owners == number
-        truncated, answers, trained = map(int, tokenized.counted[is_own].sum(axis=0))
+        _, answers, trained = map(int, tokenized.counted[is_own].sum(axis=0))
         of_source = counts[name]
-        of_source.tokenized += len(numpy.unique(indices[is_own]))
+        of_source.tokenized += int(as_read[number])
         of_source.tokens += int(tokens[is_own].sum())
         of_source.answers += answers
         of_source.answers_trained += trained
-        of_source.truncated += truncated
+        of_source.truncated += int(cut[number])
 
 
 def _require_embedded(
@@ -191,13 +253,3 @@ def _require_embedded(
             highlight=False,
             soft_wrap=True,
         )
-
-
-def describe_rows(tokens: TokenizedData) -> str:
-    """What became of the rows, in a line."""
-    dropped = sorted(tokens.splits.dropped.items())
-    left_out = "; ".join(f"{count} left out: {reason}" for reason, count in dropped) or "none left out"
-    none = " (all share a prompt or a turn with another: name held-out rows with data.eval_path)"
-    heldout = f"{len(tokens.heldout)} held out{'' if tokens.splits.heldout else none}"
-    used = f"{len(tokens.train)} of {tokens.available} to train on, {heldout}"
-    return f"rows: {used}; {left_out}; {tokens.splits.truncated} cut at data.max_length"

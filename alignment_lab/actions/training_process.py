@@ -5,34 +5,32 @@ one writes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from .. import content, data
-from ..config import DataSource, Experiment, Source
-from ..data.mixture import describe_unused, source_table
+from ..config import DataSource, Experiment
+from ..data.mixture import describe_unit, describe_unused, source_table
 from ..distributed import collectives, ranks
 from ..estimate.oom import explain_failure
 from ..evaluation.answers import sample_rows, score_answers
 from ..evaluation.intervals import Measured, before_after
 from ..evaluation.prompts import row_scores
 from ..runtime import provenance
-from ..runtime.attempts import closed_attempt, cost_so_far, total_cost
+from ..runtime.attempts import cost_so_far
 from ..runtime.errors import RunError
-from ..runtime.files import read_json, utc_now, write_json
+from ..runtime.files import read_json, write_json
 from ..runtime.phase_timer import PhaseTimer, peak_memory_gb
-from ..runtime.redaction import redact
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
 from ..runtime.watchdog import Watchdog
+from .run_report import report
 
 if TYPE_CHECKING:
     from ..training import Callback, TrainContext, Trainer
@@ -100,7 +98,7 @@ def _train(
 
         tokens = tokenized.tokenize(spec, splits, model_folder, console)
         if ranks.is_main_process():
-            _tell_what_was_left_out(run, spec.data.mixture(), splits, console)
+            _tell_what_was_left_out(spec, run, splits, console)
 
         def on_start(trainer: Trainer) -> None:
             watchdog.heartbeat()  # the watchdog starts here: the reference may have been waited for, and long
@@ -124,27 +122,30 @@ def _train(
             trainer.context.notify(f"{kept}: this was in the run's directory, and not of the run: set aside")
         run.write_row_scores(row_scores(after.scores))
         metrics = before_after(before[0].scores, after.scores)
-        write_json(run.report_file, report(trainer, splits, meter, metrics))
+        write_json(run.report_file, report(trainer, tokens, meter, metrics))
     collectives.barrier()
     _require_proved(run, problem)
 
 
 def _tell_what_was_left_out(
-    run: RunDirectory, sources: Mapping[str, Source], splits: data.Splits, console: Console
+    spec: Experiment, run: RunDirectory, splits: data.Splits, console: Console
 ) -> None:
     """Columns that have no effect, and quarantine.jsonl, a line each."""
+    sources = spec.data.mixture()
     own = {
         name: parts for name, parts in splits.unused.items() if sources[name].kind is not DataSource.embedded
     }
     lines = describe_unused(own)
     if splits.quarantine:
-        run.write_quarantine(data.bad_rows(splits.quarantine))
-        total = sum(part.counts.total() for part in splits.quarantine)
-        lines.append(f"quarantine: {total} rows, with file, line and reason, in {run.quarantine_file}")
+        run.write_quarantine(data.bad_rows(spec.data, splits.quarantine))
+        told = data.describe_quarantine(spec.data, splits.quarantine)
+        lines.append(f"quarantine: {told}, in {run.quarantine_file}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     if table := source_table(splits.sources):
         console.print(table)
+        if unit := describe_unit(splits.sources):
+            console.print(unit, highlight=False, soft_wrap=True)
 
 
 def _require_proved(run: RunDirectory, problem: str | None) -> None:
@@ -273,56 +274,3 @@ def measure(trainer: Trainer, timer: PhaseTimer, *, initial: bool = False) -> Me
             trainer.heldout.watch("answers before" if initial else "answers after"),
         )
     return Measured({**scores, **score_answers(answers, rows)}, answers)
-
-
-def report(
-    trainer: Trainer, splits: data.Splits, meter: CostMeter, metrics: dict[str, Any]
-) -> dict[str, Any]:
-    """report.json: what the run came to, over all of its attempts.
-
-    Tokens are those of the rows, however the engine lays them out; those of a step that was taken again count
-    once, and its seconds count each time.
-    """
-    context, spec, steps = trainer.context, trainer.context.spec, trainer.state.step
-    tokens = round(steps * context.tokens_per_step)
-    state = {"started": utc_now(), **meter.run.state()}
-    this = closed_attempt({**state, "ended": utc_now(), "cost": meter.measure(trainer)}, steps, 0.0)
-    attempts = [*state.get("history", []), this]
-    costs = total_cost(attempts)
-    rows = {
-        "train": len(context.train_rows),
-        "available": context.available,
-        "eval": len(
-            data.group_pairs(context.scored_rows)
-        ),  # pairs are as many whether they were split or not
-        "dropped": dict(splits.dropped),
-        "clean": splits.cleaned,
-        "reasons": data.count_reasons(splits.quarantine),
-        "sources": {redact(counts.name): counts.as_dict() for counts in splits.sources},
-        "truncated": splits.truncated,
-    }
-    return {
-        "id": spec.run_id,
-        "name": spec.name,
-        "method": spec.method.name,
-        "model": spec.model.name,
-        "data": spec.data.name,
-        "dtype": str(context.dtype).removeprefix("torch."),
-        "rows": rows,
-        "steps": steps,
-        "tokens": tokens,
-        "shortcuts": _shortcuts(context, splits),
-        **costs,
-        "tokens_per_second": round(tokens / costs["seconds"]["train"], 1),
-        "attempts": attempts,
-        "metrics": metrics,
-    }
-
-
-def _shortcuts(context: TrainContext, splits: data.Splits) -> list[dict[str, Any]]:
-    """What rules of form, and of the words of as many training pairs as the run had, make of the held-out
-    pairs that it was measured on.
-    """
-    train = islice(splits.train, len(context.train_rows))
-    heldout = context.heldout_pairs or context.scored_rows
-    return [asdict(found) for found in data.shortcuts(heldout, train)]

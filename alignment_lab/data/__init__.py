@@ -7,14 +7,25 @@ reason.
 from .loading import load_rows
 from .overlap import prompt_key
 from .prompts import prompt_messages
-from .quarantine import Quarantine, bad_rows, count_reasons, dropped_record
-from .reasons import DataError
+from .quarantine import Quarantine, bad_rows, count_reasons, describe_quarantine, dropped_record
+from .reasons import DataError, describe_reasons
 from .rows import Message, Row
 from .shortcuts import Shortcut, shortcuts
-from .split import Splits, generation_rows, group_pairs, group_starts, max_train_groups, take_groups
+from .split import (
+    Splits,
+    as_read,
+    count_as_read,
+    generation_rows,
+    group_pairs,
+    group_starts,
+    max_train_groups,
+    second_halves,
+    take_groups,
+)
 from .table import Chained, Mapped, with_columns
 from .token_cache import tokenize_cached
 from .token_rows import (
+    COUNTED,
     ID_COLUMNS,
     Tokenized,
     TokenRows,
@@ -24,12 +35,14 @@ from .token_rows import (
     join_token_rows,
     longest_sequence,
     max_sequence_length,
+    special_tokens_inside,
     total_tokens,
     used_ids,
 )
 from .tokenization import TOKENIZE
 
 __all__ = [
+    "COUNTED",
     "ID_COLUMNS",
     "TOKENIZE",
     "Chained",
@@ -42,11 +55,15 @@ __all__ = [
     "Splits",
     "TokenRows",
     "Tokenized",
+    "as_read",
     "bad_rows",
+    "count_as_read",
     "count_reasons",
     "count_sequence_tokens",
     "count_tokens",
     "describe_counts",
+    "describe_quarantine",
+    "describe_reasons",
     "dropped_record",
     "generation_rows",
     "group_pairs",
@@ -58,7 +75,9 @@ __all__ = [
     "max_train_groups",
     "prompt_key",
     "prompt_messages",
+    "second_halves",
     "shortcuts",
+    "special_tokens_inside",
     "take_groups",
     "tokenize_cached",
     "total_tokens",

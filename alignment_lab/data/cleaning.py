@@ -22,7 +22,7 @@ from .contamination import (
     shared_passage,
 )
 from .duplicates import exact_duplicates, near_duplicates
-from .split import group_starts
+from .split import count_as_read, group_starts
 from .table import Rows
 from .words import spoken_texts
 
@@ -43,7 +43,9 @@ class Cleaned:
     """Training rows, and what was found in them."""
 
     rows: Rows
-    dropped: dict[int, Counter[str]] = field(default_factory=dict)  # source's number -> reason -> rows
+    # source's number -> reason -> rows as they were read
+    dropped: dict[int, Counter[str]] = field(default_factory=dict)
+    passed: dict[str, Rows] = field(default_factory=dict)  # reason -> the rows that were left then
     report: dict[str, Any] = field(default_factory=dict)  # plain data, for report.json
     lines: list[str] = field(default_factory=list)  # for the terminal
 
@@ -57,9 +59,10 @@ class Cleaned:
         is_kept = np.ones(len(starts), bool)
         is_kept[np.array(groups, int)] = False
         is_kept = np.repeat(is_kept, np.diff(np.append(starts, len(self.rows))))
-        for source, count in Counter(self.rows.numbers("table")[~is_kept].tolist()).items():
-            self.dropped.setdefault(source, Counter())[reason] += count
-        self.rows = self.rows.select(np.flatnonzero(is_kept))
+        for source, count in enumerate(count_as_read(self.rows.select(np.flatnonzero(~is_kept))).tolist()):
+            if count:
+                self.dropped.setdefault(source, Counter())[reason] += count
+        self.rows = self.passed[reason] = self.rows.select(np.flatnonzero(is_kept))
 
 
 def clean_rows(options: Cleaning, train: Rows, heldout: Rows) -> Cleaned:

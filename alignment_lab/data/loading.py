@@ -18,11 +18,13 @@ from .conversion import Conversion
 from .mixture import SourceCounts, choose_rows, describe_filtered, require_columns, require_passed, row_counts
 from .preparation import Part, Prepared, prepare, prepare_rows
 from .readers import Span
-from .reasons import DataError
+from .reasons import DataError, describe_reasons
 from .rows import RawRow
 from .split import (
     HELD_OUT,
+    NOT_CHOSEN,
     Splits,
+    count_as_read,
     group_starts,
     groups_of,
     hold_out_of_each,
@@ -52,10 +54,9 @@ def load_rows(spec: Experiment, *, shuffled: bool = True) -> Splits:
         assert isinstance(splits.train, Rows)
         splits.train = shuffle(splits.train, spec.training.seed)
     if not splits.train:
-        reasons = "; ".join(f"{count}: {reason}" for reason, count in splits.dropped.items())
+        reasons = describe_reasons(splits.dropped) or "the data holds too few"
         raise DataError(
-            f"data={spec.data.name}: no row is left to train on ({reasons or 'the data holds too few'}); "
-            "give more rows, or fix these."
+            f"data={spec.data.name}: no row is left to train on ({reasons}); give more rows, or fix these."
         )
     return splits
 
@@ -89,9 +90,8 @@ def _prepare(spec: Experiment, name: str, part: readers.Part) -> Prepared | None
     rows = readers.open_rows(source, part, key=key)
     if rows is None:
         return None
-    whole = readers.spans(source, part, 1, key=key) or []
-    sizes = {span.file.path: span.file.path.stat().st_size for span in whole}
-    spans = readers.spans(source, part, -(-sum(sizes.values()) // STRETCH_BYTES), key=key) or []
+    spans = readers.spans(source, part, STRETCH_BYTES, key=key) or []
+    sizes = {span.file.path: span.file.path.stat().st_size for span in spans}
     is_split = all(span.end is not None or sizes[span.file.path] < LARGE_BYTES for span in spans)
     conversion = _conversion(spec, name, part)
 
@@ -157,20 +157,21 @@ def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | Non
         rows, held = hold_out_of_each(rows, len(train), data.eval_fraction)
     else:
         held = in_hash_order(_all_rows(heldout))
+    left_out: dict[int, Counter[str]] = {}  # by the numbers of sources
+    passed: dict[str, Rows] = {}
     if heldout is not None or len(train) > 1:
         kept = without_overlap(held, rows)
-        if len(kept) < len(rows):
-            dropped[HELD_OUT] += len(rows) - len(kept)
-        rows = kept
+        shared = (count_as_read(rows, len(train)) - count_as_read(kept, len(train))).tolist()
+        left_out = {number: Counter({HELD_OUT: count}) for number, count in enumerate(shared) if count}
+        rows = passed[HELD_OUT] = kept
     cleaned = clean_rows(data.clean, rows, held)
-    rows = cleaned.rows
     counts = _count_sources(data, everything)
-    for number, reasons in cleaned.dropped.items():
+    for number, reasons in (*left_out.items(), *cleaned.dropped.items()):
         counts[train[number].quarantine.source].dropped += reasons
         dropped += reasons
-    rows = _choose(data, [prepared.quarantine.source for prepared in train], rows, counts)
-    for number, prepared in enumerate(heldout or train):
-        counts[prepared.quarantine.source].heldout += int((held.numbers("table") == number).sum())
+    rows = _choose(data, [prepared.quarantine.source for prepared in train], cleaned.rows, counts)
+    for prepared, count in zip(heldout or train, count_as_read(held, len(heldout or train)), strict=True):
+        counts[prepared.quarantine.source].heldout += int(count)
     return Splits(
         rows,
         held,
@@ -181,6 +182,7 @@ def split(spec: Experiment, train: list[Prepared], heldout: list[Prepared] | Non
         cleaned=cleaned.report,
         findings=[*describe_filtered(data, counts.values()), *cleaned.lines],
         sources=list(counts.values()),
+        passed=passed | cleaned.passed | {NOT_CHOSEN: rows},
         tables={
             part: [prepared.quarantine.source for prepared in parts.get(part, train)]
             for part in ("train", "heldout")
@@ -228,8 +230,12 @@ def _choose(data: Data, names: list[str], rows: Rows, counts: dict[str, SourceCo
     for name in names:
         taken = choose_rows(keys[places[name]], asked[name], seed=data.mixture_seed, name=name)
         chosen.append(places[name][taken])
-        counts[name].kept, counts[name].chosen = len(places[name]), len(taken)
-    return rows.select(groups.take(numpy.concatenate(chosen)).values)
+    selected = rows.select(groups.take(numpy.concatenate(chosen)).values)
+    for name, kept, taken in zip(
+        names, count_as_read(rows, len(names)), count_as_read(selected, len(names)), strict=True
+    ):
+        counts[name].kept, counts[name].chosen = int(kept), int(taken)
+    return selected
 
 
 def _load_streamed(spec: Experiment) -> Splits:

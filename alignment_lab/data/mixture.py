@@ -177,7 +177,7 @@ def _equal(value: Any, wanted: Any) -> bool:
 
 @dataclass
 class SourceCounts:
-    """What became of one source's rows."""
+    """What became of one source's rows, counted as they were read: a pair is one, and has two answers."""
 
     name: str
     read: int = 0  # training rows, and held-out ones where the source names them
@@ -187,6 +187,7 @@ class SourceCounts:
     chosen: int = 0  # that an epoch sees, repeats included
     heldout: int = 0
     tokenized: int = 0  # rows that this run can take: the chosen ones, or as many as its steps need
+    refused: int = 0  # by the template or the length, of the chosen ones that were tokenized
     tokens: int = 0  # of these
     answers: int = 0
     answers_trained: int = 0
@@ -201,10 +202,11 @@ class SourceCounts:
         }
 
 
-TOKENIZED = ("tokenized", "tokens", "answers", "answers_trained", "truncated")
+TOKENIZED = ("tokenized", "refused", "tokens", "answers", "answers_trained", "truncated")
 COLUMNS = {  # of the table -> what it shows
     "read": "read", "filtered": "filtered", "left out": "dropped", "kept": "kept", "to train on": "chosen",
-    "held out": "heldout", "in this run": "tokenized", "tokens": "tokens", "answers": "answers",
+    "held out": "heldout", "refused": "refused", "in this run": "tokenized", "tokens": "tokens",
+    "answers": "answers",
     "answers trained": "answers_trained", "cut": "truncated",
 }  # fmt: skip
 USUAL = {"in this run": "to train on", "answers trained": "answers"}  # columns that need no showing if equal
@@ -223,6 +225,14 @@ def source_table(counts: Sequence[SourceCounts]) -> Table | None:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def describe_unit(counts: Sequence[SourceCounts]) -> str:
+    """What the table counts, where it is not plain."""
+    answers = sum(one.answers for one in counts)
+    if answers in (0, sum(one.tokenized for one in counts)):
+        return ""
+    return "Rows are counted as they were read: a pair is one row, and has two answers."
 
 
 def source_cells(counts: Sequence[SourceCounts]) -> tuple[list[str], list[list[str]]]:

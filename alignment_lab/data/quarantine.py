@@ -113,18 +113,46 @@ class Quarantine:
             "fix them, or leave them out with data.bad_rows=drop."
         )
 
-    def to_plain(self) -> Iterator[dict[str, Any]]:
+    def to_plain(self, data: Data) -> Iterator[dict[str, Any]]:
         """The lines of quarantine.jsonl."""
         for record in self:
             yield {
-                "source": self.source, "file": record.file, record.unit: record.line,
+                "source": source_label(data, self.source, record.file),
+                "file": record.file, record.unit: record.line,
                 "reason": record.reason.name, "detail": record.detail, "row": record.excerpt,
             }  # fmt: skip
 
 
-def bad_rows(parts: Iterable[Quarantine]) -> Iterator[dict[str, Any]]:
+def source_label(data: Data, name: str, file: str = "") -> str:
+    """What a user calls a source: its name in data.sources, else the file, folder or data set that is set.
+
+    `file`: one of its files, which tells whether it is the one to train on or that of held-out rows.
+    """
+    if data.sources:
+        return name
+    if data.eval_path and file:
+        heldout = Path(data.eval_path).expanduser()
+        if file == data.eval_path or heldout in Path(file).parents:
+            return data.eval_path
+    return data.path or name
+
+
+def bad_rows(data: Data, parts: Iterable[Quarantine]) -> Iterator[dict[str, Any]]:
     """The lines of quarantine.jsonl: every bad row of every source."""
-    return (line for part in parts for line in part.to_plain())
+    return (line for part in parts for line in part.to_plain(data))
+
+
+def describe_quarantine(data: Data, parts: Iterable[Quarantine]) -> str:
+    """`3 rows of ours and 1 of theirs, with file, line and reason`."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        if data.eval_path:  # one source, of two names
+            counts.update(source_label(data, part.source, record.file) for record in part)
+        else:
+            counts[source_label(data, part.source)] += part.counts.total()
+    (first, number), *others = counts.items()
+    more = "".join(f", {count} of {name}" for name, count in others)
+    return f"{number} {'rows' if number > 1 else 'row'} of {first}{more}, with file, line and reason"
 
 
 def count_reasons(parts: Iterable[Quarantine]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import Enum
 
 from ..runtime.errors import UserError
@@ -54,6 +55,11 @@ UNINFORMATIVE = {
     Reason.empty, Reason.equal_answers, Reason.no_preference, Reason.untrained,
     Reason.prompt_too_long, Reason.no_tokens, Reason.equal_tokens,
 }  # fmt: skip
+
+
+def describe_reasons(counts: Counter[str]) -> str:
+    """`12: a prompt or a turn of it is held out; 3: ...`, in the order of counting; empty without any."""
+    return "; ".join(f"{count}: {reason}" for reason, count in counts.items())
 
 
 class BadRow(ValueError):

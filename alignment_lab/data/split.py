@@ -17,6 +17,7 @@ from .mixture import SourceCounts
 from .overlap import connected, prompt_key, without_formulas
 from .prompts import prompt_messages
 from .quarantine import Quarantine
+from .reasons import BadRow
 from .rows import Row
 from .table import Ragged, Rows
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     Array = numpy.ndarray
 
 HELD_OUT = "a prompt or a turn of it is held out"
+NOT_CHOSEN = "the mixture does not take it"
 
 
 @dataclass
@@ -48,6 +50,8 @@ class Splits:
     findings: list[str] = field(default_factory=list, compare=False)  # the same, a line for each
     sources: list[SourceCounts] = field(default_factory=list, compare=False)  # what became of each source
     unused: dict[str, set[str]] = field(default_factory=dict)  # by source: columns and message keys
+    # by the reason of leaving out some: the training rows that were left then, in the order of the steps
+    passed: dict[str, Rows] = field(default_factory=dict, compare=False)
     # of train and heldout, by the numbers of their tables: the names of the sources
     tables: dict[str, list[str]] = field(default_factory=dict, compare=False)
 
@@ -74,6 +78,35 @@ def group_starts(rows: Sequence[Row]) -> Array:
         return numpy.flatnonzero(numpy.concatenate([[True], ~is_second])[: len(rows)])
     is_second = chain([False], (_are_halves(*pair) for pair in pairwise(rows)))
     return numpy.array([index for index, second in enumerate(is_second) if not second], int)[: len(rows)]
+
+
+def second_halves(rows: Rows) -> Array:
+    """Whether each row is the bad answer of a pair that was read as one row with the good one before it."""
+    import numpy
+
+    labels, is_second = rows.numbers("label"), numpy.zeros(len(rows), bool)
+    is_second[1:] = (labels[:-1] == 1) & (labels[1:] == 0)
+    for name in ("table", "file", "line"):
+        numbers = rows.numbers(name)
+        is_second[1:] &= numbers[:-1] == numbers[1:]
+    return is_second
+
+
+def count_as_read(rows: Rows, sources: int = 0) -> Array:
+    """How many rows these were as they were read, by the numbers of their sources: a pair is one row, whether
+    it was split in two or not. At least `sources` numbers, int64.
+    """
+    import numpy
+
+    return numpy.bincount(rows.numbers("table")[~second_halves(rows)], minlength=sources)
+
+
+def as_read(rows: Sequence[Row], dropped: Sequence[tuple[int, BadRow]]) -> list[tuple[int, BadRow]]:
+    """(index, reason) of rows that are left out: once for both answers of a pair, where the reason is one."""
+    if not dropped or not isinstance(rows, Rows):
+        return list(dropped)
+    is_second, reasons = second_halves(rows), dict(dropped)
+    return [(index, bad) for index, bad in dropped if not is_second[index] or reasons.get(index - 1) != bad]
 
 
 def group_pairs(rows: Sequence[Row]) -> list[list[int]]:

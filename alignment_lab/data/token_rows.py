@@ -164,6 +164,32 @@ def used_ids(rows: Sequence[Row]) -> Iterator[int]:
             yield from numpy.unique(values[start : start + CHUNK]).tolist()
 
 
+def special_tokens_inside(
+    blocks: TokenRows, special: Sequence[int], begins: int | None, ends: int | None
+) -> Counter[int]:
+    """Of blocks: how many documents hold each special token, but for the one that each `begins` with and the
+    one that each `ends` with.
+    """
+    import numpy
+
+    found: Counter[int] = Counter()
+    if not len(blocks):
+        return found
+    ids, lengths = (
+        blocks.columns[name].take(blocks.positions).values for name in ("input_ids", "seq_lengths")
+    )
+    behind = lengths.cumsum(dtype="int64")
+    for start in range(0, len(ids), CHUNK):
+        places = start + numpy.flatnonzero(numpy.isin(ids[start : start + CHUNK], special))
+        documents, tokens = behind.searchsorted(places, side="right"), ids[places]
+        is_begin = (tokens == begins) & (places == behind[documents] - lengths[documents])
+        is_end = (tokens == ends) & (places == behind[documents] - 1)
+        inside = ~is_begin & ~is_end
+        pairs = numpy.unique(numpy.stack([documents[inside], tokens[inside]]), axis=1)
+        found.update(pairs[1].tolist())
+    return found
+
+
 def join_token_rows(parts: Sequence[TokenRows]) -> TokenRows:
     """The rows of several parts of one sequence of rows, one behind the other."""
     import numpy

@@ -120,7 +120,8 @@ def _training_rows(spec: SpecMapping, report: Report, facts: ExportFacts) -> Ite
     if report:
         steps, tokens = (format_number(report.get(key)) for key in ("steps", "tokens"))
         train, held_out = (format_number(rows.get(key)) for key in ("train", "eval"))
-        yield "seen", f"{steps} steps, {tokens} tokens; {train} rows to train on, {held_out} held out"
+        what = "blocks of texts" if "texts" in rows else "rows"
+        yield "seen", f"{steps} steps, {tokens} tokens; {train} {what} to train on, {held_out} held out"
 
 
 def _join_settings(values: Mapping[str, Any]) -> str:

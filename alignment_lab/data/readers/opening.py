@@ -76,19 +76,18 @@ def open_rows(
     return _not_empty(rows, files[0].setting) if not start else rows
 
 
-def spans(source: Source, part: Part, count: int, *, key: Key) -> list[Span] | None:
-    """About `count` stretches of a part's local files, at least one for each file: read one after the other
-    they are its rows. None where the source has no such part, or lies on the Hub.
+def spans(source: Source, part: Part, stretch: int, *, key: Key) -> list[Span] | None:
+    """A part's local files in stretches of about so many bytes, at least one for each file: read one after
+    the other they are its rows. None where the source has no such part, or lies on the Hub.
     """
     files = _files(source, part, key) if source.kind is not DataSource.hub else None
     if files is None:
         return None
-    size = max(1, sum(file.path.stat().st_size for file in files))
     found: list[Span] = []
     for file in files:
         split = READERS[file.kind].split
-        share = max(1, round(count * file.path.stat().st_size / size))
-        found += split(file, share) if split else [Span(file)]
+        count = max(1, -(-file.path.stat().st_size // stretch))
+        found += split(file, count) if split else [Span(file)]
     return found
 
 

@@ -165,10 +165,12 @@ def _row_counts(record: RunRecord) -> dict[str, str]:
     rows = record.report.get("rows") or {}
     dropped = rows.get("dropped")
     reasons = dropped.items() if isinstance(dropped, Mapping) else [("", dropped)] if dropped else []
+    what = "blocks of texts" if "texts" in rows else "rows"
     counts = {
-        "training rows": rows.get("train"),
+        f"training {what}": rows.get("train"),
+        "of texts": rows.get("texts"),
         "available": rows.get("available"),
-        "held-out rows": rows.get("eval"),
+        f"held-out {what}": rows.get("eval"),
         "truncated": rows.get("truncated"),
     }
     return {
