@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..config import Cleaning, Duplicates, Overlap
@@ -22,7 +22,7 @@ from .contamination import (
     shared_passage,
 )
 from .duplicates import exact_duplicates, near_duplicates
-from .split import count_as_read, group_starts
+from .split import count_as_read, group_starts, second_halves
 from .table import Rows
 from .words import spoken_texts
 
@@ -121,7 +121,7 @@ def _near(options: Cleaning, cleaned: Cleaned) -> None:
 def _in_benchmarks(options: Cleaning, cleaned: Cleaned) -> None:
     by_path = {path: read_benchmark(path) for path in options.benchmarks}
     measured = [each for prompts in by_path.values() for each in prompts]
-    leaks = find_leaks(cleaned.rows, measured, options.ngram)
+    leaks = _as_read(find_leaks(cleaned.rows, measured, options.ngram), cleaned.rows)
     rows = count_by_file(leaks)
     found = Counter(measured[index].file for index in leaks.measured)
     files = {
@@ -156,7 +156,8 @@ def _like_heldout(options: Cleaning, cleaned: Cleaned, heldout: Rows) -> None:
         step = -(-len(rows) // TOLD_ROWS) or 1
         rows, heldout = rows.select(np.arange(0, len(rows), step)), heldout[:TOLD_HELDOUT]
     measured = heldout_texts(heldout)
-    leaks = find_leaks(rows, measured, options.ngram)
+    leaks = _as_read(find_leaks(rows, measured, options.ngram), rows)
+    looked_at = int(count_as_read(rows).sum())
     examples = _leak_examples(rows, leaks, measured, options.ngram)
     for example in examples:
         number = int(example["in"].rpartition(":")[2])
@@ -166,7 +167,7 @@ def _like_heldout(options: Cleaning, cleaned: Cleaned, heldout: Rows) -> None:
         "heldout": len(heldout),
         "found": len(leaks.measured),
         "rows": len(leaks.rows),
-        "of_rows": len(rows),
+        "of_rows": looked_at,
         "left_out": drops,
         "phrases": leaks.phrases,
         "examples": examples,
@@ -175,7 +176,7 @@ def _like_heldout(options: Cleaning, cleaned: Cleaned, heldout: Rows) -> None:
         said = "left out" if drops else "data.clean.overlap=drop leaves those out"
         cleaned.lines.append(
             f"overlap: {len(leaks.measured)} of {len(heldout)} held-out rows share {options.ngram} words in "
-            f"a row with {len(leaks.rows)} of {len(rows)} training rows{_quote(examples[0])}; {said}"
+            f"a row with {len(leaks.rows)} of {looked_at} training rows{_quote(examples[0])}; {said}"
         )
     elif drops:
         cleaned.lines.append(
@@ -183,6 +184,17 @@ def _like_heldout(options: Cleaning, cleaned: Cleaned, heldout: Rows) -> None:
         )
     if drops:
         _drop(cleaned, leaks, LIKE_HELDOUT)
+
+
+def _as_read(leaks: Leaks, rows: Rows) -> Leaks:
+    """The same, where a pair both of whose answers leak is one row."""
+    is_second = second_halves(rows)
+    found = {
+        index: leak
+        for index, leak in leaks.rows.items()
+        if not is_second[index] or index - 1 not in leaks.rows
+    }
+    return replace(leaks, rows=found)
 
 
 def _drop(cleaned: Cleaned, leaks: Leaks, reason: str) -> None:
