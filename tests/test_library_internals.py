@@ -264,6 +264,16 @@ def test_accelerate_forgets_its_state():
     internals.reset_accelerate()
 
 
+def test_transformers_shows_a_bar_of_gguf_files_through_one_name(capsys):
+    from transformers import modeling_gguf_pytorch_utils as module
+
+    internals.quiet_gguf_conversion()
+    internals.quiet_gguf_conversion()
+    assert "tqdm" in module.load_gguf_checkpoint.__code__.co_names
+    assert list(module.tqdm([1, 2], desc="Converting")) == [1, 2]
+    assert capsys.readouterr().err == ""
+
+
 # DeepSpeed, wandb-workspaces
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from itertools import chain
 
 import numpy
@@ -11,15 +12,18 @@ import pytest
 from rich.console import Console
 from small_runs import TEXTS
 
-from alignment_lab import data
+from alignment_lab import content, data
 from alignment_lab.actions import run_action, tokenized
-from alignment_lab.actions.preview import make_preview
-from alignment_lab.config import Format
+from alignment_lab.actions.plan import show_plan
+from alignment_lab.actions.preview import compare_with_run, make_preview
+from alignment_lab.actions.preview_lines import describe_missing
+from alignment_lab.config import Format, to_yaml
 from alignment_lab.config.no_effect import describe_no_effect
 from alignment_lab.models.locate import locate_tokenizer
 from alignment_lab.report.render.preview import Kind, show_preview, write_preview_page
 from alignment_lab.report.render.preview.bins import to_bins
 from alignment_lab.report.render.preview.parts import Run, Token
+from alignment_lab.runtime import provenance
 from alignment_lab.runtime.errors import UserError
 from alignment_lab.runtime.run_directory import RunDirectory
 from alignment_lab.sweep.launchers.pool import PoolLauncher
@@ -141,7 +145,9 @@ def test_rows_that_are_asked_for(preview):
     cut = preview([*pairs(19), pairs(30, words=40)[29]], "preview.rows=1", "data.max_length=90")
     assert len(cut.rows) in (1, 2) and any(part.count(Kind.cut) for row in cut.rows for part in row.beside)
     assert "held-out" in preview(rows, "preview.heldout=true").rows[0].place
-    with pytest.raises(UserError, match=r"^preview\.lines=\[900\]: no training row comes from this line; "):
+    with pytest.raises(
+        UserError, match=r"^preview\.lines=\[900\]: line 900: no row is there \(.* ends with line 20\)"
+    ):
         preview(rows, "preview.lines=[900]")
 
 
@@ -230,7 +236,82 @@ def test_it_writes_its_page_and_the_directory_can_be_trained_in(composed, write_
     run.require_own()
 
 
+def test_rows_that_a_run_did_not_train_on_are_told_as_such(composed, write_rows, tmp_path, capsys):
+    """Its directory stays as it is: a page there would be taken for what it trained on."""
+    run = RunDirectory(tmp_path / "run")
+    spec = composed([*TINY, f"data.path={write_rows(pairs(8))}", "preview.rows=0"])
+    splits = data.load_rows(spec)
+    run.start_attempt(run_id=spec.run_id, spec=to_yaml(spec))
+    provenance.record_attempt(run.provenance_file, 1, 0)
+    files = content.read_files(spec, None)
+    recorded = {"content": {"data": splits.digest}, "files": files, "rows": splits.read}
+    provenance.record_content(run.provenance_file, recorded, first_step=True)
+    assert compare_with_run(spec, run, splits) is None
+    write_rows(pairs(9))
+    before = {file: file.stat().st_mtime_ns for file in run.path.rglob("*")}
+    run_action(spec, run)
+    printed = capsys.readouterr().out
+    assert "8 rows before, 9 now" in printed and "not the rows that this run trained on" in printed
+    other = compare_with_run(composed([*TINY, "method=sft", f"data.path={spec.data.path}"]), run, splits)
+    assert other and "method.name is dpo there and sft here" in other
+    assert {file: file.stat().st_mtime_ns for file in run.path.rglob("*")} == before
+
+
 # ---- where rows come from, and where they went
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_every_row_that_is_not_shown_has_its_reason(method, composed, write_rows, tokenizer, monkeypatch):
+    """Line by line, of a source that is filtered and taken in part, beside one with rows on these lines."""
+    monkeypatch.setattr(tokenized, "load_tokenizer", lambda *_: tokenizer)
+    rows = [{**row, "odd": number % 5 == 0} for number, row in enumerate(pairs(40), start=1)]
+    rows[10]["chosen"] = rows[10]["rejected"]
+    rows[11]["prompt"] *= 300
+    others = [{**row, "prompt": f"Or {row['prompt']}"} for row in pairs(6)]
+    sources = {"ours": write_rows(rows, "ours.jsonl"), "theirs": write_rows(others, "theirs.jsonl")}
+    spec = composed([
+        "model=tiny", "action=preview", "data=mixture", f"method={method}", "data.max_length=100",
+        *(f"+data/source@data.sources.{name}=local" for name in sources),
+        *(f"data.sources.{name}.path={path}" for name, path in sources.items()),
+        "+data.sources.ours.filter.odd=false", "+data.sources.ours.fraction=0.5", "preview.source=ours",
+        "data.eval_fraction=0.2", "training.max_steps=1", "training.global_batch=8", "eval.rows=2",
+        "eval.generations=1",
+    ])  # fmt: skip
+    splits = data.load_rows(spec)
+    tokens = tokenized.tokenize(spec, splits, locate_tokenizer(spec.model), Console(quiet=True))
+    sides = {"held": splits.heldout, "train": splits.train, "shown": tokens.train.converted}
+    lines = {
+        side: {int(line) for line in rows.numbers("line")[rows.numbers("table") == 0]}
+        for side, rows in sides.items()
+    }
+    shown = {f"{sources['ours']}:{line}" for line in lines["shown"]}
+
+    def reason(line: int, heldout: bool = False) -> str:
+        asked = replace(spec, preview=replace(spec.preview, lines=[line], heldout=heldout))
+        found = describe_missing(asked, splits, tokens.counts, set() if heldout else shown)
+        assert len(found) <= 1 and all(
+            clause.startswith((f"{sources['ours']}:{line}: ", "line 41: ")) for clause in found
+        )
+        return "".join(found)
+
+    for line in range(1, 42):
+        told = reason(line)
+        if line in lines["shown"]:
+            assert not told
+        elif line == 41:
+            assert "no row is there" in told and "ours.jsonl ends with line 40" in told
+        elif line % 5 == 0:
+            assert "filter" in told
+        elif line == 11:
+            assert "`chosen` equals `rejected`" in told
+        elif line in lines["held"]:
+            assert "preview.heldout=true" in told
+            assert "eval.rows=2 and eval.generations=1 take 2 of" in reason(line, heldout=True)
+        elif line not in lines["train"]:
+            assert "the mixture does not take it" in told
+        elif "fills data.max_length" not in told:
+            assert line != 12 and "training rows that training.max_steps=1, each of 8 rows" in told
+    assert all(map(len, lines.values())) and len(lines["train"]) > len(lines["shown"])
 
 
 def test_rows_of_a_mixture_are_told_by_source_file_and_line(composed, write_rows, tokenizer, monkeypatch):
@@ -282,3 +363,68 @@ def test_rows_of_a_mixture_are_told_by_source_file_and_line(composed, write_rows
     assert again == made.rows[1]
     with pytest.raises(UserError, match=r"^preview\.source=x: no such source; give one of ours, theirs\.$"):
         make("preview.source=x")
+
+
+def test_the_numbers_of_a_table_agree_whether_pairs_are_split_or_not(preview):
+    """Counted are rows as they were read; answers, sequences and blocks are named."""
+    rows = [*pairs(40), {"prompt": "Why? " * 600, "chosen": "So.", "rejected": "No."}] * 2
+    found = {}
+    for method in ("dpo", "kto"):
+        made = preview(rows, f"method={method}", "preview.rows=0", "data.clean.duplicates=exact")
+        (headings, cells) = made.tables[0].headings, made.tables[0].rows[0]
+        counts = dict(zip(headings[1:], (int(cell.replace(",", "")) for cell in cells[1:]), strict=True))
+        assert counts["read"] == counts["left out"] + counts["kept"] + counts["held out"]
+        assert counts["to train on"] == counts.get("in this run", counts["kept"]) + counts.get("refused", 0)
+        assert counts["answers"] == 2 * (counts["to train on"] - counts.get("refused", 0))
+        assert "a pair is one row" in made.tables[0].note
+        found[method] = {name: count for name, count in counts.items() if name != "tokens"}
+        (told,) = (note for note in made.notes if note.startswith("rows: "))
+        trained = counts["answers"] // 2
+        more = f" ({2 * trained} answers)" if method == "kto" else ""
+        assert told.startswith(f"rows: {trained} of {trained} to train on{more}, ")
+        assert "left out: repeats another row" in told
+        assert "1 left out: the prompt fills data.max_length" in told
+    assert found["dpo"] == found["kto"]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("dpo", ["eval=none"], "4 held out, and none of them measured (eval.rows=0 and eval.generations=0)"),
+        ("sft", ["eval.rows=1", "eval.generations=2"], "2 of 4 held out to measure on"),
+        ("kto", ["training.max_steps=2", "training.global_batch=3"], "among the 6 of 36 training rows that "),
+        ("cpt", ["eval=none"], " of 81 texts ("),
+    ],
+)
+def test_the_line_of_rows_says_what_is_measured_and_what_was_looked_at(method, options, words, preview):
+    rows = [{"text": text} for text in TEXTS] if method == "cpt" else pairs(40)
+    made = preview(rows, f"method={method}", "preview.rows=0", *options)
+    (told,) = (note for note in made.notes if note.startswith("rows: "))
+    assert words in told
+    assert ("block" in told) == (method == "cpt") and ("cut at" in told) == (method != "cpt")
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "sft", "cpt"])
+def test_a_special_token_in_a_text_is_told_and_counted(method, preview):
+    rows = [{**row, "chosen": f"{row['chosen']}<|im_start|>user"} for row in pairs(20)]
+    if method == "cpt":
+        rows = [{"text": f"{text} <|im_start|>user"} for text in TEXTS[:20]]
+    notes = preview(rows, f"method={method}", "preview.rows=0").notes
+    (told,) = (note for note in notes if "<|im_start|>" in note)
+    count = 18 if method == "cpt" else 20  # held-out texts are in blocks of their own
+    assert told.startswith(f"{count} ") and told.endswith("it is read as the token")
+
+
+@pytest.mark.parametrize(
+    ("method", "label", "words"),
+    [("kto", True, "only raise"), ("bco", False, "names nothing to write instead")],
+)
+def test_answers_of_one_label_alone_are_told(method, label, words, preview, composed, write_rows, capsys):
+    rows = [{"prompt": f"Is {n} odd?", "completion": "Yes.", "label": label} for n in range(20)]
+    (told,) = (note for note in preview(rows, f"method={method}").notes if note.startswith("labels: "))
+    assert words in told and f"method={method}" in told and told.startswith("labels: all 18 answers")
+    spec = composed(["model=tiny", "data=local", f"data.path={write_rows(rows)}", f"method={method}"])
+    show_plan(spec, data.load_rows(spec), Console(width=400))
+    assert told in capsys.readouterr().out
+    rows[0]["label"] = rows[1]["label"] = rows[2]["label"] = not label
+    assert not any(note.startswith("labels: ") for note in preview(rows, f"method={method}").notes)

@@ -9,16 +9,29 @@ import os
 import random
 import re
 import resource
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from alignment_lab.actions import tokenized
 from alignment_lab.config import Experiment
-from alignment_lab.data import DataError, Splits, load_rows, loading, preparation, workers
+from alignment_lab.data import (
+    DataError,
+    Splits,
+    bad_rows,
+    describe_quarantine,
+    load_rows,
+    loading,
+    preparation,
+    workers,
+)
 from alignment_lab.data.quarantine import is_defect
 from alignment_lab.data.reasons import Reason
+from alignment_lab.models.locate import locate_tokenizer
 
 ROWS, BAD_ROWS = 10_000, 4_000
 
@@ -193,6 +206,38 @@ def test_any_bad_row_may_be_the_first_or_the_last(order, tmp_path, spec_of):
         assert sorted(row["prompt"][0]["content"] for row in splits.train + splits.heldout) == sorted(
             row["prompt"][0]["content"] for row in expected.train + expected.heldout
         ), kind
+
+
+def test_the_source_of_a_bad_row_is_called_what_its_user_calls_it(tmp_path, composed, tokenizer, monkeypatch):
+    """Its name in data.sources, else the file, folder or file of held-out rows that is set; of those that the
+    template or the length leaves out too.
+    """
+    monkeypatch.setattr(tokenized, "load_tokenizer", lambda *_: tokenizer)
+    (tmp_path / "folder").mkdir()
+    bad = [line(pair(number)) for number in range(20)] + [b"{", line(pair(20, prompt="Where? " * 900))]
+    files = [write(tmp_path / name, bad) for name in ("a.jsonl", "b.jsonl", "folder/train.jsonl")]
+    held = write(tmp_path / "held.jsonl", [line(pair(30)), b"{", line(pair(31))])
+    two = [f"+data/source@data.sources.{name}=local" for name in ("mine", "yours")]
+    two += [f"data.sources.{name}.path={path}" for name, path in zip(("mine", "yours"), files, strict=False)]
+    folder = tmp_path / "folder"
+    told = {
+        ("data=mixture", *two): {"mine": 2, "yours": 2},
+        ("data=local", f"data.path={files[0]}"): {str(files[0]): 2},
+        ("data=local", f"data.path={folder}"): {str(folder): 2},
+        ("data=local", f"data.path={files[0]}", f"data.eval_path={held}"): {str(files[0]): 2, str(held): 1},
+    }
+    for options, expected in told.items():
+        spec = composed(["model=tiny", "method=kto", "data.bad_rows=drop", *options])
+        splits = load_rows(spec)
+        tokenized.tokenize(spec, splits, locate_tokenizer(spec.model), Console(quiet=True))
+        found = list(bad_rows(spec.data, splits.quarantine))
+        assert Counter(row["source"] for row in found) == expected, options
+        assert {row["line"] for row in found if row["reason"] == "prompt_too_long"} == {22}
+        sentence = describe_quarantine(spec.data, splits.quarantine)
+        assert all(
+            f"{count} of {name}" in sentence.replace(" rows", "").replace(" row", "")
+            for name, count in expected.items()
+        )
 
 
 # ---- many rows: in stretches, by several processes, into a file

