@@ -304,7 +304,7 @@ def test_dropped_and_truncated_rows_are_counted(composed, tmp_path, capsys):
     assert [record["row"] for record in records] == [lines[line - 1] for line in reasons]
     assert counts["dropped"] == {record["detail"]: 1 for record in records}
     assert counts["reasons"] == dict.fromkeys(reasons.values(), 1)
-    assert "quarantine: 3 rows, with file, line and reason, in " in capsys.readouterr().out
+    assert f"quarantine: 3 rows of {path}, with file, line and reason, in " in capsys.readouterr().out
     assert counts["truncated"] > 0
     assert counts["train"] == 35  # a tenth of 39 prompts is held out
     (source,) = counts["sources"].values()

@@ -54,6 +54,7 @@ def report(
 def _rows(context: TrainContext, tokens: TokenizedData) -> dict[str, Any]:
     """How many rows there were, counted as `counted` says, and what became of the others."""
     splits, counts = tokens.splits, tokens.counts
+    what = "answers" if context.spec.method.format is Format.unpaired else "sequences"
     if context.spec.method.format is Format.text:
         trained = {
             "counted": "blocks of texts", "train": len(context.train_rows), "available": context.available,
@@ -63,7 +64,7 @@ def _rows(context: TrainContext, tokens: TokenizedData) -> dict[str, Any]:
         trained = {
             "counted": "rows as they were read: a pair is one", "train": counts.train,
             "available": counts.available, "eval": count_rows(context.scored_rows),
-            "sequences": len(context.train_rows),  # or answers, where a method takes them one by one
+            what: len(context.train_rows),
         }  # fmt: skip
     return trained | {
         "dropped": dict(splits.dropped),
