@@ -30,7 +30,7 @@ def embedded_weights() -> Path:
     final = cache_directory() / "models" / f"embedded-{file_digest(source)[:16]}-{version}"
 
     def build(folder: Path) -> None:
-        told = "model=embedded: its weights are converted, once on this machine, into"
+        told = "model=embedded: its weights are converted into"
         print(f"{told} {final}", file=sys.stderr, flush=True)
         _convert(source, folder)
 
