@@ -198,3 +198,16 @@ def test_a_job_keeps_the_callers_python_path(tmp_path, monkeypatch):
 
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     assert environment(tmp_path)["PYTHONPATH"] == f"{ROOT}:/somewhere"
+
+
+def test_generated_rows_go_from_the_file_to_the_packs_of_an_epoch(tmp_path):
+    from benchmarks.cases import Job
+    from benchmarks.lab_scale import prepare
+    from benchmarks.scale import generate_rows
+
+    file = tmp_path / "rows.jsonl"
+    generate_rows(file, 60)
+    found = prepare(Job("lab.scale", model="tiny", data=["data=local", f"data.path={file}"]))
+    assert found["rows"]["train"] == 8 and found["dropped"] == {}  # a step of them
+    assert found["tokens"] > 8 * 30 and found["passes"] == 1
+    assert found["seconds"].keys() == {"validate", "tokenize", "pack"}
