@@ -495,7 +495,8 @@ def test_every_word_for_a_label(label, expected):
     [
         ("good?", "'good?' is not one of true, yes, 1, good"),
         ("", "'' is not one of true"),
-        *((label, "it is a number other than 0 and 1") for label in (2, -1, 0.5, float("nan"))),
+        *((label, f"{label!r} is not 0 or 1") for label in (2, -1, 0.5, float("nan"))),
+        (10**400, f"{10**39} is not 0 or 1"),
         ([True], "it is a list"),
         ({"value": True}, "it is a mapping"),
     ],
@@ -650,6 +651,26 @@ def test_a_bad_row_stops_and_is_named(bad_index, loaded):
     assert "1 of 6 rows cannot be used (" in str(error.value)
     assert f"rows.jsonl, line {bad_index + 1}: `chosen` is missing)" in str(error.value)
     assert str(error.value).endswith("leave them out with data.bad_rows=drop.")
+
+
+def test_where_no_row_can_be_used_none_is_offered_to_be_left_out(loaded):
+    with pytest.raises(DataError, match=r"6 of 6 rows cannot be used .* of them; fix them\.$"):
+        loaded([plain(number, chosen=number) for number in range(6)])
+
+
+@pytest.mark.parametrize(
+    ("columns", "renamed"),
+    [
+        ({"Prompt", "Chosen", "Rejected"}, "Chosen to chosen, Prompt to prompt, Rejected to rejected"),
+        ({"prompt", "choosen", "rejected"}, "choosen to chosen"),
+        ({"prompt", "better", "worse"}, None),
+    ],
+)
+def test_columns_of_nearly_the_right_names_are_told(columns, renamed):
+    with pytest.raises(DataError) as error:
+        choose_converter(Format.preference, columns, "rows.jsonl")
+    _, _, told = str(error.value).partition("; rename ")
+    assert told == (f"{renamed}." if renamed else "")
 
 
 def test_of_many_bad_rows_the_first_three_are_named(loaded):

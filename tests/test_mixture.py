@@ -262,6 +262,11 @@ def test_what_a_filter_and_a_mapping_take_away_is_told(composed, tmp_path):
         load(tongue="en")
     with pytest.raises(DataError, match=r"\.columns\.prompt: .*column question; .*: ask, lang, reply\.$"):
         load("question")
+    file.write_text("".join(json.dumps({**row, "prompt": [n]}) + "\n" for n, row in enumerate(rows)))
+    with pytest.raises(
+        DataError, match=r"\.columns\.prompt: .*column question; .*: ask, lang, prompt, reply\.$"
+    ):
+        load("question")  # and not that every row is bad
 
 
 def keys_of(count: int, seed: int = 0) -> numpy.ndarray:

@@ -361,6 +361,7 @@ BAD_LINES = {
     b'{"prompt": "Q", "comp': "is cut: it ends before its value does",
     b'{"prompt": "Q",': "is cut",
     b'{"prompt": Q}': "is no JSON",
+    b"{'prompt': 'Q'}": "is no JSON (names and texts are in single quotes, as Python shows them",
     b'{"prompt": "caf\xe9"}': "is not UTF-8",
     b'{"a": 1}{"a": 2}': "holds more than one value",
     b'{"a": ' + b"[" * 100_000: "is nested too deeply",

@@ -85,7 +85,8 @@ def _describe_heldout(spec: Experiment, counts: RowCounts, heldout: Sequence[Row
     is_measured = bool(spec.eval.rows or spec.eval.generations)
     why = "eval.rows=0 and eval.generations=0"
     if not counts.heldout_total:
-        reason = "all share a prompt or a turn with another: name held-out rows with data.eval_path"
+        shared = "there is one alone" if counts.total < 2 else "all share a prompt or a turn with another"
+        reason = f"{shared}: name held-out rows with data.eval_path"
         return f"0 held out ({reason if is_measured else why})"
     if not is_measured:
         return f"{counts.heldout_total} held out, and none of them measured ({why})"

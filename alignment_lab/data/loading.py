@@ -101,13 +101,16 @@ def _prepare(spec: Experiment, name: str, part: readers.Part) -> Prepared | None
         return found
 
     try:
-        prepared = prepare(Part(name, conversion, read, list(sizes), spans if is_split else (), read))
+        return _checked(
+            spec,
+            conversion,
+            prepare(Part(name, conversion, read, list(sizes), spans if is_split else (), read)),
+        )
     except DataError:  # no converter fits: a column that is mapped may not be there
         if source.columns:
             found = (raw.value for raw in read() if isinstance(raw.value, dict))
             require_columns(data, name, set().union(*found))
         raise
-    return _checked(spec, conversion, prepared)
 
 
 def _conversion(spec: Experiment, name: str, part: readers.Part) -> Conversion:

@@ -107,10 +107,10 @@ class Quarantine:
         examples = "; ".join(
             record.describe() for record in sorted(shown, key=lambda record: (record.file, record.line))
         )
+        some_are_good = "" if defects == read else ", or leave them out with data.bad_rows=drop"
         raise DataError(
             f"{label}: {defects} of {read} rows cannot be used ({examples}), more than "
-            f"data.max_bad_fraction={data.max_bad_fraction:g} of them; "
-            "fix them, or leave them out with data.bad_rows=drop."
+            f"data.max_bad_fraction={data.max_bad_fraction:g} of them; fix them{some_are_good}."
         )
 
     def to_plain(self, data: Data) -> Iterator[dict[str, Any]]:

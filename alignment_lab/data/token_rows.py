@@ -223,7 +223,7 @@ def describe_counts(counts: Counter[str]) -> list[str]:
     lines = []
     if counts[ANSWERS_TRAINED] < counts[ANSWERS]:
         trained = f"{counts[ANSWERS_TRAINED]} of {counts[ANSWERS]}"
-        lines.append(f"{trained} answers are trained: the others lie behind data.max_length")
+        lines.append(f"{trained} answers are trained: the others do not fit in data.max_length")
     if counts[SPLIT]:
         lines.append(
             f"{counts[SPLIT]} conversations are {counts[PARTS]} sequences: before a later answer the chat "

@@ -187,7 +187,7 @@ def _left_out(turn: Turn, answer: list[Message], prompt: str, whole: str, text: 
     if not all(name in text for name in calls):
         what = "the answer's `tool_calls`"
     elif not all(message.get("reasoning_content", "").strip() in text for message in answer):
-        what = "the answer's `reasoning_content`"
+        what = "the answer's thoughts (`reasoning_content`, `thinking`)"
     elif turn.is_last:
         tools = turn.row.get("tools") or ()
         if not all(tool.get("function", tool).get("name", "") in prompt for tool in tools):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ REQUIRED_COLUMNS = {
     Format.text: "`text`",
     Format.prompt: f"`prompt`, `question` or `messages` ({PAIRS_TOO})",
 }
+KNOWN_COLUMNS = (*ANSWERS, *CONVERSATION_COLUMNS, *PROMPT_COLUMNS, *ANSWER_COLUMNS, "label", "text")
 FROM_PAIR: dict[Format, Callable[[Row], list[Row]]] = {
     Format.preference: lambda row: [to_preference(row)],
     Format.conversation: pair_to_conversation,
@@ -50,7 +52,15 @@ def choose_converter(
     if fitting := [shape for shape in _shapes(format, rejected, seed) if shape.fits(columns)]:
         return _checked(fitting[0].convert if len(fitting) == 1 else _choose_by_row(fitting))
     names = ", ".join(sorted(map(str, columns))) or "(none)"
-    raise DataError(f"{source}: has the columns {names}; this method needs {REQUIRED_COLUMNS[format]}.")
+    needed = REQUIRED_COLUMNS[format]
+    raise DataError(f"{source}: has the columns {names}; this method needs {needed}{_near_names(columns)}.")
+
+
+def _near_names(columns: set[str]) -> str:
+    """`; rename Chosen to chosen`, of the columns that are nearly called as one that is read."""
+    near = {name: get_close_matches(str(name).lower(), KNOWN_COLUMNS, 1, 0.8) for name in columns}
+    renamed = [f"{name} to {match[0]}" for name, match in sorted(near.items()) if match and match[0] != name]
+    return f"; rename {', '.join(renamed)}" if renamed else ""
 
 
 def wrapping_column(row: Row, format: Format) -> str | None:

@@ -148,7 +148,8 @@ def _is_trained(item: dict[Any, Any], key: str, column: str) -> bool:
     weight = as_truth(item[key])
     if weight is None:
         raise BadRow(
-            Reason.bad_weight, f"`{column}` has a message whose `{key}` is neither 0 nor 1, true nor false"
+            Reason.bad_weight,
+            f"`{column}` has a message whose `{key}` is {item[key]!r:.40}: give 0 or 1, true or false",
         )
     return weight
 

@@ -59,8 +59,8 @@ def read_label(row: Row, column: str = "label") -> bool:
         if isinstance(label, str):
             what = f"{label[:40]!r} is not one of {', '.join(LABEL_WORDS)}"
         else:
-            what = f"it is {describe_type(label)}"
-            what += " other than 0 and 1" if isinstance(label, int | float) else ""
+            is_number = isinstance(label, int | float)
+            what = f"{label!r:.40} is not 0 or 1" if is_number else f"it is {describe_type(label)}"
         raise BadRow(Reason.bad_label, f"`{column}` is neither true nor false: {what}")
     return truth
 

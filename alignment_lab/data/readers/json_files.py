@@ -103,7 +103,13 @@ def _describe(error: json.JSONDecodeError) -> str:
         return "is cut: it ends before its value does"
     if error.msg == "Extra data":
         return "holds more than one value"
-    return f"is no JSON ({error.msg})"
+    return f"is no JSON ({_why(error)})"
+
+
+def _why(error: json.JSONDecodeError) -> str:
+    if error.doc[error.pos : error.pos + 1] == "'":
+        return "names and texts are in single quotes, as Python shows them: write rows by json.dumps"
+    return error.msg
 
 
 def _whole(value: Any) -> Any:
@@ -216,7 +222,7 @@ class _Text:
         if not self.buffer[error.pos :].strip() or error.msg.startswith("Unterminated"):
             return self.file.error(f"cannot be read: it is cut in row {number} (line {line}); fetch it anew.")
         return self.file.error(
-            f"cannot be read: row {number} is no JSON at line {line} ({error.msg}); correct it there."
+            f"cannot be read: row {number} is no JSON at line {line} ({_why(error)}); correct it there."
         )
 
 
