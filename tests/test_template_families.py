@@ -295,7 +295,7 @@ def test_tools_calls_thoughts_and_arguments_reach_a_template_that_knows_them():
     [
         ({"tools": TOOLS}, "the row's `tools`"),
         ({"tool_calls": [{"function": {"name": "get_tide", "arguments": {}}}]}, "the answer's `tool_calls`"),
-        ({"reasoning_content": "Hm."}, "the answer's thoughts (`reasoning_content`"),
+        ({"reasoning_content": "Hm."}, "the answer's thoughts (`reasoning_content`, `thinking`)"),
         ({"role": "tool"}, "the tool's message"),
     ],
 )
