@@ -547,6 +547,17 @@ def test_the_splits_that_are_not_read_are_told(tmp_path):
     assert unread_splits(local(path / "eval")) == []
 
 
+def test_files_of_a_folder_that_hold_no_rows_are_told(tmp_path):
+    for name in ("rows.jsonl", "notes.txt", "loader.py", "sub/x.bin"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(lines())
+    for name in ("README.md", "LICENSE", ".gitattributes", "dataset_infos.json", ".cache/y"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (line,) = unread_splits(local(tmp_path))
+    assert line == f"data.path={tmp_path}: not read: loader.py, notes.txt, sub/x.bin"
+
+
 def test_a_pattern_that_matches_files_of_several_splits_has_splits(tmp_path):
     path = SAME["from the hub"](tmp_path)
     assert values(f"{path}/data/*.parquet") == ROWS

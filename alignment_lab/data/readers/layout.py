@@ -19,7 +19,7 @@ SPLIT_WORDS = {
 SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?$")
 METADATA = {
     "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json",
-    "package.json", "readme.txt", "license.txt", "requirements.txt",
+    "package.json", "manifest.yaml", "readme.txt", "license.txt", "requirements.txt",
 }  # fmt: skip
 Splits = dict[str, list[Path]]
 """The files of each split in their order; one split without a name where the files name none."""
@@ -60,6 +60,20 @@ def choose_split(
     if split not in splits:
         raise setting.error(f"has no split {split!r}; set {split_key} to one of {listed(names, 20)}.")
     return splits[split]
+
+
+def unread_files(path: Path, splits: Splits) -> list[str]:
+    """The files of a folder that no split has, but for hidden ones, read-mes, licenses and descriptions."""
+    read = {file for files in splits.values() for file in files}
+    others = (file for file in path.rglob("*") if file.is_file() and file not in read)
+    return sorted(
+        str(file.relative_to(path))
+        for file in others
+        if file.name[0] not in "._"
+        and _is_shown(file, path)
+        and file.name.lower() not in METADATA
+        and file.stem.lower() not in ("readme", "license")
+    )
 
 
 def is_saved(path: Path) -> bool:

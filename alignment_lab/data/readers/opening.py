@@ -17,7 +17,7 @@ from .columnar import read_arrow, read_parquet, split_parquet
 from .hub import open_hub
 from .json_files import read_json, split_json
 from .kinds import UNPACK_ERRORS, compression_of, kind_of, read_head
-from .layout import UNNAMED, Splits, choose_split, find_splits, is_saved, one_kind
+from .layout import UNNAMED, Splits, choose_split, find_splits, is_saved, one_kind, unread_files
 from .places import DAMAGED, DataFile, Key, Part, Setting, Skip, Span, listed
 from .tables import read_table, read_text
 
@@ -116,7 +116,9 @@ def _name_in(file: DataFile) -> str:
 
 
 def unread_splits(data: Data) -> list[str]:
-    """A line for each folder or pattern of files some of whose splits are neither trained on nor held out."""
+    """A line for each folder or pattern with splits that are neither trained on nor held out, and for each
+    folder with files that hold no rows.
+    """
     found = []
     for name, source in data.mixture().items():
         setting = Setting(data.key(name, "path"), str(source.path))
@@ -127,6 +129,9 @@ def unread_splits(data: Data) -> list[str]:
                 remedy = "" if source.has_eval else f"; hold one out with {data.key(name, 'eval')}"
                 if unread:
                     found.append(f"{setting.key}={setting.value}: not read: {listed(unread)}{remedy}")
+                folder = Path(setting.value).expanduser()
+                if folder.is_dir() and not is_saved(folder) and (others := unread_files(folder, splits)):
+                    found.append(f"{setting.key}={setting.value}: not read: {listed(others)}")
     return found
 
 
