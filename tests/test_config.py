@@ -405,8 +405,30 @@ def test_the_learning_rate_of_each_method():
 
 def test_a_null_learning_rate_is_refused(error_message):
     assert error_message("training.learning_rate=null") == (
-        "training.learning_rate=null: give a value: null is not one here."
+        "training.learning_rate=null: must be a number; leave it out for its default, 1e-06."
     )
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data=local data.path=LINK",
+        "data=local data.path=LINK/rows.jsonl",
+        "data=local data.path=. data.eval_path=LINK",
+        "data=mixture +data/source@data.sources.a=local data.sources.a.path=LINK",
+        "data=mixture +data/source@data.sources.a=local data.sources.a.path=. data.sources.a.eval_path=LINK",
+        "data.clean.benchmarks=[LINK]",
+        "model=hub model.path=LINK",
+        "model=hub model.path=link",
+        "model.init_adapter=LINK",
+        "model.chat_template=LINK",
+    ],
+)
+def test_a_link_to_nothing_is_called_one(override, error_message, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to("gone")
+    monkeypatch.chdir(tmp_path)
+    sentence = error_message(override.replace("LINK", f"{tmp_path}/link"))
+    assert "link is a link to gone, which is not there; give" in sentence.replace(": it is", "link is")
 
 
 @pytest.fixture

@@ -122,6 +122,21 @@ REFUSED = {  # arguments, with MINE for the folder; the kind of its contents; wh
         "one file",
         "2 cells would share",
     ),
+    "a variable that is not set": (
+        ["hydra.run.dir=/no-such-folder/exp1"],
+        "one file",
+        "hydra.run.dir=/no-such-folder/exp1: /no-such-folder would be a new directory at the root",
+    ),
+    "a sweep, a variable that is not set": (
+        ["--multirun", "training.seed=1,2", "hydra.sweep.dir=/no-such-folder"],
+        "one file",
+        "or make it first if it is meant: mkdir /no-such-folder",
+    ),
+    "an environment variable in ${}": (
+        ["hydra.run.dir=${oc.env:NO_SUCH_VARIABLE}/x"],
+        "one file",
+        "hydra.run.dir=${oc.env:NO_SUCH_VARIABLE}/x: the environment variable NO_SUCH_VARIABLE is not set",
+    ),
     "a file in its place": (["hydra.run.dir=MINE/thesis.tex"], "one file", "is a file"),
 }
 
@@ -138,6 +153,7 @@ def test_a_command_that_is_refused_changes_nothing(case, call, tmp_path):
         arguments = [word.replace(name, path) for word in arguments]
     assert sentence in call(*arguments)
     assert snapshot(tmp_path) == before
+    assert not Path("/no-such-folder").exists()
 
 
 @pytest.mark.parametrize("kind", ["nothing", "a sweep", "a new one"])
@@ -167,6 +183,13 @@ def test_a_home_is_expanded_and_a_link_is_no_obstacle(call, tmp_path, monkeypatc
 
 
 # ---- folders
+
+
+def test_a_folder_below_one_that_exists_is_not_at_the_root(tmp_path, monkeypatch):
+    """Nor is one that is named from the working directory, be it / itself."""
+    monkeypatch.chdir("/")
+    for folder in (tmp_path, tmp_path / "a" / "b", Path("/tmp/a"), Path("outputs"), Path("outputs/a")):
+        folders.refuse_new_at_root(folder, "hydra.run.dir")
 
 
 def test_each_of_several_commands_gets_a_folder_of_its_own(tmp_path):

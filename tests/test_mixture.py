@@ -126,6 +126,11 @@ REFUSED = [  # overrides, how the sentence begins, the remedy in it
         "keep one",
     ),
     (f"{BOTH} data.sources.uf.weight=1", "data.sources.uf.weight: ", "hh has none; give every"),
+    *(
+        (f"{BOTH} data.sources.uf.{share}=0", f"data.sources.uf.{share}=0", "~data.sources.uf leaves")
+        for share in ("weight", "fraction", "count", "repeat")
+    ),
+    (f"{BOTH} ~data.sources.uf data.sources.uf.weight=1", "data.sources.uf.weight=1: ", "the source uf out"),
     (f"{BOTH} data.rows=9", "data.rows=9: ", "give each source a weight"),
     (f"{BOTH} data.streaming=true training.max_steps=1", "data.streaming=true: ", "all rows"),
     (

@@ -97,7 +97,7 @@ WHAT_IT_SETS = [
     (
         "recipe",
         GLOBAL + "training: {seed: null}\n",
-        "training.seed=None: give a value: null is not one here.",
+        "training.seed=null: must be a whole number; leave it out for its default, 42.",
     ),
     ("recipe", GLOBAL + "training: {max_steps: -7}\n", "training.max_steps=-7: must be above 0"),
     (

@@ -178,7 +178,7 @@ NO_MODULE = "no module of that name can be imported; give the path of its file, 
 WRONG_SETTINGS = {
     "method.tlit=1": "no such key; did you mean method.tilt?",
     "method.beta=abc": "give a number.",
-    "method.beta=null": "give a value: null is not one here.",
+    "method.beta=null": "must be a number; leave it out for its default, 0.1.",
     "method.gamma=1": "method=tilted has no such setting; leave it out.",
     "plugin=options": "is a directory; give the path of a Python file.",
     "plugin=tlted": NO_MODULE,

@@ -526,6 +526,17 @@ def test_a_file_that_is_gone_or_may_not_be_read_is_one_sentence(tmp_path):
     assert "matches folders alone" in refusal(f"{tmp_path}/*.json")
 
 
+@pytest.mark.parametrize("pattern", ["", "/*.jsonl"])
+def test_a_link_to_nothing_among_files_is_not_passed_over(pattern, tmp_path):
+    """Its rows would be missing without a word; a link to another file, or a folder, is one."""
+    path = folder_of(**{"a.jsonl": lines()})(tmp_path)
+    (path / "b.jsonl").symlink_to(tmp_path / "gone")
+    sentence = refusal(f"{path}{pattern}")
+    assert f"{path / 'b.jsonl'} is a link to {tmp_path / 'gone'}, which is not there" in sentence
+    (tmp_path / "gone").write_bytes(lines(ROWS[:1]))
+    assert values(Path(f"{path}{pattern}")) == [*ROWS, ROWS[0]]
+
+
 # ---- splits and held-out rows
 
 

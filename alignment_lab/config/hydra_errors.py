@@ -10,7 +10,6 @@ import sys
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import (
-    InterpolationResolutionError,
     InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
@@ -23,6 +22,13 @@ from .option_errors import LACKS_SCHEMA, describe_option_error, no_such_option, 
 from .option_files import chosen_file
 from .source_errors import describe_source_error
 from .validation import did_you_mean
+from .value_errors import (
+    describe_null,
+    describe_reference,
+    describe_wrong_value,
+    describe_wrong_value_in_option,
+    is_broken_reference,
+)
 
 # Groups that an override can name; '' is that of `=3`
 _GROUP_KEYS = (*GROUPS, "method", "recipe", "")
@@ -68,8 +74,10 @@ def describe_hydra_error(error: Exception) -> str:
             return match.expand(sentence)
     if isinstance(error, MissingMandatoryValue | InterpolationToMissingValueError):
         return _missing_value(error)
-    if isinstance(error, InterpolationResolutionError):
-        return _unresolved_reference(error)
+    if isinstance(error, OmegaConfBaseException) and is_broken_reference(error):
+        return describe_reference(error)
+    if sentence := describe_null(error):
+        return sentence
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: cannot be read as KEY=VALUE; quote special characters, as in 'key=\"a, b\"'."
@@ -93,12 +101,6 @@ def _missing_value(error: MissingMandatoryValue | InterpolationToMissingValueErr
         return f"{typed}: it cannot be left out; choose one of its options with {name}=OPTION."
     key = str(error.full_key or name)
     return f"{typed_override(lambda typed: typed == key, key)}: it has no value; set it: {key}=VALUE."
-
-
-def _unresolved_reference(error: InterpolationResolutionError) -> str:
-    key, name = str(error.full_key), re.search(r"(?:key|variable) '([^']+)'", str(error))
-    typed, target = typed_override(lambda typed: typed == key, key), name[1] if name else "a value"
-    return f"{typed}: it refers to {target}, which does not exist; set it, or give a value."
 
 
 def _missing_config(error: MissingConfigException) -> str:
@@ -176,46 +178,6 @@ def _hydras_own(override: str, cause: str) -> str:
     return f"{override}: what Hydra itself does cannot be swept; give one value."
 
 
-def _wrong_value_in_option(key: str, cause: str) -> str:
-    value = re.search(r"alue '(.*?)'(?: of type| for field|, expected)", cause)
-    return _wrong_value(f"{key}={value[1]}" if value else key, cause)
-
-
-def _wrong_value(override: str, cause: str) -> str:
-    """OmegaConf says what it cannot do with the value; the sentence says which type it needs."""
-    if "support deletion" in cause:
-        return f"{override}: this key cannot be removed; set it instead."
-    if "Cannot convert" in cause and "to string" in cause:
-        return f"{override}: give text, in quotes where it holds special characters."
-    if "not a subclass of" in cause:
-        parts = [key for key in known_keys() if key.startswith(f"{override.partition('=')[0]}.")]
-        what = (
-            f"it is no single value; set {', '.join(parts)}" if parts else "give a list of text, as in [a,b]"
-        )
-        return f"{override}: {what}."
-    expected = re.search(
-        r"(?:converted to|not a valid) (\w+)|expected one of (\[.*\])|(a ListConfig|Optional|value 'None')",
-        cause,
-    )
-    if expected is None:
-        return f"{override}: {cause}"
-    if kind := _TYPES.get(expected[1] or expected[3]):
-        return f"{override}: give {kind}."
-    choices = str(expected[2])
-    nearest = did_you_mean(override.partition("=")[2], choices[1:-1].split(", "))
-    return f"{override}: give one of {choices}{nearest or '.'}"
-
-
-_TYPES = {
-    "Integer": "a whole number",
-    "Float": "a number",
-    "bool": "true or false",
-    "a ListConfig": "a list, as in [a,b]",
-    "Optional": "a value: null is not one here",
-    "value 'None'": "a value: null is not one here",
-}
-
-
 def _typed_setting(key: str) -> str:
     """The key with the value that the user gave it, without a prefix of Hydra's."""
     return typed_override(lambda typed: typed == key, key).lstrip("+~")
@@ -249,6 +211,6 @@ _DESCRIPTIONS = (
     (r"Sweeping over Hydra's configuration is not supported : '(.+)'", _hydras_own),
     (r"Could not (?:override|append|delete)[^']*'([^']+)'", _no_such_key),
     (r"Key '[^']+' not in '\w+'\s+full_key: (\S+)", _no_such_key),
-    (r"Error merging override (.*)", _wrong_value),
-    (r"^In '[^']+': ValidationError[\s\S]*full_key: (\S+)", _wrong_value_in_option),
+    (r"Error merging override (.*)", describe_wrong_value),
+    (r"^In '[^']+': ValidationError[\s\S]*full_key: (\S+)", describe_wrong_value_in_option),
 )

@@ -76,6 +76,8 @@ def _unknown_key(error: Exception) -> str | None:
     if setting in MAPPINGS and f"full_key: {key}." in message:  # the source is there, the entry is not
         word = typed_override(lambda word: word == key or word.startswith(f"{key}."), key)
         return f"{word}: what is new in {setting} takes a + in front: write +{word}."
+    if setting and name in names and f"full_key: data.sources.{name}\n" in message:
+        return f"{typed}: a ~ before it leaves the source {name} out; leave out this, or the ~."
     if setting and "Could not override" in message:
         remedy = did_you_mean(str(name), names) or f"; add it: {ADD.format(name=name, option='OPTION')}."
         return f"{typed}: the mixture has no source {name}{remedy}"

@@ -18,6 +18,7 @@ from typing import Any
 from ..config import Experiment, to_plain
 from ..runtime.errors import UserError
 from ..runtime.files import file_digest, json_digest, write_atomic
+from ..runtime.folders import refuse_new_at_root
 from ..runtime.publishing import publish_directory
 from .loading import load_rows
 from .rows import Row
@@ -37,6 +38,7 @@ def build(spec: Experiment, out: Path) -> tuple[Splits, Manifest]:
     Rows have the columns of the method's format; those to train on are in the order of sources, files and
     lines, repeats included. Raises UserError where `out` holds something else, DataError as `load_rows`.
     """
+    refuse_new_at_root(out, f"out={out}")
     earlier = _earlier(out)
     splits = load_rows(spec, shuffled=False)
     partial = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.partial")

@@ -26,7 +26,7 @@ from ..runtime.caches import redirect_unwritable_caches
 from ..runtime.command_line import path_argument
 from ..runtime.errors import Interrupted, UserError
 from ..runtime.files import file_digest, read_json, write_atomic, write_json
-from ..runtime.folders import set_aside
+from ..runtime.folders import refuse_new_at_root, set_aside
 from ..runtime.output import keep_output_writable
 from ..runtime.publishing import files_in, publish_directory, replace_files
 from ..runtime.run_directory import RunDirectory
@@ -161,6 +161,7 @@ def _check(options: argparse.Namespace, run: RunDirectory, out: Path) -> None:
             f"{run.path}: has no model yet, its state is {run.state().get('state')}; "
             "let it finish with the same command."
         )
+    refuse_new_at_root(out, f"--out={out}")
     earlier = _earlier_export(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and earlier is None)):
         raise UserError(f"--out={out}: exists and is no export; give another folder.")

@@ -17,7 +17,7 @@ from rich.console import Console
 from ..runtime.command_line import path_argument
 from ..runtime.errors import UserError
 from ..runtime.files import file_digest, read_json, relative_to_cwd, write_atomic, write_json
-from ..runtime.folders import is_foreign_page
+from ..runtime.folders import is_foreign_page, refuse_new_at_root
 from ..runtime.output import keep_output_writable
 from ..runtime.run_directory import RunDirectory
 from .render import files, terminal, terminal_comparison
@@ -125,6 +125,7 @@ def _report_comparison(options: argparse.Namespace, runs: Sequence[RunDirectory]
     comparison = compare(load_records(unique_runs.values()), options.baseline, options.metric)
     folder = options.out or (options.paths[0] if len(options.paths) == 1 else DEFAULT_OUT)
     folder = folder.expanduser()
+    refuse_new_at_root(folder, f"--out={folder}")
     _require_own(folder)
     terminal.show(terminal_comparison.render_comparison(comparison, console.width), console)
     try:

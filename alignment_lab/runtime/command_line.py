@@ -23,8 +23,12 @@ def typed_command() -> str:
 
 def typed_override(matches: Callable[[str], bool], default: str = "") -> str:
     """The override of the command line whose key matches, as the user typed it; of several the last."""
-    words = reversed(sys.argv[1:])
-    return next((word for word in words if matches(word.lstrip("+~").partition("=")[0])), default)
+    return typed_word(lambda word: matches(word.lstrip("+~").partition("=")[0]), default)
+
+
+def typed_word(matches: Callable[[str], bool], default: str = "") -> str:
+    """The word of the command line that matches; of several the last."""
+    return next((word for word in reversed(sys.argv[1:]) if matches(word)), default)
 
 
 def path_argument(text: str) -> Path:

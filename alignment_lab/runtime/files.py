@@ -116,6 +116,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def dangling_link(path: Path, *names: str) -> str | None:
+    """`it is a link to TARGET, which is not there`, of `path`, a folder above it, or what it holds by these
+    `names`; None where no link dangles.
+    """
+    for place in (path, *path.parents, *(path / name for name in names)):
+        if os.path.islink(place) and not os.path.exists(place):
+            subject = "it" if place == path else place
+            return f"{subject} is a link to {os.readlink(place)}, which is not there"
+    return None
+
+
 def json_digest(value: object) -> str:
     """The sha256, in hex, of a value as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

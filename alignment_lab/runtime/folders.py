@@ -90,6 +90,22 @@ def make_new_folder(folder: Path) -> Path:
     raise AssertionError("a free number is always found")
 
 
+def refuse_new_at_root(folder: Path, label: str) -> None:
+    """Raise UserError where making the folder would make a new one directly under `/`.
+
+    That is what is left of `$SCRATCH/run` where SCRATCH is not set. `label` begins the sentence.
+    """
+    if not folder.is_absolute() or len(folder.parts) < 2:
+        return
+    top = Path(*folder.parts[:2])
+    if not os.path.lexists(top):
+        raise UserError(
+            f"{label}: {top} would be a new directory at the root of the file system, as where a variable in "
+            "front of the path is not set; give another directory, or make it first if it is meant: "
+            f"mkdir {top}"
+        )
+
+
 def was_made(folder: Path) -> bool:
     """Whether this process made the folder, or one that it lies in."""
     return not _made.isdisjoint((folder.absolute(), *folder.absolute().parents))

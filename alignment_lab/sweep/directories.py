@@ -134,6 +134,7 @@ def _expand(key: str, value: Any) -> Path:
         )
     try:
         folder = Path(str(value)).expanduser()
+        folders.refuse_new_at_root(folder, f"{key}={value}")
         if folder.is_symlink() and not folder.exists():
             raise UserError(f"{key}={value}: is a link to what does not exist; give another.")
     except RuntimeError as error:  # ~nobody

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from ...runtime.files import dangling_link
 from ..validation import require
 
 Duplicates = Enum("Duplicates", ["none", "exact", "near"])
@@ -29,8 +31,10 @@ class Cleaning:
         remedy = "must lie between 5 and 50 words: fewer are phrases, more are found in copies alone."
         require(5 <= self.ngram <= 50, "data.clean.ngram", self.ngram, remedy)
         for path in self.benchmarks:
-            remedy = f"no such file (looked from {Path.cwd()}); give a file of prompts."
-            require(bool(path) and Path(path).expanduser().is_file(), "data.clean.benchmarks", path, remedy)
+            file = Path(os.path.expanduser(path))
+            problem = dangling_link(file) or f"no such file (looked from {Path.cwd()})"
+            is_file = bool(path) and os.path.isfile(file)
+            require(is_file, "data.clean.benchmarks", path, f"{problem}; give a file of prompts.")
         repeated = sorted({path for path in self.benchmarks if self.benchmarks.count(path) > 1})
         remedy = "is named twice; name each file once."
         require(not repeated, "data.clean.benchmarks", ", ".join(repeated), remedy)

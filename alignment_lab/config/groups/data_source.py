@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from ...runtime.files import dangling_link
 from ..validation import SpecError, did_you_mean, require
 
 DataSource = Enum("DataSource", ["hub", "local", "embedded"])
@@ -129,19 +131,20 @@ def _check_share(key: str, source: Source) -> None:
             f"{key}.{given[0]}: it has no rows to train on, as {key}.train is null, and its rows for "
             "evaluation are all taken; leave it out."
         )
+    above_zero = f"must be above 0; ~{key} leaves the source out."
     if source.weight is not None:
-        require(0 < source.weight < math.inf, f"{key}.weight", source.weight, "must be above 0.")
+        require(0 < source.weight < math.inf, f"{key}.weight", source.weight, above_zero)
     if source.fraction is not None:
         require(
             0 < source.fraction <= 1,
             f"{key}.fraction",
             source.fraction,
-            f"must be above 0 and at most 1: it is of the source's own rows; see them more than once with "
-            f"{key}.repeat.",
+            f"must be above 0 and at most 1: it is of the source's own rows; ~{key} leaves the source out, "
+            f"and {key}.repeat shows its rows more than once.",
         )
     if source.count is not None:
-        require(source.count > 0, f"{key}.count", source.count, "must be above 0.")
-    require(source.repeat > 0, f"{key}.repeat", source.repeat, "must be above 0.")
+        require(source.count > 0, f"{key}.count", source.count, above_zero)
+    require(source.repeat > 0, f"{key}.repeat", source.repeat, above_zero)
 
 
 def _check_condition(key: str, condition: Any) -> None:
@@ -185,13 +188,15 @@ _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow",
 
 def require_exists(key: str, path: str | None) -> None:
     """Raise SpecError where there is no such file or folder, nor a file that the pattern matches."""
-    place = Path(path).expanduser() if path else None
-    exists = place is None or place.exists() or _matches(place)
-    remedy = f"no such file or folder (looked from {Path.cwd()}); give a path that exists."
-    require(exists, key, path, remedy)
+    if not path:
+        return
+    place = Path(os.path.expanduser(path))
+    exists = os.path.exists(place) or _matches(str(place))
+    problem = dangling_link(place) or f"no such file or folder (looked from {Path.cwd()})"
+    require(exists, key, path, f"{problem}; give a path that exists.")
 
 
-def _matches(pattern: Path) -> bool:
-    from glob import iglob
+def _matches(pattern: str) -> bool:
+    import glob
 
-    return next(iglob(str(pattern), recursive=True), None) is not None
+    return glob.has_magic(pattern) and next(glob.iglob(pattern, recursive=True), None) is not None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from ...runtime.files import dangling_link
 from ...runtime.paths import CHAT_TEMPLATES
 from ..validation import require, require_positive
 
@@ -68,29 +70,39 @@ class Model:
 
     def _check_files(self) -> None:
         template = self.chat_template or "{"
+        is_text = "{" in template or template in TEMPLATES
+        file = Path() if is_text else Path(os.path.expanduser(template))
         require(
-            "{" in template or template in TEMPLATES or Path(template).expanduser().is_file(),
+            is_text or os.path.isfile(file),
             "model.chat_template",
             template,
-            f"no such file; give {' or '.join(sorted(TEMPLATES))}, a .jinja file, or a template.",
+            f"{dangling_link(file) or 'no such file'}; "
+            f"give {' or '.join(sorted(TEMPLATES))}, a .jinja file, or a template.",
         )
-        is_text = "{" in template or template in TEMPLATES
-        has_text = is_text or Path(template).expanduser().stat().st_size > 0
+        has_text = is_text or file.stat().st_size > 0
         remedy = "this file is empty; write a template into it, or choose another."
         require(has_text, "model.chat_template", template, remedy)
         if self.init_adapter is not None:
-            require(
-                Path(self.init_adapter, "adapter_config.json").expanduser().is_file(),
+            _require_holds(
                 "model.init_adapter",
                 self.init_adapter,
-                "no adapter is there (a directory with adapter_config.json and safetensors); "
+                "adapter_config.json",
+                "no adapter is there (a directory with adapter_config.json and safetensors)",
                 "give the model/ directory of a LoRA run.",
             )
-        if self.path and (self.path[0] in "./~" or Path(self.path).is_dir()):
-            require(
-                Path(self.path, "config.json").expanduser().is_file(),
+        path = self.path or ""
+        if path[:1] in {".", "/", "~"} or os.path.isdir(path) or os.path.islink(path):
+            _require_holds(
                 "model.path",
-                self.path,
-                "no model is there (a directory with config.json and safetensors); "
+                path,
+                "config.json",
+                "no model is there (a directory with config.json and safetensors)",
                 "give another directory or a Hub id.",
             )
+
+
+def _require_holds(key: str, path: str, name: str, problem: str, remedy: str) -> None:
+    """Raise SpecError unless the file `name` lies in the folder `path`."""
+    folder = Path(os.path.expanduser(path))
+    problem = dangling_link(folder, name) or problem
+    require(os.path.isfile(folder / name), key, path, f"{problem}; {remedy}")

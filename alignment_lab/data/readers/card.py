@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .layout import Splits
+from .layout import Splits, refuse_dangling
 from .places import Setting, listed
 
 
@@ -77,8 +77,10 @@ def _patterns(value: Any) -> list[str]:
 def _matching(setting: Setting, folder: Path, patterns: list[str]) -> list[Path]:
     files: list[Path] = []
     for pattern in patterns:
-        found = sorted(glob.glob(str(Path(glob.escape(str(folder))) / pattern), recursive=True))
-        files += [Path(name) for name in found if Path(name).is_file()]
+        names = glob.glob(str(Path(glob.escape(str(folder))) / pattern), recursive=True)
+        found = [Path(name) for name in sorted(names)]
+        refuse_dangling(setting, found)
+        files += [file for file in found if file.is_file()]
         if not found:
             raise setting.error(f"its README.md names {pattern}, of which no file is here; fetch it whole.")
     return list(dict.fromkeys(files))

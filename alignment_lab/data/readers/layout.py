@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
 
-from ...runtime.files import read_json
+from ...runtime.files import dangling_link, read_json
 from .kinds import READABLE, ending, named_kind
 from .places import Setting, listed
 
@@ -36,7 +36,7 @@ def find_splits(setting: Setting) -> Splits:
     if path.exists():  # rows are read more than once, which a pipe or a terminal cannot give
         raise setting.error("is no file but a pipe or a device; write its rows into a file.")
     if not glob.has_magic(setting.value):
-        raise setting.error("no such file or folder; give a path that exists.")
+        raise setting.error(f"{dangling_link(path) or 'no such file or folder'}; give a path that exists.")
     return _pattern(setting, path)
 
 
@@ -125,8 +125,16 @@ def _json(setting: Setting, path: Path) -> dict:
 # ---- folders and patterns
 
 
+def refuse_dangling(setting: Setting, files: Iterable[Path]) -> None:
+    """Raise DataError where one of the files is a link to what is not there, as its rows would be missing."""
+    for file in files:
+        if problem := dangling_link(file.parent, file.name):
+            raise setting.error(f"{problem}; fetch it, or remove the link.")
+
+
 def _folder(setting: Setting, path: Path) -> Splits:
     found = _data_files(file for file in path.rglob("*") if _is_shown(file, path))
+    refuse_dangling(setting, found)
     files = [file for file in found if file.parent == path]
     deeper = [file for file in found if file.parent != path]
     if not found:
@@ -144,6 +152,7 @@ def _folder(setting: Setting, path: Path) -> Splits:
 
 def _pattern(setting: Setting, path: Path) -> Splits:
     found = [Path(name) for name in glob.glob(str(path), recursive=True)]
+    refuse_dangling(setting, found)
     files = sorted(file for file in found if file.is_file())
     if not files:
         what = "matches folders alone" if found else f"matches no file (looked from {Path.cwd()})"
@@ -158,7 +167,7 @@ def _data_files(paths: Iterable[Path]) -> list[Path]:
         path
         for path in paths
         if named_kind(path)
-        and path.is_file()
+        and (path.is_file() or (path.is_symlink() and not path.exists()))
         and path.name.lower() not in METADATA
         and path.name[0] not in "._"
     )
