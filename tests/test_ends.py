@@ -59,6 +59,17 @@ def undisturbed(tmp_path_factory, composed) -> tuple[Any, RunDirectory]:
     return spec, run
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Signals have their usual effect, also where a shell in the background, or nohup, started the tests."""
+    ignored = [number for number in HANDLED_SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.fixture
 def send_at(monkeypatch) -> Callable[..., None]:
     """`send_at(module, "name", number)`: this process gets the signal once, when the function is called."""
