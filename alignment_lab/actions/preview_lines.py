@@ -10,6 +10,7 @@ from .. import data
 from ..config import Experiment, Source
 from ..data.mixture import passes
 from ..data.readers import Part, open_rows
+from ..data.readers.places import listed
 from ..data.rows import RawRow
 from ..data.split import HELD_OUT
 from ..data.table import Rows
@@ -43,12 +44,7 @@ def describe_missing(
     for place, reason in places.items():
         if place not in shown:
             by_reason.setdefault(reason, []).append(place)
-    return [f"{_listed(of_reason)}: {reason}" for reason, of_reason in by_reason.items()]
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - MOST} more" * (len(names) > MOST)
-    return ", ".join(names[:MOST]) + more
+    return [f"{listed(of_reason, MOST)}: {reason}" for reason, of_reason in by_reason.items()]
 
 
 def _left_out(spec: Experiment, splits: data.Splits, line: int) -> Places:
@@ -120,7 +116,7 @@ def _never_converted(spec: Experiment, splits: data.Splits, lines: list[int], un
             left.discard(raw.line)
             if isinstance(raw.value, dict) and not passes(raw.value, source.filter):
                 yield f"{raw.file}:{raw.line}", "left out (the filter of its source does not let it pass)"
-    why = _listed([f"{file} ends with line {line}" for file, line in ends.items()])
+    why = listed((f"{file} ends with line {line}" for file, line in ends.items()), MOST)
     if spec.data.streaming:
         why = f"data.streaming reads the first {splits.read.get('train', 0)} rows: this run needs no more"
     for line in sorted(left):

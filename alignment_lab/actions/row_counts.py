@@ -15,6 +15,7 @@ from .. import data
 from ..config import Experiment, Format
 from ..data import Row, TokenRows
 from ..data.table import Rows
+from ..data.turns import added_bos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,13 +105,13 @@ def describe_labels(spec: Experiment, train: Sequence[Row], everything: Sequence
     """
     if spec.method.format is not Format.unpaired or not len(train):
         return []
-    good, bad = _count_labels(train)
+    good, bad = data.count_labels(train)
     if good and bad:
         return []
     label, other, number = ("desirable", "undesirable", good) if good else ("undesirable", "desirable", bad)
     direction = "raise" if good else "lower"
     nothing = "" if good else ", and names nothing to write instead"
-    there = _count_labels(everything)[1 if good else 0]
+    there = data.count_labels(everything)[1 if good else 0]
     if there:
         remedy = (
             f"the data has {there} {other} answers, of which this run takes none: raise training.max_steps"
@@ -124,21 +125,10 @@ def describe_labels(spec: Experiment, train: Sequence[Row], everything: Sequence
     ]
 
 
-def _count_labels(rows: Sequence[Row]) -> tuple[int, int]:
-    """(desirable answers, undesirable ones)."""
-    converted = getattr(rows, "converted", None) or rows
-    if isinstance(converted, Rows):
-        good = int((converted.numbers("label") == 1).sum())
-    else:
-        good = sum(bool(row["label"]) for row in rows)
-    return good, len(rows) - good
-
-
 def describe_special_tokens(tokenizer: PreTrainedTokenizerBase, blocks: TokenRows) -> list[str]:
     """A line for each special token whose text documents hold, which is read as the token."""
-    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
-    begins = bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None
-    found: Counter[int] = data.special_tokens_inside(blocks, tokenizer.all_special_ids, begins, eos)
+    ends = added_bos(tokenizer), tokenizer.eos_token_id
+    found: Counter[int] = data.special_tokens_inside(blocks, tokenizer.all_special_ids, *ends)
     return [
         f"{count} texts, or parts of them, hold {tokenizer.convert_ids_to_tokens(token)}, and it is read as "
         "the token"

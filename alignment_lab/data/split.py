@@ -109,6 +109,16 @@ def as_read(rows: Sequence[Row], dropped: Sequence[tuple[int, BadRow]]) -> list[
     return [(index, bad) for index, bad in dropped if not is_second[index] or reasons.get(index - 1) != bad]
 
 
+def count_labels(rows: Sequence[Row]) -> tuple[int, int]:
+    """(desirable answers, undesirable ones), of labeled rows."""
+    converted = getattr(rows, "converted", None) or rows
+    if isinstance(converted, Rows):
+        good = int((converted.numbers("label") == 1).sum())
+    else:
+        good = sum(bool(row["label"]) for row in rows)
+    return good, len(rows) - good
+
+
 def group_pairs(rows: Sequence[Row]) -> list[list[int]]:
     """Indices of rows in groups: see `group_starts`."""
     starts = group_starts(rows).tolist()

@@ -118,6 +118,9 @@ class RowSequence(Sequence[Any]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
 
 class Rows(RowSequence):
     """Rows of a table in an order of their own. A row is decoded when it is taken, and kept by nobody here.
@@ -141,9 +144,6 @@ class Rows(RowSequence):
         if isinstance(index, slice):
             return Rows(self.table, self.indices[index])
         return self.table.rows[int(self.indices[index])]
-
-    def __iter__(self) -> Iterator[Row]:
-        return (self.table.rows[int(index)] for index in self.indices)
 
     def __add__(self, other: Sequence[Row]) -> list[Row]:
         """The rows of both, decoded: for few rows."""
@@ -207,9 +207,6 @@ class Mapped(RowSequence):
             return Mapped(self.rows, self.function, self.places[index])
         place = self.places[index]
         return self.function(place, self.rows[place])
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[index] for index in range(len(self)))
 
     @property
     def converted(self) -> Rows | None:

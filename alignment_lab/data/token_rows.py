@@ -103,9 +103,6 @@ class TokenRows(RowSequence):
         }
         return {**row, **ids}
 
-    def __iter__(self) -> Iterator[Row]:
-        return (self[index] for index in range(len(self)))
-
     @property
     def converted(self) -> Rows | None:
         """The rows as they were converted, where these have numbers."""

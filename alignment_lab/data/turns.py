@@ -50,7 +50,7 @@ def encode_turns(
     DataError for a template that no answer can be trained with.
     """
     end, encode = turn_end(tokenizer), answer_encoder(tokenizer)
-    mend, bos = answer_mender(tokenizer, end), _added_bos(tokenizer)
+    mend, bos = answer_mender(tokenizer, end), added_bos(tokenizer)
     for start in range(0, len(turns), BATCH_SIZE):
         batch = []
         for turn in turns[start : start + BATCH_SIZE]:
@@ -69,7 +69,7 @@ def encode_turns(
         yield from encoded
 
 
-def _added_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def added_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that the tokenizer begins a text with by itself, as it did where the model was pretrained."""
     bos: int | None = tokenizer.bos_token_id
     return bos if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else None

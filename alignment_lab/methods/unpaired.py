@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import BCO, KTO, Unpaired
-from ..data import Chained, Mapped, Row, group_pairs
+from ..data import Chained, Mapped, Row, count_labels, group_pairs
 from ..distributed import collectives, ranks
 from ..engine.logprobs import TokenLogprobs, token_logprobs
 from ..engine.packing import ScoredSequence
@@ -113,8 +113,7 @@ class KTOObjective(UnpairedObjective):
         method = context.spec.method
         assert isinstance(method, KTO)
         self.method = method
-        good = sum(row["label"] for row in context.train_rows)
-        bad = len(context.train_rows) - good
+        good, bad = count_labels(context.train_rows)
         given = (method.desirable_weight, method.undesirable_weight)
         balanced = balanced_weights(good, bad) if given == (None, None) else (1.0, 1.0)
         weights = [usual if weight is None else weight for weight, usual in zip(given, balanced, strict=True)]
