@@ -46,6 +46,7 @@ def test_a_preempted_cell_ends_as_an_uninterrupted_one(cluster, here):
         log = sweep.log(name)
         assert log.splitlines().count("requeued") == requeues_itself and log.count("resuming from") == 1
         (job,) = sweep.manifest.cell(name).jobs
+        cluster.wait(job)  # accounting lags behind the run's own state
         assert cluster.run("sacct", "-nXPD", "-o", "State", "-j", job).split() == [state, "COMPLETED"]
         assert [row["step"] for row in sweep.run(name).metrics() if "loss" in row] == list(range(1, 41))
         assert sweep.weights(name) == alone.weights(name)
