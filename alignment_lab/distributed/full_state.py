@@ -1,4 +1,5 @@
-"""A sharded model as one process would have it: its full tensors, one at a time, and its parameter count.
+"""A sharded model as one process would have it: its full tensors, one at a time, and its parameter count; and
+whether it is one.
 
 Knows how FSDP2 and ZeRO-3 shard a tensor. Refuses to know what the tensors mean and where they are written.
 """
@@ -35,6 +36,11 @@ def iter_full_state(
         if key in tied:
             gathered_tied[key] = full  # one tensor under two names stays one
         yield name, full
+
+
+def is_sharded(model: Module) -> bool:
+    """Whether ZeRO-3 or FSDP2 holds the weights in parts, so that a forward call needs every process."""
+    return any(hasattr(weight, "full_tensor") or hasattr(weight, "ds_id") for weight in model.parameters())
 
 
 def trainable_names(model: Module) -> set[str]:

@@ -53,7 +53,10 @@ class ProgressBar:
 
 
 def progress_tracker(label: str, console: Console) -> Callable[[Sequence[T]], Iterable[T]]:
-    """A function that wraps a sequence: iterating over it shows a bar. See `Progress`."""
+    """A function that wraps a sequence: iterating over it shows a bar. See `Progress`.
+
+    Where the sequence has a `note`, it is shown beside the bar.
+    """
 
     def track(steps: Sequence[T]) -> Iterable[T]:
         return _iterate(label, steps, console)
@@ -65,4 +68,4 @@ def _iterate(label: str, steps: Sequence[T], console: Console) -> Iterator[T]:
     with ProgressBar(label, len(steps), console) as bar:
         for step in steps:
             yield step
-            bar.advance()
+            bar.advance(getattr(steps, "note", ""))

@@ -1,0 +1,11 @@
+"""Answers of a causal model: greedy or sampled, several to a prompt, the same whatever they are batched with.
+
+`generate` takes and gives token ids; `generate_answers` takes rows and gives texts. Refuses to judge what it
+generates.
+"""
+
+from .answers import generate_answers
+from .generate import generate
+from .sampling import Completion, Sampling
+
+__all__ = ["Completion", "Sampling", "generate", "generate_answers"]
