@@ -16,13 +16,14 @@ FLOORS = {
     "__init__": 0, "runtime": 0,
     "config": 1,
     "losses": 2, "data": 2, "distributed": 2, "tracking": 2, "report": 2,
-    "models": 3, "estimate": 3, "evaluation": 3,
+    "models": 3, "estimate": 3,
     "engine": 4, "checkpoints": 4, "content": 4,
-    "training": 5, "export": 5,
-    "methods": 6, "sweep": 6,
-    "actions": 7,
-    "entrypoints": 8,
-    "train": 9,
+    "evaluation": 6,
+    "training": 7, "export": 7,
+    "methods": 8, "sweep": 8,
+    "actions": 9,
+    "entrypoints": 10,
+    "train": 11,
 }  # fmt: skip
 READERS = {"report": {"runtime", "config"}}  # packages that may use only these, whatever lies below them
 HEAVY = {"torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib", "wandb"}
@@ -175,8 +176,8 @@ def drawn() -> str:
             lines += textwrap.wrap(
                 sentence.rstrip("."),
                 100,
-                initial_indent=f"{floor}  {label:<{width}}  ",
-                subsequent_indent=" " * (width + 5),
+                initial_indent=f"{floor:>2}  {label:<{width}}  ",
+                subsequent_indent=" " * (width + 6),
             )
         lines.append("-" * 100)
     return "\n".join(["```text", *lines[:-1], "```", ""])

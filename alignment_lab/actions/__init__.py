@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..config import Action, Experiment
 from ..runtime.run_directory import RunDirectory
+from .evaluate import run_evaluation
 from .plan import run_plan
 from .preview import run_preview
 from .train import run_training
@@ -14,6 +15,7 @@ ACTIONS: dict[Action, Callable[[Experiment, RunDirectory], float | None]] = {
     Action.train: run_training,
     Action.plan: run_plan,
     Action.preview: run_preview,
+    Action.evaluate: run_evaluation,
 }
 
 

@@ -63,7 +63,7 @@ def run_training(spec: Experiment, run: RunDirectory) -> float | None:
 
     Raises UserError for a mistake; the directory records any failure.
     """
-    _require_encodable(spec, run)
+    require_encodable(spec, run)
     removed = settle_environment()
     leads = is_run_leader(spec.parallel)
     console = Console(quiet=not leads)
@@ -98,7 +98,7 @@ def _publish(spec: Experiment, run: RunDirectory, console: Console) -> None:
     show_run(run, console)
 
 
-def _require_encodable(spec: Experiment, run: RunDirectory) -> None:
+def require_encodable(spec: Experiment, run: RunDirectory) -> None:
     """Refuse text that is no UTF-8: safetensors and tokenizers cannot open such a path."""
     settings = {"hydra.run.dir": str(run.path.absolute()), **flatten(to_plain(spec))}
     for key, value in settings.items():

@@ -6,6 +6,7 @@ It imports no torch, knows no method's mathematics, and only checks whether file
 
 from .adapter_rate import describe_adapter_rate
 from .dotted import flatten
+from .evaluated import settle_rows
 from .experiment import (
     Action,
     Experiment,
@@ -33,12 +34,14 @@ from .groups import (
     Dtype,
     Duplicates,
     Eval,
+    Measure,
     Model,
     ModelSource,
     OnNonfinite,
     Optimizer,
     Overlap,
     Parallel,
+    PreferenceMeasure,
     Quantization,
     Scheduler,
     Shape,
@@ -127,6 +130,7 @@ __all__ = [
     "Experiment",
     "Format",
     "Hinge",
+    "Measure",
     "Method",
     "Model",
     "ModelSource",
@@ -136,6 +140,7 @@ __all__ = [
     "Pairwise",
     "Parallel",
     "PlanOptions",
+    "PreferenceMeasure",
     "PreviewOptions",
     "Quantization",
     "Referenced",
@@ -167,6 +172,7 @@ __all__ = [
     "objective_value",
     "parse",
     "register_schemas",
+    "settle_rows",
     "to_plain",
     "to_schema",
     "to_yaml",

@@ -32,7 +32,7 @@ from ..runtime.library_internals import let_hydra_errors_propagate, save_multiru
 from ..runtime.paths import CONF
 from ..runtime.redaction import redact, redact_data, redacting_excepthook
 from ..runtime.run_directory import RunDirectory
-from . import Experiment, parse, register_schemas
+from . import Experiment, parse, register_schemas, settle_rows
 from .hydra_errors import describe_hydra_error, is_flag_error, is_group_error, is_part_of_null
 from .option_files import check_option_files, describe_yaml_error
 
@@ -101,7 +101,7 @@ def run_folder_name(name: str) -> str:
 
 def compose_experiment(overrides: list[str], config_name: str = "config") -> Experiment:
     """Compose and check one experiment; needs an initialized Hydra, as inside `@hydra.main`."""
-    return parse(compose(config_name, overrides))
+    return settle_rows(parse(compose(config_name, overrides)), overrides)
 
 
 def load_experiment(overrides: Sequence[str] = (), *, config_dir: str | Path | None = None) -> Experiment:

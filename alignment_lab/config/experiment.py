@@ -37,7 +37,7 @@ from .option_files import last_read, method_without_schema
 from .plugins import PluginMethod, load_plugin, loaded_plugins, merge_method_settings
 from .validation import SpecError, require
 
-Action = Enum("Action", ["train", "plan", "preview"])
+Action = Enum("Action", ["train", "plan", "preview", "evaluate"])
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..runtime.files import json_digest
 from .dotted import flatten, prefixes
+from .groups.evaluation import Measure
 
 # Settings that change no trained number, or only its rounding: a run may be resumed with other values.
 # A group stands for all its keys.
@@ -34,6 +35,9 @@ FREE_SETTINGS = (
     "training.save_total_limit",
     "eval.objective",  # what a search optimizes
     "eval.direction",
+    # of what is measured of a model that is trained: an evaluation has an identity of its own
+    *(f"eval.{name}" for name in ("models", "before", "measures", "reference", "own_data")),
+    *(f"eval.{measure.name}" for measure in Measure),
 )
 NOT_SETTINGS = ("defaults", "hydra")  # other keys of a spec.yaml
 MAX_DIFFERENCES = 5  # that a sentence lists

@@ -6,11 +6,12 @@ None of them is refused: a sweep may vary what one of its cells does not have.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from .groups import Adapter, Duplicates, OnNonfinite, Overlap, Scheduler
+from .groups import Adapter, Duplicates, Measure, OnNonfinite, Overlap, Scheduler
 from .methods import Divergence, Divergent, Format
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ def _without_effect(spec: Experiment) -> Iterator[tuple[str, tuple[str, ...], st
         yield "plan", ("device",), f"action={spec.action.name}"
     if spec.action.name != "preview":
         yield "preview", ("rows", "lines", "source", "heldout"), f"action={spec.action.name}"
+    if spec.action.name != "evaluate":
+        reason = f"action={spec.action.name}"
+        yield "eval", ("models", "before", "measures", "reference", "own_data"), reason
+        for measure in Measure:
+            node = getattr(spec.eval, measure.name)
+            yield f"eval.{measure.name}", tuple(field.name for field in fields(node)), reason
     training, parallel, data, method = spec.training, spec.parallel, spec.data, spec.method
     if training.max_steps > 0:
         yield "training", ("num_train_epochs",), f"training.max_steps={training.max_steps} goes first"
@@ -61,6 +68,13 @@ def _without_effect(spec: Experiment) -> Iterator[tuple[str, tuple[str, ...], st
 def _changed(group: str, settings: Any, name: str) -> str | None:
     """`group.name=value` where it is not the default of its schema."""
     assert is_dataclass(settings)
-    default = next(field.default for field in fields(settings) if field.name == name)
+    setting = next(field for field in fields(settings) if field.name == name)
+    default = setting.default if setting.default_factory is MISSING else setting.default_factory()
     value = getattr(settings, name)
-    return None if value == default else f"{group}.{name}={value}"
+    return None if value == default else f"{group}.{name}={_as_typed(value)}"
+
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_typed, value))}]"
+    return value.name if isinstance(value, Enum) else str(value)

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from .. import __version__
-from ..config import known_keys, parse
+from ..config import known_keys, parse, settle_rows
 from ..config.compose import errors_as_sentences, register_with_hydra
 from ..config.validation import did_you_mean
 from ..runtime.caches import redirect_unwritable_caches
@@ -43,7 +43,7 @@ def run_experiment(config: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     run = RunDirectory(relative_to_cwd(Path(hydra_config.runtime.output_dir)))
     with nullcontext() if hydra_config.mode is RunMode.MULTIRUN else errors_as_sentences(discard=run):
-        spec = parse(config)
+        spec = settle_rows(parse(config), hydra_config.overrides.task)
         from ..actions import run_action  # not needed to answer a mistake
 
         return run_action(spec, run)

@@ -1,1 +1,1 @@
-"""What is measured on held-out rows, with confidence intervals."""
+"""What is measured of a model, one that is trained or any that exists, with confidence intervals."""

@@ -25,6 +25,7 @@ from .output import lost_output
 from .publishing import publish_beside, stamps
 from .redaction import redact_data
 
+EVALUATION = "evaluation"  # the kind of a run that trains nothing, in run.json; a training run has none
 _first_attempts: set[Path] = set()  # absolute paths of the runs whose record this process began
 
 
@@ -144,14 +145,17 @@ class RunDirectory:
         state = {**self.state(), "state": "queued", "id": run_id, "error": None}
         write_atomic(self.state_file, json.dumps(redact_data(state), indent=2) + "\n", durable=False)
 
-    def start_attempt(self, *, run_id: str, spec: str) -> None:
+    def start_attempt(self, *, run_id: str, spec: str, kind: str | None = None) -> None:
         """Start an attempt: run.json in state running, which makes the directory the lab's, and spec.yaml."""
         folders.make_folder(self.path)
         if not self.state_file.exists():
             _first_attempts.add(self.path.absolute())
         self._begin_attempt(run_id)
         write_atomic(self.spec_file, spec)
-        folders.make_folder(self.checkpoints)
+        if kind:
+            self.update_state(kind=kind)
+        else:
+            folders.make_folder(self.checkpoints)
         self.clear_partial()  # of an attempt that was killed
         if self.metrics_file.exists() and not self.metrics_file.read_bytes().endswith(b"\n"):
             with self.metrics_file.open("a") as file:

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import Experiment, build_experiment, parse, to_schema
+from ..config import Experiment, build_experiment, parse, settle_rows, to_schema
 from ..config.hydra_errors import describe_hydra_error, is_group_error, is_part_of_null
 from ..runtime.errors import UserError
 from ..runtime.library_internals import apply_overrides
@@ -63,9 +63,9 @@ class Composer:
                 self._configs[options] = to_schema(compose(self.config_name, list(options)))
             config = copy.deepcopy(self._configs[options])
             apply_overrides(values, config)
-            return build_experiment(config)
+            return settle_rows(build_experiment(config), overrides)
         except Exception:  # Hydra raises the error itself, as for a single cell
-            return parse(compose(self.config_name, list(overrides)))
+            return settle_rows(parse(compose(self.config_name, list(overrides))), overrides)
 
     def _is_structural(self, override: Override) -> bool:
         """Whether the override chooses an option of a group, or adds or removes a key."""

@@ -31,7 +31,7 @@ class TrainContext:
     train_rows: Sequence[Row]
     heldout_rows: Sequence[Row]
     available: int  # training rows of the data; a run of few steps tokenizes only those that it can see
-    accelerator: Accelerator
+    accelerator: Accelerator | None  # None: nothing is trained
     device: torch.device
     dtype: torch.dtype
     max_tokens: int  # of a forward pass

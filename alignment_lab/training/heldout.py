@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..config.metrics import EVAL
 from ..distributed import ranks
@@ -13,15 +13,34 @@ from ..runtime.progress import progress_tracker
 from .batch import GlobalBatch, collate, gather_outputs
 
 if TYPE_CHECKING:
-    from .loop import Trainer
+    from ..data import Row
+    from .callbacks import Hooks
+    from .context import TrainContext
+    from .objective import Objective
 
 T = TypeVar("T")
 
 
-class HeldoutScorer:
-    """Scores a trainer's held-out rows as one global batch, in evaluation mode and without gradients."""
+class Scored(Protocol):
+    """What has held-out rows and an objective to score them with: a trainer, or a model that is measured."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    context: TrainContext
+    objective: Objective
+    heldout_rows: Sequence[Row]
+    hooks: Hooks
+
+    @property
+    def model(self) -> Any:
+        """The model as it is now."""
+
+    def check_stop(self) -> None:
+        """Raise Interrupted after a signal."""
+
+
+class HeldoutScorer:
+    """Scores held-out rows as one global batch, in evaluation mode and without gradients."""
+
+    def __init__(self, trainer: Scored) -> None:
         self.trainer = trainer
 
     def means(self) -> dict[str, float]:

@@ -166,6 +166,7 @@ class Trainer:
             self.model.activation_checkpointing_enable(
                 activation_checkpointing_kwargs={"use_reentrant": False}
             )
+        assert self.context.accelerator is not None
         self.backend = Backend(
             self.context.accelerator, self.model, self.sharding, self.training.max_grad_norm
         )

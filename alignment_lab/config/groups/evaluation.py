@@ -1,16 +1,36 @@
-"""The eval group: what is measured before and after training, and what a search optimizes."""
+"""The eval group: what is measured before and after training, what a search optimizes, and what
+`action=evaluate` measures of which models.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 
 from ..metrics import Direction
-from ..validation import require_nonnegative, require_positive
+from ..validation import SpecError, require, require_nonnegative, require_positive
+
+Measure = Enum("Measure", ["preference"])  # each has a node of settings of its name, and a row in MEASURES
+
+
+@dataclass
+class PreferenceMeasure:
+    """Held-out pairs: which answer the model prefers, and by how much."""
+
+    length_ratio: float = (
+        1.1  # the longer answer of a length-matched pair has at most so many times the tokens
+    )
+
+    def __post_init__(self) -> None:
+        ratio = self.length_ratio
+        require(
+            ratio >= 1, "eval.preference.length_ratio", ratio, "must be 1 or more; 1: equally long answers."
+        )
 
 
 @dataclass
 class Eval:
-    """What is measured before and after training."""
+    """What is measured before and after training, and by `action=evaluate`."""
 
     rows: int = 64  # held-out rows whose metrics are computed; 0: none
     generations: int = 64  # held-out prompts that are answered; 0: none
@@ -18,7 +38,22 @@ class Eval:
     batch: int = 32  # prompts answered at once
     objective: str | None = None  # metric that a search optimizes; null: preference accuracy, else eval_loss
     direction: Direction | None = None  # which way is better; null: as in the table of metrics
+    # of action=evaluate: runs, checkpoints, adapters, folders, Hub ids; none: the composed model
+    models: list[str] = field(default_factory=list)
+    before: bool = False  # the initial policies of the runs too, before each
+    measures: list[Measure] = field(default_factory=lambda: [Measure.preference])
+    # a model that KL and implicit rewards are measured from; null: a run's initial policy, an adapter's base
+    reference: str | None = None
+    # rows: those that the first run held out (true), or those of `data` (false); null: `data` where the
+    # command line names it
+    own_data: bool | None = None
+    preference: PreferenceMeasure = field(default_factory=PreferenceMeasure)
 
     def __post_init__(self) -> None:
         require_nonnegative("eval", self, "rows", "generations")
         require_positive("eval", self, "max_new_tokens", "batch")
+        repeated = [name for place, name in enumerate(self.models) if name in self.models[:place]]
+        if repeated:
+            raise SpecError(f"eval.models: {repeated[0]} is there twice; name each model once.")
+        require(bool(self.measures), "eval.measures", "[]", "name at least one: eval.measures=[preference].")
+        self.measures = list(dict.fromkeys(self.measures))

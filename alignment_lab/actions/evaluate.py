@@ -1,0 +1,235 @@
+"""action=evaluate: measures of models that exist. Nothing is trained, and nothing of a run is changed.
+
+What needs no torch comes first: mistakes are reported before it is imported.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..config import Experiment, Measure, to_plain, to_yaml
+from ..config.dotted import flatten
+from ..data.readers import source_files
+from ..distributed.environment import settle_environment
+from ..evaluation import candidates as finding
+from ..evaluation.candidates import Candidate
+from ..evaluation.differences import differences
+from ..evaluation.intervals import Scores
+from ..evaluation.measures import MEASURES, MeasureContext
+from ..evaluation.prompts import row_scores
+from ..evaluation.results import MeasureResult
+from ..evaluation.rows import HeldoutRows
+from ..evaluation.subject import free, given_reference, load_subject
+from ..runtime import provenance
+from ..runtime.digests import digest_files
+from ..runtime.errors import UserError, describe_error
+from ..runtime.files import json_digest, utc_now, write_atomic, write_json
+from ..runtime.run_directory import EVALUATION, RunDirectory
+from .method_scores import method_scores
+from .train import prepare_libraries, require_encodable
+
+SETTINGS = ("rows", "generations", "max_new_tokens")  # of `eval`, that every measure's figures depend on
+
+
+def run_evaluation(spec: Experiment, run: RunDirectory) -> None:
+    """Measure the models of eval.models and leave a complete directory of the evaluation.
+
+    Raises UserError for a mistake; the directory records any failure.
+    """
+    require_encodable(spec, run)
+    settle_environment()
+    console = Console()
+    models, lines = finding.find_candidates(spec)
+    reference = given_reference(spec)
+    for measure in spec.eval.measures:
+        MEASURES[measure].check(spec, models, measure)
+    data_spec, told = rows_of(spec, models)
+    evaluation_id = identity(spec, data_spec, models, reference)
+    run.require_own()
+    if _is_done(run, evaluation_id):
+        console.print(
+            f"{run.path}: this evaluation is finished; give another directory to do it again.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    rows = HeldoutRows(data_spec)
+    rows.splits(data_spec.method.format)  # a mistake in the data comes before anything is loaded
+    with _recorded(spec, run, evaluation_id):
+        for line in (f"evaluation {evaluation_id} in {run.path}", *lines, told):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        provenance.record_attempt(run.provenance_file, run.state().get("attempts", 1), 0)
+        context = MeasureContext(spec, rows, console, method_scores)
+        measured = [_measure(spec, each, reference, context) for each in models]
+        _write(spec, run, evaluation_id, models, measured, rows)
+
+
+def rows_of(spec: Experiment, models: Sequence[Candidate]) -> tuple[Experiment, str]:
+    """The experiment whose held-out rows are measured, and a line that says which: those of the first run, or
+    those that the command line names.
+    """
+    owner = next((each for each in models if each.run is not None), None)
+    if owner is None or spec.eval.own_data is False:
+        return spec, f"rows: those held out of data={spec.data.name}"
+    return (
+        owner.spec,
+        f"rows: those that {owner.name} held out (data={owner.spec.data.name}); other rows: data=...",
+    )
+
+
+def identity(
+    spec: Experiment, data_spec: Experiment, models: Sequence[Candidate], reference: Candidate | None
+) -> str:
+    """Twelve hex digits of what is measured: the models by content, the data, the measures' settings."""
+    settings = to_plain(spec)["eval"]
+    kept = {name: settings[name] for name in SETTINGS}
+    kept |= {measure.name: settings.get(measure.name) for measure in spec.eval.measures}
+    data_settings = to_plain(data_spec)["data"]
+    files = [file for group in source_files(data_spec.data).values() for file in group.values()]
+    made_of = {
+        "kind": EVALUATION,
+        "models": list(finding.identity_of(models)),
+        "reference": reference.content() if reference else None,
+        "data": {key: value for key, value in flatten(data_settings).items() if key != "name"},
+        "files": digest_files(files, read_large=False),
+        "seed": data_spec.training.seed,
+        "eval": kept,
+    }
+    return json_digest(made_of)[:12]
+
+
+def _is_done(run: RunDirectory, evaluation_id: str) -> bool:
+    """Whether this evaluation is finished there. Raises UserError where something else is."""
+    state = run.state()
+    if not state:
+        return False
+    if state.get("kind") != EVALUATION:
+        raise UserError(
+            f"{run.path}: is a training run, which an evaluation leaves as it is; give the evaluation a "
+            "directory of its own: hydra.run.dir=DIRECTORY."
+        )
+    if state.get("id") != evaluation_id:
+        raise UserError(
+            f"{run.path}: holds another evaluation (of other models, measures, settings or rows); give this "
+            "one a directory of its own: hydra.run.dir=DIRECTORY."
+        )
+    return state.get("state") == "finished"
+
+
+@contextmanager
+def _recorded(spec: Experiment, run: RunDirectory, evaluation_id: str) -> Iterator[None]:
+    """Keep run.json true: running, then finished, or failed with the reason."""
+    prepare_libraries()
+    with run.locked():
+        run.start_attempt(run_id=evaluation_id, spec=to_yaml(spec), kind=EVALUATION)
+        try:
+            yield
+        except BaseException as error:
+            run.fail(describe_error(error), resumable=isinstance(error, KeyboardInterrupt))
+            raise
+        run.finish()
+
+
+class Measured:
+    """All that was measured of one model."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate = candidate
+        self.results: dict[Measure, MeasureResult] = {}
+        self.reference: str | None = None
+        self.seconds: dict[str, float] = {}
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        """Of all measures."""
+        return {name: each for result in self.results.values() for name, each in result.scores.items()}
+
+    def report(self) -> dict[str, Any]:
+        """An entry of report.json's `models`."""
+        found, results = self.candidate, self.results.values()
+        return {
+            "name": found.name,
+            "kind": found.kind.name,
+            "run": str(found.run.path.absolute()) if found.run else None,
+            "run_id": found.run.state().get("id") if found.run else None,
+            "step": found.step,
+            "is_initial": found.is_initial,
+            "method": found.spec.method.name if found.run else None,
+            "reference": self.reference,
+            "metrics": {name: scores.estimate() for name, scores in self.scores.items()},
+            "tables": {title: list(rows) for result in results for title, rows in result.tables.items()},
+            "notes": [line for result in results for line in result.lines],
+            "files": sorted(file_name(found, name) for result in results for name in result.files),
+            "seconds": self.seconds,
+        }
+
+
+def _measure(
+    spec: Experiment, candidate: Candidate, reference: Candidate | None, context: MeasureContext
+) -> Measured:
+    """Load one model, and measure it."""
+    longest = context.rows.spec.data.max_length + spec.eval.max_new_tokens
+    measured = Measured(candidate)
+    started = time.monotonic()
+    subject = load_subject(candidate, longest, context.console, reference)
+    measured.seconds["load"] = round(time.monotonic() - started, 2)
+    measured.reference = subject.reference_name
+    for measure in spec.eval.measures:
+        started = time.monotonic()
+        result = MEASURES[measure].run(subject, context)
+        measured.seconds[measure.name] = round(time.monotonic() - started, 2)
+        measured.results[measure] = context.done[candidate.name, measure] = result
+        for line in result.lines:
+            context.notify(f"{candidate.name}: {line}")
+    free(subject)
+    return measured
+
+
+def file_name(candidate: Candidate, name: str) -> str:
+    """The name of a file of one model: distinct for distinct models, and no path."""
+    label = "-".join(part for part in Path(candidate.name).parts[-3:] if part.strip("/."))
+    kept = "".join(each if each.isalnum() or each in "-._" else "_" for each in label) or "model"
+    return f"{kept}-{json_digest(candidate.name)[:4]}-{name}"
+
+
+def _write(
+    spec: Experiment,
+    run: RunDirectory,
+    evaluation_id: str,
+    models: Sequence[Candidate],
+    measured: Sequence[Measured],
+    rows: HeldoutRows,
+) -> None:
+    """report.json, the scores of single rows, and the measures' files."""
+    for each in measured:
+        for result in each.results.values():
+            for name, text in result.files.items():
+                write_atomic(run.path / file_name(each.candidate, name), text)
+    run.write_row_scores({"models": {each.candidate.name: row_scores(each.scores) for each in measured}})
+    first = measured[0]
+    settings = to_plain(spec)["eval"]
+    write_json(
+        run.report_file,
+        {
+            "kind": EVALUATION,
+            "id": evaluation_id,
+            "ended": utc_now(),
+            "data": rows.spec.data.name,
+            "rows_digest": {format.name: splits.digest for format, splits in rows.known.items()},
+            "measures": [measure.name for measure in spec.eval.measures],
+            "settings": {
+                **{name: settings[name] for name in SETTINGS},
+                **{measure.name: settings.get(measure.name) for measure in spec.eval.measures},
+            },
+            "models": [each.report() for each in measured],
+            "differences": {
+                each.candidate.name: differences(each.scores, first.scores) for each in measured[1:]
+            },
+        },
+    )

@@ -1,0 +1,71 @@
+"""The table of measures: what `eval.measures` may name, and what computes each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..config import Experiment, Measure
+from ..runtime.errors import UserError
+from .candidates import Candidate
+from .results import MeasureResult
+from .rows import HeldoutRows
+from .subject import Subject
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..data import Row
+    from .intervals import Scores
+
+
+@dataclass
+class MeasureContext:
+    """What a measure may ask for besides its subject: settings, rows, and what was measured before it."""
+
+    spec: Experiment  # of the command: `spec.eval` has a node of settings for each measure
+    rows: HeldoutRows  # the same for all subjects
+    console: Console
+    # what a run's own method measures of held-out rows, and the rows: handed in, as methods lie above
+    method_scores: Callable[[Subject, MeasureContext], tuple[dict[str, Scores], Sequence[Row]]]
+    # of this subject and of those before it, by the subject's name and the measure
+    done: dict[tuple[str, Measure], MeasureResult] = field(default_factory=dict)
+
+    def notify(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _preference(subject: Subject, context: MeasureContext) -> MeasureResult:
+    from .preference import measure_preference
+
+    return measure_preference(subject, context)
+
+
+def _of_language_models(spec: Experiment, candidates: Sequence[Candidate], measure: Measure) -> None:
+    """Raise UserError where one of the models is a reward model, which writes nothing."""
+    for each in candidates:
+        if each.is_reward_model:
+            raise UserError(
+                f"eval.measures={measure.name}: {each.name} is a reward model, which scores answers and "
+                "writes none; give language models, or eval.measures=[preference]."
+            )
+
+
+def _any_model(spec: Experiment, candidates: Sequence[Candidate], measure: Measure) -> None:
+    """Every model can be measured."""
+
+
+@dataclass(frozen=True)
+class MeasureRow:
+    """One row of the table."""
+
+    run: Callable[[Subject, MeasureContext], MeasureResult]
+    # raises UserError for a mistake; before any model is loaded, and without torch
+    check: Callable[[Experiment, Sequence[Candidate], Measure], None] = _of_language_models
+
+
+MEASURES: dict[Measure, MeasureRow] = {
+    Measure.preference: MeasureRow(_preference, check=_any_model),
+}

@@ -1,0 +1,65 @@
+"""The held-out rows that all models of an evaluation are measured on, in the shape that a measure needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from .. import data
+from ..config import METHOD_SCHEMAS, Experiment, Format
+from ..data import Row, TokenRows
+from ..models.tokenizer import tokenizer_digest
+from .subject import Subject
+
+# a method whose rows have this format, for data that is read for no method of a run
+METHOD_OF = {
+    Format.preference: "dpo",
+    Format.unpaired: "kto",
+    Format.conversation: "sft",
+    Format.text: "cpt",
+}
+
+
+@dataclass
+class HeldoutRows:
+    """Held-out rows of one experiment's data; each format is read once, when it is asked for."""
+
+    spec: Experiment  # whose data it is
+    known: dict[Format, data.Splits] = field(default_factory=dict)
+
+    def splits(self, format: Format) -> data.Splits:
+        """The data in this format. Raises DataError where it cannot be read so."""
+        if format not in self.known:
+            own = self.spec.method.format is format
+            method = self.spec.method if own else METHOD_SCHEMAS[METHOD_OF[format]]()
+            self.known[format] = data.load_rows(replace(self.spec, method=method))
+        return self.known[format]
+
+    def heldout(self, format: Format) -> Sequence[Row]:
+        """The rows that are held out, as they were converted."""
+        return self.splits(format).heldout
+
+    def prompts(self, count: int) -> list[Row]:
+        """The first rows with a prompt of their own, the same as in training."""
+        return data.generation_rows(self.heldout(self.spec.method.format), count)
+
+    def tokenized(self, subject: Subject, format: Format, count: int) -> Sequence[Row]:
+        """The first `count` groups of rows that the subject's template and data.max_length take, as its
+        tokens; one that they do not take is replaced by the next.
+        """
+        tokenizer, rows = subject.tokenizer, self.heldout(format)
+        digest, limit = tokenizer_digest(tokenizer), (self.spec.data.max_length, self.spec.data.truncation)
+        if format is Format.text:  # they fill blocks, of which none is replaced
+            block = data.take_groups(rows, count)
+            found = data.tokenize_cached(data.TOKENIZE[format], tokenizer, digest, block, *limit).rows
+            return found
+        starts = [*data.group_starts(rows).tolist(), len(rows)]
+        parts: list[TokenRows] = []
+        first, missing = 0, count
+        while missing > 0 and first < len(starts) - 1:
+            end = min(first + missing, len(starts) - 1)
+            block = rows[starts[first] : starts[end]]
+            parts.append(data.tokenize_cached(data.TOKENIZE[format], tokenizer, digest, block, *limit).rows)
+            first = end
+            missing = count - sum(len(data.group_starts(part)) for part in parts)
+        return data.join_token_rows(parts)
