@@ -56,6 +56,12 @@ FREED = {  # another value of each
     "training.save_total_limit": "training.save_total_limit=7",
     "eval.objective": "eval.objective=eval_loss",
     "eval.direction": "eval.direction=minimize",
+    "eval.models": "eval.models=[somewhere]",
+    "eval.before": "eval.before=true",
+    "eval.measures": "eval.measures=[preference,preference]",
+    "eval.reference": "eval.reference=somewhere",
+    "eval.own_data": "eval.own_data=true",
+    "eval.preference": "eval.preference.length_ratio=2",
 }
 
 
