@@ -74,6 +74,8 @@ class ContextFactory:
     folder: Path
     known: dict[Any, list[Row]] = field(default_factory=dict)
     bases: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    device: torch.device = CPU
+    dtype: torch.dtype = FLOAT32
 
     def spec(self, method: str, *overrides: str) -> Any:
         """An experiment on model=tiny; continued pre-training gets texts, which the embedded data are not.
@@ -93,7 +95,7 @@ class ContextFactory:
         if tuple(other_overrides) not in self.bases:
             tiny = [
                 "model=tiny",
-                "parallel.device=cpu",
+                f"parallel.device={self.device.type}",
                 f"data.max_length={MAX_LENGTH}",
                 "model.shape.vocabulary=1000",
             ]
@@ -129,17 +131,17 @@ class ContextFactory:
         num_train = len(rows) // 2
         policy = policy or self.policy(spec)
         console = Console(file=io.StringIO(), width=1000)
-        accelerator = create_accelerator(spec, CPU, FLOAT32)
+        accelerator = create_accelerator(spec, self.device, self.dtype)
         splits = data.Splits([], [], "")
         tokens = tokenized.TokenizedData(
             splits, self.folder, self.tokenizer, rows[:num_train], rows[num_train:], num_train
         )
-        return assembly.build_context(spec, policy, accelerator, CPU, FLOAT32, tokens, console)
+        return assembly.build_context(spec, policy, accelerator, self.device, self.dtype, tokens, console)
 
     def policy(self, spec: Any) -> Any:
-        """Random weights in the widest type there is, and large enough for every mistake to show."""
+        """Random weights in the widest type that is computed in, large enough for every mistake to show."""
         model = load_model(spec.model, locate_model(spec.model), score_head=not spec.method.generates)
-        model = model.to(torch.float64)
+        model = model.to(self.device, torch.float64 if self.dtype is FLOAT32 else torch.float32)
         perturb(model, WEIGHT_SCALE)
         return model
 
@@ -163,7 +165,8 @@ def perturb(policy: Any, by: float = UPDATE_SCALE, seed: int = 3) -> None:
     with torch.no_grad():
         for weight in policy.parameters():
             if weight.requires_grad:
-                weight += by * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+                noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+                weight += by * noise.to(weight.device)
 
 
 def run_step(
@@ -176,7 +179,7 @@ def run_step(
     """
     trainer.model.zero_grad()
     trainer.model.train()
-    batch = collate(trainer.objective, list(rows or trainer.train_rows))
+    batch = collate(trainer.objective, list(rows or trainer.train_rows)).to(trainer.context.device)
     batch.is_first_step = is_first
     loss = trainer.backward(batch)
     _, means = trainer.metrics.pop()

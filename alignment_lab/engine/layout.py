@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..distributed import ranks
+from ..models.device import move
 from ..models.packed_attention import PackedLayout, dummy_mask
 from .packing import ScoredSequence, Tree, build_trees, pack_evenly, pack_trees, pad_trees
 
@@ -37,7 +38,7 @@ class ForwardBatch:
     def to(self, device: torch.device | str, **_: Any) -> ForwardBatch:
         """A copy on `device`."""
         tensors: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+            name: move(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **tensors)
 

@@ -78,6 +78,13 @@ def _matmul_seconds(dtype: torch.dtype) -> float:
     return min(seconds)
 
 
+def move(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """The tensor on `device`. A copy to an accelerator starts from pinned memory: nothing waits for it."""
+    if str(device).startswith("cuda") and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def free_memory(device: torch.device) -> int:
     """Free bytes on the accelerator; on a CPU, this process's share of the machine's available memory."""
     import psutil

@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from ..runtime.errors import RunError
+from .device import move
 
 SHARED_PREFIX = "shared_prefix"
 FLASH_KERNELS = find_spec("flash_attn") is not None
@@ -81,10 +82,10 @@ def _make_varlen(layout: PackedLayout, device: torch.device) -> VarlenLayout:
         tree_start = segment_start
 
     def cumulative(lengths: list[int]) -> Tensor:
-        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+        return move(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)
 
     return VarlenLayout(
-        torch.tensor(key_indices, device=device),
+        move(torch.tensor(key_indices), device),
         cumulative(query_lengths),
         cumulative(key_lengths),
         max(query_lengths),

@@ -13,6 +13,7 @@ from ..data import Row, count_sequence_tokens
 from ..distributed import collectives, ranks
 from ..engine.layout import ForwardBatch
 from ..engine.logprobs import TokenLogprobs
+from ..models.device import move
 from .workers import PickledWhole
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class GlobalBatch(PickledWhole):
             self,
             passes=[batch.to(device) for batch in self.passes],
             aux_passes=[batch.to(device) for batch in self.aux_passes],
-            columns={name: values.to(device) for name, values in self.columns.items()},
+            columns={name: move(values, device) for name, values in self.columns.items()},
         )
 
 

@@ -24,7 +24,7 @@ class MetricWindow:
         """A pass's metrics: one value per row. Nothing waits for the device."""
         for name, rows in values.items():
             if name != "loss":
-                count = torch.tensor(float(rows.numel()), device=rows.device)
+                count = rows.new_full((), rows.numel(), dtype=torch.float64)
                 self.sums[name].append(torch.stack([rows.detach().double().sum(), count]))
 
     def add_loss(self, loss: Tensor) -> None:
