@@ -1,8 +1,11 @@
-"""Win rates and length control on the published judgments of AlpacaEval 2.  python -m benchmarks.winrate DATA [--alpaca-eval]
+"""Win rates and length control on the published judgments of AlpacaEval 2.
 
-DATA is a folder with judgments.csv.gz (model, prompt, preference, model_chars, baseline_chars) and published.csv.
-Prints what docs/STATISTICS.md states. With `--alpaca-eval` its own regression is run too, where alpaca-eval and
-scikit-learn are installed, and its figures are written to winrate.json, which the tests compare with.
+    python -m benchmarks.winrate DATA [--alpaca-eval] [--coverage]
+
+DATA is a folder with judgments.csv.gz (model, prompt, preference, model_chars, baseline_chars) and
+published.csv. Prints what docs/STATISTICS.md states. With `--alpaca-eval` its own regression is run too,
+where alpaca-eval and scikit-learn are installed, and its figures are written to winrate.json, which the tests
+compare with.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Win rates and length control: by hand, on planted effects, and on the published judgments of AlpacaEval 2."""
+"""Win rates and length control: by hand, on planted effects, and on AlpacaEval 2's published judgments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_judge_that_names_a_place_ends_at_one_half():
 
 @pytest.mark.parametrize("prompts", [8, 64, 200])
 def test_an_identical_pair_is_one_half_within_its_interval(prompts):
-    """Verdicts that depend on chance alone, over 20 draws of two figures: at most 5 intervals leave out 0.5."""
+    """Verdicts that depend on chance alone, 20 draws of two figures: at most 5 intervals leave out 0.5."""
     missed = 0
     for seed in range(20):
         pairs = planted(prompts, 0.0, 0.0, 0.0, seed)
@@ -80,7 +80,8 @@ def test_where_all_verdicts_agree_nothing_is_certain_or_fails(values, alike):
 
 def test_pairs_of_one_prompt_are_one_draw():
     once = planted(40, 0.5, 1.0, 0.3)
-    again = Preferences(*(list(each) * 3 for each in (once.values, once.candidate_lengths, once.baseline_lengths, once.prompts)))  # fmt: skip
+    columns = (once.values, once.candidate_lengths, once.baseline_lengths, once.prompts)
+    again = Preferences(*(list(each) * 3 for each in columns))
     for rate in (win_rate, length_controlled):
         assert rate(again).value == pytest.approx(rate(once).value, abs=2e-3)
         assert rate(again).standard_error == pytest.approx(rate(once).standard_error, rel=0.02)
