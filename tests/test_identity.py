@@ -58,10 +58,12 @@ FREED = {  # another value of each
     "eval.direction": "eval.direction=minimize",
     "eval.models": "eval.models=[somewhere]",
     "eval.before": "eval.before=true",
-    "eval.measures": "eval.measures=[preference,preference]",
+    "eval.measures": "eval.measures=[generate]",
     "eval.reference": "eval.reference=somewhere",
     "eval.own_data": "eval.own_data=true",
     "eval.preference": "eval.preference.length_ratio=2",
+    "eval.perplexity": "eval.perplexity.window=64",
+    "eval.generate": "eval.generate.n=2",
 }
 
 

@@ -42,6 +42,7 @@ def method_scores(subject: Subject, context: MeasureContext) -> tuple[dict[str, 
         eval=context.spec.eval,
     )
     train_context = _context(spec, subject, context)
+    scores: dict[str, Scores] = {}
     objective = objective_class(spec.method)(train_context)
     scored = _Scored(train_context, objective, objective.prepare_rows(train_context.heldout_rows))
     if subject.reference_name is not None:
@@ -49,14 +50,15 @@ def method_scores(subject: Subject, context: MeasureContext) -> tuple[dict[str, 
             _use(train_context, reference)
             columns = objective.reference_columns(scored.heldout_rows)
             scored.heldout_rows = with_columns(scored.heldout_rows, columns)
-            HeldoutScorer(scored).scores(initial=True)
+            scores = HeldoutScorer(scored).scores(initial=True)
         _use(train_context, subject)
     elif getattr(spec.method, "needs_reference", False):
         raise UserError(
             f"{subject.name}: the loss of method={spec.method.name} is measured from its initial policy, "
             "which is not on this machine; name it with eval.reference=MODEL."
         )
-    scores = HeldoutScorer(scored).scores()
+    if not (subject.candidate.is_initial and subject.given_reference is None):  # else these are its own
+        scores = HeldoutScorer(scored).scores()
     if objective.state_dict():  # a mean over the steps of training, which a model does not have
         context.notify(
             f"{subject.name}: no loss: that of method={spec.method.name} rests on training's steps"

@@ -26,6 +26,7 @@ EVAL = "eval_"  # in front of the name of a metric of held-out rows
 ANSWERS = "answers/"  # in front of what is counted in generated answers
 # in front of DPO's implicit reward without beta, log pi(answer) - log pi_initial(answer) in nats
 IMPLICIT = "implicit_rewards/"
+SAMPLED = "sampled/"  # in front of what is counted in answers that are drawn from a model, by action=evaluate
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,31 @@ _DETAILS = (  # what pages and files have as well
     Metric("kl", "KL from the reference, as KTO estimates it", _MIN, scale=Scale.method),
     Metric("shift", "BCO's shift", scale=Scale.method),
 )
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_SUMMARY, *_DETAILS)}
+_EVALUATED = (  # what action=evaluate measures besides
+    Metric(
+        "length_matched_accuracies", "preferred answer ranked higher, of equally long ones", is_share=True
+    ),
+    Metric("brier", "Brier score of the preferences", _MIN),
+    Metric("logps/accuracies", "preferred answer more likely", is_share=True),
+    Metric("logps/accuracies_per_token", "preferred answer more likely, per token", is_share=True),
+    Metric("text/nll_per_token", "negative log-likelihood of texts per token", _MIN, scale=Scale.tokenizer),
+    Metric("text/bits_per_byte", "bits per byte of texts", _MIN),
+    Metric(f"{SAMPLED}kl", "KL divergence from the reference, per answer", _MIN),
+    Metric(
+        f"{SAMPLED}kl_per_token", "KL divergence from the reference, per token", _MIN, scale=Scale.tokenizer
+    ),
+    Metric(f"{SAMPLED}correct", "sampled answers with the right fact", is_share=True),
+    Metric(f"{SAMPLED}words", "words per sampled answer", _MIN),
+    Metric(f"{SAMPLED}tokens", "tokens per sampled answer", _MIN, scale=Scale.tokenizer),
+    Metric(f"{SAMPLED}one_sentence", "sampled answers of one sentence", is_share=True),
+    Metric(f"{SAMPLED}finished", "sampled answers that end by themselves", is_share=True),
+    Metric(f"{SAMPLED}empty", "sampled answers without a word", _MIN, is_share=True),
+    Metric(f"{SAMPLED}repeated", "words of an answer in a repeated run of four", _MIN, is_share=True),
+    Metric(f"{SAMPLED}lists", "sampled answers with a list", is_share=True),
+    Metric(f"{SAMPLED}code", "sampled answers with code", is_share=True),
+    Metric(f"{SAMPLED}refusals", "sampled answers that begin like a refusal", _MIN, is_share=True),
+)
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_SUMMARY, *_DETAILS, *_EVALUATED)}
 SUMMARY_METRICS = tuple(metric.name for metric in _SUMMARY)
 
 

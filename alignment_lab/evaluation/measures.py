@@ -43,6 +43,18 @@ def _preference(subject: Subject, context: MeasureContext) -> MeasureResult:
     return measure_preference(subject, context)
 
 
+def _perplexity(subject: Subject, context: MeasureContext) -> MeasureResult:
+    from .perplexity import measure_perplexity
+
+    return measure_perplexity(subject, context)
+
+
+def _generate(subject: Subject, context: MeasureContext) -> MeasureResult:
+    from .generated import measure_generated
+
+    return measure_generated(subject, context)
+
+
 def _of_language_models(spec: Experiment, candidates: Sequence[Candidate], measure: Measure) -> None:
     """Raise UserError where one of the models is a reward model, which writes nothing."""
     for each in candidates:
@@ -68,4 +80,6 @@ class MeasureRow:
 
 MEASURES: dict[Measure, MeasureRow] = {
     Measure.preference: MeasureRow(_preference, check=_any_model),
+    Measure.perplexity: MeasureRow(_perplexity),
+    Measure.generate: MeasureRow(_generate),
 }

@@ -3,7 +3,7 @@
 from .data import BadRows, Data, Truncation
 from .data_cleaning import Cleaning, Duplicates, Overlap
 from .data_source import DataSource, Source
-from .evaluation import Eval, Measure, PreferenceMeasure
+from .evaluation import Eval, GenerateMeasure, Measure, PerplexityMeasure, PreferenceMeasure
 from .model import TEMPLATES, Attention, Dtype, Model, ModelSource, Shape
 from .parallel import Adapter, DeviceType, Parallel, Quantization, Sharding
 from .tracking import Tracking
@@ -19,8 +19,34 @@ GROUPS: dict[str, type] = {
 }
 
 __all__ = [
-    "GROUPS", "TEMPLATES", "Adapter", "Attention", "BadRows", "Cleaning", "Data", "DataSource", "DeviceType",
-    "Dtype", "Duplicates", "Eval", "Measure", "Model", "ModelSource", "OnNonfinite",
-    "Optimizer", "Overlap", "Parallel", "PreferenceMeasure", "Quantization", "Scheduler",
-    "Shape", "Sharding", "Source", "Tracking", "Training", "Truncation",
+    "GROUPS",
+    "TEMPLATES",
+    "Adapter",
+    "Attention",
+    "BadRows",
+    "Cleaning",
+    "Data",
+    "DataSource",
+    "DeviceType",
+    "Dtype",
+    "Duplicates",
+    "Eval",
+    "GenerateMeasure",
+    "Measure",
+    "Model",
+    "ModelSource",
+    "OnNonfinite",
+    "Optimizer",
+    "Overlap",
+    "Parallel",
+    "PerplexityMeasure",
+    "PreferenceMeasure",
+    "Quantization",
+    "Scheduler",
+    "Shape",
+    "Sharding",
+    "Source",
+    "Tracking",
+    "Training",
+    "Truncation",
 ]  # fmt: skip

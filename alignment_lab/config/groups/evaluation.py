@@ -10,7 +10,9 @@ from enum import Enum
 from ..metrics import Direction
 from ..validation import SpecError, require, require_nonnegative, require_positive
 
-Measure = Enum("Measure", ["preference"])  # each has a node of settings of its name, and a row in MEASURES
+Measure = Enum(
+    "Measure", ["preference", "perplexity", "generate"]
+)  # each has a node of settings of its name, and a row in MEASURES
 
 
 @dataclass
@@ -25,6 +27,43 @@ class PreferenceMeasure:
         ratio = self.length_ratio
         require(
             ratio >= 1, "eval.preference.length_ratio", ratio, "must be 1 or more; 1: equally long answers."
+        )
+
+
+@dataclass
+class PerplexityMeasure:
+    """The probability of held-out texts, or of the data's answers to held-out prompts."""
+
+    window: int | None = None  # tokens that are read at once; null: data.max_length
+    stride: int | None = None  # new tokens of each window of a long text; null: half of the window
+
+    def __post_init__(self) -> None:
+        require_positive("eval.perplexity", self, "window", "stride")
+        fits = self.window is None or self.stride is None or self.stride < self.window
+        require(
+            fits,
+            "eval.perplexity.stride",
+            self.stride,
+            f"must be below eval.perplexity.window={self.window}.",
+        )
+
+
+@dataclass
+class GenerateMeasure:
+    """Answers that the model writes to held-out prompts, and how far they are from the reference."""
+
+    n: int = 4  # answers to each prompt
+    temperature: float = 1.0  # 0: the most likely token; the KL divergence needs 1
+    top_p: float = 1.0  # of the most likely tokens that have this much of the probability; the KL needs 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_positive("eval.generate", self, "n")
+        require_nonnegative("eval.generate", self, "temperature", "seed")
+        require(0 < self.top_p <= 1, "eval.generate.top_p", self.top_p, "must be above 0, and 1 at most.")
+        same = self.n > 1 and not self.temperature
+        require(
+            not same, "eval.generate.n", self.n, "at temperature 0 all answers are the same; set it to 1."
         )
 
 
@@ -48,6 +87,8 @@ class Eval:
     # command line names it
     own_data: bool | None = None
     preference: PreferenceMeasure = field(default_factory=PreferenceMeasure)
+    perplexity: PerplexityMeasure = field(default_factory=PerplexityMeasure)
+    generate: GenerateMeasure = field(default_factory=GenerateMeasure)
 
     def __post_init__(self) -> None:
         require_nonnegative("eval", self, "rows", "generations")
