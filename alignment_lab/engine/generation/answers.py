@@ -49,5 +49,6 @@ def generate_answers(
         dtype=dtype,
         progress=progress,
     )
-    texts = tokenizer.batch_decode([answer.token_ids for (answer,) in completions], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    # one by one: of no answers `batch_decode` makes one
+    texts = [tokenizer.decode(answer.token_ids, skip_special_tokens=True) for (answer,) in completions]
+    return [str(text).strip() for text in texts]
