@@ -25,7 +25,7 @@ from ..evaluation.measures import MEASURES, MeasureContext
 from ..evaluation.prompts import row_scores
 from ..evaluation.results import MeasureResult
 from ..evaluation.rows import HeldoutRows
-from ..evaluation.subject import free, given_reference, load_subject
+from ..evaluation.subject import Subject, free, given_reference, load_subject
 from ..runtime import provenance
 from ..runtime.digests import digest_files
 from ..runtime.errors import UserError, describe_error
@@ -100,6 +100,11 @@ def identity(
         "files": digest_files(files, read_large=False),
         "seed": data_spec.training.seed,
         "eval": kept,
+        "harnesses": {
+            measure.name: part
+            for measure in spec.eval.measures
+            if (part := MEASURES[measure].made_of(spec, measure))
+        },
     }
     return json_digest(made_of)[:12]
 
@@ -165,7 +170,11 @@ class Measured:
             "metrics": {name: scores.estimate() for name, scores in self.scores.items()},
             "tables": {title: list(rows) for result in results for title, rows in result.tables.items()},
             "notes": [line for result in results for line in result.lines],
-            "files": sorted(file_name(found, name) for result in results for name in result.files),
+            "files": sorted(
+                name
+                for result in results
+                for name in (*(file_name(found, each) for each in result.files), *result.named_files)
+            ),
             "seconds": self.seconds,
         }
 
@@ -177,17 +186,23 @@ def _measure(
     longest = context.rows.spec.data.max_length + spec.eval.max_new_tokens
     measured = Measured(candidate)
     started = time.monotonic()
-    subject = load_subject(candidate, longest, context.console, reference)
-    measured.seconds["load"] = round(time.monotonic() - started, 2)
-    measured.reference = subject.reference_name
+    read = {measure: MEASURES[measure].read(candidate, context) for measure in spec.eval.measures}
+    subject: Subject | None = None
     for measure in spec.eval.measures:
-        started = time.monotonic()
-        result = MEASURES[measure].run(subject, context)
+        result = read[measure]
+        if result is None:
+            if subject is None:
+                subject = load_subject(candidate, longest, context.console, reference)
+                measured.seconds["load"] = round(time.monotonic() - started, 2)
+                measured.reference = subject.reference_name
+            started = time.monotonic()
+            result = MEASURES[measure].run(subject, context)
         measured.seconds[measure.name] = round(time.monotonic() - started, 2)
         measured.results[measure] = context.done[candidate.name, measure] = result
         for line in result.lines:
             context.notify(f"{candidate.name}: {line}")
-    free(subject)
+    if subject:
+        free(subject)
     return measured
 
 
@@ -211,6 +226,9 @@ def _write(
         for result in each.results.values():
             for name, text in result.files.items():
                 write_atomic(run.path / file_name(each.candidate, name), text)
+            for path, text in result.named_files.items():
+                (run.path / path).parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(run.path / path, text)
     run.write_row_scores({"models": {each.candidate.name: row_scores(each.scores) for each in measured}})
     first = measured[0]
     settings = to_plain(spec)["eval"]

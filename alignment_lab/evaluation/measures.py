@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import Experiment, Measure
 from ..runtime.errors import UserError
 from .candidates import Candidate
+from .harnesses import measures as harnesses
 from .results import MeasureResult
 from .rows import HeldoutRows
 from .subject import Subject
@@ -65,6 +66,12 @@ def _of_language_models(spec: Experiment, candidates: Sequence[Candidate], measu
             )
 
 
+def _in_a_harness(spec: Experiment, candidates: Sequence[Candidate], measure: Measure) -> None:
+    """Raise UserError for a reward model, and for what the harness lacks."""
+    _of_language_models(spec, candidates, measure)
+    harnesses.check(spec, candidates, measure)
+
+
 def _any_model(spec: Experiment, candidates: Sequence[Candidate], measure: Measure) -> None:
     """Every model can be measured."""
 
@@ -74,12 +81,24 @@ class MeasureRow:
     """One row of the table."""
 
     run: Callable[[Subject, MeasureContext], MeasureResult]
-    # raises UserError for a mistake; before any model is loaded, and without torch
+    # raises UserError for a mistake; before any model is loaded
     check: Callable[[Experiment, Sequence[Candidate], Measure], None] = _of_language_models
+    # a result that is read from a file and needs no model, where there is one
+    read: Callable[[Candidate, MeasureContext], MeasureResult | None] = lambda candidate, context: None
+    # what the figures depend on besides settings, models and rows: files by content, versions of packages
+    made_of: Callable[[Experiment, Measure], Any] = lambda spec, measure: None
 
 
 MEASURES: dict[Measure, MeasureRow] = {
     Measure.preference: MeasureRow(_preference, check=_any_model),
     Measure.perplexity: MeasureRow(_perplexity),
     Measure.generate: MeasureRow(_generate),
+    Measure.lm_eval: MeasureRow(harnesses.run_lm_eval, _in_a_harness, made_of=harnesses.made_of),
+    Measure.ifbench: MeasureRow(harnesses.run_ifbench, _in_a_harness, made_of=harnesses.made_of),
+    Measure.mt_bench: MeasureRow(
+        harnesses.run_mt_bench, _in_a_harness, harnesses.read_mt_bench, harnesses.made_of
+    ),
+    Measure.alpaca_eval: MeasureRow(
+        harnesses.run_alpaca_eval, _in_a_harness, harnesses.read_alpaca_eval, harnesses.made_of
+    ),
 }

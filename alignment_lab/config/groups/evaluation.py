@@ -9,10 +9,12 @@ from enum import Enum
 
 from ..metrics import Direction
 from ..validation import SpecError, require, require_nonnegative, require_positive
+from .harnesses import AlpacaEval, Ifbench, LmEval, MtBench
 
+# Each has a node of settings of its name, and a row in MEASURES.
 Measure = Enum(
-    "Measure", ["preference", "perplexity", "generate"]
-)  # each has a node of settings of its name, and a row in MEASURES
+    "Measure", ["preference", "perplexity", "generate", "lm_eval", "ifbench", "mt_bench", "alpaca_eval"]
+)
 
 
 @dataclass
@@ -89,6 +91,10 @@ class Eval:
     preference: PreferenceMeasure = field(default_factory=PreferenceMeasure)
     perplexity: PerplexityMeasure = field(default_factory=PerplexityMeasure)
     generate: GenerateMeasure = field(default_factory=GenerateMeasure)
+    lm_eval: LmEval = field(default_factory=LmEval)
+    ifbench: Ifbench = field(default_factory=Ifbench)
+    mt_bench: MtBench = field(default_factory=MtBench)
+    alpaca_eval: AlpacaEval = field(default_factory=AlpacaEval)
 
     def __post_init__(self) -> None:
         require_nonnegative("eval", self, "rows", "generations")

@@ -5,7 +5,6 @@ The judge is the package's own, run by the user: docs/guides. Dubois et al. 2024
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -16,7 +15,7 @@ from ...runtime.errors import UserError
 from ..intervals import Scores
 from ..prompts import content_digest
 from .answering import Answer
-from .files import file_name, read_objects
+from .files import read_objects, to_json
 
 QUESTIONS_KEY, ANNOTATIONS_KEY = "eval.alpaca_eval.questions", "eval.alpaca_eval.annotations"
 NO_QUESTIONS = (
@@ -64,8 +63,7 @@ def answer_files(model: str, rows: Sequence[dict[str, Any]], answers: Sequence[s
         }
         for row, text in zip(rows, answers, strict=True)
     ]
-    content = json.dumps(outputs, indent=2, ensure_ascii=False) + "\n"
-    return {f"alpaca_eval/{file_name(model)}.json": content}
+    return {f"alpaca_eval/{model}.json": to_json(outputs)}
 
 
 class Annotated(TypedDict):
@@ -73,8 +71,6 @@ class Annotated(TypedDict):
 
     scores: dict[str, Scores]
     facts: dict[str, Any]  # baseline, judges, wins, ties, annotations without a preference
-    preferences: list[float]  # 0 to 1, of those annotations that have one
-    lengths: list[tuple[int, int]]  # characters of the model's answer and of the baseline's
 
 
 def read_annotations(model: str, settings: AlpacaEval) -> Annotated:
@@ -112,10 +108,6 @@ def read_annotations(model: str, settings: AlpacaEval) -> Annotated:
             "ties": sum(share == 0.5 for _, share in judged),
             "without a preference": len(own) - len(judged),
         },
-        "preferences": [share for _, share in judged],
-        "lengths": [
-            (len(str(row.get("output_2", ""))), len(str(row.get("output_1", "")))) for row, _ in judged
-        ],
     }
 
 

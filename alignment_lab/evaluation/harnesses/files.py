@@ -48,9 +48,19 @@ def _parse(key: str, value: str, text: str) -> list[Any]:
     return parsed[0] if text.lstrip().startswith("[") else parsed
 
 
-def file_name(model: str) -> str:
-    """A model's name as the name of a file."""
-    return model.strip("/").replace("/", "__")
+def model_id(name: str) -> str:
+    """A model in files and judgments of other programs, which make file names of it: the last parts of a path
+    or a Hub id, `RUN-checkpoints-step-8`.
+    """
+    parts = [part for part in Path(name).parts if part.strip("/.")]
+    is_checkpoint = len(parts) > 2 and parts[-2] == "checkpoints"
+    label = "-".join(parts[-3:] if is_checkpoint else parts[-1:])
+    return "".join(each if each.isalnum() or each in "-._" else "_" for each in label) or "model"
+
+
+def to_json(value: Any) -> str:
+    """Indented."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def to_jsonl(rows: list[dict[str, Any]]) -> str:

@@ -51,6 +51,9 @@ class Tasks:
     found: dict[str, Any]  # what lm-eval's TaskManager.load gave: tasks and groups by name
 
 
+_loaded: dict[tuple[str, Path], Tasks] = {}  # of the last settings: a command has one
+
+
 @dataclass(frozen=True)
 class LmEvalResult:
     """What lm-eval found."""
@@ -61,10 +64,18 @@ class LmEvalResult:
 
 
 def load_tasks(settings: LmEval) -> Tasks:
-    """Find the tasks by name or pattern and read their data, before any model is loaded.
+    """Find the tasks by name or pattern and read their data, before any model is loaded; once for all models.
 
     Raises UserError for one that is not there, cannot be read, or executes what a model writes.
     """
+    key = (repr(settings), Path.cwd())
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = _find_tasks(settings)
+    return _loaded[key]
+
+
+def _find_tasks(settings: LmEval) -> Tasks:
     folder = settings.include_path
     if not settings.tasks:
         raise UserError(

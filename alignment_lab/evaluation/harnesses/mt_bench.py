@@ -19,7 +19,7 @@ from ...runtime.errors import UserError
 from ...runtime.files import json_digest
 from ..intervals import Scores
 from .answering import Answer
-from .files import file_name, read_objects, to_jsonl
+from .files import read_objects, to_jsonl
 from .packages import mt_bench_data
 
 # FastChat's `temperature_config`, and its temperature of every other category.
@@ -125,13 +125,20 @@ def answer_files(
         )
     files = {
         f"{DATA}/mt_bench/question.jsonl": to_jsonl([dict(question) for question in questions]),
-        f"{DATA}/mt_bench/model_answer/{file_name(model)}.jsonl": to_jsonl(rows),
+        f"{DATA}/mt_bench/model_answer/{model}.jsonl": to_jsonl(rows),
     }
     if folder := mt_bench_data():
         shared = [folder / "judge_prompts.jsonl", *(folder / "mt_bench" / "reference_answer").glob("*.jsonl")]
         for file in shared:
             files[f"{DATA}/{file.relative_to(folder)}"] = file.read_text(encoding="utf-8")
     return files
+
+
+def known_categories(settings: MtBench) -> dict[int, str]:
+    """The category of each question, where the questions are at hand."""
+    if not settings.questions and mt_bench_data() is None:
+        return {}
+    return {question["question_id"]: question["category"] for question in load_questions(settings)}
 
 
 class Judged(TypedDict):
@@ -153,22 +160,18 @@ def read_judgments(model: str, settings: MtBench, categories: dict[int, str]) ->
     file = settings.judgments or ""
     rows = read_objects(JUDGMENTS_KEY, file, "question_id", "turn")
     pairs = "g1_winner" in rows[0]
-    found = [
-        verdict for row in rows if (verdict := (_pair if pairs else _single)(row, file_name(model), file))
-    ]
+    found = [verdict for row in rows if (verdict := (_pair if pairs else _single)(row, model, file))]
     if not found:
         named = sorted(
             {str(row.get(name)) for row in rows for name in ("model", "model_1", "model_2") if name in row}
         )
         raise UserError(
-            f"{JUDGMENTS_KEY}={file}: it judges {', '.join(named)}, and not {file_name(model)}; "
+            f"{JUDGMENTS_KEY}={file}: it judges {', '.join(named)}, and not {model}; "
             "give the judgments of this model's answers."
         )
     rated = [verdict for verdict in found if verdict["score"] is not None]
     if not rated:
-        raise UserError(
-            f"{JUDGMENTS_KEY}={file}: no answer of {file_name(model)} has a verdict; judge again."
-        )
+        raise UserError(f"{JUDGMENTS_KEY}={file}: no answer of {model} has a verdict; judge again.")
     name = "mt_bench/win_rate" if pairs else "mt_bench/score"
     groups = {name: rated}
     for turn in sorted({verdict["turn"] for verdict in rated}):

