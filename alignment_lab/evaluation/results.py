@@ -20,6 +20,6 @@ class MeasureResult:
     scores: dict[str, Scores] = field(default_factory=dict)  # by the name of the metric
     tables: Mapping[str, TableRows] = field(default_factory=dict)  # by their titles: what is no score
     files: dict[str, str] = field(default_factory=dict)  # by their names: what is written beside report.json
+    lines: list[str] = field(default_factory=list)  # what a reader of the figures must know
     # by their paths below report.json's folder: files that programs look for under these names
     named_files: dict[str, str] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)  # what a reader of the figures must know
