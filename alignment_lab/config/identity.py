@@ -19,6 +19,7 @@ FREE_SETTINGS = (
     "tracking",  # where metrics are sent
     "plan",
     "preview",
+    "model.kernels",  # fused or stock: the same function
     "parallel.name",  # how many devices share the work, and how: losses are those of one process
     "parallel.processes",
     "parallel.nodes",

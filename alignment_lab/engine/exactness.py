@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..distributed import collectives
 from ..estimate.oom import is_out_of_memory
+from ..models.fused.patch import stock_forwards
 from ..models.packed_attention import SHARED_PREFIX
 from ..runtime.errors import UserError
 from .layout import Engine
@@ -183,7 +184,8 @@ class ExactnessCheck:
     def _plain_attention(self) -> Iterator[None]:
         if self.plain_attention:
             self.model.set_attn_implementation(self.plain_attention)
-        yield
+        with stock_forwards(self.model):
+            yield
         if self.plain_attention:
             self.model.set_attn_implementation(SHARED_PREFIX)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..distributed import collectives
+from ..models.fused.head import Request, score_by_head, scoring_head
 from ..runtime.progress import Progress
 from .layout import Engine, ForwardBatch
 from .packing import ScoredSequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOGIT_ROWS = 128  # rows of logits in one step: their float32 copies stay in the cache
+CUDA_LOGIT_ROWS = 1024  # on an accelerator: enough work for one launch
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ def token_logprobs(
 
     Only `logps` has a gradient.
     """
+    if batch.layout is not None and (head := scoring_head(model)) is not None:
+        request = Request(batch.targets, log_sum_squares, is_argmax)
+        logps = score_by_head(head, request, lambda: _forward(model, batch, batch.predict_at))
+        extras = (request.squares, request.argmax)
+        return TokenLogprobs(logps, batch.offsets, batch.lengths, batch.sequence_ids, *extras)
     if batch.row_calls:
         logits = torch.cat([_predicting_logits(model, row) for row in batch.rows()])
     else:
@@ -152,7 +159,7 @@ def sequence_scores(model: Any, batch: ForwardBatch) -> Tensor:
 
 
 class _TargetLogSoftmax(torch.autograd.Function):
-    """log softmax(logits)[targets], LOGIT_ROWS rows at a time.
+    """log softmax(logits)[targets], a block of rows at a time.
 
     Backward overwrites the logits with their gradient.
     """
@@ -165,8 +172,7 @@ class _TargetLogSoftmax(torch.autograd.Function):
         logps, normalizers = (torch.empty(len(targets), dtype=dtype, device=logits.device) for _ in range(2))
         squares = torch.empty_like(logps) if log_sum_squares else None
         argmax = torch.empty(len(targets), dtype=torch.bool, device=logits.device) if is_argmax else None
-        for start in range(0, len(targets), LOGIT_ROWS):
-            block = slice(start, start + LOGIT_ROWS)
+        for block in _row_blocks(logits):
             rows = logits[block].to(dtype)
             normalizers[block] = rows.logsumexp(-1)
             logps[block] = rows.gather(-1, targets[block, None])[:, 0] - normalizers[block]
@@ -188,13 +194,17 @@ class _TargetLogSoftmax(torch.autograd.Function):
             "the logits are gone: backward through log-probabilities works once"
         )
         ctx.logits_overwritten = True
-        for start in range(0, len(targets), LOGIT_ROWS):
-            block = slice(start, start + LOGIT_ROWS)
+        for block in _row_blocks(logits):
             rows = logits[block].to(normalizers.dtype) - normalizers[block, None]
             rows = rows.exp_().mul_(-gradient[block, None])
             rows.scatter_add_(1, targets[block, None], gradient[block, None])
             logits[block] = rows
         return logits.detach(), None, None, None
+
+
+def _row_blocks(logits: Tensor) -> list[slice]:
+    size = CUDA_LOGIT_ROWS if logits.is_cuda else LOGIT_ROWS
+    return [slice(start, start + size) for start in range(0, len(logits), size)]
 
 
 @contextmanager

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..config import Kernels, Sharding
 from ..data import Row, generation_rows, group_starts, longest_sequence, take_groups, total_tokens
+from ..distributed import ranks
 from ..engine.choice import choose_engine
 from ..engine.layout import Engine
 from ..engine.reference import weights_digest
+from ..models.fused.choice import use_kernels
+from ..models.fused.patch import techniques_of
 from ..models.packed_attention import kernel_name
 
 if TYPE_CHECKING:
@@ -53,6 +57,7 @@ class TrainContext:
             return
         longest = max(map(longest_sequence, (self.train_rows, self.heldout_rows, self.heldout_pairs)))
         weights = weights_digest(self.model)
+        tried = self._use_kernels()
         self.engine, reason = choose_engine(
             self.model, longest, self.max_tokens, self.device, self.dtype, weights=weights
         )
@@ -60,15 +65,27 @@ class TrainContext:
         packed = "packed, prompts shared" + (f" by {kernel}" if kernel else "")
         unpacked = "one sequence at a time" if self.engine.one_by_one else "padded"
         layout = packed if self.engine.packed else f"{unpacked}: {reason}"
+        kernels = techniques_of(self.model)
+        if tried and not kernels:
+            self.notify("kernels: none; with them log-probabilities are not those of plain transformers")
+        fused = f", fused {', '.join(kernels)}" if kernels else ""
         memory = "gradient checkpointing" if self.gradient_checkpointing else "no gradient checkpointing"
         dtype = str(self.dtype).removeprefix("torch.")
-        self.notify(f"engine: {layout}; {self.engine.max_tokens} tokens a pass; {dtype}, {memory}")
+        self.notify(f"engine: {layout}; {self.engine.max_tokens} tokens a pass; {dtype}, {memory}{fused}")
         if coefficient := _router_loss_coefficient(self.model):
             self.notify(
                 "router: no load-balancing loss is added to this mixture of experts; TRL's trainers add "
                 f"{coefficient:g} times it (router_aux_loss_coef of its config)"
             )
         self.weights_digest = weights
+
+    def _use_kernels(self) -> list[str]:
+        """Patch the model by what it may use on this device; prints what is left out. Gives what it uses."""
+        if not takes_kernels(self.spec, self.device):
+            return []
+        for problem in use_kernels(self.model, self.device, self.dtype):
+            self.notify(f"kernels: without {problem}")
+        return techniques_of(self.model)
 
     def notify(self, text: str) -> None:
         """Print one line; the main process's console alone is not quiet."""
@@ -103,6 +120,12 @@ class TrainContext:
             if self.spec.method.generates
             else []
         )
+
+
+def takes_kernels(spec: Experiment, device: torch.device) -> bool:
+    """Whether fused kernels are to be tried: on CUDA, where each process holds the weights whole."""
+    is_sharded = spec.parallel.sharding in (Sharding.zero3, Sharding.fsdp) and ranks.world_size() > 1
+    return spec.model.kernels is Kernels.auto and device.type == "cuda" and not is_sharded
 
 
 def _router_loss_coefficient(model: PreTrainedModel) -> float:

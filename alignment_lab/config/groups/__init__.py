@@ -4,7 +4,7 @@ from .data import BadRows, Data, Truncation
 from .data_cleaning import Cleaning, Duplicates, Overlap
 from .data_source import DataSource, Source
 from .evaluation import Eval, GenerateMeasure, Measure, PerplexityMeasure, PreferenceMeasure
-from .model import TEMPLATES, Attention, Dtype, Model, ModelSource, Shape
+from .model import TEMPLATES, Attention, Dtype, Kernels, Model, ModelSource, Shape
 from .parallel import Adapter, DeviceType, Parallel, Quantization, Sharding
 from .tracking import Tracking
 from .training import OnNonfinite, Optimizer, Scheduler, Training
@@ -32,6 +32,7 @@ __all__ = [
     "Duplicates",
     "Eval",
     "GenerateMeasure",
+    "Kernels",
     "Measure",
     "Model",
     "ModelSource",
