@@ -72,10 +72,10 @@ class LinearLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """d logps / d logits = one_hot(target) - softmax(logits), in the memory of the logits."""
-        x, weight, targets, normalizers, *kept_logits = ctx.saved_tensors
         assert not ctx.logits_overwritten, (
             "the logits are gone: backward through log-probabilities works once"
         )
+        x, weight, targets, normalizers, *kept_logits = ctx.saved_tensors
         ctx.logits_overwritten = bool(kept_logits)
         cast = weight.to(x.dtype)
         of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
@@ -106,7 +106,7 @@ def _score_block(
 ) -> None:
     """Write log p of the targets and what belongs to it of a block of rows."""
     assert logps is not None and normalizers is not None
-    if has_triton(logits.device) and logps.dtype is torch.float32:
+    if has_triton(logits.device) and logps.dtype.itemsize == 4:
         from .log_softmax import score_rows
 
         return score_rows(logits, targets, logps, normalizers, squares, argmax)
@@ -122,7 +122,7 @@ def _score_block(
 
 def _gradient_of_block(logits: Tensor, targets: Tensor, normalizers: Tensor, gradient: Tensor) -> Tensor:
     """The gradient of a block's logits, [rows, V] in their type; the logits are overwritten."""
-    if has_triton(logits.device) and normalizers.dtype is torch.float32:
+    if has_triton(logits.device) and normalizers.dtype.itemsize == 4:
         from .log_softmax import overwrite_by_gradient
 
         overwrite_by_gradient(logits, targets, normalizers, gradient)

@@ -147,8 +147,9 @@ def _head(model: Any) -> Iterator[Patch]:
         targets = torch.arange(ROWS, device=weight.device) * (weight.shape[0] // ROWS)
 
         def stock(x: Tensor) -> Tensor:
-            logits = type(module).forward(module, x).float()
-            return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+            logits = type(module).forward(module, x)
+            precise = torch.promote_types(logits.dtype, torch.float32)
+            return logits.to(precise).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 
         return stock, lambda x: head.linear_logprobs(x, weight, head.Request(targets)), (x,)
 
