@@ -52,6 +52,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--micro", default="8,4,2", help="pairs per forward pass that TRL is tried with; the fastest is taken"
     )
+    parser.add_argument("--layouts", default=",".join(LAYOUTS), help="of the lab: packed, padded")
     parser.add_argument("--max-length", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -149,9 +150,10 @@ def _measure_cell(
         }
         weights = run_job(Job("lab.weights", model="tiny"))["folder"]
         jobs = {
-            f"lab {layout}": Job("lab.train", overrides=OVERRIDES[layout], **common) for layout in LAYOUTS
+            f"lab {layout}": Job("lab.train", overrides=OVERRIDES[layout], **common)
+            for layout in options.layouts.split(",")
         }
-        ordered = run_job(replace(jobs["lab padded"], rows=count))  # TRL gets them in the lab's order
+        ordered = run_job(next(iter(jobs.values())))  # TRL gets them in the lab's order
         settings = {"max_length": options.max_length}
         theirs = Job(
             "trl.train",
@@ -184,7 +186,14 @@ def _measure_cell(
 
 
 def _tune_trl(job: Job, options: argparse.Namespace, notify: Notify) -> Job:
-    """The fastest of TRL's micro-batches that fit; gradient checkpointing only where none fits without."""
+    """The fastest of TRL's micro-batches that fit; gradient checkpointing only where none fits without.
+
+    One alone is not tried.
+    """
+    if options.micro.isdigit():
+        return replace(
+            job, micro=int(options.micro), settings={**job.settings, "gradient_checkpointing": False}
+        )
     for checkpointing in (False, True):
         trials = []
         for micro in map(int, options.micro.split(",")):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What this project does on an offline CUDA machine, in eight minutes at most. Run from the repository's root, beside what wheels.sh made.
-#   OUT=out SECONDS_IN_ALL=480 check.sh [STAGE ...]      all stages: install facts ceilings tests runs passes bench
-# Writes at most eight files under $OUT: check.log, facts.txt, ceilings.json, tests.xml, passes.jsonl, profile.txt, bench.json, summary.txt
+#   OUT=out SECONDS_IN_ALL=480 check.sh [STAGE ...]      all stages: install facts ceilings tests runs demo qlora kernels passes bench
+# Writes at most nine files under $OUT: check.log, facts.txt, ceilings.json, tests.xml, passes.jsonl, profile.txt, kernels.json, bench.json, summary.txt
 # Every stage has a limit, and what one leaves over the next ones have. Nothing that goes wrong ends the others; the exit code counts them.
 set -u -o pipefail
 
@@ -10,7 +10,7 @@ LIMIT=${SECONDS_IN_ALL:-480}
 PYTHON=${PYTHON:-python3}
 SITE=${SITE:-/tmp/alignment_lab_site}
 WORK=${WORK:-/tmp/alignment_lab_check}
-STAGES=${*:-install facts ceilings tests runs passes bench}
+STAGES=${*:-install facts ceilings tests runs demo qlora kernels passes bench}
 [ -f train.py ] && [ -d alignment_lab ] || { echo "error: this is not the repository's root." >&2; exit 2; }
 mkdir -p "$OUT" "$WORK"
 OUT=$(cd "$OUT" && pwd)
@@ -76,9 +76,20 @@ run_lab() {  # a few steps of the whole command, on the kernel's path
     fi
 }
 
+demo() {  # what `make demo` trains, with the embedded model's own weights where they were carried
+    "$PYTHON" train.py recipe=demo tracking=local "hydra.run.dir=$WORK/demo-$RANDOM"
+}
+
+qlora() {  # a 4-bit base, trained, saved and loaded again
+    "$PYTHON" -c 'import bitsandbytes' || { echo "no bitsandbytes here: wheels.sh bitsandbytes carries it"; return 0; }
+    run_lab model=embedded parallel=qlora training.max_steps=5
+}
+
+kernels() { "$PYTHON" -m benchmarks.kernels --device cuda --out "$OUT/kernels.json"; }
+
 bench() {  # the lab, packed and padded, beside TRL: the smallest configuration that still says something
     if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-        "$PYTHON" -m benchmarks.gpu --shape "${SHAPE:-1.5b}" --train "${TRAIN:-full}" --rows 16 --steps 2 --warm 1 --repeats 1 --micro 4 --max-length 1024 --out "$OUT/bench.json"
+        "$PYTHON" -m benchmarks.gpu --shape "${SHAPE:-1.5b}" --train "${TRAIN:-full}" --layouts "${LAYOUTS:-packed,padded}" --rows 16 --steps 2 --warm 1 --repeats 1 --micro 4 --max-length 1024 --out "$OUT/bench.json"
     else
         echo "no CUDA device: a trial of the harness on this processor"
         "$PYTHON" -m benchmarks.gpu --device cpu --shape tiny --train full --rows 4 --steps 1 --warm 1 --repeats 1 --micro 4 --max-length 128 --out "$OUT/bench.json"
@@ -89,12 +100,15 @@ if [ "${INSIDE:-}" ]; then "$@"; exit; fi
 me() { stage "$1" "$2" env INSIDE=1 OUT="$OUT" WORK="$WORK" bash "$0" "${@:3}"; }
 
 me install 60 install_wheels
-me install:weights 60 "$PYTHON" -m benchmarks.offline.stand_in
+me install:weights 90 "$PYTHON" -m benchmarks.offline.stand_in
 me facts 40 facts
 me ceilings 45 "$PYTHON" -m benchmarks.offline.ceilings "$OUT/ceilings.json"
 me tests 90 gpu_tests
 me runs:full 60 run_lab
 me runs:lora 60 run_lab parallel=lora
+me demo 80 demo
+me qlora 50 qlora
+me kernels 40 kernels
 me passes 150 "$PYTHON" -m benchmarks.offline.passes "$OUT"
 me bench "$(left)" bench
 rm -f "$WORK/stage.log"

@@ -1,6 +1,6 @@
 """Forward and backward of packs in one process: milliseconds, FLOPs, memory beside the estimate, a profile.
 
-python -m benchmarks.offline.passes OUT_FOLDER [SHAPE/TRAIN ...]     such as 8b/lora 1.5b/full
+python -m benchmarks.offline.passes OUT_FOLDER [SHAPE/TRAIN[/kernels] ...]     such as 1.5b/full/kernels
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from alignment_lab.models.fused.choice import use_kernels
+from alignment_lab.models.fused.patch import techniques_of
 
 from alignment_lab import estimate
 from alignment_lab.engine.layout import Engine, ForwardBatch
@@ -28,7 +30,11 @@ from benchmarks.shapes import SHAPES, adapter, build, step_flops
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-CASES = ("8b/lora", "1.5b/full", "1.5b/lora") if CUDA else ("tiny/full", "tiny/lora")
+CASES = (
+    ("8b/lora", "8b/lora/kernels", "1.5b/full", "1.5b/full/kernels")
+    if CUDA
+    else ("tiny/full", "tiny/lora", "tiny/lora/kernels")
+)
 PACKS = 4  # timed
 LONGEST = 4096
 RETRY = 0.7  # of the planned tokens, after a pass ran out of memory
@@ -63,13 +69,17 @@ class Passes:
 
     def __init__(self, out: Path, case: str, shrink: float = 1.0) -> None:
         self.out, self.case = out, case
-        self.shape, self.train = case.split("/")
+        self.shape, self.train, *kernels = case.split("/")
+        self.kernels = bool(kernels)
         self.lora = self.train == "lora"
         self._clear()
         began = time.perf_counter()
         self.model = self._build()
         _wait()
         built = time.perf_counter() - began
+        if self.kernels:
+            dtype = torch.bfloat16 if CUDA else torch.float32
+            print(case, use_kernels(self.model, torch.device(DEVICE), dtype), techniques_of(self.model))
         self.plan, free = self._plan()
         self.tokens = max(256, int(self.plan.tokens * shrink)) if CUDA else 512
         if self.plan.checkpointing:
@@ -105,7 +115,7 @@ class Passes:
 
     def note(self, **facts: Any) -> None:
         """Append one line to passes.jsonl, and print it."""
-        line = json.dumps({"shape": self.shape, "train": self.train, **facts})
+        line = json.dumps({"shape": self.shape, "train": self.train, "kernels": self.kernels, **facts})
         print(line, flush=True)
         with (self.out / "passes.jsonl").open("a") as file:
             file.write(line + "\n")
