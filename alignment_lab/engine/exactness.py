@@ -72,10 +72,10 @@ class ExactnessCheck:
                 self.alone = [self._score_alone(sequences, dtype) for sequences, dtype, _ in self.stages]
                 sees_ahead = not self.is_reward and self._sees_ahead(short)
             except REFUSALS as error:
-                _raise_failure(error)
+                raise_failure(error)
                 raise UserError(
                     f"model.path: {type(model).__name__} does not compute a plain row of {longest} tokens "
-                    f"({_first_words(error)}); use another model, or a lower data.max_length."
+                    f"({first_words(error)}); use another model, or a lower data.max_length."
                 ) from error
         if sees_ahead:
             raise UserError(
@@ -92,10 +92,10 @@ class ExactnessCheck:
                 with evaluation_mode(self.model, dtype):
                     outputs = self._score(sequences, layout)
             except REFUSALS as error:
-                _raise_failure(error)
-                problem = f"its forward pass refuses {layout} rows ({_first_words(error)})"
+                raise_failure(error)
+                problem = f"its forward pass refuses {layout} rows ({first_words(error)})"
                 break
-            difference, tolerance = _difference(outputs, alone, is_exact)
+            difference, tolerance = difference_between(outputs, alone, is_exact)
             if difference > tolerance:
                 problem = (
                     f"{layout} log-probabilities differ by {difference:.2g} from those of each sequence alone"
@@ -120,13 +120,13 @@ class ExactnessCheck:
             try:
                 outputs = self._score(short, layout)
             except REFUSALS as error:
-                _raise_failure(error)
+                raise_failure(error)
                 raise UserError(
                     f"model.path: {type(self.model).__name__} does not compute {layout} rows in training "
-                    f"mode ({_first_words(error)}); set the rates of dropout in its config.json to 0, or use "
+                    f"mode ({first_words(error)}); set the rates of dropout in its config.json to 0, or use "
                     "another model."
                 ) from error
-        difference, tolerance = collectives.broadcast(_difference(outputs, alone, is_exact))
+        difference, tolerance = collectives.broadcast(difference_between(outputs, alone, is_exact))
         if difference > tolerance:
             raise UserError(
                 f"model.path: {type(self.model).__name__} gives other log-probabilities in training mode, "
@@ -177,7 +177,7 @@ class ExactnessCheck:
                 self._plain_logits(sequence)[: len(sequence.prompt)].float().cpu().log_softmax(-1)
                 for sequence in (first, second)
             )
-        difference, tolerance = _difference([one], [other], is_exact)
+        difference, tolerance = difference_between([one], [other], is_exact)
         return collectives.broadcast(difference > tolerance)
 
     @contextmanager
@@ -210,7 +210,9 @@ def _random_sequences(model: PreTrainedModel, longest: int) -> tuple[list[Scored
     return short, ScoredSequence(prompt, answer, labels)
 
 
-def _difference(outputs: Sequence[Tensor], expected: Sequence[Tensor], is_exact: bool) -> tuple[float, float]:
+def difference_between(
+    outputs: Sequence[Tensor], expected: Sequence[Tensor], is_exact: bool
+) -> tuple[float, float]:
     """By how much two scorings of the same sequences differ, and by how much they may.
 
     Weights that give no finite number give none in either.
@@ -227,11 +229,12 @@ def _difference(outputs: Sequence[Tensor], expected: Sequence[Tensor], is_exact:
     return float(torch.stack(medians).max()), TOLERANCE_16_BIT
 
 
-def _raise_failure(error: BaseException) -> None:
+def raise_failure(error: BaseException) -> None:
     """Raise the error again where it says nothing of the model's code: memory, or the accelerator."""
     if is_out_of_memory(error) or isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
         raise error
 
 
-def _first_words(error: BaseException) -> str:
+def first_words(error: BaseException) -> str:
+    """The error in a line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:150]

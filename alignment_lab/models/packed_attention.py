@@ -24,6 +24,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ..runtime.errors import RunError
 from .device import move
+from .shared_prompts import SharedPromptCache
 
 SHARED_PREFIX = "shared_prefix"
 FLASH_KERNELS = find_spec("flash_attn") is not None
@@ -99,12 +100,14 @@ def shared_prefix_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    layout: PackedLayout | None = None,
+    layout: PackedLayout | SharedPromptCache | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [1, H, T, D], key and value [1, H_kv, T, D] -> [1, T, H, D].
+
+    With the cache of a step of decoding as layout, [B, H, 1, D] -> [B, 1, H, D].
 
     Raises ValueError for a model that needs more than plain causal attention within its sliding window.
     """
@@ -117,6 +120,8 @@ def shared_prefix_attention(
     if unsupported or dropout or (window is not None and layout.longest > window):
         missing = unsupported or ("dropout" if dropout else f"window of {window}")
         raise ValueError(f"packed attention has no {missing}")
+    if isinstance(layout, SharedPromptCache):
+        return layout.attend(query, scaling), None
     half = next((tensor.dtype for tensor in (value, key, query) if tensor.dtype.itemsize == 2), None)
     if half and has_kernel(query.device) and _kernel_takes(query, value):
         # the kernel takes 16 bits only; under autocast rotated queries are float32 and values are not
@@ -241,15 +246,22 @@ def unsupported_reason(config: Any, longest: int) -> str | None:
     others = kinds - {"full_attention", "sliding_attention"}
     if others:
         return f"its layers are {' and '.join(sorted(others))}"
-    for kind, original in _length_dependent_ropes(config):
-        if longest > original:
-            return f"its {kind} positions change beyond {original} tokens and sequences have up to {longest}"
+    if changes := changing_positions(config, longest):
+        return changes
     window = getattr(config, "sliding_window", None)
     active = "sliding_attention" in kinds or (
         getattr(config, "layer_types", None) is None and getattr(config, "use_sliding_window", True)
     )
     if window is not None and active and longest > window:
         return f"its window is {window} tokens and sequences have up to {longest}"
+    return None
+
+
+def changing_positions(config: Any, longest: int) -> str | None:
+    """Why a call with sequences of `longest` tokens computes others' positions otherwise, or None."""
+    for kind, original in _length_dependent_ropes(config):
+        if longest > original:
+            return f"its {kind} positions change beyond {original} tokens and sequences have up to {longest}"
     return None
 
 

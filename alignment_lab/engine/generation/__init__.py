@@ -5,7 +5,7 @@ generates.
 """
 
 from .answers import generate_answers
-from .generate import generate
+from .decoding import generate
 from .sampling import Completion, Sampling
 
 __all__ = ["Completion", "Sampling", "generate", "generate_answers"]

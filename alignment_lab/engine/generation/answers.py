@@ -13,7 +13,7 @@ import torch
 from ...config import Eval
 from ...data.templates import encode_prompts, stop_token_ids
 from ...runtime.progress import Progress
-from .generate import generate
+from .decoding import generate
 from .sampling import Sampling
 
 if TYPE_CHECKING:

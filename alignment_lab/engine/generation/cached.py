@@ -16,6 +16,9 @@ from ..logprobs import without_unknown
 class CachedDecoder:
     """Continues left-padded prompts: any model that transformers can generate with."""
 
+    name = "transformers' cache"
+    shares_prompts = False  # a prompt takes its space once for all of its answers
+
     def __init__(self, model: Any, prompts: Sequence[list[int]], device: torch.device) -> None:
         self.model, self.device = model, device
         self.base = model.get_base_model() if hasattr(model, "get_base_model") else model

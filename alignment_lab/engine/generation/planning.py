@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -14,27 +14,44 @@ class Share:
     answers: range
 
 
-def plan_batches(
-    lengths: Sequence[int], n: int, max_new_tokens: int, max_tokens: int, max_rows: int, processes: int
-) -> list[list[Share]]:
-    """`n` answers to each of the prompts of these lengths, in batches.
+@dataclass(frozen=True)
+class Budget:
+    """What fits into a batch: tokens of prompts and answers together, and answers."""
 
-    A batch holds at most `max_tokens`, every row being a prompt and `max_new_tokens`, as wide as the widest,
-    and at most `max_rows` rows; but at least one row. There is one for each of the processes where there are
-    answers enough. Prompts of similar length share a batch, the longest first.
+    max_tokens: int
+    max_rows: int
+    max_new_tokens: int  # of an answer
+    shares_prompts: bool  # a prompt takes its space once for all of its answers
+
+    def room(self, prompts: int, rows: int, width: int) -> int:
+        """Answers to one more prompt that fit beside so many, each prompt taking `width` tokens."""
+        if self.shares_prompts:
+            left = self.max_tokens - width * (prompts + 1)
+            fitting = left // self.max_new_tokens - rows
+        else:
+            fitting = self.max_tokens // (width + self.max_new_tokens) - rows
+        return max(0, min(fitting, self.max_rows - rows))
+
+
+def plan_batches(lengths: Sequence[int], n: int, budget: Budget, processes: int = 1) -> list[list[Share]]:
+    """`n` answers to each of the prompts of these lengths, in batches within the budget.
+
+    A batch holds at least one answer. There is a batch for each of the processes where there are answers
+    enough. Prompts of similar length share a batch, the longest first.
     """
     rows_in_all = len(lengths) * n
-    max_rows = max(1, min(max_rows, -(-rows_in_all // processes)))
+    budget = replace(budget, max_rows=max(1, min(budget.max_rows, -(-rows_in_all // processes))))
     batches: list[list[Share]] = []
-    width = room = 0  # tokens of a row of the last batch; rows that it can still take
+    width = rows = 0  # tokens of the longest prompt of the last batch, answers in it
     for prompt in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         start = 0
         while start < n:
+            room = budget.room(len(batches[-1]), rows, width) if batches else 0
             if not room:
                 batches.append([])
-                width = lengths[prompt] + max_new_tokens
-                room = max(1, min(max_rows, max_tokens // width))
+                width, rows = lengths[prompt], 0
+                room = max(1, budget.room(0, 0, width))
             count = min(room, n - start)
             batches[-1].append(Share(prompt, range(start, start + count)))
-            start, room = start + count, room - count
+            start, rows = start + count, rows + count
     return batches

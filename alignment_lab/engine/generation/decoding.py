@@ -15,8 +15,8 @@ from ...distributed import collectives, ranks
 from ...distributed.full_state import is_sharded
 from ...runtime.progress import Progress
 from ..logprobs import evaluation_mode
-from .cached import CachedDecoder
-from .planning import Share, plan_batches
+from .choice import DecoderClass, choose_decoder
+from .planning import Budget, Share, plan_batches
 from .sampling import Completion, Sampling, choose_tokens, uniform_draws
 
 MAX_ROWS = 256
@@ -42,19 +42,17 @@ def generate(
     generates its share and gets every answer: all must call this together. `progress` goes through the steps
     of decoding; a step is a token for each row of a batch.
     """
+    if not prompts:
+        return []
     assert all(prompts), "an empty prompt predicts nothing"
     distinct = [list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))]
     sampled = sampling if sampling.temperature else replace(sampling, n=1)
-    batches = plan_batches(
-        [len(prompt) for prompt in distinct],
-        sampled.n,
-        sampling.max_new_tokens,
-        max_tokens,
-        max_rows,
-        ranks.world_size(),
-    )
-    run = _Run(model, distinct, sampled, set(stop_ids), device, batches)
+    longest = max(map(len, distinct)) + sampling.max_new_tokens
     with evaluation_mode(model, dtype):
+        way = choose_decoder(model, distinct, longest, device, dtype)
+        budget = Budget(max_tokens, max_rows, sampling.max_new_tokens, way.shares_prompts)
+        batches = plan_batches([len(prompt) for prompt in distinct], sampled.n, budget, ranks.world_size())
+        run = _Run(model, way, distinct, sampled, set(stop_ids), device, batches)
         for _ in progress(run):
             pass
     completions: dict[tuple[int, int], Completion] = {}
@@ -76,6 +74,7 @@ class _Run(Sequence[None]):
     """
 
     model: Any
+    way: DecoderClass
     prompts: Sequence[list[int]]
     sampling: Sampling
     stop_ids: set[int]
@@ -121,7 +120,7 @@ class _Run(Sequence[None]):
         processes must make the same forward calls.
         """
         prompts = list(dict.fromkeys(prompt for prompt, _ in rows))
-        decoder = CachedDecoder(self.model, [self.prompts[prompt] for prompt in prompts], self.device)
+        decoder = self.way(self.model, [self.prompts[prompt] for prompt in prompts], self.device)
         draws = self._draws(rows)
         ids: list[list[int]] = [[] for _ in rows]
         logps: list[list[float]] = [[] for _ in rows]
