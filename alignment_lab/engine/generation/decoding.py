@@ -66,6 +66,16 @@ def generate(
     return [list(answers[tuple(prompt)]) for prompt in prompts]
 
 
+@dataclass(frozen=True)
+class _Row:
+    """An answer that is being generated."""
+
+    prompt: int
+    answer: int
+    token_ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+
+
 @dataclass
 class _Run(Sequence[None]):
     """The steps of decoding this process's batches: as many as any other process has.
@@ -81,7 +91,7 @@ class _Run(Sequence[None]):
     device: torch.device
     batches: list[list[Share]]
     completions: dict[tuple[int, int], Completion] = field(default_factory=dict)  # (prompt, answer)
-    tokens: int = 0
+    num_tokens: int = 0
     started: float = field(default_factory=time.monotonic)
 
     def __len__(self) -> int:
@@ -93,85 +103,68 @@ class _Run(Sequence[None]):
     @property
     def note(self) -> str:
         """How fast tokens come, for the progress bar."""
-        rate = self.tokens / max(time.monotonic() - self.started, 1e-9)
+        rate = self.num_tokens / max(time.monotonic() - self.started, 1e-9)
         return f"{rate:.0f} tokens/s" + (" in each process" if ranks.world_size() > 1 else "")
 
     def __iter__(self) -> Iterator[None]:
         in_step = is_sharded(self.model) and ranks.world_size() > 1
         self.started = time.monotonic()
         for batch, is_own in ranks.split_between_processes(self.batches):
+            rows = [_Row(share.prompt, answer) for share in batch for answer in share.answers]
             steps = 0
-            rows = [(share.prompt, answer) for share in batch for answer in share.answers]
-            if is_own:
-                for _ in self._decode(rows, in_step):
-                    steps += 1
-                    yield
-            elif in_step:  # takes part in the others' forward calls
-                for _ in self._decode(rows[:1], in_step, is_own=False):
+            if (
+                is_own or in_step
+            ):  # without rows of its own, a process takes part in the others' forward calls
+                for _ in self._decode(rows if is_own else rows[:1], is_own, in_step):
                     steps += 1
                     yield
             for _ in range(steps, self.sampling.max_new_tokens):
                 yield
 
-    def _decode(self, rows: list[tuple[int, int]], in_step: bool, *, is_own: bool = True) -> Iterator[None]:
-        """Generate the answers of a batch; yields after each step.
+    def _decode(self, rows: list[_Row], counts: bool, in_step: bool) -> Iterator[None]:
+        """Generate the answers of a batch, and keep them if it `counts`; yields after each step.
 
-        With `in_step` it goes on, and counts nothing, until every process is done: under sharding each of the
+        With `in_step` it goes on, for nothing, until every process is done: under sharding each of the
         processes must make the same forward calls.
         """
-        prompts = list(dict.fromkeys(prompt for prompt, _ in rows))
+        prompts = list(dict.fromkeys(row.prompt for row in rows))
         decoder = self.way(self.model, [self.prompts[prompt] for prompt in prompts], self.device)
         draws = self._draws(rows)
-        ids: list[list[int]] = [[] for _ in rows]
-        logps: list[list[float]] = [[] for _ in rows]
-        active = list(range(len(rows)))  # the rows that are in the batch
-        done = not is_own
-        logits = decoder.start([prompts.index(prompt) for prompt, _ in rows])
-        for step in range(self.sampling.max_new_tokens):
-            is_last = step + 1 == self.sampling.max_new_tokens
-            tokens, scores = choose_tokens(logits, self.sampling, draws[active, step])
-            stopped = [token in self.stop_ids for token in tokens.tolist()]
-            if not done:
-                self.tokens += len(active)
-                for row, token, score in zip(active, tokens.tolist(), scores.tolist(), strict=True):
-                    ids[row].append(token)
-                    logps[row].append(score)
-                self._record(rows, active, stopped, ids, logps, last=is_last)
-            kept = [index for index, is_stopped in enumerate(stopped) if not is_stopped]
-            done = done or not kept
+        logits = decoder.start([prompts.index(row.prompt) for row in rows])
+        for step in range(1, self.sampling.max_new_tokens + 1):
+            tokens, logps = choose_tokens(logits, self.sampling, draws[:, step - 1])
+            is_last = step == self.sampling.max_new_tokens
+            going_on = self._extend(rows, tokens.tolist(), logps.tolist(), counts, is_last)
+            counts = counts and bool(going_on)
             yield
-            if is_last:
+            if is_last or not (collectives.any_process(counts) if in_step else counts):
                 return
-            if in_step:
-                if not collectives.any_process(not done):
-                    return
-                kept = kept or [0]
-            elif done:
-                return
-            if len(kept) < len(active):
-                decoder.keep(kept)
-                active = [active[index] for index in kept]
-                tokens = tokens[kept]
+            going_on = going_on or [0]
+            if len(going_on) < len(rows):
+                decoder.keep(going_on)
+                rows = [rows[index] for index in going_on]
+                tokens, draws = tokens[going_on], draws[going_on]
             logits = decoder.step(tokens)
 
-    def _draws(self, rows: Sequence[tuple[int, int]]) -> Tensor:
+    def _extend(
+        self, rows: Sequence[_Row], tokens: Sequence[int], logps: Sequence[float], counts: bool, is_last: bool
+    ) -> list[int]:
+        """Give each row its next token, and keep those that end; the indices of those that go on."""
+        stopped = [token in self.stop_ids for token in tokens]
+        if counts:
+            self.num_tokens += len(rows)
+            for row, token, logp, is_stopped in zip(rows, tokens, logps, stopped, strict=True):
+                row.token_ids.append(token)
+                row.logps.append(logp)
+                if is_stopped or is_last:
+                    self.completions[row.prompt, row.answer] = Completion(
+                        row.token_ids, row.logps, is_stopped
+                    )
+        return [index for index, is_stopped in enumerate(stopped) if not is_stopped]
+
+    def _draws(self, rows: Sequence[_Row]) -> Tensor:
         """[rows, max_new_tokens]; zeros for greedy answers, which have no use for them."""
         if not self.sampling.temperature:
-            return torch.zeros(len(rows), self.sampling.max_new_tokens, device=self.device)
-        draws = [uniform_draws(self.prompts[prompt], self.sampling, answer) for prompt, answer in rows]
+            return torch.zeros(1, 1, device=self.device).expand(len(rows), self.sampling.max_new_tokens)
+        draws = [uniform_draws(self.prompts[row.prompt], self.sampling, row.answer) for row in rows]
         return torch.from_numpy(np.stack(draws)).to(self.device)
-
-    def _record(
-        self,
-        rows: Sequence[tuple[int, int]],
-        active: Sequence[int],
-        stopped: Sequence[bool],
-        ids: Sequence[list[int]],
-        logps: Sequence[list[float]],
-        *,
-        last: bool,
-    ) -> None:
-        """Keep the answers that ended with this step."""
-        for row, is_stopped in zip(active, stopped, strict=True):
-            if is_stopped or last:
-                self.completions[rows[row]] = Completion(ids[row], logps[row], is_stopped)
