@@ -85,7 +85,10 @@ qlora() {  # a 4-bit base, trained, saved and loaded again
     run_lab model=embedded parallel=qlora training.max_steps=5
 }
 
-kernels() { "$PYTHON" -m benchmarks.kernels --device cuda --out "$OUT/kernels.json"; }
+kernels() {  # each beside the stock one, then its tests on the device
+    "$PYTHON" -m benchmarks.kernels --device cuda --out "$OUT/kernels.json" || return
+    "$PYTHON" -m pytest -q -m "not slow" --tb=short -p no:cacheprovider tests/test_kernels.py
+}
 
 bench() {  # the lab, packed and padded, beside TRL: the smallest configuration that still says something
     if "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
@@ -108,7 +111,7 @@ me runs:full 60 run_lab
 me runs:lora 60 run_lab parallel=lora
 me demo 80 demo
 me qlora 50 qlora
-me kernels 40 kernels
+me kernels 80 kernels
 me passes 150 "$PYTHON" -m benchmarks.offline.passes "$OUT"
 me bench "$(left)" bench
 rm -f "$WORK/stage.log"
