@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,9 +26,8 @@ from alignment_lab.checkpoints import verify
 from alignment_lab.checkpoints.verify.plain_loading import load_adapter, load_base
 from alignment_lab.config import Quantization
 from alignment_lab.export import __main__ as exporting
-from alignment_lab.export import hub, merge
+from alignment_lab.export import merge
 from alignment_lab.models.embedded import embedded_weights
-from alignment_lab.runtime.errors import UserError
 
 __all__ = ["in_this_process"]  # a fixture
 PROMPTS = [list(range(100, 140)), list(range(500, 900, 3))]
@@ -225,11 +223,15 @@ def test_the_card_says_what_the_run_was(a_run, in_this_process, tmp_path):
         "| seen | 20 steps, 12,345 tokens; 512 rows to train on, 64 held out |",
         "| eval_rewards/accuracies | 0.50 [0.40, 0.60] | 0.75 [0.65, 0.85] | 64 |",
         "| eval_loss | 0.50 [0.40, 0.60] | – | 64 |",
-        f"at commit {'0' * 40} with changes:\n\n"
+        f"at commit {'0' * 40} with changes; `PATH` stands for folders of the machine:\n\n"
         "```\npython3 train.py method=dpo 'data.path=my rows.jsonl'\n```",
+        "| embedded | rows that come with alignment_lab |  | – | – | apache-2.0 |",
+        "  beta: 0.07\n",  # of the spec
+        "| hardware | not recorded |",
+        "- Measured on 64 held-out rows of its own data",
         "- the adapter (lora, rank 4, alpha 8) is merged into its base; weights in float32",
         "verified: a fresh process loads it",
-        f'AutoModelForCausalLM.from_pretrained("{tmp_path / "out"}")',
+        'AutoModelForCausalLM.from_pretrained("out")',
     ):
         assert text in card, card
     assert "None" not in card
@@ -337,44 +339,6 @@ def test_a_push_without_a_login_is_refused_before_any_work(a_run, run_command, t
         "error: --push=org/name: nobody is logged in to the Hub here; run `hf auth login`, or set HF_TOKEN.",
     ]
     assert not {"torch", "transformers", "peft"} & ended.imported
-
-
-def test_a_push_needs_a_name_and_a_network(a_run, refused, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_nobody")
-    run = a_run()
-    assert refused(run.path, "--push", "a/b/c") == "--push=a/b/c: is no name of a repository; give org/name."
-    assert refused(run.path, "--push", "org/name").startswith("--push=org/name: the Hub cannot be reached (")
-
-
-@pytest.mark.parametrize("public", [False, True])
-def test_a_push_is_private_unless_asked_and_goes_to_the_branch(
-    public, a_run, in_this_process, monkeypatch, capsys
-):
-    calls = []
-
-    class Api:
-        def __getattr__(self, name):
-            return lambda *words, **more: calls.append((name, words, more)) or "https://hub/org/name"
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setenv("HF_TOKEN", "hf_somebody")
-    run = a_run()
-    export(run.path, "--push", "org/name", "--revision", "v2", *(["--public"] if public else []))
-    assert [name for name, _, _ in calls] == ["whoami", "create_repo", "create_branch", "upload_folder"]
-    assert calls[1][2] == {"private": not public, "exist_ok": True}
-    assert calls[3][2]["folder_path"] == run.path / "export" and calls[3][2]["revision"] == "v2"
-    assert capsys.readouterr().out.endswith("https://hub/org/name\n")
-    assert 'from_pretrained("org/name")' in (run.path / "export" / "README.md").read_text()
-
-
-def test_what_the_hub_refuses_is_a_sentence(monkeypatch):
-    class Api:
-        def create_repo(self, *_, **__):
-            raise PermissionError("403")
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    with pytest.raises(UserError, match=r"--push=org/name: the Hub cannot be reached \(PermissionError\)"):
-        hub.push(Path("x"), "org/name", revision=None, public=False, message="")
 
 
 @pytest.mark.slow

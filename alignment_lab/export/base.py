@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,19 @@ from ..runtime.files import read_json
 from ..runtime.run_directory import RunDirectory
 
 SAY_WHERE = "say where they are: --base=FOLDER."
+EMBEDDED_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def base_name(spec: Mapping[str, Any]) -> tuple[str, bool]:
+    """(the initial weights by a name that tells nothing of this machine, whether the Hub knows it)."""
+    model = spec["model"]
+    if model["source"] == "embedded":
+        return EMBEDDED_MODEL_ID, True
+    if model["source"] != "hub":
+        return f"random weights ({model['name']})", False
+    path = str(model["path"])
+    is_folder = path.count("/") != 1 or path[0] in "./~" or Path(path).exists()
+    return (Path(path).expanduser().absolute().name, False) if is_folder else (path, True)
 
 
 def find_base(run: RunDirectory, given: Path | None) -> tuple[Path, str | None]:

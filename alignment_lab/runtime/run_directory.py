@@ -26,6 +26,8 @@ from .publishing import publish_beside, stamps
 from .redaction import redact_data
 
 EVALUATION = "evaluation"  # the kind of a run that trains nothing, in run.json; a training run has none
+# The safe loader in C where there is one: a hundred specs in a tenth of the time.
+YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _first_attempts: set[Path] = set()  # absolute paths of the runs whose record this process began
 
 
@@ -115,7 +117,7 @@ class RunDirectory:
 
     def spec(self) -> dict[str, Any]:
         """The resolved experiment as plain data."""
-        return yaml.safe_load(self.spec_file.read_text()) if self.spec_file.exists() else {}
+        return yaml.load(self.spec_file.read_text(), YAML_LOADER) if self.spec_file.exists() else {}
 
     def state(self) -> dict[str, Any]:
         """run.json; empty where the run never started."""

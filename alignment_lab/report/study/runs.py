@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from ...runtime.files import read_json
-from ...runtime.run_directory import RunDirectory
+from ...runtime.run_directory import YAML_LOADER, RunDirectory
 from .settings import (
     DATA_CONTENT,
     MISSING,
@@ -28,8 +28,6 @@ from .settings import (
 from .values import BeforeAfter, MetricValue, is_number
 
 LoggedRow = Mapping[str, Any]  # of metrics.jsonl or samples.jsonl
-# The safe loader in C where there is one: a hundred specs in a tenth of the time.
-YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
