@@ -70,8 +70,8 @@ def _find_converter(kind: str, given: Path | None) -> list[str]:
         if not script.is_file():
             raise UserError(f"--llama-cpp={given}: has no {SCRIPT}; give a checkout of llama.cpp.")
         return [sys.executable, str(script)]
-    if script := shutil.which(SCRIPT):
-        return [sys.executable, script]  # the interpreter that has torch and transformers
+    if found := shutil.which(SCRIPT):
+        return [sys.executable, found]  # the interpreter that has torch and transformers
     if packaged := shutil.which(PROGRAM):
         return [packaged]
     for program in filter(None, map(shutil.which, OTHER_PROGRAMS)):
