@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -289,6 +290,40 @@ def test_deepspeed_links_optimizer_states_once():
     internals.relink_optimizer_states(optimizer)
     assert calls == [optimizer]
     assert optimizer._hp_optimizer_states_linked is False
+
+
+def test_no_bar_is_drawn_inside_of_the_block_and_bars_come_back(capsys):
+    from tqdm import tqdm
+
+    with internals.without_tqdm():
+        assert list(tqdm([1, 2], disable=False)) == [1, 2]
+    assert capsys.readouterr().err == ""
+    assert list(tqdm([1, 2], disable=False)) == [1, 2]
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_ifbench_is_imported_without_spacy_and_asks_for_data_once(monkeypatch):
+    """The import and the checkers call the two functions that are replaced; both libraries are as before."""
+    nltk = pytest.importorskip("nltk")
+    pytest.importorskip("ifbench")
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("ifbench", "spacy")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(nltk.data, "path", [])
+    asked = []
+
+    def download(name: str, **options: object) -> bool:
+        asked.append(name)
+        return False
+
+    monkeypatch.setattr(nltk, "download", download)
+    with internals.ifbench_checkers() as checkers:
+        for _ in range(2):  # a checker asks when it is made
+            question = checkers.InputExample("1", ["ratio:sentence_type"], "Two to one.", [{}])
+            answers = {"Two to one.": "One. Two. Three?"}
+            assert checkers.test_instruction_following_strict(question, answers).follow_all_instructions
+    assert asked == ["punkt", "punkt_tab"]
+    assert nltk.download is download and "spacy" not in sys.modules
 
 
 def test_a_workspace_can_be_looked_at_before_it_is_sent():

@@ -14,6 +14,7 @@ from ...data.rows import Message
 from ...runtime.errors import UserError
 from ..intervals import Scores
 from ..prompts import content_digest
+from ..winrate import Preferences, length_controlled
 from .answering import Answer
 from .files import read_objects, to_json
 
@@ -70,7 +71,7 @@ class Annotated(TypedDict):
     """What a judge said of one model."""
 
     scores: dict[str, Scores]
-    facts: dict[str, Any]  # baseline, judges, wins, ties, annotations without a preference
+    facts: dict[str, Any]  # baseline, judges, wins and ties, the lab's own length control
 
 
 def read_annotations(model: str, settings: AlpacaEval) -> Annotated:
@@ -107,8 +108,25 @@ def read_annotations(model: str, settings: AlpacaEval) -> Annotated:
             "losses": sum(share < 0.5 for _, share in judged),
             "ties": sum(share == 0.5 for _, share in judged),
             "without a preference": len(own) - len(judged),
+            "at equal lengths": _at_equal_lengths(judged),
         },
     }
+
+
+def _at_equal_lengths(judged: Sequence[tuple[dict[str, Any], float]]) -> dict[str, Any] | None:
+    """The win rate by the lab's length control, which needs no difficulties of prompts from the Hub."""
+    if any(not isinstance(row.get(f"output_{side}"), str) for row, _ in judged for side in (1, 2)):
+        return None
+    rows = [row for row, _ in judged]
+    found = length_controlled(
+        Preferences(
+            values=[share for _, share in judged],
+            candidate_lengths=[len(row["output_2"]) for row in rows],
+            baseline_lengths=[len(row["output_1"]) for row in rows],
+            prompts=[content_digest(row["instruction"]) for row in rows],
+        )
+    )
+    return {"value": found.value, "ci95": list(found.ci95) if found.ci95 else None, "n": len(judged)}
 
 
 def _share(preference: Any) -> float | None:
