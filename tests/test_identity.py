@@ -54,6 +54,7 @@ FREED = {  # another value of each
     "training.eval_steps": "training.eval_steps=10",
     "training.save_steps": "training.save_steps=10",
     "training.save_total_limit": "training.save_total_limit=7",
+    "model.kernels": "model.kernels=fused",
     "eval.objective": "eval.objective=eval_loss",
     "eval.direction": "eval.direction=minimize",
     "eval.models": "eval.models=[somewhere]",

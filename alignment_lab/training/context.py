@@ -81,7 +81,10 @@ class TrainContext:
 
     def _use_kernels(self) -> list[str]:
         """Patch the model by what it may use on this device; prints what is left out. Gives what it uses."""
+        if self.spec.model.kernels is Kernels.none:
+            return []
         if not takes_kernels(self.spec, self.device):
+            self.notify("model.kernels=fused: no effect here; it is for CUDA, with whole weights on each")
             return []
         for problem in use_kernels(self.model, self.device, self.dtype):
             self.notify(f"kernels: without {problem}")
@@ -125,7 +128,7 @@ class TrainContext:
 def takes_kernels(spec: Experiment, device: torch.device) -> bool:
     """Whether fused kernels are to be tried: on CUDA, where each process holds the weights whole."""
     is_sharded = spec.parallel.sharding in (Sharding.zero3, Sharding.fsdp) and ranks.world_size() > 1
-    return spec.model.kernels is Kernels.auto and device.type == "cuda" and not is_sharded
+    return spec.model.kernels is Kernels.fused and device.type == "cuda" and not is_sharded
 
 
 def _router_loss_coefficient(model: PreTrainedModel) -> float:

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alignment_lab.models.fused.choice import use_kernels
-from alignment_lab.models.fused.patch import techniques_of
 
 from alignment_lab import estimate
 from alignment_lab.engine.layout import Engine, ForwardBatch
 from alignment_lab.engine.logprobs import token_logprobs
 from alignment_lab.engine.packing import ScoredSequence
 from alignment_lab.models import packed_attention
+from alignment_lab.models.fused.choice import use_kernels
+from alignment_lab.models.fused.patch import techniques_of
 from benchmarks.gpu import make_rows
 from benchmarks.shapes import SHAPES, adapter, build, step_flops
 

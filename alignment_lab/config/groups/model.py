@@ -14,7 +14,7 @@ from ..validation import require, require_positive
 TEMPLATES = {path.stem: path for path in CHAT_TEMPLATES.glob("*.jinja")}  # shipped chat templates, by name
 ModelSource = Enum("ModelSource", ["hub", "embedded", "random"])
 Dtype = Enum("Dtype", ["auto", "float32", "bfloat16", "float16"])
-Kernels = Enum("Kernels", ["auto", "none"])
+Kernels = Enum("Kernels", ["none", "fused"])
 Attention = Enum("Attention", ["shared_prefix", "sdpa", "eager", "flash_attention_2"])
 
 
@@ -48,7 +48,7 @@ class Model:
     revision: str | None = None  # a branch, tag or commit on the Hub
     dtype: Dtype = Dtype.auto  # auto: bfloat16 where the accelerator has it, else float32
     attention: Attention = Attention.shared_prefix  # packed, prompts shared; the others pad
-    kernels: Kernels = Kernels.auto  # fused ones for CUDA, each where it is exact; none: stock modules alone
+    kernels: Kernels = Kernels.none  # fused: on CUDA, each where it agrees with the stock module
     chat_template: str | None = None  # a shipped name, a .jinja file or a template; null: the tokenizer's own
     trust_remote_code: bool = False
     init_adapter: str | None = (
