@@ -5,6 +5,7 @@ What needs no torch comes first: mistakes are reported before it is imported.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,14 +20,16 @@ from ..data.readers import source_files
 from ..distributed.environment import settle_environment
 from ..evaluation import candidates as finding
 from ..evaluation.candidates import Candidate
-from ..evaluation.differences import differences
 from ..evaluation.intervals import Scores
 from ..evaluation.measures import MEASURES, MeasureContext
 from ..evaluation.prompts import row_scores
 from ..evaluation.results import MeasureResult
 from ..evaluation.rows import HeldoutRows
 from ..evaluation.subject import Subject, free, given_reference, load_subject
-from ..runtime import provenance
+from ..report.render.evaluation import show_evaluation, write_evaluation_page
+from ..report.study.evaluations import load_evaluation
+from ..report.study.paired import differences
+from ..runtime import folders, provenance
 from ..runtime.digests import digest_files
 from ..runtime.errors import UserError, describe_error
 from ..runtime.files import json_digest, utc_now, write_atomic, write_json
@@ -67,7 +70,10 @@ def run_evaluation(spec: Experiment, run: RunDirectory) -> None:
         provenance.record_attempt(run.provenance_file, run.state().get("attempts", 1), 0)
         context = MeasureContext(spec, rows, console, method_scores)
         measured = [_measure(spec, each, reference, context) for each in models]
-        _write(spec, run, evaluation_id, models, measured, rows)
+        _write(spec, run, evaluation_id, measured, rows)
+    write_evaluation_page(run.page_file, load_evaluation(run))
+    _tell_runs(run, measured)
+    show_evaluation(load_evaluation(run), console, run.page_file)
 
 
 def rows_of(spec: Experiment, models: Sequence[Candidate]) -> tuple[Experiment, str]:
@@ -217,7 +223,6 @@ def _write(
     spec: Experiment,
     run: RunDirectory,
     evaluation_id: str,
-    models: Sequence[Candidate],
     measured: Sequence[Measured],
     rows: HeldoutRows,
 ) -> None:
@@ -251,3 +256,29 @@ def _write(
             },
         },
     )
+
+
+def _tell_runs(run: RunDirectory, measured: Sequence[Measured]) -> None:
+    """Leave a summary with each training run that a model comes from, and draw its page anew. What the run
+    itself reported stays as it is.
+    """
+    from ..report.render.run_page import write_run_page  # imports matplotlib
+
+    report = run.report() or {}
+    shared = {name: report[name] for name in ("id", "ended", "data", "rows_digest", "measures", "settings")}
+    owners: dict[Path, RunDirectory] = {}
+    for each in measured:
+        owner = each.candidate.run
+        if owner is None:
+            continue
+        owners[owner.path] = owner
+        which = "before" if each.candidate.is_initial else each.candidate.step
+        name = f"{report['id']}.json" if which is None else f"{report['id']}-{which}.json"
+        entry = {**shared, "path": str(run.path.absolute()), "model": each.report()}
+        try:
+            folders.make_folder(owner.evaluations)
+            write_json(owner.evaluations / name, entry)
+            if not folders.is_foreign_page(owner.page_file):
+                write_run_page(owner)
+        except OSError as error:
+            print(f"{owner.path}: its page does not say so: it cannot be written ({error})", file=sys.stderr)

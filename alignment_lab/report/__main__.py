@@ -22,6 +22,7 @@ from ..runtime.output import keep_output_writable
 from ..runtime.run_directory import RunDirectory
 from .render import files, terminal, terminal_comparison
 from .study.comparison import Comparison, compare
+from .study.evaluations import is_evaluation, join_evaluations, load_evaluation
 from .study.runs import find_runs, load_records
 
 TABLES = ("report.csv", "report.md")  # report.json has their digests
@@ -37,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         runs = [run for path in options.paths for run in _runs_in(path)]
+        evaluations = [run for run in runs if is_evaluation(run)]
+        named = [run for run in evaluations if run.path in options.paths]
+        if evaluations and (len(evaluations) == len(runs) or named):
+            _report_evaluations(options, runs, Console())
+            return 0
+        runs = [run for run in runs if run not in evaluations]  # below a folder of runs: not what was asked
         if len(options.paths) == 1 and runs[0].path == options.paths[0]:
             _refuse_options_of_comparisons(options, runs[0])
             _report_run(runs[0], Console())
@@ -116,6 +123,41 @@ def _report_run(run: RunDirectory, console: Console) -> None:
     except OSError as error:
         raise _write_error(run.path, error) from None
     terminal.show_run(run, console)
+
+
+def _report_evaluations(options: argparse.Namespace, runs: Sequence[RunDirectory], console: Console) -> None:
+    """The page of one evaluation, or several of the same set as one."""
+    from .render.evaluation import show_evaluation, write_evaluation_page
+
+    trained = next((run for run in runs if not is_evaluation(run)), None)
+    if trained:
+        raise UserError(
+            f"{trained.path}: is a training run, and the others are evaluations; give evaluations alone: "
+            "python train.py action=evaluate makes one of a run."
+        )
+    for name in ("baseline", "metric"):
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"--{name}: evaluations are compared with the first model of the first, on every metric; "
+                "leave it out, or give that evaluation first."
+            )
+    if len(runs) == 1:
+        record, folder = load_evaluation(runs[0]), options.out or runs[0].path
+    else:
+        record, folder = join_evaluations(runs), options.out or DEFAULT_OUT
+    folder = folder.expanduser()
+    refuse_new_at_root(folder, f"--out={folder}")
+    if is_foreign_page(folder / "report.html"):
+        raise UserError(
+            f"{folder / 'report.html'}: would be written over, and is no page of the lab; move it, or give "
+            "another directory with --out DIR."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        page = write_evaluation_page(folder / "report.html", record)
+    except OSError as error:
+        raise _write_error(folder, error) from None
+    show_evaluation(record, console, page)
 
 
 def _report_comparison(options: argparse.Namespace, runs: Sequence[RunDirectory], console: Console) -> None:

@@ -91,6 +91,11 @@ class RunDirectory:
         return self.path / folders.PREVIEW_FILE
 
     @property
+    def evaluations(self) -> Path:
+        """Folder of what evaluations said of this run since, a file for each."""
+        return self.path / "evaluations"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the committed checkpoints."""
         return self.path / "checkpoints"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from ...config.metrics import EVAL, IMPLICIT, metric
 from ...runtime.run_directory import RunDirectory
 from ..study import comparability
+from ..study.evaluations import evaluations_of, page_of
 from ..study.runs import RunRecord, load_record
 from ..study.values import MetricValue, interval_of, n_of_metric, ordered_metrics, value_of
 from . import curves, svg
@@ -50,6 +52,7 @@ def write_run_page(run: RunDirectory) -> Path:
         "samples": samples[:MAX_SAMPLES],
         "sample_count": len(samples),
         "shortcuts": _shortcut_rows(record),
+        "evaluations": _evaluation_rows(run),
         "counts": _row_counts(record),
         "attempts": _attempt_rows(record),
         "times": {phase: format_duration(seconds) for phase, seconds in record.seconds.items()},
@@ -197,6 +200,28 @@ def _shortcut_rows(record: RunRecord) -> list[dict[str, str]]:
         }
         for name, (value, undecided) in measured.items()
     ]
+
+
+def _evaluation_rows(run: RunDirectory) -> list[dict[str, Any]]:
+    """A row for each evaluation of this run since, of each of its checkpoints: its metrics that mean the same
+    everywhere first.
+    """
+    rows = []
+    for entry in evaluations_of(run):
+        model = entry["model"]
+        step = "before training" if model.get("is_initial") else model.get("step")
+        page = page_of(entry)
+        rows.append(
+            {
+                "ended": str(entry.get("ended") or ""),
+                "of": "the trained model" if step is None else f"step {step}" if model.get("step") else step,
+                "measures": ", ".join(entry.get("measures") or []),
+                "link": os.path.relpath(page, run.path) if page.exists() else None,
+                "where": str(entry.get("path") or ""),
+                "metrics": [(name, model["metrics"][name]) for name in ordered_metrics(model["metrics"])],
+            }
+        )
+    return rows
 
 
 def _chart(chart: curves.Chart) -> dict[str, Any]:
