@@ -63,7 +63,7 @@ def run_evaluation(spec: Experiment, run: RunDirectory) -> None:
         )
         return
     rows = HeldoutRows(data_spec)
-    rows.splits(data_spec.method.format)  # a mistake in the data comes before anything is loaded
+    assert rows.format  # the data is read: a mistake in it comes before anything is loaded
     with _recorded(spec, run, evaluation_id):
         for line in (f"evaluation {evaluation_id} in {run.path}", *lines, told):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -189,7 +189,8 @@ def _measure(
     spec: Experiment, candidate: Candidate, reference: Candidate | None, context: MeasureContext
 ) -> Measured:
     """Load one model, and measure it."""
-    longest = context.rows.spec.data.max_length + spec.eval.max_new_tokens
+    length = max(context.rows.spec.data.max_length, spec.eval.perplexity.window or 0)
+    longest = length + spec.eval.max_new_tokens
     measured = Measured(candidate)
     started = time.monotonic()
     read = {measure: MEASURES[measure].read(candidate, context) for measure in spec.eval.measures}

@@ -43,17 +43,17 @@ PARTS: tuple[readers.Part, ...] = ("train", "eval")
 GROWTH = 4  # where the rows were too few, a fourth as many again is read
 
 
-def load_rows(spec: Experiment, *, shuffled: bool = True) -> Splits:
+def load_rows(spec: Experiment, *, shuffled: bool = True, trains: bool = True) -> Splits:
     """Read, convert, split and shuffle the rows; else they are in the order of sources, files and lines.
 
-    Writes nothing. Raises DataError, in one sentence, where the data cannot be used or leaves no row to train
-    on.
+    Writes nothing. Raises DataError, in one sentence, where the data cannot be used, or, for an experiment
+    that `trains`, leaves no row to train on.
     """
     splits = _load_streamed(spec) if spec.data.streaming else _load_whole(spec)
     if shuffled:
         assert isinstance(splits.train, Rows)
         splits.train = shuffle(splits.train, spec.training.seed)
-    if not splits.train:
+    if trains and not splits.train:
         reasons = describe_reasons(splits.dropped) or "the data holds too few"
         raise DataError(
             f"data={spec.data.name}: no row is left to train on ({reasons}); give more rows, or fix these."

@@ -32,7 +32,7 @@ from ..runtime.files import read_json
 from ..runtime.folders import holds_run
 from ..runtime.run_directory import EVALUATION, RunDirectory
 
-Kind = Enum("Kind", ["run", "checkpoint", "adapter", "folder", "hub", "composed"])
+Kind = Enum("Kind", ["run", "checkpoint", "initial", "adapter", "folder", "hub", "composed"])
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ONE_SCORE = "ForSequenceClassification"  # how the architecture of a reward model ends
@@ -50,7 +50,11 @@ class Candidate:
     run: RunDirectory | None = None  # that it comes from
     step: int | None = None  # of the run, where it is a checkpoint
     start: Candidate | None = None  # the initial policy of its run
-    is_initial: bool = False  # whether it is the initial policy of its run
+
+    @property
+    def is_initial(self) -> bool:
+        """Whether it is the initial policy of its run."""
+        return self.kind is Kind.initial
 
     @property
     def is_adapter(self) -> bool:
@@ -264,7 +268,7 @@ def _initial_policy(trained: Experiment, found: Candidate) -> Candidate | None:
         return None
     folder = Path(trained.model.init_adapter).expanduser() if trained.model.init_adapter else base
     name = f"{found.name}, before training"
-    return Candidate(name, Kind.composed, trained, base, folder, found.run, is_initial=True)
+    return Candidate(name, Kind.initial, trained, base, folder, found.run)
 
 
 def _of_adapter(spec: Experiment, name: str, folder: Path, key: str) -> Candidate:

@@ -43,7 +43,7 @@ def measure_perplexity(subject: Subject, context: MeasureContext) -> MeasureResu
     settings, spec = context.spec.eval, context.rows.spec
     window = settings.perplexity.window or spec.data.max_length
     stride = settings.perplexity.stride or max(1, window // 2)
-    is_text = spec.method.format is Format.text
+    is_text = context.rows.format is Format.text
     texts = _texts(subject, context) if is_text else _answers(subject, context)
     pieces = [windows(text, window, stride) for text in texts]
     progress = progress_tracker(f"texts of {subject.name}", context.console)
@@ -93,7 +93,7 @@ def _answers(subject: Subject, context: MeasureContext) -> list[Text]:
     """The data's answers to the first held-out prompts: the chosen ones, the desirable ones, or the last of a
     conversation.
     """
-    rows = context.rows.tokenized(subject, context.rows.spec.method.format, context.spec.eval.rows)
+    rows = context.rows.tokenized(subject, context.rows.format, context.spec.eval.rows)
     return [text for row in rows if (text := _answer(row, subject.tokenizer)) is not None]
 
 

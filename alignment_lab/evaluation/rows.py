@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from .. import data
 from ..config import METHOD_SCHEMAS, Experiment, Format
-from ..data import Row, TokenRows
+from ..data import DataError, Row, TokenRows
 from ..models.tokenizer import tokenizer_digest
 from .subject import Subject
 
@@ -27,12 +29,28 @@ class HeldoutRows:
     spec: Experiment  # whose data it is
     known: dict[Format, data.Splits] = field(default_factory=dict)
 
+    @cached_property
+    def format(self) -> Format:
+        """That of the experiment's method where the data can be read so, else the first that it can.
+
+        Raises DataError, that of the method's format, where there is none.
+        """
+        try:
+            self.splits(self.spec.method.format)
+        except DataError:
+            for format in METHOD_OF:
+                with contextlib.suppress(DataError):
+                    self.splits(format)
+                    return format
+            raise
+        return self.spec.method.format
+
     def splits(self, format: Format) -> data.Splits:
         """The data in this format. Raises DataError where it cannot be read so."""
         if format not in self.known:
             own = self.spec.method.format is format
             method = self.spec.method if own else METHOD_SCHEMAS[METHOD_OF[format]]()
-            self.known[format] = data.load_rows(replace(self.spec, method=method))
+            self.known[format] = data.load_rows(replace(self.spec, method=method), trains=False)
         return self.known[format]
 
     def heldout(self, format: Format) -> Sequence[Row]:
@@ -41,7 +59,7 @@ class HeldoutRows:
 
     def prompts(self, count: int) -> list[Row]:
         """The first rows with a prompt of their own, the same as in training."""
-        return data.generation_rows(self.heldout(self.spec.method.format), count)
+        return data.generation_rows(self.heldout(self.format), count)
 
     def tokenized(self, subject: Subject, format: Format, count: int) -> Sequence[Row]:
         """The first `count` groups of rows that the subject's template and data.max_length take, as its

@@ -214,6 +214,7 @@ def _evaluation_rows(run: RunDirectory) -> list[dict[str, Any]]:
         rows.append(
             {
                 "ended": str(entry.get("ended") or ""),
+                "is_final": step is None,
                 "of": "the trained model" if step is None else f"step {step}" if model.get("step") else step,
                 "measures": ", ".join(entry.get("measures") or []),
                 "link": os.path.relpath(page, run.path) if page.exists() else None,
