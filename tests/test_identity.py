@@ -60,6 +60,7 @@ FREED = {  # another value of each
     "eval.models": "eval.models=[somewhere]",
     "eval.before": "eval.before=true",
     "eval.measures": "eval.measures=[generate]",
+    "eval.after": "eval.after=[perplexity]",
     "eval.reference": "eval.reference=somewhere",
     "eval.own_data": "eval.own_data=true",
     "eval.lm_eval": "eval.lm_eval.tasks=[a]",

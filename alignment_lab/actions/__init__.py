@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..config import Action, Experiment
 from ..runtime.run_directory import RunDirectory
-from .evaluate import run_evaluation
+from .evaluate import check_after, evaluate_after, run_evaluation
 from .plan import run_plan
 from .preview import run_preview
 from .train import run_training
@@ -24,4 +24,7 @@ def run_action(spec: Experiment, run: RunDirectory) -> float | None:
 
     Raises UserError for a mistake, RunError for a failure, Interrupted after a signal.
     """
-    return ACTIONS[spec.action](spec, run)
+    check_after(spec)
+    objective = ACTIONS[spec.action](spec, run)
+    evaluate_after(spec, run)
+    return objective

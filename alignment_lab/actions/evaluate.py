@@ -9,15 +9,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ..config import Experiment, Measure, to_plain, to_yaml
+from ..config import Action, Experiment, Measure, to_plain, to_yaml
 from ..config.dotted import flatten
 from ..data.readers import source_files
+from ..distributed import ranks
 from ..distributed.environment import settle_environment
+from ..distributed.launch import is_run_leader
 from ..evaluation import candidates as finding
 from ..evaluation.candidates import Candidate
 from ..evaluation.intervals import Scores
@@ -30,6 +33,7 @@ from ..report.render.evaluation import show_evaluation, write_evaluation_page
 from ..report.study.evaluations import load_evaluation
 from ..report.study.paired import differences
 from ..runtime import folders, provenance
+from ..runtime.command_line import typed_command
 from ..runtime.digests import digest_files
 from ..runtime.errors import UserError, describe_error
 from ..runtime.files import json_digest, utc_now, write_atomic, write_json
@@ -74,6 +78,33 @@ def run_evaluation(spec: Experiment, run: RunDirectory) -> None:
     write_evaluation_page(run.page_file, load_evaluation(run))
     _tell_runs(run, measured)
     show_evaluation(load_evaluation(run), console, run.page_file)
+
+
+def check_after(spec: Experiment) -> None:
+    """Raise UserError where eval.after names what cannot be measured here, before anything is trained."""
+    if spec.action is Action.train:
+        for measure in spec.eval.after:
+            MEASURES[measure].check(spec, [], measure)
+
+
+def evaluate_after(spec: Experiment, run: RunDirectory) -> None:
+    """The last stage of a run that is finished: eval.after, of the model that it saved, in its own folder.
+
+    One process does so, whatever the run had; under torchrun, whose processes have ended but one, it is left
+    to a command of its own.
+    """
+    if spec.action is not Action.train or not spec.eval.after or not is_run_leader(spec.parallel):
+        return
+    if ranks.is_launched() and ranks.world_size() > 1:
+        names = ",".join(measure.name for measure in spec.eval.after)
+        command = f"{typed_command()} action=evaluate eval.models=[{run.path}] eval.measures=[{names}]"
+        print(f"eval.after: not under torchrun; afterwards: {command}", file=sys.stderr)
+        return
+    settings = replace(
+        spec.eval, models=[str(run.path)], measures=list(spec.eval.after), after=[], own_data=True
+    )
+    after = replace(spec, action=Action.evaluate, eval=settings)
+    run_evaluation(after, RunDirectory(run.path / "evaluation"))
 
 
 def rows_of(spec: Experiment, models: Sequence[Candidate]) -> tuple[Experiment, str]:

@@ -39,6 +39,7 @@ def method_scores(subject: Subject, context: MeasureContext) -> tuple[dict[str, 
         context.rows.spec,
         method=subject.candidate.spec.method,
         model=subject.candidate.spec.model,
+        parallel=subject.candidate.spec.parallel,
         eval=context.spec.eval,
     )
     train_context = _context(spec, subject, context)

@@ -22,6 +22,7 @@ from .groups import (
     DeviceType,
     Dtype,
     Eval,
+    Measure,
     Model,
     Parallel,
     Shape,
@@ -136,6 +137,14 @@ def _check_pairs(spec: Experiment) -> None:
         "training.eval_steps",
         spec.training.eval_steps,
         "there is nothing to evaluate while eval.rows=0; set eval.rows, or training.eval_steps=null.",
+    )
+    of_language_models = [each.name for each in spec.eval.after if each is not Measure.preference]
+    require(
+        spec.method.generates or not of_language_models,
+        "eval.after",
+        f"[{','.join(of_language_models)}]",
+        f"method={spec.method.name} trains a model that scores answers and writes none; "
+        "eval.after=[preference] measures it.",
     )
     check_objective(spec)
 

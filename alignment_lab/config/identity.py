@@ -37,7 +37,7 @@ FREE_SETTINGS = (
     "eval.objective",  # what a search optimizes
     "eval.direction",
     # of what is measured of a model that is trained: an evaluation has an identity of its own
-    *(f"eval.{name}" for name in ("models", "before", "measures", "reference", "own_data")),
+    *(f"eval.{name}" for name in ("models", "before", "measures", "after", "reference", "own_data")),
     *(f"eval.{measure.name}" for measure in Measure),
 )
 NOT_SETTINGS = ("defaults", "hydra")  # other keys of a spec.yaml

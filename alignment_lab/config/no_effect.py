@@ -36,10 +36,17 @@ def _without_effect(spec: Experiment) -> Iterator[tuple[str, tuple[str, ...], st
         yield "preview", ("rows", "lines", "source", "heldout"), f"action={spec.action.name}"
     if spec.action.name != "evaluate":
         reason = f"action={spec.action.name}"
-        yield "eval", ("models", "before", "measures", "reference", "own_data"), reason
-        for measure in Measure:
+        yield "eval", ("models", "measures", "own_data"), reason
+        if spec.action.name != "train":
+            yield "eval", ("after",), reason
+        unused = [] if spec.eval.after and spec.action.name == "train" else list(Measure)
+        if unused:
+            yield "eval", ("before", "reference"), f"{reason}, and eval.after=[]"
+        for measure in unused:
             node = getattr(spec.eval, measure.name)
             yield f"eval.{measure.name}", tuple(field.name for field in fields(node)), reason
+    else:
+        yield "eval", ("after",), "it is what is measured after training"
     training, parallel, data, method = spec.training, spec.parallel, spec.data, spec.method
     if training.max_steps > 0:
         yield "training", ("num_train_epochs",), f"training.max_steps={training.max_steps} goes first"

@@ -94,7 +94,8 @@ def run_cell(sweep: Path, name: str) -> None:
 def run_canary(sweep: Path, name: str) -> None:
     """Run one step of a cell in a folder that is deleted afterwards."""
     spec = read_spec(RunDirectory(sweep / name))
-    one_step = replace(spec, training=replace(spec.training, max_steps=1, eval_steps=None))
+    steps = replace(spec.training, max_steps=1, eval_steps=None)
+    one_step = replace(spec, training=steps, eval=replace(spec.eval, after=[]))
     run = RunDirectory(sweep / ".canary")
     _record_outcome(sweep / ".canary.json", lambda: run_action(one_step, run))
     shutil.rmtree(run.path, ignore_errors=True)

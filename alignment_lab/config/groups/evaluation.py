@@ -83,6 +83,8 @@ class Eval:
     models: list[str] = field(default_factory=list)
     before: bool = False  # the initial policies of the runs too, before each
     measures: list[Measure] = field(default_factory=lambda: [Measure.preference])
+    # what is measured of a run as its last stage, into its own folder evaluation/; with `before` both ends
+    after: list[Measure] = field(default_factory=list)
     # a model that KL and implicit rewards are measured from; null: a run's initial policy, an adapter's base
     reference: str | None = None
     # rows: those that the first run held out (true), or those of `data` (false); null: `data` where the
@@ -104,3 +106,4 @@ class Eval:
             raise SpecError(f"eval.models: {repeated[0]} is there twice; name each model once.")
         require(bool(self.measures), "eval.measures", "[]", "name at least one: eval.measures=[preference].")
         self.measures = list(dict.fromkeys(self.measures))
+        self.after = list(dict.fromkeys(self.after))
