@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from argparse import Namespace
@@ -211,3 +212,26 @@ def test_generated_rows_go_from_the_file_to_the_packs_of_an_epoch(tmp_path):
     assert found["rows"]["train"] == 8 and found["dropped"] == {}  # a step of them
     assert found["tokens"] > 8 * 30 and found["passes"] == 1
     assert found["seconds"].keys() == {"validate", "tokenize", "pack"}
+
+
+@pytest.mark.slow
+def test_the_check_of_an_offline_machine_runs_where_there_is_no_accelerator(tmp_path: Path) -> None:
+    """What it measures is skipped there; all else, fused kernels that need no Triton included, is done."""
+    own = {"PYTHON": sys.executable, "SITE": str(tmp_path / "site")}
+    own |= {"OUT": str(tmp_path / "out"), "WORK": str(tmp_path / "work")}
+    stages = ["install", "facts", "passes"]
+    checked = subprocess.run(
+        ["bash", "benchmarks/offline/check.sh", *stages],
+        cwd=ROOT,
+        env=os.environ | own,
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    passes = [json.loads(line) for line in (tmp_path / "out" / "passes.jsonl").read_text().splitlines()]
+    assert {(line["train"], line["kernels"]) for line in passes} == {
+        ("full", False),
+        ("lora", False),
+        ("lora", True),
+    }
+    assert all("failed" not in line for line in passes)
