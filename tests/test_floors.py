@@ -19,7 +19,7 @@ FLOORS = {
     "models": 3, "estimate": 3,
     "engine": 4, "checkpoints": 4, "content": 4,
     "evaluation": 6,
-    "training": 7, "export": 7,
+    "training": 7, "export": 7, "chat": 7,
     "methods": 8, "sweep": 8,
     "actions": 9,
     "entrypoints": 10,

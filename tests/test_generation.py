@@ -17,7 +17,15 @@ from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 
 from alignment_lab.distributed import collectives, ranks
 from alignment_lab.engine.choice import choose_engine
-from alignment_lab.engine.generation import Completion, Sampling, choice, decoding, generate, recomputed
+from alignment_lab.engine.generation import (
+    Completion,
+    Sampling,
+    choice,
+    decoding,
+    generate,
+    recomputed,
+    stream,
+)
 from alignment_lab.engine.generation.planning import Budget, plan_batches
 from alignment_lab.engine.generation.sampling import choose_tokens, uniform_draws
 from alignment_lab.engine.logprobs import score_sequences
@@ -113,6 +121,14 @@ def test_answers_are_transformers_own_with_the_engines_logps_in_any_batch(family
     assert_logps_are_the_engines(model, sampled)
     for options in ({"max_tokens": 1}, {"max_tokens": 80}, {"max_rows": 4}):
         assert token_ids(answers(model, SAMPLED, PROMPTS[::-1], **options))[::-1] == token_ids(sampled)
+    for sampling, given in ((GREEDY, greedy), (SAMPLED, sampled)):  # in turn, as two models answer
+        streams = [
+            stream(model, prompt, sampling, stop_ids=STOPS, device=CPU, dtype=torch.float64)
+            for prompt in PROMPTS[:2]
+        ]
+        streamed = zip(*itertools.zip_longest(*streams), strict=True)
+        tokens = [[token for token in answer if token is not None] for answer in streamed]
+        assert tokens == [of_prompt[0].token_ids for of_prompt in given[:2]]
 
 
 @pytest.mark.usefixtures("in_float64")

@@ -1,0 +1,1 @@
+"""A talk with one model or two: in a terminal, over a pipe, or through an OpenAI-compatible endpoint."""
