@@ -11,6 +11,7 @@ from ..study.runs import all_varied_keys
 from ..study.settings import short_names
 from ..study.values import summary_metrics
 from . import words
+from .frontier import frontier_chart
 from .page_data import PHASES, page_data
 from .template import write_page
 
@@ -21,8 +22,8 @@ DRIFT_CAPTION = (
     "alike, in nats per answer; 0 is the reference, left of it both kinds of answers became less "
     "likely. Up: that difference for chosen less that for rejected answers, the implicit reward margin "
     "(without beta). The reference is the model before training. This is not the KL divergence from the "
-    "reference, which needs answers sampled from the trained model and is not recorded; it is the drift "
-    "on answers of the data."
+    "reference, which needs answers sampled from the trained model (action=evaluate eval=generate); it is the "
+    "drift on answers of the data."
 )
 
 
@@ -34,6 +35,7 @@ def write_comparison_page(folder: Path, comparison: Comparison) -> Path:
         "lead": _lead(comparison),
         "warnings": comparison.warnings,
         "findings": words.findings(comparison),
+        "frontier": frontier_chart(comparison.frontier) if comparison.frontier else None,
         "left_out": words.left_out(comparison.records),
         "notes": comparability.notes(comparison.records),
         "configurations": comparison.configurations,

@@ -24,6 +24,7 @@ from .formatting import (
     format_measured,
     format_number,
 )
+from .frontier import frontier_json
 
 # keys of a run's report.json
 COSTS = ("steps", "repeated_steps", "tokens", "tokens_per_second", "peak_memory_gb", "device_hours")
@@ -40,6 +41,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "notes": comparability.notes(comparison.records),
         "findings": words.findings(comparison),
         "headline": comparison.headline,
+        "reward_against_kl": frontier_json(comparison.frontier) if comparison.frontier else None,
         "reference": reference,
         "configurations": [_configuration(comparison, each) for each in comparison.configurations],
         "cells": [_run(record) for record in comparison.records],

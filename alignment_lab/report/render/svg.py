@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
@@ -58,7 +59,7 @@ def draw_chart(chart: Chart) -> Markup:
         if chart.panel.bounded:
             low, high = axes.get_ylim()
             axes.set_ylim(max(-0.02, low), min(1.02, high))
-        return _to_svg(figure, chart.panel.title)
+        return to_svg(figure, chart.panel.title)
 
 
 def _format_tick(y: float, position: int | None) -> str:
@@ -72,6 +73,13 @@ def _plot(axes: Axes, series: Series) -> None:
         axes.plot(xs, ys, "o", color=color, markersize=5, linestyle=(0, (1, 2)), linewidth=1, zorder=3)
     else:
         axes.plot(xs, ys, color=color, linewidth=1.5, linestyle="-", marker="." if len(xs) == 1 else "")
+
+
+@contextmanager
+def figure_in_style(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """An empty chart of so many inches, for `to_svg` inside of the block."""
+    with _style():
+        yield _figure(width, height)
 
 
 def _style() -> AbstractContextManager[None]:
@@ -92,7 +100,8 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _to_svg(figure: Figure, title: str) -> Markup:
+def to_svg(figure: Figure, title: str) -> Markup:
+    """The chart as an inline element whose colors are those of the page's style sheet."""
     buffer = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
     with warnings.catch_warnings():

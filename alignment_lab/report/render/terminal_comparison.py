@@ -37,7 +37,8 @@ def render_comparison(comparison: Comparison, width: int = 80) -> RenderableType
     """The whole comparison. A row is a configuration where there are several seeds, else a single run."""
     warnings = [Text(f"Warning: {warning}", "bold red") for warning in comparison.warnings]
     tables = _configuration_tables if comparison.most_seeds > 1 else _run_tables
-    findings = [Text(sentence) for sentence in words.findings(comparison)]
+    at_equal_kl = comparison.frontier.sentences if comparison.frontier else []
+    findings = [Text(sentence) for sentence in (*words.findings(comparison), *at_equal_kl)]
     left_out = [_left_out(record, reason) for record, reason in words.left_out(comparison.records)]
     notes = [Text(note, "dim") for note in _notes(comparison)]
     return Group(*warnings, *tables(comparison, width), *findings, *left_out, *notes)

@@ -16,6 +16,7 @@ from ...runtime.errors import UserError
 from . import comparability, crossed, headline, stats
 from .configurations import Configuration, group_by_configuration
 from .crossed import SeedSample
+from .frontier import Frontier, find_frontier
 from .runs import RunRecord
 from .stats import Estimate
 
@@ -71,6 +72,11 @@ class Comparison:
     def warnings(self) -> list[str]:
         """What forbids comparing the runs."""
         return comparability.warnings(self.records)
+
+    @cached_property
+    def frontier(self) -> Frontier | None:
+        """Reward against KL, where it was evaluated."""
+        return find_frontier(self.records)
 
     @property
     def most_seeds(self) -> int:
