@@ -5,6 +5,8 @@ What needs no torch comes first: mistakes are reported before it is imported.
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -38,6 +40,7 @@ from ..runtime.digests import digest_files
 from ..runtime.errors import UserError, describe_error
 from ..runtime.files import json_digest, utc_now, write_atomic, write_json
 from ..runtime.run_directory import EVALUATION, RunDirectory
+from ..tracking import conclude_tracking, end_tracking, open_forwarder
 from .method_scores import method_scores
 from .train import prepare_libraries, require_encodable
 
@@ -77,6 +80,7 @@ def run_evaluation(spec: Experiment, run: RunDirectory) -> None:
         _write(spec, run, evaluation_id, measured, rows)
     write_evaluation_page(run.page_file, load_evaluation(run))
     _tell_runs(run, measured)
+    _track(spec, run, console)
     show_evaluation(load_evaluation(run), console, run.page_file)
 
 
@@ -266,6 +270,14 @@ def _write(
             for path, text in result.named_files.items():
                 (run.path / path).parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(run.path / path, text)
+    rows_of_models = [
+        {
+            "step": place,
+            **{name: found.mean for name, found in each.scores.items() if math.isfinite(found.mean)},
+        }
+        for place, each in enumerate(measured)
+    ]
+    write_atomic(run.metrics_file, "".join(json.dumps(row) + "\n" for row in rows_of_models))
     run.write_row_scores({"models": {each.candidate.name: row_scores(each.scores) for each in measured}})
     first = measured[0]
     settings = to_plain(spec)["eval"]
@@ -314,3 +326,22 @@ def _tell_runs(run: RunDirectory, measured: Sequence[Measured]) -> None:
                 write_run_page(owner)
         except OSError as error:
             print(f"{owner.path}: its page does not say so: it cannot be written ({error})", file=sys.stderr)
+
+
+def _track(spec: Experiment, run: RunDirectory, console: Console) -> None:
+    """Send the figures to the trackers, a step for each model in the order of eval.models. A tracker that
+    fails does not fail the evaluation.
+    """
+    try:
+        if forwarder := open_forwarder(spec, run, console):
+            forwarder.start()
+            conclude_tracking(spec, run, console)
+    except Exception as error:
+        end_tracking(run, failed=True)
+        console.print(
+            f"tracking: this evaluation was not sent ({type(error).__name__}: {error}); everything is in "
+            f"{run.path}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )

@@ -22,8 +22,8 @@ DRIFT_CAPTION = (
     "alike, in nats per answer; 0 is the reference, left of it both kinds of answers became less "
     "likely. Up: that difference for chosen less that for rejected answers, the implicit reward margin "
     "(without beta). The reference is the model before training. This is not the KL divergence from the "
-    "reference, which needs answers sampled from the trained model (action=evaluate eval=generate); it is the "
-    "drift on answers of the data."
+    "reference, which needs answers sampled from the trained model (action=evaluate eval=generate); it is "
+    "the drift on answers of the data."
 )
 
 
