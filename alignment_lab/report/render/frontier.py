@@ -12,9 +12,9 @@ from .svg import INK, SERIES, figure_in_style, to_svg
 
 CAPTION = (
     "A point is an evaluated model: filled, what a run came to; open, a checkpoint. Across: the KL "
-    "divergence from the reference of answers that the model writes, in nats per answer, by sampling. Up: a reward that "
-    "no method trained on. A line is the mean over seeds at equal KL, by linear interpolation along each "
-    "seed's points, its band the 95% interval over seeds."
+    "divergence from the reference of answers that the model writes, in nats per answer, by sampling. Up: a "
+    "reward that no method trained on. A line is the mean over seeds at equal KL, by linear interpolation "
+    "along each seed's points, its band the 95% interval over seeds."
 )
 STEPS = "Betas and checkpoints of a method lie along its curve."
 
