@@ -175,6 +175,7 @@ def test_the_kl_by_sampling_agrees_with_the_whole_distribution(composed, trained
     [
         ("eval.models=[nowhere/at/all]", "eval.models=nowhere/at/all: no such directory"),
         ("eval.models=[{empty}]", "no model is there"),
+        ("eval.models=['{empty}/*/checkpoints']", "no folder fits this pattern"),
         ("eval.models=[{failed}]", "this run is not finished, but failed"),
         ("eval.models=[{evaluation}]", "this is an evaluation, and no model"),
         ("eval.models=[{run},{run}]", "is there twice"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,17 @@ def find_candidates(spec: Experiment) -> tuple[list[Candidate], list[str]]:
 
 
 def _members(name: str) -> tuple[list[str], list[str]]:
-    """The models that a name stands for: itself, or the finished runs, or the checkpoints, in that folder."""
+    """The models that a name stands for: itself, or the finished runs, or the checkpoints, in that folder; of
+    a pattern those of every folder that it fits.
+    """
     folder = Path(name).expanduser()
+    if any(character in name for character in "*?[") and not folder.exists():
+        fitting = [_members(each) for each in sorted(glob(str(folder)))]
+        if not fitting:
+            raise UserError(f"eval.models={name}: no folder fits this pattern; correct it.")
+        return [each for names, _ in fitting for each in names], [
+            line for _, told in fitting for line in told
+        ]
     if not folder.is_dir() or holds_run(folder) or _is_model(folder):
         return [name], []
     if folder.name == "checkpoints" and holds_run(folder.parent):
