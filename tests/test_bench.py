@@ -219,7 +219,7 @@ def test_the_check_of_an_offline_machine_runs_where_there_is_no_accelerator(tmp_
     """What it measures is skipped there; all else, fused kernels that need no Triton included, is done."""
     own = {"PYTHON": sys.executable, "SITE": str(tmp_path / "site")}
     own |= {"OUT": str(tmp_path / "out"), "WORK": str(tmp_path / "work")}
-    stages = ["install", "facts", "passes"]
+    stages = ["facts", "passes"]
     checked = subprocess.run(
         ["bash", "benchmarks/offline/check.sh", *stages],
         cwd=ROOT,
