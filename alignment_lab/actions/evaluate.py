@@ -70,9 +70,11 @@ def run_evaluation(spec: Experiment, run: RunDirectory) -> None:
         )
         return
     rows = HeldoutRows(data_spec)
-    assert rows.format  # the data is read: a mistake in it comes before anything is loaded
+    if reads_rows(spec):
+        assert rows.format  # the data is read: a mistake in it comes before anything is loaded
+        lines = [*lines, told]
     with _recorded(spec, run, evaluation_id):
-        for line in (f"evaluation {evaluation_id} in {run.path}", *lines, told):
+        for line in (f"evaluation {evaluation_id} in {run.path}", *lines):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         provenance.record_attempt(run.provenance_file, run.state().get("attempts", 1), 0)
         context = MeasureContext(spec, rows, console, method_scores)
@@ -124,6 +126,11 @@ def rows_of(spec: Experiment, models: Sequence[Candidate]) -> tuple[Experiment, 
     )
 
 
+def reads_rows(spec: Experiment) -> bool:
+    """Whether any of the measures looks at the data; a benchmark has prompts of its own."""
+    return any(MEASURES[measure].reads_rows for measure in spec.eval.measures)
+
+
 def identity(
     spec: Experiment, data_spec: Experiment, models: Sequence[Candidate], reference: Candidate | None
 ) -> str:
@@ -131,8 +138,9 @@ def identity(
     settings = to_plain(spec)["eval"]
     kept = {name: settings[name] for name in SETTINGS}
     kept |= {measure.name: settings.get(measure.name) for measure in spec.eval.measures}
-    data_settings = to_plain(data_spec)["data"]
-    files = [file for group in source_files(data_spec.data).values() for file in group.values()]
+    data_settings = to_plain(data_spec)["data"] if reads_rows(spec) else {}
+    groups = source_files(data_spec.data).values() if reads_rows(spec) else ()
+    files = [file for group in groups for file in group.values()]
     made_of = {
         "kind": EVALUATION,
         "models": list(finding.identity_of(models)),
@@ -287,12 +295,12 @@ def _write(
             "kind": EVALUATION,
             "id": evaluation_id,
             "ended": utc_now(),
-            "data": rows.spec.data.name,
+            "data": rows.spec.data.name if rows.known else None,
             "rows_digest": {format.name: splits.digest for format, splits in rows.known.items()},
             "measures": [measure.name for measure in spec.eval.measures],
             "settings": {
                 **{name: settings[name] for name in SETTINGS},
-                **{measure.name: settings.get(measure.name) for measure in spec.eval.measures},
+                **{measure.name: _shared_settings(settings, measure) for measure in spec.eval.measures},
             },
             "models": [each.report() for each in measured],
             "differences": {
@@ -300,6 +308,12 @@ def _write(
             },
         },
     )
+
+
+def _shared_settings(settings: dict[str, Any], measure: Measure) -> dict[str, Any]:
+    """A measure's settings, which evaluations that are compared must share."""
+    own = settings.get(measure.name) or {}
+    return {name: value for name, value in own.items() if name != MEASURES[measure].verdicts}
 
 
 def _tell_runs(run: RunDirectory, measured: Sequence[Measured]) -> None:

@@ -95,7 +95,21 @@ _EVALUATED = (  # what action=evaluate measures besides
     Metric(f"{SAMPLED}code", "sampled answers with code", is_share=True),
     Metric(f"{SAMPLED}refusals", "sampled answers that begin like a refusal", _MIN, is_share=True),
 )
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (*_SUMMARY, *_DETAILS, *_EVALUATED)}
+_BENCHMARKS = (  # of other packages; the names of lm-eval's are its own
+    Metric("ifbench/prompt_strict", "IFBench: prompts of which every instruction is followed", is_share=True),
+    Metric("ifbench/instruction_strict", "IFBench: instructions followed", is_share=True),
+    Metric("ifbench/prompt_loose", "IFBench: the same, whatever frames the answer", is_share=True),
+    Metric("ifbench/instruction_loose", "IFBench: the same, whatever frames the answer", is_share=True),
+    Metric("mt_bench/score", "MT-Bench: its judge's score, 1 to 10"),
+    Metric("mt_bench/score/turn_1", "MT-Bench: score of the first turn"),
+    Metric("mt_bench/score/turn_2", "MT-Bench: score of the second turn"),
+    Metric("mt_bench/win_rate", "MT-Bench: pairs that its judge prefers", is_share=True),
+    Metric("alpaca_eval/win_rate", "AlpacaEval: its judge's preference", is_share=True),
+    Metric("alpaca_eval/length_controlled_win_rate", "AlpacaEval: the same at equal lengths", is_share=True),
+)
+METRICS: dict[str, Metric] = {
+    metric.name: metric for metric in (*_SUMMARY, *_DETAILS, *_EVALUATED, *_BENCHMARKS)
+}
 SUMMARY_METRICS = tuple(metric.name for metric in _SUMMARY)
 
 

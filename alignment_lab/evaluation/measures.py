@@ -87,18 +87,24 @@ class MeasureRow:
     read: Callable[[Candidate, MeasureContext], MeasureResult | None] = lambda candidate, context: None
     # what the figures depend on besides settings, models and rows: files by content, versions of packages
     made_of: Callable[[Experiment, Measure], Any] = lambda spec, measure: None
+    reads_rows: bool = True  # of the data: held-out rows or their prompts
+    verdicts: str | None = (
+        None  # its setting that names files with verdicts on answers: models may differ in it
+    )
+
+
+def _harness(run: Callable[[Subject, MeasureContext], MeasureResult], **options: Any) -> MeasureRow:
+    return MeasureRow(run, _in_a_harness, made_of=harnesses.made_of, reads_rows=False, **options)
 
 
 MEASURES: dict[Measure, MeasureRow] = {
     Measure.preference: MeasureRow(_preference, check=_any_model),
     Measure.perplexity: MeasureRow(_perplexity),
     Measure.generate: MeasureRow(_generate),
-    Measure.lm_eval: MeasureRow(harnesses.run_lm_eval, _in_a_harness, made_of=harnesses.made_of),
-    Measure.ifbench: MeasureRow(harnesses.run_ifbench, _in_a_harness, made_of=harnesses.made_of),
-    Measure.mt_bench: MeasureRow(
-        harnesses.run_mt_bench, _in_a_harness, harnesses.read_mt_bench, harnesses.made_of
-    ),
-    Measure.alpaca_eval: MeasureRow(
-        harnesses.run_alpaca_eval, _in_a_harness, harnesses.read_alpaca_eval, harnesses.made_of
+    Measure.lm_eval: _harness(harnesses.run_lm_eval),
+    Measure.ifbench: _harness(harnesses.run_ifbench),
+    Measure.mt_bench: _harness(harnesses.run_mt_bench, read=harnesses.read_mt_bench, verdicts="judgments"),
+    Measure.alpaca_eval: _harness(
+        harnesses.run_alpaca_eval, read=harnesses.read_alpaca_eval, verdicts="annotations"
     ),
 }

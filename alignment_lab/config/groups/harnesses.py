@@ -49,7 +49,7 @@ class MtBench:
     choices: int = 1  # answers to each question
     max_new_tokens: int = 1024  # of each turn
     temperature: float | None = None  # null: FastChat's of each category, from 0 for math to 0.7 for writing
-    judgments: str | None = None  # what FastChat's gen_judgment wrote: it is read, and nothing is generated
+    judgments: str | None = None  # what FastChat's gen_judgment wrote (* for several): read, none generated
 
     def __post_init__(self) -> None:
         _check_answering("eval.mt_bench", self, "limit", "choices")
@@ -63,7 +63,7 @@ class AlpacaEval:
     limit: int | None = None  # the first instructions; null: all
     max_new_tokens: int = 2048
     temperature: float = 0.0  # 0: greedy
-    annotations: str | None = None  # annotations.json of alpaca_eval: it is read, and nothing is generated
+    annotations: str | None = None  # annotations.json of alpaca_eval (* for several): read, none generated
 
     def __post_init__(self) -> None:
         _check_answering("eval.alpaca_eval", self, "limit")

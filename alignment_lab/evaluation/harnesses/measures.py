@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...config import Experiment, Measure
@@ -13,7 +12,7 @@ from ...runtime.errors import UserError
 from ..results import MeasureResult
 from . import alpaca_eval, ifbench, lm_eval, mt_bench
 from .answering import SubjectAnswers
-from .files import model_id, to_json, to_jsonl
+from .files import matching, model_id, to_json, to_jsonl
 from .packages import missing_packages
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def made_of(spec: Experiment, measure: Measure) -> dict[str, Any]:
         Measure.mt_bench: [nodes.mt_bench.questions, nodes.mt_bench.judgments],
         Measure.alpaca_eval: [nodes.alpaca_eval.questions, nodes.alpaca_eval.annotations],
     }
-    paths = [Path(name).expanduser() for name in files.get(measure, ()) if name]
+    paths = [path for name in files.get(measure, ()) if name for path in matching(name)]
     found = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     package = {
         Measure.lm_eval: "lm_eval",
@@ -127,7 +126,7 @@ def run_mt_bench(subject: Subject, context: MeasureContext) -> MeasureResult:
         lines=[
             *answers.notes(),
             f"mt_bench: {len(questions)} questions are answered for FastChat's judge, as model {name}, and "
-            "not judged yet: docs/guides/evaluate.md",
+            "not judged yet: docs/guides/harnesses.md",
         ],
     )
 
@@ -159,7 +158,7 @@ def run_alpaca_eval(subject: Subject, context: MeasureContext) -> MeasureResult:
         lines=[
             *answers.notes(),
             f"alpaca_eval: {len(rows)} instructions are answered for alpaca_eval's judge, in "
-            f"alpaca_eval/{name}.json, and not judged yet: docs/guides/evaluate.md",
+            f"alpaca_eval/{name}.json, and not judged yet: docs/guides/harnesses.md",
         ],
     )
 

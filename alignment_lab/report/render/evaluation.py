@@ -32,6 +32,11 @@ PAIRED = (
 
 def show_evaluation(record: EvaluationRecord, console: Console, page: Path) -> None:
     """Print the metrics of every model, with their differences from the first, and where the page is."""
+    if not record.metrics:
+        show(
+            Text(f"No figures: what the measures wrote is named in {page.with_name('report.json')}"), console
+        )
+        return
     beside = max(1, (console.width - NAME_WIDTH) // (CELL_WIDTH + 2))
     for start in range(0, len(record.models), beside):
         show(_table(record, record.models[start : start + beside]), console)

@@ -96,7 +96,7 @@ def join_evaluations(runs: Sequence[RunDirectory]) -> EvaluationRecord:
     found = {
         model["name"]: differences(own, scores[0]) for model, own in zip(models[1:], scores[1:], strict=True)
     }
-    facts = {"evaluations": str(len(runs)), "data": str(reports[0].get("data"))}
+    facts = {"evaluations": str(len(runs)), "data": str(reports[0].get("data") or "none")}
     return EvaluationRecord("comparison", {"state": "finished"}, models, found, facts)
 
 
