@@ -348,7 +348,8 @@ def test_preferences_of_a_judge_are_the_win_rate_that_alpaca_eval_states(tmp_pat
         1,
     ]
     file.write_text(json.dumps([{**row, "glm_preference": 0.4} for row in rows]))
-    found = alpaca_eval.read_annotations("mine", AlpacaEval(annotations=str(file)))
+    write_lines(tmp_path / "other.json", [annotation("another", 2, generator_2="other")])
+    found = alpaca_eval.read_annotations("mine", AlpacaEval(annotations=str(tmp_path / "*.json")))
     assert found["scores"]["alpaca_eval/length_controlled_win_rate"].mean == pytest.approx(0.4)
 
 
@@ -428,7 +429,7 @@ def test_alpaca_evals_own_loader_reads_the_answers(written):
 
 
 def test_judgments_are_read_without_loading_the_model(written, composed, tmp_path, monkeypatch):
-    """And are another evaluation where the file says something else."""
+    """Nor any data; and are another evaluation where the file says something else."""
     from alignment_lab.actions import evaluate
 
     monkeypatch.setattr(evaluate, "load_subject", None)
@@ -438,7 +439,8 @@ def test_judgments_are_read_without_loading_the_model(written, composed, tmp_pat
             tmp_path / "single.jsonl", [judged(7, 1, score, "tiny"), judged(8, 1, score, "tiny")]
         )
         run = RunDirectory(tmp_path / str(score))
-        run_action(composed([*TINY, "eval=mt_bench", f"eval.mt_bench.judgments={file}"]), run)
+        no_data = ["data=local", f"data.path={file}"]  # which no method could read
+        run_action(composed([*TINY, *no_data, "eval=mt_bench", f"eval.mt_bench.judgments={file}"]), run)
         report = run.report()
         assert report is not None and report["models"][0]["metrics"]["mt_bench/score"]["value"] == score
         identities.add(report["id"])

@@ -12,7 +12,7 @@ from ...runtime.errors import UserError
 
 
 def matching(value: str) -> list[Path]:
-    """The file of this name, or those of a pattern with `*`, sorted; a name that matches nothing is itself."""
+    """The file of this name, or those of a pattern with `*`; a pattern that matches nothing is itself."""
     path = Path(value).expanduser()
     found = sorted(map(Path, glob(str(path)))) if "*" in value and not path.exists() else []
     return found or [path]
