@@ -36,6 +36,16 @@ class ScoredSequence:
         ]
 
 
+def without_padding(answer: list[int], padding: int | None) -> list[int]:
+    """The answer without the padding tokens at its end; its first token stays.
+
+    A reward model scores its last token that is not padding, as transformers' own forward does: where a
+    tokenizer pads with its end of text, as many do, that is the token before the end.
+    """
+    end = next((index for index in range(len(answer), 1, -1) if answer[index - 1] != padding), 1)
+    return answer[:end]
+
+
 @dataclass
 class Tree:
     """Sequences that share a prompt, as indices into the planned sequences."""

@@ -148,10 +148,11 @@ def answer_sums(subject: Subject, rows: Sequence[Row], context: MeasureContext) 
 def _reward_scores(subject: Subject, rows: Sequence[Row]) -> dict[str, Scores]:
     """A reward model's score of both answers: which is higher, and by how much."""
     from ..engine.logprobs import evaluation_mode, sequence_scores
-    from ..engine.packing import ScoredSequence
+    from ..engine.packing import ScoredSequence, without_padding
 
+    padding = subject.tokenizer.pad_token_id
     sequences = [
-        ScoredSequence(row["prompt_ids"], row[f"{answer}_ids"])
+        ScoredSequence(row["prompt_ids"], without_padding(row[f"{answer}_ids"], padding))
         for row in rows
         for answer in ("chosen", "rejected")
     ]

@@ -12,7 +12,7 @@ from ..config import Reward
 from ..data import Chained, Row
 from ..engine.layout import ForwardBatch
 from ..engine.logprobs import TokenLogprobs, sequence_scores
-from ..engine.packing import ScoredSequence
+from ..engine.packing import ScoredSequence, without_padding
 from ..losses import bradley_terry, pair_accuracy
 from ..training import Objective, TrainContext
 from ..training.batch import GlobalBatch
@@ -40,7 +40,7 @@ class RewardObjective(Objective):
         Where a tokenizer pads with its end of text, as many do, that is the token before the end.
         """
         padding = self.context.tokenizer.pad_token_id
-        return [replace(pair, answer=_without_padding(pair.answer, padding)) for pair in pair_sequences(row)]
+        return [replace(pair, answer=without_padding(pair.answer, padding)) for pair in pair_sequences(row)]
 
     def batch_columns(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """How much better the chosen answer is; 0 where the row does not say."""
@@ -64,9 +64,3 @@ class RewardObjective(Objective):
             "margin": gap,
             "mean_reward": (pair_loss.chosen_rewards + pair_loss.rejected_rewards) / 2,
         }
-
-
-def _without_padding(answer: list[int], padding: int) -> list[int]:
-    """The answer without the padding tokens at its end; its first token stays."""
-    end = next((index for index in range(len(answer), 1, -1) if answer[index - 1] != padding), 1)
-    return answer[:end]

@@ -1,0 +1,38 @@
+"""Questions with one right answer and a wrong one that looks like it: what a judge is tried on where the data
+name no facts.
+"""
+
+FACTS = (  # question, answer with a place for the fact, the fact, and a wrong one of its kind
+    ("What is the capital of France?", "The capital of France is {}, on the river Seine.", "Paris", "Rome"),
+    ("How many days does a week have?", "A week has {} days, from Monday to Sunday.", "seven", "nine"),
+    ("Which planet is nearest to the Sun?", "The planet nearest to the Sun is {}.", "Mercury", "Jupiter"),
+    ("Who wrote the play Hamlet?", "The play Hamlet was written by {}.", "William Shakespeare", "Mark Twain"),
+    ("What is frozen water called?", "Water that is frozen solid is called {}.", "ice", "steam"),
+    ("How many legs does a spider have?", "A spider has {} legs, two more than an insect.", "eight", "five"),
+    ("Which gas do plants take from the air?", "Plants take {} from the air.", "carbon dioxide", "helium"),
+    ("In which continent does Egypt lie?", "Most of Egypt lies in {}.", "Africa", "South America"),
+    ("What is twelve times twelve?", "Twelve times twelve is {}.", "144", "212"),
+    ("What do bees make from nectar?", "Bees make {} from the nectar of flowers.", "honey", "milk"),
+    ("Which ocean lies between Europe and North America?", "It is the {} Ocean.", "Atlantic", "Indian"),
+    ("At how many degrees Celsius does water boil at sea level?", "It boils at {} degrees.", "100", "40"),
+    ("Who painted the Mona Lisa?", "The Mona Lisa was painted by {}.", "Leonardo da Vinci", "Claude Monet"),
+    ("Which metal is liquid at room temperature?", "The metal is called {}.", "mercury", "iron"),
+    ("How many minutes are there in two hours?", "Two hours are {} minutes.", "120", "90"),
+    ("Which organ pumps blood through the body?", "Blood is pumped by the {}.", "heart", "liver"),
+    ("What is the largest animal on Earth?", "The largest animal is the {}.", "blue whale", "house cat"),
+    ("Which language is spoken by most people in Brazil?", "Most speak {}.", "Portuguese", "Russian"),
+    ("What is the chemical formula of water?", "The chemical formula of water is {}.", "H2O", "NaCl"),
+    ("Which month comes after April?", "The month after April is {}.", "May", "October"),
+    ("How many sides does a triangle have?", "A triangle has {} sides and as many corners.", "three", "six"),
+    ("Which animal is called the king of beasts?", "The king of beasts is the {}.", "lion", "rabbit"),
+    ("In which country are the pyramids of Giza?", "They stand in {}, near Cairo.", "Egypt", "Norway"),
+    ("What is the opposite of north?", "The opposite of north is {}.", "south", "up"),
+    ("Which star gives the Earth its light by day?", "It is {}.", "the Sun", "the Moon"),
+    ("How many letters does the English alphabet have?", "It has {} letters.", "26", "40"),
+    ("Which bird cannot fly, and lives in Antarctica?", "It is the {}.", "penguin", "eagle"),
+    ("What is bread mostly made from?", "Bread is mostly made from {} and water.", "flour", "sand"),
+    ("Who was the first person to walk on the Moon?", "It was {}.", "Neil Armstrong", "Isaac Newton"),
+    ("Which instrument has 88 keys?", "The instrument with 88 keys is the {}.", "piano", "violin"),
+    ("What is the square root of 81?", "The square root of 81 is {}.", "9", "27"),
+    ("Which season comes after winter?", "After winter comes {}.", "spring", "autumn"),
+)
