@@ -157,9 +157,7 @@ def main() -> None:
     for name in ("penalized", "controlled", "alpaca_eval", "win_rate"):
         away = np.abs(column(name) - column("published_lc_win_rate")).mean()
         ranks = rank_correlation(column(name), column("published_lc_win_rate"))
-        print(
-            f"{name} beside the published length-controlled one: rank correlation {ranks:.3f}, mean {away:.2f}"
-        )
+        print(f"{name} beside the published controlled: ranks {ranks:.3f}, mean {away:.2f}")
     for prompts in (16, 64, 256) if arguments.coverage else ():
         for quality, slope in ((0.0, 0.0), (0.5, 1.0), (-2.0, 1.5)):
             raw, controlled = coverage(prompts, quality, slope)

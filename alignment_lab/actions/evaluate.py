@@ -73,6 +73,8 @@ def run_evaluation(spec: Experiment, run: RunDirectory) -> None:
     if reads_rows(spec):
         assert rows.format  # the data is read: a mistake in it comes before anything is loaded
         lines = [*lines, told]
+    for measure in spec.eval.measures:
+        MEASURES[measure].check_rows(spec, rows)
     with _recorded(spec, run, evaluation_id):
         for line in (f"evaluation {evaluation_id} in {run.path}", *lines):
             console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -35,7 +35,9 @@ from .groups import (
     Duplicates,
     Eval,
     GenerateMeasure,
+    JudgeKind,
     Kernels,
+    LengthPenalty,
     Measure,
     Model,
     ModelSource,
@@ -53,6 +55,7 @@ from .groups import (
     Tracking,
     Training,
     Truncation,
+    WinrateMeasure,
 )
 from .identity import describe_difference, differences, identity, is_free
 from .methods import (
@@ -134,7 +137,9 @@ __all__ = [
     "Format",
     "GenerateMeasure",
     "Hinge",
+    "JudgeKind",
     "Kernels",
+    "LengthPenalty",
     "Measure",
     "Method",
     "Model",
@@ -162,6 +167,7 @@ __all__ = [
     "Training",
     "Truncation",
     "Unpaired",
+    "WinrateMeasure",
     "build_experiment",
     "check_objective",
     "describe_adapter_rate",

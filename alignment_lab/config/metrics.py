@@ -94,6 +94,9 @@ _EVALUATED = (  # what action=evaluate measures besides
     Metric(f"{SAMPLED}lists", "sampled answers with a list", is_share=True),
     Metric(f"{SAMPLED}code", "sampled answers with code", is_share=True),
     Metric(f"{SAMPLED}refusals", "sampled answers that begin like a refusal", _MIN, is_share=True),
+    Metric("winrate", "win rate over the baseline", is_share=True),
+    # a name of its own: wherever the figure goes, what it is worth goes along
+    Metric("winrate/judge_failed", "win rate, by a judge that FAILED its trial", is_share=True),
 )
 _BENCHMARKS = (  # of other packages; the names of lm-eval's are its own
     Metric("ifbench/prompt_strict", "IFBench: prompts of which every instruction is followed", is_share=True),

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from .groups import Adapter, Duplicates, Measure, OnNonfinite, Overlap, Scheduler
+from .groups.winrate import OF_KIND
 from .methods import Divergence, Divergent, Format
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ def _without_effect(spec: Experiment) -> Iterator[tuple[str, tuple[str, ...], st
             yield f"eval.{measure.name}", tuple(field.name for field in fields(node)), reason
     else:
         yield "eval", ("after",), "it is what is measured after training"
+    if Measure.winrate in (spec.eval.measures if spec.action.name == "evaluate" else spec.eval.after):
+        kind = spec.eval.winrate.judge
+        others = tuple(name for name, kinds in OF_KIND.items() if kind not in kinds)
+        yield "eval.winrate", others, f"eval.winrate.judge={kind.name}"
     training, parallel, data, method = spec.training, spec.parallel, spec.data, spec.method
     if training.max_steps > 0:
         yield "training", ("num_train_epochs",), f"training.max_steps={training.max_steps} goes first"

@@ -44,16 +44,24 @@ def read_answers(name: str) -> dict[str, str]:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         digest = content_digest(messages)
         if answers.setdefault(digest, answer) != answer:
-            raise UserError(f"{KEY}={name}: row {place} answers a prompt a second time; leave one answer to each.")
+            raise UserError(
+                f"{KEY}={name}: row {place} answers a prompt a second time; leave one answer to each."
+            )
     return answers
 
 
 def _rows(name: str, path: Path) -> list[Mapping[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if text.lstrip()[:1] == "[" else [json.loads(line) for line in text.split("\n") if line.strip()]
+        found = (
+            json.loads(text)
+            if text.lstrip()[:1] == "["
+            else [json.loads(line) for line in text.split("\n") if line.strip()]
+        )
     except (OSError, ValueError) as error:
-        raise UserError(f"{KEY}={name}: cannot be read as JSON ({error}); give JSON Lines, or an array.") from None
+        raise UserError(
+            f"{KEY}={name}: cannot be read as JSON ({error}); give JSON Lines, or an array."
+        ) from None
     if not found or not all(isinstance(row, dict) for row in found):
         raise UserError(f"{KEY}={name}: holds no rows; each is an object with a prompt and an answer.")
     return found
@@ -76,8 +84,8 @@ def match(rows: Sequence[Row], answers: Mapping[str, str], name: str) -> list[st
     if missing:
         shown = str(prompt_messages(missing[0])[-1]["content"])[:LISTED]
         raise UserError(
-            f"{KEY}={name}: has no answer to {len(missing)} of {len(rows)} prompts ({shown!r} for one): prompts are "
-            "matched by their content; give answers to the same prompts, or choose the rows with data=..."
+            f"{KEY}={name}: has no answer to {len(missing)} of {len(rows)} prompts ({shown!r} for one): "
+            "prompts are matched by their content; give answers to these, or choose the rows with data=..."
         )
     return [answers[digest] for digest in digests]
 
@@ -88,7 +96,7 @@ def own_answers(rows: Sequence[Row]) -> list[str]:
     missing = sum(answer is None for answer in found)
     if missing:
         raise UserError(
-            f"{KEY}=null: the data have no good answer to {missing} of {len(rows)} prompts; name a run, a model, or "
-            "a file of answers."
+            f"{KEY}=null: the data have no good answer to {missing} of {len(rows)} prompts; name a run, a "
+            "model, or a file of answers."
         )
     return [str(answer) for answer in found]

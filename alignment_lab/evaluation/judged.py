@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..config.groups.winrate import JudgeKind, LengthPenalty
+from ..config import LengthPenalty, Measure
 from ..data import Row, prompt_messages
 from ..runtime.progress import progress_tracker
-from .baseline import is_answer_file, match, own_answer, own_answers, read_answers
-from .candidates import Candidate, find_candidate
+from .baseline import match, own_answer, own_answers, read_answers
+from .candidates import Candidate
+from .contest import find_baseline
 from .intervals import Scores
 from .judges.choice import family_of, open_judge
 from .judges.verdicts import Asked, Judge, Pair, ask
@@ -93,13 +94,13 @@ def _asking(judge: Any) -> Iterator[None]:
 
 def _kept(subject: Subject, context: MeasureContext) -> JudgedAnswers:
     """What was made for an earlier model, or made now."""
-    found = context.shared.get(WINRATE)
+    found = context.shared.get(Measure.winrate)
     if not isinstance(found, JudgedAnswers):
         rows = context.rows.prompts(context.spec.eval.generations)
         candidate, answers = _baseline(rows, subject, context)
         name = context.spec.eval.winrate.baseline or OWN_ANSWERS
         found = JudgedAnswers(open_judge(context.spec, context.console), rows, name, answers, candidate)
-        context.shared[WINRATE] = found
+        context.shared[Measure.winrate] = found
     return found
 
 
@@ -111,9 +112,9 @@ def _baseline(
     name = context.spec.eval.winrate.baseline
     if name is None:
         return None, own_answers(rows)
-    if is_answer_file(name):
+    candidate = find_baseline(context.spec)
+    if candidate is None:
         return None, match(rows, read_answers(name), name)
-    candidate = find_candidate(context.spec, name, "eval.winrate.baseline")
     if candidate.folder.resolve() == subject.candidate.folder.resolve():
         return candidate, _write(subject, rows, context)
     loaded = load_subject(candidate, subject.longest, context.console)
@@ -176,7 +177,9 @@ def _result(
         json.dumps(_as_line(pair, verdict), ensure_ascii=False) + "\n"
         for pair, verdict in zip(pairs, asked.verdicts, strict=True)
     )
-    scores = {WINRATE if trial.passed else DOUBTED: Scores(values, share=True, prompts=prompts)} if known else {}
+    scores = (
+        {WINRATE if trial.passed else DOUBTED: Scores(values, share=True, prompts=prompts)} if known else {}
+    )
     tables = {f"Win rate over {kept.baseline}": table, f"Trial of the judge {judge.name}": trial.table()}
     return MeasureResult(scores, tables, {JUDGMENTS_FILE: text}, _lines(kept, trial, asked, raw, controlled))
 
@@ -206,9 +209,7 @@ def _lengths(preferences: Preferences) -> Iterator[tuple[str, float]]:
         yield "preference for the longer answer", sum(longer) / len(longer)
 
 
-def _lines(
-    kept: JudgedAnswers, trial: Trial, asked: Asked, raw: WinRate, controlled: WinRate
-) -> list[str]:
+def _lines(kept: JudgedAnswers, trial: Trial, asked: Asked, raw: WinRate, controlled: WinRate) -> list[str]:
     """The outcome in words, the trial, and what happened on the way."""
     doubt = "" if trial.passed else " (by a judge that FAILED its trial)"
     lines = [

@@ -32,6 +32,7 @@ class MeasureContext:
     method_scores: Callable[[Subject, MeasureContext], tuple[dict[str, Scores], Sequence[Row]]]
     # of this subject and of those before it, by the subject's name and the measure
     done: dict[tuple[str, Measure], MeasureResult] = field(default_factory=dict)
+    shared: dict[Measure, Any] = field(default_factory=dict)  # what a measure made for all subjects
 
     def notify(self, text: str) -> None:
         """Print one line."""
@@ -54,6 +55,31 @@ def _generate(subject: Subject, context: MeasureContext) -> MeasureResult:
     from .generated import measure_generated
 
     return measure_generated(subject, context)
+
+
+def _winrate(subject: Subject, context: MeasureContext) -> MeasureResult:
+    from .judged import measure_winrate
+
+    return measure_winrate(subject, context)
+
+
+def _check_winrate(spec: Experiment, candidates: Sequence[Candidate], measure: Measure) -> None:
+    from .contest import check_winrate
+
+    _of_language_models(spec, candidates, measure)
+    check_winrate(spec, candidates)
+
+
+def _check_winrate_rows(spec: Experiment, rows: HeldoutRows) -> None:
+    from .contest import check_rows
+
+    check_rows(spec, rows)
+
+
+def _winrate_made_of(spec: Experiment, measure: Measure) -> Any:
+    from .contest import made_of_contest
+
+    return made_of_contest(spec)
 
 
 def _of_language_models(spec: Experiment, candidates: Sequence[Candidate], measure: Measure) -> None:
@@ -87,6 +113,8 @@ class MeasureRow:
     read: Callable[[Candidate, MeasureContext], MeasureResult | None] = lambda candidate, context: None
     # what the figures depend on besides settings, models and rows: files by content, versions of packages
     made_of: Callable[[Experiment, Measure], Any] = lambda spec, measure: None
+    # as `check`, of the rows
+    check_rows: Callable[[Experiment, HeldoutRows], None] = lambda spec, rows: None
     reads_rows: bool = True  # of the data: held-out rows or their prompts
     verdicts: str | None = (
         None  # its setting that names files with verdicts on answers: models may differ in it
@@ -101,6 +129,9 @@ MEASURES: dict[Measure, MeasureRow] = {
     Measure.preference: MeasureRow(_preference, check=_any_model),
     Measure.perplexity: MeasureRow(_perplexity),
     Measure.generate: MeasureRow(_generate),
+    Measure.winrate: MeasureRow(
+        _winrate, _check_winrate, check_rows=_check_winrate_rows, made_of=_winrate_made_of
+    ),
     Measure.lm_eval: _harness(harnesses.run_lm_eval),
     Measure.ifbench: _harness(harnesses.run_ifbench),
     Measure.mt_bench: _harness(harnesses.run_mt_bench, read=harnesses.read_mt_bench, verdicts="judgments"),

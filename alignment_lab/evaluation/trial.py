@@ -162,7 +162,7 @@ def own_cases() -> list[Case]:
 def _with_wrong_fact(
     good: str, accepted: Sequence[str], facts: Sequence[Sequence[str]], place: int
 ) -> str | None:
-    """The answer with the next other prompt's fact in the place of its own; None where it does not hold it."""
+    """The answer with another prompt's fact in place of its own; None where it lacks its own."""
     pattern = re.compile(rf"(?<!\w){re.escape(accepted[0])}(?!\w)", re.IGNORECASE)
     own = {each.lower() for each in accepted}
     others = [facts[(place + step) % len(facts)][0] for step in range(1, len(facts))]
@@ -233,7 +233,9 @@ def try_family(
 def _cut_pair(case: Case) -> Pair | None:
     """The answer beside its first half; None where it is too short to be cut."""
     words = case.good.split()
-    return Pair(case.prompt, case.good, " ".join(words[: len(words) // 2])) if len(words) >= SHORTEST else None
+    return (
+        Pair(case.prompt, case.good, " ".join(words[: len(words) // 2])) if len(words) >= SHORTEST else None
+    )
 
 
 def _misplaced(cases: Sequence[Case], place: int, case: Case) -> Pair | None:

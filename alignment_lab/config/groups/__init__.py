@@ -8,6 +8,7 @@ from .model import TEMPLATES, Attention, Dtype, Kernels, Model, ModelSource, Sha
 from .parallel import Adapter, DeviceType, Parallel, Quantization, Sharding
 from .tracking import Tracking
 from .training import OnNonfinite, Optimizer, Scheduler, Training
+from .winrate import JudgeKind, LengthPenalty, WinrateMeasure
 
 GROUPS: dict[str, type] = {
     "model": Model,
@@ -32,7 +33,9 @@ __all__ = [
     "Duplicates",
     "Eval",
     "GenerateMeasure",
+    "JudgeKind",
     "Kernels",
+    "LengthPenalty",
     "Measure",
     "Model",
     "ModelSource",
@@ -50,4 +53,5 @@ __all__ = [
     "Tracking",
     "Training",
     "Truncation",
-]  # fmt: skip
+    "WinrateMeasure",
+]

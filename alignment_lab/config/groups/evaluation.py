@@ -10,10 +10,12 @@ from enum import Enum
 from ..metrics import Direction
 from ..validation import SpecError, require, require_nonnegative, require_positive
 from .harnesses import AlpacaEval, Ifbench, LmEval, MtBench
+from .winrate import WinrateMeasure
 
 # Each has a node of settings of its name, and a row in MEASURES.
 Measure = Enum(
-    "Measure", ["preference", "perplexity", "generate", "lm_eval", "ifbench", "mt_bench", "alpaca_eval"]
+    "Measure",
+    ["preference", "perplexity", "generate", "winrate", "lm_eval", "ifbench", "mt_bench", "alpaca_eval"],
 )
 
 
@@ -93,6 +95,7 @@ class Eval:
     preference: PreferenceMeasure = field(default_factory=PreferenceMeasure)
     perplexity: PerplexityMeasure = field(default_factory=PerplexityMeasure)
     generate: GenerateMeasure = field(default_factory=GenerateMeasure)
+    winrate: WinrateMeasure = field(default_factory=WinrateMeasure)
     lm_eval: LmEval = field(default_factory=LmEval)
     ifbench: Ifbench = field(default_factory=Ifbench)
     mt_bench: MtBench = field(default_factory=MtBench)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...config import Experiment
-from ...config.groups.winrate import JudgeKind
+from ...config import Experiment, JudgeKind
 from ...config.validation import SpecError
 from ...content.files import CONFIG
 from ...runtime.errors import UserError
@@ -39,7 +38,7 @@ class Family:
         if self.shape is not None:
             return shape == self.shape
         kind = re.match(r"[a-z]+", str(shape[0] or "").lower())
-        return bool(kind) and kind[0] in self.name.lower()
+        return kind is not None and kind[0] in self.name.lower()
 
 
 def find_judge(spec: Experiment) -> Candidate | None:
@@ -47,39 +46,36 @@ def find_judge(spec: Experiment) -> Candidate | None:
     settings = spec.eval.winrate
     if settings.judge_model is None:
         raise SpecError(
-            f"{KEY}=null: a judge must be named: a reward model, a chat model, or an endpoint's model "
-            f"(eval.winrate.judge={settings.judge.name})."
+            f"{KEY}=null: eval.winrate.judge={settings.judge.name} needs one; name a reward model, a "
+            "chat model, or the name of an endpoint's model."
         )
     if settings.judge is JudgeKind.endpoint:
         return None
     found = find_candidate(spec, settings.judge_model, KEY)
     if settings.judge is JudgeKind.reward and not found.is_reward_model:
         raise UserError(
-            f"{KEY}={settings.judge_model}: is no reward model, and eval.winrate.judge=reward needs one; give "
+            f"{KEY}={settings.judge_model}: is no reward model, as eval.winrate.judge=reward needs; give "
             "a run of method=reward, or set eval.winrate.judge=chat."
         )
     if settings.judge is JudgeKind.chat and found.is_reward_model:
         raise UserError(
-            f"{KEY}={settings.judge_model}: is a reward model, which reads no rubric; set eval.winrate.judge=reward."
+            f"{KEY}={settings.judge_model}: is a reward model, and reads no rubric; set "
+            "eval.winrate.judge=reward."
         )
     return found
 
 
 def require_impartial(judge: Candidate | None, spec: Experiment, contestants: Sequence[Candidate]) -> None:
     """Refuse a judge that is itself one of the contestants. Raises UserError."""
-    for contestant in contestants:
-        if judge is None:
-            same = spec.eval.winrate.judge_model in (contestant.name, Path(contestant.name).name)
-        else:
-            same = made_of(judge) == made_of(contestant)
-        if same:
+    named = spec.eval.winrate.judge_model
+    for each in contestants:
+        if judge is not None and made_of(judge) == made_of(each):
             raise UserError(
-                f"{KEY}={spec.eval.winrate.judge_model}: has the same weights as {contestant.name}, whose answers it "
-                "would judge; name another judge."
-                if judge
-                else f"{KEY}={spec.eval.winrate.judge_model}: has the name of a contestant, {contestant.name}; name "
+                f"{KEY}={named}: has the same weights as {each.name}, whose answers it would judge; name "
                 "another judge."
             )
+        if judge is None and named in (each.name, Path(each.name).name):
+            raise UserError(f"{KEY}={named}: has the name of a contestant, {each.name}; name another judge.")
 
 
 def made_of(candidate: Candidate) -> tuple[Any, Any]:

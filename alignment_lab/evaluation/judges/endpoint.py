@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ...config.groups.winrate import WinrateMeasure
+from ...config import WinrateMeasure
 from ...runtime.errors import UserError
 from ...runtime.files import cache_directory, json_digest, keep, read_kept
 from ...runtime.progress import ProgressBar
@@ -66,7 +66,13 @@ class EndpointJudge:
         ):
 
             def one(index: int) -> None:
-                verdict = self._verdict(client, messages[index])
+                if self._stop.is_set():  # another question was refused: the rest is not asked
+                    return
+                try:
+                    verdict = self._verdict(client, messages[index])
+                except BaseException:
+                    self._stop.set()
+                    raise
                 with self._lock:
                     found[index] = verdict
                     bar.advance()
@@ -161,16 +167,14 @@ class EndpointJudge:
     def _refusal(self, status: int, text: str) -> str:
         """Why the server takes no such question, in one sentence."""
         said = " ".join(self._without_key(text).split())[:SHOWN]
+        start = f"eval.winrate.endpoint={self._shown_url()}: HTTP {status}"
         if status in (401, 403):
-            has = "is not accepted" if self._key else "is empty"
+            variable, has = self.settings.key_variable, "is not accepted" if self._key else "is empty"
             return (
-                f"eval.winrate.endpoint={self._shown_url()}: HTTP {status}: the key in {self.settings.key_variable} "
-                f"{has}; put a valid one there, or name another variable with eval.winrate.key_variable."
+                f"{start}: the key in {variable} {has}; put a valid one there, or name another variable with "
+                "eval.winrate.key_variable."
             )
-        return (
-            f"eval.winrate.endpoint={self._shown_url()}: HTTP {status} for judge_model={self.name}: {said}; correct "
-            "the address or the name of the model."
-        )
+        return f"{start} for judge_model={self.name}: {said}; correct the address or the name of the model."
 
     def _without_key(self, text: str) -> str:
         return redact(text.replace(self._key, "***") if self._key else text)

@@ -16,10 +16,12 @@ from .verdicts import Pair
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from transformers import PreTrainedTokenizerBase
 
     from ...engine.packing import ScoredSequence
     from ..subject import Subject
 
+Encoded = tuple[list[int], list[list[int]]]  # a prompt, and the answers to it
 SHORTEST = 256  # tokens that a judge's engine is made for, at least
 REFUSED = "not asked about: the judge's chat template refuses them"
 
@@ -42,7 +44,7 @@ class LocalJudge:
             free(self._subject)
         self._subject = None
 
-    def _tokenizer(self) -> object:
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
         from ...models.tokenizer import load_tokenizer
 
         if self._subject is not None:
@@ -70,7 +72,9 @@ class LocalJudge:
         config = AutoConfig.from_pretrained(self.candidate.base, trust_remote_code=trust).get_text_config()
         return getattr(config, "max_position_embeddings", None)
 
-    def _encode(self, turns: Sequence[tuple[Row, list[str]]]) -> list[tuple[list[int], list[list[int]]] | None]:
+    def _encode(
+        self, turns: Sequence[tuple[Row, list[str]]]
+    ) -> list[tuple[list[int], list[list[int]]] | None]:
         """(prompt ids, ids of each answer) of each prompt with its answers; None where the template refuses
         one, or the whole is longer than the model reads.
         """
@@ -86,8 +90,8 @@ class LocalJudge:
             for row, answers in turns
         ]
         limit = self._positions()
-        found: list[tuple[list[int], list[list[int]]] | None] = []
-        for prompt, answers in encode_turns(self._tokenizer(), asked, Counter()):  # type: ignore[arg-type]
+        found: list[Encoded | None] = []
+        for prompt, answers in encode_turns(self._tokenizer(), asked, Counter()):
             ids = [answer for answer in answers if isinstance(answer, list)]
             if not prompt or len(ids) < len(answers):
                 self.counts[REFUSED] += 1
@@ -101,7 +105,7 @@ class LocalJudge:
 
 
 class RewardJudge(LocalJudge):
-    """P(first is better) = sigmoid of the difference of the scores: Bradley and Terry's, as it was trained."""
+    """P(first is better) = sigmoid of the difference of the scores, as it was trained (Bradley-Terry)."""
 
     depends_on_order = False
 

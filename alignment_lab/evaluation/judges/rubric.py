@@ -18,7 +18,8 @@ ASK_VERDICT = "Which answer is better? Reply with one letter: A, B, or C if they
 LETTER = re.compile(r"(?<![A-Za-z'])[ABC](?![A-Za-z'])")
 # a line that is a letter, or ends in one after such a word, or goes on that it is better
 VERDICT_LINE = re.compile(
-    r"(?:.*\b(?i:verdict|choice|answer|winner|option)\b\W*(?:(?i:is)\W+)?)?([ABC])\W*(?:(?i:is (?:the )?better)\W*)?"
+    r"(?:.*\b(?i:verdict|choice|answer|winner|option)\b\W*(?:(?i:is)\W+)?)?([ABC])\W*"
+    r"(?:(?i:is (?:the )?better)\W*)?"
 )
 THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 PREFERENCE = {"A": 1.0, "B": 0.0, "C": 0.5}
@@ -53,7 +54,7 @@ def read_verdict(text: str) -> float | None:
     line that names two letters says nothing.
     """
     lines = [line.strip("*_`'\"[]() \t") for line in THOUGHTS.sub("", text).splitlines() if line.strip()]
-    for line in (lines[-1:] + lines[:1]):
+    for line in lines[-1:] + lines[:1]:
         found = VERDICT_LINE.fullmatch(line)
         if found and len(set(LETTER.findall(line))) == 1:
             return PREFERENCE[found[1]]
