@@ -191,9 +191,10 @@ def test_no_more_questions_wait_than_allowed_and_a_model_without_temperature_is_
     ("text", "verdict"),
     [
         ("A", 1.0), ("B.", 0.0), ("C", 0.5), ("**B**", 0.0), ("[[A]]", 1.0), ("Answer: B", 0.0), ("(A)", 1.0),
-        ("The better answer is B.", 0.0), ("Both name a sea.\n\nVerdict: A", 1.0), ("A\n\nIt is clearer.", 1.0),
-        ("<think>B or A? A.</think>\nB", 0.0), ("Answer A is better", 1.0), ("", None), ("D", None),
-        ("A better one could be given", None), ("Between answer A and answer B", None), ("Both are fine", None),
+        ("(A)", 1.0), ("The better answer is B.", 0.0), ("Both name a sea.\n\nVerdict: A", 1.0),
+        ("A\n\nIt is clearer.", 1.0), ("<think>B or A? A.</think>\nB", 0.0), ("Answer A is better", 1.0),
+        ("", None), ("D", None), ("A better one could be given", None),
+        ("Between answer A and answer B", None), ("Both are fine", None),
         ("Absolutely", None), ("I'd say neither", None),
     ],
 )  # fmt: skip
@@ -209,7 +210,8 @@ def test_the_question_holds_the_whole_conversation():
         {"role": "user", "content": "Which sea?"},
     )
     (message,) = judge_messages(Pair(prompt, "One.", "Two."), RUBRIC, may_tie=True)
-    places = [message["content"].index(part) for part in ("Be brief.", "Hello.", "Good day.", "Which sea?", "One.", "Two.")]  # fmt: skip
+    parts = ("Be brief.", "Hello.", "Good day.", "Which sea?", "One.", "Two.")
+    places = [message["content"].index(part) for part in parts]
     assert places == sorted(places)
 
 
@@ -242,7 +244,7 @@ CHARACTERS: dict[str, tuple[Callable[[Pair], float | None], set[str]]] = {
     "good": (by_worth, set()),
     "always A": (lambda _: 1.0, {"order", "wrong fact", "cut answer", "other prompt"}),
     "always ties": (lambda _: 0.5, {"wrong fact", "cut answer", "other prompt"}),
-    "longer": (lambda pair: float(len(pair.answer) > len(pair.other)), {"length", "wrong fact", "other prompt"}),
+    "longer": (lambda pair: float(len(pair.answer) > len(pair.other)), {"length", "other prompt"}),
     "silent": (lambda _: None, {"no verdict"}),
     "knows no facts": (
         lambda pair: 0.5 if len(pair.answer.split()) == len(pair.other.split()) else by_worth(pair),
