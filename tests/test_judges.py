@@ -190,7 +190,7 @@ def test_no_more_questions_wait_than_allowed_and_a_model_without_temperature_is_
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
-        ("A", 1.0), ("B.", 0.0), ("C", 0.5), ("**B**", 0.0), ("[[A]]", 1.0), ("Answer: B", 0.0), ("(A)", 1.0),
+        ("A", 1.0), ("B.", 0.0), ("C", 0.5), ("**B**", 0.0), ("[[A]]", 1.0), ("Answer: B", 0.0),
         ("(A)", 1.0), ("The better answer is B.", 0.0), ("Both name a sea.\n\nVerdict: A", 1.0),
         ("A\n\nIt is clearer.", 1.0), ("<think>B or A? A.</think>\nB", 0.0), ("Answer A is better", 1.0),
         ("", None), ("D", None), ("A better one could be given", None),

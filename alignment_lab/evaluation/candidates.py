@@ -26,6 +26,7 @@ from ..config import (
 )
 from ..content import recorded_weights, weights_in
 from ..content.files import ADAPTER_CONFIG, CONFIG
+from ..models.embedded import embedded_weights
 from ..models.locate import locate_model
 from ..runtime.digests import digest_files
 from ..runtime.errors import UserError
@@ -36,6 +37,7 @@ from ..runtime.run_directory import EVALUATION, RunDirectory
 Kind = Enum("Kind", ["run", "checkpoint", "initial", "adapter", "folder", "hub", "composed"])
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 TOKENIZER_CONFIG = "tokenizer_config.json"
+EMBEDDED = "embedded"  # the model that comes with the lab, where no folder has this name
 ONE_SCORE = "ForSequenceClassification"  # how the architecture of a reward model ends
 
 
@@ -152,6 +154,9 @@ def _is_model(folder: Path) -> bool:
 def find_candidate(spec: Experiment, name: str, key: str = "eval.models") -> Candidate:
     """The model behind a name; `key` is the setting that a mistake is said of. Raises UserError."""
     folder = Path(name).expanduser()
+    if not folder.is_dir() and name == EMBEDDED:
+        folder = embedded_weights()
+        return Candidate(name, Kind.folder, with_model(spec, name, folder), folder, folder)
     if not folder.is_dir():
         return _on_hub(spec, name, key)
     if holds_run(folder):
