@@ -70,6 +70,7 @@ FREED = {  # another value of each
     "eval.preference": "eval.preference.length_ratio=2",
     "eval.perplexity": "eval.perplexity.window=64",
     "eval.generate": "eval.generate.n=2",
+    "eval.winrate": "eval.winrate.trial_prompts=9",
 }
 
 

@@ -49,7 +49,8 @@ class ProgressBar:
         self.bar.update(self.task, completed=self.done, note=note)
         every = max(1, self.total // LOG_LINES)
         if not self.console.is_terminal and (self.done % every == 0 or self.done == self.total):
-            self.console.print(f"{self.label} {self.done}/{self.total} {note}".rstrip(), highlight=False)
+            line = f"{self.label} {self.done}/{self.total} {note}".rstrip()
+            self.console.print(line, highlight=False, soft_wrap=True)
 
 
 def progress_tracker(label: str, console: Console) -> Callable[[Sequence[T]], Iterable[T]]:
