@@ -184,6 +184,7 @@ def test_the_kl_by_sampling_agrees_with_the_whole_distribution(composed, trained
         ("eval.models=[{run}] eval.measures=[likeness]", "likeness"),
         ("eval.models=[{run}] eval.generate.n=4 eval.generate.temperature=0", "eval.generate.n=4"),
         ("eval.models=[{run}] eval.measures=[]", "eval.measures=[]"),
+        ("eval.models=[{run}] eval.rows=0", "eval.rows=0: preference has nothing to measure"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(

@@ -19,7 +19,6 @@ from rich.console import Console
 
 from ..config import Action, Experiment, Measure, to_plain, to_yaml
 from ..config.dotted import flatten
-from ..data.readers import source_files
 from ..distributed import ranks
 from ..distributed.environment import settle_environment
 from ..distributed.launch import is_run_leader
@@ -36,7 +35,6 @@ from ..report.study.evaluations import load_evaluation
 from ..report.study.paired import differences
 from ..runtime import folders, provenance
 from ..runtime.command_line import typed_command
-from ..runtime.digests import digest_files
 from ..runtime.errors import UserError, describe_error
 from ..runtime.files import json_digest, utc_now, write_atomic, write_json
 from ..runtime.run_directory import EVALUATION, RunDirectory
@@ -57,10 +55,16 @@ def run_evaluation(spec: Experiment, run: RunDirectory) -> None:
     console = Console()
     models, lines = finding.find_candidates(spec)
     reference = given_reference(spec)
+    if ranks.is_launched():
+        raise UserError("action=evaluate: runs in one process; start it without torchrun.")
     for measure in spec.eval.measures:
-        MEASURES[measure].check(spec, models, measure)
+        _check(spec, models, measure)
     data_spec, told = rows_of(spec, models)
-    evaluation_id = identity(spec, data_spec, models, reference)
+    rows = HeldoutRows(data_spec)
+    if reads_rows(spec):
+        rows.heldout(rows.format)  # the data is read: a mistake in it comes before anything is loaded
+        lines = [*lines, told]
+    evaluation_id = identity(spec, rows, models, reference)
     run.require_own()
     if _is_done(run, evaluation_id):
         console.print(
@@ -69,10 +73,6 @@ def run_evaluation(spec: Experiment, run: RunDirectory) -> None:
             soft_wrap=True,
         )
         return
-    rows = HeldoutRows(data_spec)
-    if reads_rows(spec):
-        assert rows.format  # the data is read: a mistake in it comes before anything is loaded
-        lines = [*lines, told]
     for measure in spec.eval.measures:
         MEASURES[measure].check_rows(spec, rows)
     with _recorded(spec, run, evaluation_id):
@@ -92,7 +92,17 @@ def check_after(spec: Experiment) -> None:
     """Raise UserError where eval.after names what cannot be measured here, before anything is trained."""
     if spec.action is Action.train:
         for measure in spec.eval.after:
-            MEASURES[measure].check(spec, [], measure)
+            _check(spec, [], measure)
+
+
+def _check(spec: Experiment, models: Sequence[Candidate], measure: Measure) -> None:
+    """Raise UserError where the measure has nothing to measure, or cannot measure these models."""
+    key = {Measure.preference: "rows", Measure.perplexity: "rows", Measure.generate: "generations"}.get(
+        measure
+    )
+    if key and not getattr(spec.eval, key):
+        raise UserError(f"eval.{key}=0: {measure.name} has nothing to measure; set it above 0.")
+    MEASURES[measure].check(spec, models, measure)
 
 
 def evaluate_after(spec: Experiment, run: RunDirectory) -> None:
@@ -134,22 +144,19 @@ def reads_rows(spec: Experiment) -> bool:
 
 
 def identity(
-    spec: Experiment, data_spec: Experiment, models: Sequence[Candidate], reference: Candidate | None
+    spec: Experiment, rows: HeldoutRows, models: Sequence[Candidate], reference: Candidate | None
 ) -> str:
-    """Twelve hex digits of what is measured: the models by content, the data, the measures' settings."""
+    """Twelve hex digits of what is measured: the models by content, the rows, the measures' settings."""
     settings = to_plain(spec)["eval"]
     kept = {name: settings[name] for name in SETTINGS}
     kept |= {measure.name: settings.get(measure.name) for measure in spec.eval.measures}
-    data_settings = to_plain(data_spec)["data"] if reads_rows(spec) else {}
-    groups = source_files(data_spec.data).values() if reads_rows(spec) else ()
-    files = [file for group in groups for file in group.values()]
+    data_settings = to_plain(rows.spec)["data"] if reads_rows(spec) else {}
     made_of = {
         "kind": EVALUATION,
         "models": list(finding.identity_of(models)),
         "reference": reference.content() if reference else None,
         "data": {key: value for key, value in flatten(data_settings).items() if key != "name"},
-        "files": digest_files(files, read_large=False),
-        "seed": data_spec.training.seed,
+        "rows": rows.splits(rows.format).digest if reads_rows(spec) else None,
         "eval": kept,
         "harnesses": {
             measure.name: part

@@ -75,6 +75,8 @@ class Candidate:
         """Whether it scores answers, and writes none."""
         if self.run is not None:
             return not self.spec.method.generates
+        if self.is_adapter:
+            return (read_json(self.folder / ADAPTER_CONFIG) or {}).get("task_type") == "SEQ_CLS"
         named = (read_json(self.folder / CONFIG) or {}) if (self.folder / CONFIG).is_file() else {}
         return any(name.endswith(ONE_SCORE) for name in named.get("architectures") or ())
 
@@ -139,7 +141,11 @@ def _members(name: str) -> tuple[list[str], list[str]]:
         return [name], []
     if folder.name == "checkpoints" and holds_run(folder.parent):
         steps = manifest.list_checkpoints(folder)
-        return [str(step) for step in steps] or [name], []
+        if not steps:
+            raise UserError(
+                f"eval.models={name}: this run keeps no checkpoint (training.save_steps); name the run."
+            )
+        return [str(step) for step in steps], []
     runs = [RunDirectory(each.parent) for each in sorted(folder.glob("*/run.json")) if holds_run(each.parent)]
     runs = [run for run in runs if run.state().get("kind") != EVALUATION]
     finished = [str(run.path) for run in runs if run.state().get("state") == "finished"]

@@ -11,6 +11,7 @@ from .. import data
 from ..config import METHOD_SCHEMAS, Experiment, Format
 from ..data import DataError, Row, TokenRows
 from ..models.tokenizer import tokenizer_digest
+from ..runtime.errors import UserError
 from .subject import Subject
 
 # a method whose rows have this format, for data that is read for no method of a run
@@ -55,7 +56,13 @@ class HeldoutRows:
 
     def heldout(self, format: Format) -> Sequence[Row]:
         """The rows that are held out, as they were converted."""
-        return self.splits(format).heldout
+        rows = self.splits(format).heldout
+        if not rows:
+            raise UserError(
+                f"data={self.spec.data.name}: no row is held out to measure on; name some with "
+                "data.eval_path or data.eval_split."
+            )
+        return rows
 
     def prompts(self, count: int) -> list[Row]:
         """The first rows with a prompt of their own, the same as in training."""

@@ -43,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if evaluations and (len(evaluations) == len(runs) or named):
             _report_evaluations(options, runs, Console())
             return 0
-        runs = [run for run in runs if run not in evaluations]  # below a folder of runs: not what was asked
+        if evaluations:  # below a folder of runs
+            count = f"{len(evaluations)} evaluations" if len(evaluations) > 1 else "an evaluation"
+            print(f"{count} there left out: give evaluations alone to compare them", file=sys.stderr)
+            runs = [run for run in runs if run not in evaluations]
         if len(options.paths) == 1 and runs[0].path == options.paths[0]:
             _refuse_options_of_comparisons(options, runs[0])
             _report_run(runs[0], Console())
