@@ -247,7 +247,7 @@ def small_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Hub]:
     """A running Hub that this process and its children use, with somebody logged in; nobody sleeps before
     another try.
     """
-    import time
+    from types import SimpleNamespace
 
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session
@@ -255,7 +255,8 @@ def small_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Hub]:
     with serving(Hub()) as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        for module in ("huggingface_hub.utils._http", "alignment_lab.export.hub"):
+            monkeypatch.setattr(f"{module}.time", SimpleNamespace(sleep=lambda seconds: None))
         for name, value in {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN}.items():
             monkeypatch.setenv(name, value)
         close_session()

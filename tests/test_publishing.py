@@ -6,6 +6,7 @@ its client the real one.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,10 +15,15 @@ from small_hub import DROP, TOKEN, Repository, small_hub
 from small_saves import file_digests, finished_run, in_this_process, tiny_model, trained_adapter
 from small_tokenizers import other_tokenizer
 
+from alignment_lab.actions import run_action
+from alignment_lab.actions.uploads import check_uploads
 from alignment_lab.checkpoints import verify
 from alignment_lab.export import __main__ as exporting
 from alignment_lab.export import hub
+from alignment_lab.export.run_uploads import RunUploads
 from alignment_lab.runtime.anonymity import anonymize
+from alignment_lab.runtime.errors import UserError
+from alignment_lab.runtime.run_directory import RunDirectory
 
 __all__ = ["in_this_process", "small_hub"]  # fixtures
 NAME = "org/aligned"
@@ -73,8 +79,6 @@ def test_an_upload_is_the_export_private_and_sent_once(a_run, small_hub, capsys)
     export(run.path, "--push", NAME, "--max-shard-size", "200KB")
     assert small_hub.received == received and len(repository.commits) == 1
     assert "is this export already, and is uploaded as it is" in capsys.readouterr().out
-    export(run.path, "--push", NAME)  # one file of weights instead of several
-    assert [name for name in repository.files() if "safetensors" in name] == ["model.safetensors"]
     assert "notes.txt" not in repository.files()
 
 
@@ -167,6 +171,18 @@ def test_an_upload_that_broke_off_goes_on_where_it_ended(fault, sent, small_hub)
     assert small_hub.count("PUT", "/objects/") == 1 and small_hub.count("PUT", blocked[0]) == 1
 
 
+def test_weights_of_an_earlier_upload_do_not_stay_beside_the_new_ones(sent, small_hub):
+    """They would be loaded with them; what somebody else put there stays."""
+    sent()
+    repository = small_hub.repositories[NAME]
+    others = ("model-9.safetensors", "adapter_config.json", "model.safetensors.index.json", "thesis.pdf")
+    for name in others:
+        repository.branches["main"][name] = ("0", b"")
+    with pytest.raises(AssertionError):  # of the fixture: more is there than what was sent
+        sent()
+    assert [name for name in others if name in repository.files()] == ["thesis.pdf"]
+
+
 @pytest.mark.parametrize(
     ("part", "status", "says"),
     [
@@ -214,8 +230,11 @@ def zelda(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [(None, []), ("lora", []), ("lora", ["--adapter"])],
-    ids=["full", "merged", "adapter"],
+    [
+        pytest.param(None, [], id="full"),
+        pytest.param("lora", [], id="merged", marks=pytest.mark.slow),
+        pytest.param("lora", ["--adapter"], id="adapter"),
+    ],
 )
 def test_nothing_that_is_uploaded_names_this_machine(kind, options, a_run, small_hub, zelda, base, tmp_path):
     """No token, no path, no user: in no file, whatever the command, the settings and the libraries wrote."""
@@ -254,3 +273,95 @@ def test_nothing_that_is_uploaded_names_this_machine(kind, options, a_run, small
 )
 def test_paths_and_names_are_taken_out_and_words_stay(text, left, zelda):
     assert anonymize(text, keep=["org/zelda-model"]) == left
+
+
+# ---- a run that uploads itself
+
+
+def test_a_checkpoint_is_uploaded_as_it_lies_there(a_run, small_hub, tmp_path):
+    """Its weights, tokenizer and card, without the optimizer's state; the checkpoint itself stays as it is,
+    and one upload at a time is made.
+    """
+    run = a_run()
+    folder = run.checkpoints / "checkpoint-8"
+    shutil.copytree(run.model, folder)
+    for name in ("optimizer-00001.safetensors", "rng_state_0.pth", "trainer_state.json", "manifest.json"):
+        (folder / name).write_text("{}")
+    before = file_digests(run.path)
+    uploads = RunUploads(run, hub.Target(NAME), "dpo-tiny")
+    uploads.start_checkpoint(8)
+    uploads.start_checkpoint(9)
+    assert uploads.wait(lambda: False) == {"url": f"{small_hub.url}/{NAME}/commit/1"}
+    uploads.stop()
+    assert uploads.saves[0]["skipped"] == "the upload before it was not done" and len(uploads.saves) == 1
+    repository = small_hub.repositories[NAME]
+    assert repository.private and set(repository.files()) == {file.name for file in run.model.iterdir()} | {
+        "README.md"
+    }
+    assert repository.commits == [("main", f"dpo-tiny, run {run.state()['id']}, step 8")]
+    card = repository.files()["README.md"].decode()
+    assert "alone, as they were saved at step 8" in card and "from peft import PeftModel" in card
+    after = {name: digest for name, digest in file_digests(run.path).items() if name != "run.json"}
+    assert after == {name: digest for name, digest in before.items() if name != "run.json"}
+
+
+TINY = [
+    *("model=tiny", "method=sft", "parallel=lora", "parallel.device=cpu", "tracking=local"),
+    *("eval.rows=4", "eval.generations=0"),
+    *("training.max_steps=3", "training.global_batch=2", "training.save_steps=1"),
+]
+PUSH = ["training.push_to_hub=true", f"training.hub_model_id={NAME}"]
+
+
+@pytest.mark.slow
+def test_a_run_uploads_its_model_and_no_failure_harms_it(
+    composed, small_hub, in_this_process, tmp_path, capsys
+):
+    """The same run either way, and the same numbers as without: what became of the upload is told at the
+    end and in report.json.
+    """
+    without, uploaded, failed = (RunDirectory(tmp_path / name) for name in ("without", "uploaded", "failed"))
+    run_action(composed(TINY), without)
+    run_action(composed([*TINY, *PUSH]), uploaded)
+    assert f"uploaded: {small_hub.url}/{NAME}/commit/" in capsys.readouterr().out
+    small_hub.fail("/commit/", 403)
+    run_action(composed([*TINY, *PUSH, "training.hub_revision=v2"]), failed)
+    told = capsys.readouterr().out
+    assert f"not uploaded: training.hub_model_id={NAME}: this token may not write to it (403); " in told
+    go_on = f"alignment_lab.export {failed.path} --push {NAME} --adapter --revision v2"
+    assert go_on in told.replace("\n", " ")
+    small_hub.fault = lambda method, path: None
+    for run in (uploaded, failed):
+        assert run.state()["state"] == "finished" and not run.partial.exists()
+        assert run.state()["id"] == without.state()["id"]
+        for name in ("adapter_model.safetensors", "tokenizer.json"):
+            assert (run.model / name).read_bytes() == (without.model / name).read_bytes()
+    files = small_hub.repositories[NAME].files()
+    assert files["adapter_model.safetensors"] == (uploaded.model / "adapter_model.safetensors").read_bytes()
+    assert "| eval_loss |" in files["README.md"].decode() and "curves.png" in files
+    recorded = uploaded.report()["push_to_hub"]
+    assert recorded["url"].startswith(small_hub.url) and [save["step"] for save in recorded["saves"]] == [
+        1,
+        2,
+    ]
+    assert "403" in failed.report()["push_to_hub"]["error"]
+    export(failed.path, "--push", NAME, "--adapter", "--revision", "v2")
+    assert "adapter_model.safetensors" in small_hub.repositories[NAME].files("v2")
+
+
+@pytest.mark.parametrize("role", ["read", "write"])
+def test_a_run_that_could_never_be_uploaded_is_refused_before_it_starts(role, composed, small_hub, tmp_path):
+    """While a Hub that is not reached now is told of, and trained without."""
+    spec, run = composed([*TINY, *PUSH]), RunDirectory(tmp_path / "run")
+    small_hub.role = role
+    if role == "read":
+        with pytest.raises(
+            UserError, match=f"training.hub_model_id={NAME}: the token of somebody may only read"
+        ):
+            check_uploads(spec, run)
+    else:
+        small_hub.fail("whoami", DROP)
+        assert "the run goes on, and its upload is tried at the end" in check_uploads(spec, run)
+        small_hub.fault = lambda method, path: None
+        assert check_uploads(spec, run) is None
+    assert check_uploads(composed(TINY), run) is None

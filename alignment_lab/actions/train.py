@@ -43,6 +43,7 @@ from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
 from ..tracking import conclude_tracking, end_tracking
 from .training_process import train
+from .uploads import check_uploads, upload_model
 
 NOISY_LOGGERS = (  # their warnings do not concern the user
     "bitsandbytes",
@@ -84,6 +85,7 @@ def run_training(spec: Experiment, run: RunDirectory) -> float | None:
             stop.deferred = True  # nothing is left but to say what it came to
         if leads:
             _publish(spec, run, console)
+            upload_model(spec, run, console, stop)
     if stop.signal:  # this run is finished all the same; the next one of a sweep must not start
         raise Interrupted(stop.signal, f"interrupted by {stop.signal.name}; this run is finished")
     return objective_value(spec, run.report())
@@ -116,12 +118,13 @@ def _check_and_train(
 ) -> None:
     """Everything that needs no torch first; then train, in this process or in workers."""
     problems.require_runnable(spec, hardware.count_accelerators(), run.path)
+    unreachable = check_uploads(spec, run) if is_run_leader(spec.parallel) else None
     rows = data.load_rows(spec)
     model_path = locate_model(spec.model)
     problems.raise_problems(list(weight_problems(spec, model_path)))
     console.print(f"{spec.name}  id {spec.run_id}  in {run.path}", highlight=False, soft_wrap=True)
     remote_code = [describe_remote_code(spec.model, model_path)] if spec.model.trust_remote_code else []
-    settings = (describe_no_effect(spec), describe_adapter_rate(spec))
+    settings = (describe_no_effect(spec), describe_adapter_rate(spec), unreachable)
     for line in filter(None, (*settings, *remote_code, *data.readers.unread_splits(spec.data), *notes)):
         console.print(line, highlight=False, soft_wrap=True)
     processes = local_process_count(spec.parallel)

@@ -31,6 +31,7 @@ from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
 from ..runtime.watchdog import Watchdog
 from .run_report import report
+from .uploads import checkpoint_uploads
 
 if TYPE_CHECKING:
     from ..training import Callback, TrainContext, Trainer
@@ -207,11 +208,18 @@ def _callbacks(
     spec: Experiment, run: RunDirectory, console: Console, context: TrainContext
 ) -> list[Callback]:
     """What the main process tells: metrics.jsonl first, then the trackers that read it, then the terminal."""
-    from ..training.callbacks import MetricsLog, ProgressCallback, TrackerCallback
+    from ..training.callbacks import MetricsLog, ProgressCallback, TrackerCallback, UploadCallback
 
     if not ranks.is_main_process():
         return []
-    return [MetricsLog(run, context), TrackerCallback(spec, run, console), ProgressCallback(console)]
+    told: list[Callback] = [
+        MetricsLog(run, context),
+        TrackerCallback(spec, run, console),
+        ProgressCallback(console),
+    ]
+    if uploads := checkpoint_uploads(spec, run):
+        told.append(UploadCallback(uploads.start_checkpoint, uploads.stop))
+    return told
 
 
 def _read_files(spec: Experiment, model_folder: Path) -> Future[content.FileDigests]:

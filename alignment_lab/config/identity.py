@@ -28,6 +28,11 @@ FREE_SETTINGS = (
     "training.gradient_checkpointing",  # activations are kept, or recomputed
     "training.dataloader_num_workers",  # which process lays out batches
     "training.watchdog_minutes",  # what happens when something goes wrong
+    "training.push_to_hub",  # where the model is sent
+    "training.hub_model_id",
+    "training.hub_strategy",
+    "training.hub_private_repo",
+    "training.hub_revision",
     "training.on_nonfinite",
     "training.max_nonfinite",
     "training.logging_steps",  # how often something is logged, evaluated or saved

@@ -59,6 +59,9 @@ def _without_effect(spec: Experiment) -> Iterator[tuple[str, tuple[str, ...], st
         yield "training", ("warmup_steps",), "lr_scheduler_type=constant has none; constant_with_warmup has"
     if training.on_nonfinite is OnNonfinite.stop:
         yield "training", ("max_nonfinite",), "training.on_nonfinite=stop"
+    if not training.push_to_hub:
+        hub = ("hub_model_id", "hub_strategy", "hub_private_repo", "hub_revision")
+        yield "training", hub, "training.push_to_hub=false"
     if training.save_steps is None:
         yield "training", ("save_total_limit",), "training.save_steps=null"
     if parallel.adapter is Adapter.none:

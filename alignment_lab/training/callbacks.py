@@ -60,6 +60,9 @@ class Callback:
     def on_log(self, state: TrainState, metrics: Mapping[str, float]) -> None:
         """Metrics of the steps since the last log, or of held-out rows."""
 
+    def on_save(self, state: TrainState) -> None:
+        """A checkpoint of this step was committed."""
+
     def on_train_end(self, state: TrainState) -> None:
         """The last step was taken."""
 
@@ -112,6 +115,22 @@ class TrackerCallback(Callback):
         """Pass on what is left."""
         if self.forwarder:
             self.forwarder.forward()
+
+
+class UploadCallback(Callback):
+    """Starts to upload each checkpoint but the last, which the final model follows."""
+
+    def __init__(self, start: Callable[[int], object], stop: Callable[[], None]) -> None:
+        self.start, self.stop = start, stop
+
+    def on_save(self, state: TrainState) -> None:
+        """Start, unless the upload before is not done yet."""
+        if state.step < state.max_steps:
+            self.start(state.step)
+
+    def on_train_end(self, state: TrainState) -> None:
+        """End an upload that is under way."""
+        self.stop()
 
 
 class ProgressCallback(Callback):

@@ -245,6 +245,8 @@ class Trainer:
             collectives.barrier()
         self.hooks.heartbeat()
         self.hooks.on_save(self)
+        for callback in self.callbacks:
+            callback.on_save(self.state)
 
     def check_stop(self) -> None:
         """Where a signal came to any process: commit a checkpoint of the steps taken, raise Interrupted. All

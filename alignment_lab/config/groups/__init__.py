@@ -7,7 +7,7 @@ from .evaluation import Eval, GenerateMeasure, Measure, PerplexityMeasure, Prefe
 from .model import TEMPLATES, Attention, Dtype, Kernels, Model, ModelSource, Shape
 from .parallel import Adapter, DeviceType, Parallel, Quantization, Sharding
 from .tracking import Tracking
-from .training import OnNonfinite, Optimizer, Scheduler, Training
+from .training import HubStrategy, OnNonfinite, Optimizer, Scheduler, Training
 from .winrate import JudgeKind, LengthPenalty, WinrateMeasure
 
 GROUPS: dict[str, type] = {
@@ -33,6 +33,7 @@ __all__ = [
     "Duplicates",
     "Eval",
     "GenerateMeasure",
+    "HubStrategy",
     "JudgeKind",
     "Kernels",
     "LengthPenalty",

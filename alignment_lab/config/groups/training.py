@@ -10,6 +10,7 @@ from ..validation import require, require_nonnegative, require_positive
 
 Optimizer = Enum("Optimizer", ["adamw_torch", "adamw_torch_fused", "adafactor", "rmsprop", "sgd"])
 OnNonfinite = Enum("OnNonfinite", ["stop", "skip"])
+HubStrategy = Enum("HubStrategy", ["end", "every_save"])
 Scheduler = Enum(
     "Scheduler", ["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"]
 )
@@ -41,6 +42,11 @@ class Training:
     on_nonfinite: OnNonfinite = OnNonfinite.stop
     max_nonfinite: int = 5  # skipped steps in a row before the run ends
     watchdog_minutes: float | None = 30.0  # without progress: dump tracebacks and end the run; null: never
+    push_to_hub: bool = False  # upload the model to the Hub, without holding training up
+    hub_model_id: str | None = None  # org/name; null: the experiment's name, of the user who is logged in
+    hub_strategy: HubStrategy = HubStrategy.every_save  # every checkpoint and the final model, or that alone
+    hub_private_repo: bool = True
+    hub_revision: str | None = None  # a branch; null: the repository's own, of a sweep's cell one of its name
 
     def __post_init__(self) -> None:
         self._check_steps()
