@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -177,6 +178,109 @@ def test_an_adapter_becomes_a_plain_model(kind, a_run, in_this_process, tmp_path
     assert tokenizer.chat_template == AutoTokenizer.from_pretrained(run.model).chat_template
     ends = json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
     assert tokenizer.eos_token_id in ends
+
+
+LOADED_ELSEWHERE = """
+import sys, torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+ids, base, adapter, merged = torch.tensor([eval(sys.argv[1])]), *sys.argv[2:5]
+models = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+models = models, AutoModelForCausalLM.from_pretrained(merged).eval()
+assert "alignment_lab" not in sys.modules
+with torch.no_grad():
+    torch.save([model(input_ids=ids).logits for model in models], sys.argv[5])
+"""
+
+
+@pytest.mark.slow
+def test_adapter_and_merged_model_are_the_trained_model_without_the_lab(
+    a_run, in_this_process, base, tmp_path
+):
+    """Plain peft and plain transformers, in a process that never imported the lab: the same logits."""
+    run = a_run("parallel=lora", kind="lora")
+    export(run.path, "--adapter", "--out", tmp_path / "adapter")
+    export(run.path, "--max-shard-size", "200KB", "--out", tmp_path / "merged")
+    assert len(list((tmp_path / "merged").glob("*.safetensors"))) > 1
+    assert (
+        json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == base.name
+    )  # no path of this machine
+    prompt, logits = list(range(100, 140)), tmp_path / "logits.pt"
+    folders = [str(folder) for folder in (base, tmp_path / "adapter", tmp_path / "merged", logits)]
+    command = [sys.executable, "-P", "-c", LOADED_ELSEWHERE, str(prompt), *folders]
+    subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    with torch.no_grad():
+        trained = verify.load_saved(run.model, verify.LoadOptions())(input_ids=torch.tensor([prompt])).logits
+    for loaded in torch.load(logits):
+        assert float((loaded - trained).abs().max()) <= ROUNDING
+
+
+CONVERTER = """
+import argparse, json, pathlib
+from gguf import GGUFWriter
+parser = argparse.ArgumentParser()
+parser.add_argument("folder", type=pathlib.Path)
+for option in ("--outfile", "--outtype", "--model-name"):
+    parser.add_argument(option, required=True)
+options = parser.parse_args()
+assert (options.folder / "model.safetensors").is_file()
+import numpy, {module}
+writer = GGUFWriter(options.outfile, "llama")
+writer.add_chat_template((options.folder / "chat_template.jinja").read_text())
+writer.add_tensor("output.weight", numpy.zeros((32, 32), numpy.float32))
+for write in ("header", "kv_data", "tensors"):
+    getattr(writer, f"write_{{write}}_to_file")()
+writer.close()
+"""
+
+
+def test_a_gguf_file_is_made_by_llama_cpps_converter(
+    a_run, in_this_process, tmp_path, capsys, refused, monkeypatch
+):
+    """Which is found before anything is loaded; what it lacks is said, and nothing is left behind."""
+    run, out = a_run("name=my model"), tmp_path / "out"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert refused(run.path, "--gguf").startswith(
+        "--gguf=bf16: llama.cpp's converter is not installed: there is no convert_hf_to_gguf.py in PATH; get"
+    )
+    assert refused(run.path, "--gguf", "tiny").startswith("--gguf=tiny: is no type of GGUF; give one of f32,")
+    assert refused(run.path, "--gguf", "Q4_K_M").startswith(
+        "--gguf=q4_k_m: needs llama-quantize of llama.cpp"
+    )
+    assert refused(run.path, "--llama-cpp", tmp_path).endswith("has no effect alone; add --gguf.")
+    script = tmp_path / "convert_hf_to_gguf.py"
+    script.write_text(CONVERTER.format(module="no_such_module"))
+    options = (run.path, "--gguf", "f16", "--llama-cpp", tmp_path, "--out", out)
+    assert refused(*options) == (
+        "--gguf=f16: convert_hf_to_gguf.py failed (it needs the Python module no_such_module); "
+        "pip install no_such_module."
+    )
+    assert not out.exists()
+    script.write_text(CONVERTER.format(module="json"))
+    export(*options)
+    assert (out / "my-model-f16.gguf").stat().st_size > 4096
+    assert "my-model-f16.gguf: 1 tensors, 0.0 MB, with the chat template" in capsys.readouterr().out
+    assert "my-model-f16.gguf" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--adapter"], "trained every weight, and has none; leave it out."),
+        (["--max-shard-size", "big"], "--max-shard-size=big: is no size; give one such as 2GB or 500MB."),
+    ],
+)
+def test_options_that_do_not_fit_the_weights_are_refused(options, says, a_run, refused):
+    assert says in refused(a_run().path, *options)
+
+
+def test_an_adapter_alone_is_neither_cast_nor_converted(a_run, refused):
+    run = a_run("parallel=lora", kind="lora")
+    for option, value in {"dtype": "float32", "max-shard-size": "1GB", "gguf": "f16"}.items():
+        assert refused(run.path, "--adapter", f"--{option}", value) == (
+            f"--{option}={value}: is about merged weights; leave --adapter or it out."
+        )
 
 
 @quantized

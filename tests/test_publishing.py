@@ -340,10 +340,8 @@ def test_a_run_uploads_its_model_and_no_failure_harms_it(
     assert files["adapter_model.safetensors"] == (uploaded.model / "adapter_model.safetensors").read_bytes()
     assert "| eval_loss |" in files["README.md"].decode() and "curves.png" in files
     recorded = uploaded.report()["push_to_hub"]
-    assert recorded["url"].startswith(small_hub.url) and [save["step"] for save in recorded["saves"]] == [
-        1,
-        2,
-    ]
+    assert recorded["url"].startswith(small_hub.url)
+    assert {save["step"] for save in recorded["saves"]} == {1, 2}
     assert "403" in failed.report()["push_to_hub"]["error"]
     export(failed.path, "--push", NAME, "--adapter", "--revision", "v2")
     assert "adapter_model.safetensors" in small_hub.repositories[NAME].files("v2")
