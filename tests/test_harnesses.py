@@ -126,9 +126,10 @@ def test_lm_eval_gives_the_figures_of_its_own_command(changed, task_files, expor
     model, tokenizer, folder = exported
     settings = LmEval(tasks=["own_kinds", "own_writing"], include_path=str(task_files), **changed)
     tasks = lm_eval.load_tasks(settings)
-    found = lm_eval.run_tasks(model, tokenizer, torch.float32, tasks, settings)
+    dtype = torch.bfloat16 if changed else torch.float32
+    found = lm_eval.run_tasks(model, tokenizer, dtype, tasks, settings)
 
-    command = lm_eval.command_by_hand(str(folder), model, torch.float32, "cpu", settings)
+    command = lm_eval.command_by_hand(str(folder), model, dtype, "cpu", settings)
     by_hand = EvaluatorConfig.from_cli(HarnessCLI()._parser.parse_args(["run", *shlex.split(command)[1:]]))
     monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)  # asks the machine for seconds
     own = evaluator.simple_evaluate(
@@ -156,7 +157,14 @@ def test_lm_eval_gives_the_figures_of_its_own_command(changed, task_files, expor
     assert found.scores["lm_eval/own_writing/letters"].mean == pytest.approx(figures["letters,none"])
 
     if changed:  # a second model finds the tasks as the first did
-        assert lm_eval.run_tasks(model, tokenizer, torch.float32, tasks, settings).table == found.table
+        assert lm_eval.run_tasks(model, tokenizer, dtype, tasks, settings).table == found.table
+
+
+def test_a_task_that_generates_beyond_the_context_says_so(task_files, exported):
+    model, tokenizer, _ = exported
+    settings = LmEval(tasks=["own_writing"], include_path=str(task_files), gen_kwargs={"max_gen_toks": 10**6})
+    with pytest.raises(UserError, match="a task generates more tokens than the model's context of"):
+        lm_eval.run_tasks(model, tokenizer, torch.float32, lm_eval.load_tasks(settings), settings)
 
 
 MISTAKES = [

@@ -153,15 +153,23 @@ def run_tasks(model: Any, tokenizer: Any, dtype: torch.dtype, tasks: Tasks, sett
             mixed_precision_dtype=dtype if is_mixed(model, dtype) else None,
         )
         _prepare(tasks.found["tasks"], settings)
-        results = evaluate(
-            wrapped,
-            tasks.found,
-            limit=settings.limit,
-            system_instruction=settings.system_instruction,
-            apply_chat_template=settings.apply_chat_template,
-            fewshot_as_multiturn=settings.apply_chat_template,
-            confirm_run_unsafe_code=settings.confirm_run_unsafe_code,
-        )
+        try:
+            results = evaluate(
+                wrapped,
+                tasks.found,
+                limit=settings.limit,
+                system_instruction=settings.system_instruction,
+                apply_chat_template=settings.apply_chat_template,
+                fewshot_as_multiturn=settings.apply_chat_template,
+                confirm_run_unsafe_code=settings.confirm_run_unsafe_code,
+            )
+        except AssertionError as error:
+            if "max tokens to generate" not in str(error):
+                raise
+            raise UserError(
+                f"{TASKS_KEY}: a task generates more tokens than the model's context of {wrapped.max_length} "
+                "has room for; give fewer: eval.lm_eval.gen_kwargs={max_gen_toks:100}."
+            ) from error
     return _to_result(collectives.broadcast(results))  # a process that is not the first of its node has none
 
 
