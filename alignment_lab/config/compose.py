@@ -94,8 +94,10 @@ def folder_name(overrides: str) -> str:
     return f"{name[:FOLDER_NAME_LIMIT]}-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}"
 
 
-def run_folder_name(name: str) -> str:
-    """A run's name as a folder name; unchanged, unless it holds a secret."""
+def run_folder_name(name: str, action: Any = "train") -> str:
+    """A run's name as a folder name; unchanged, unless it holds a secret; of an evaluation what it is."""
+    if getattr(action, "name", action) == "evaluate":
+        return "evaluation"
     return name if redact(name) == name else folder_name(name)
 
 
