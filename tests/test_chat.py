@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.cells import cell_len
+from small_saves import tiny_model, trained_adapter
 from small_tokenizers import other_tokenizer
 from transformers import LlamaForCausalLM
 
@@ -28,6 +30,7 @@ from alignment_lab.chat.session import Session, messages
 from alignment_lab.chat.settings import ChatSettings, read_words
 from alignment_lab.chat.speaker import load_speakers
 from alignment_lab.chat.talk import Answer, SavedTalks, Talk, Turn
+from alignment_lab.chat.wrapping import WordWrap
 from alignment_lab.config import Shape
 from alignment_lab.data.templates import encode_prompts, stop_token_ids
 from alignment_lab.engine.generation import Sampling, generate
@@ -138,6 +141,17 @@ def test_each_turn_goes_on_from_the_answers_before_and_is_what_evaluation_genera
     )
 
 
+def test_an_adapter_answers_on_its_base_and_a_reward_model_not_at_all(models, tmp_path, capsys):
+    base, ids = Path(models[0]), torch.tensor([list(range(9))])
+    adapted = trained_adapter(base, tmp_path / "adapter")
+    (speaker,) = load_speakers(read_words([str(tmp_path / "adapter"), *SETTINGS]), None)
+    torch.testing.assert_close(speaker.model(ids).logits, adapted(ids).logits)
+    assert "an adapter on its base" in speaker.description
+    scores = tiny_model(tmp_path / "scores", score_head=True)
+    assert chat.main([str(scores)]) == 2
+    assert "is a reward model, which scores answers and writes none" in capsys.readouterr().err
+
+
 def test_commands_change_the_talk_and_save_it(talk, models, tmp_path):
     """/undo takes back, /reset begins anew; each talk with each model is a row, and one that is saved again
     is replaced. A file that was there before stays.
@@ -227,6 +241,21 @@ def test_a_wrong_command_says_why_and_ends_a_pipe_but_no_talk_at_a_terminal(spea
     session = Session(speakers, ChatSettings(), None, Pipe(), interactive=True)
     session.run([line, "/quit", "never"])
     assert session.is_over and f"error: {sentence}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [1, 7, 20])
+@pytest.mark.parametrize("text", [*TEXTS, "one two, three\tfour\n\n  five " + "six" * 9, "日本語" * 9 + " a"])
+def test_lines_are_broken_between_words_and_nothing_is_lost(text, width):
+    """Whatever the pieces; a word that is longer than a line is broken where the line ends."""
+    pieces = re.findall("(?s).{1,3}", text)
+    wrap = WordWrap(width)
+    shown = "".join(map(wrap.feed, pieces)) + wrap.flush()
+    assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", text)
+    wide = [line for line in shown.expandtabs(8).split("\n") if cell_len(line.rstrip()) > max(width, 2)]
+    assert all("\u200d" in line or "\t" in text for line in wide)
+    if width == 20 and "\t" not in text:
+        words = [word for word in text.split() if word.isascii() and len(word) <= width]
+        assert all(word in shown.split() for word in words)
 
 
 def test_a_message_of_several_lines():

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .answer import AnswerStream
+from .wrapping import WordWrap
 
 MIN_COLUMN = 36  # characters of a column, below which two answers are shown one after the other
 GAP = 3  # characters between two columns
@@ -52,15 +53,17 @@ class Terminal:
         for name, stream in zip(names, streams, strict=True):
             if len(names) > 1:
                 self.console.print(Text(name, style="bold"))
+            wrap = WordWrap(self.console.width)
             for piece in stream:
-                print(printable(piece), end="", flush=True)
-            print()
+                print(wrap.feed(printable(piece)), end="", flush=True)
+            print(wrap.flush())
             self.console.print(Text(footer(stream), style="dim"))
         return None
 
     def tell(self, text: str) -> None:
         """What a command answers."""
-        self.console.print(text, markup=False, highlight=False, style="dim")
+        wrap = WordWrap(self.console.width)
+        self.console.print(Text(wrap.feed(text) + wrap.flush()), style="dim")
 
     def _show_columns(self, names: Sequence[str], streams: Sequence[AnswerStream], footer: Footer) -> None:
         width = (self.console.width - GAP * (len(names) - 1)) // len(names)

@@ -28,8 +28,7 @@ def talk(words: CommandLine) -> None:
     place = screen.Terminal(console) if interactive else screen.Pipe()
     session = Session(speakers, words.chat, system, place, interactive=interactive)
     if interactive:
-        for line in _greeting(session):
-            place.tell(line)
+        place.tell("\n".join(_greeting(session)))
     session.run(typed_lines(PROMPT, console) if interactive else piped_lines(sys.stdin))
 
 

@@ -178,6 +178,9 @@ def find_candidate(spec: Experiment, name: str, key: str = "eval.models") -> Can
         return Candidate(name, Kind.folder, with_model(spec, name, folder), folder, folder)
     runs = [each.parent for each in folder.glob("*/run.json") if holds_run(each.parent)]
     nothing = "no model is there (a run, a checkpoint, a directory with config.json or adapter_config.json)"
+    finished = sorted(str(run) for run in runs if RunDirectory(run).state().get("state") == "finished")
+    if finished:
+        raise UserError(f"{key}={name}: holds {len(runs)} runs; name one of them, such as {finished[0]}.")
     what = f"none of its {len(runs)} runs is finished" if runs else nothing
     raise UserError(f"{key}={name}: {what}; give another one.")
 
