@@ -12,19 +12,25 @@ import torch
 import yaml
 from rich.console import Console
 from small_saves import verify_in_this_process
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from alignment_lab.actions import run_action
 from alignment_lab.config import Eval, Measure
 from alignment_lab.engine.packing import ScoredSequence
-from alignment_lab.evaluation.candidates import find_candidates
+from alignment_lab.evaluation.candidates import find_candidate, find_candidates
 from alignment_lab.evaluation.intervals import Scores
+from alignment_lab.evaluation.judges.local import ChatJudge, RewardJudge
+from alignment_lab.evaluation.judges.rubric import RUBRIC, judge_messages
+from alignment_lab.evaluation.judges.verdicts import Pair
 from alignment_lab.evaluation.measures import MEASURES
 from alignment_lab.evaluation.perplexity import Text, windows
 from alignment_lab.evaluation.preference import calibration
 from alignment_lab.evaluation.subject import load_subject
+from alignment_lab.models.locate import locate_model
 from alignment_lab.report.__main__ import main as report
 from alignment_lab.report.study.evaluations import evaluations_of
 from alignment_lab.report.study.paired import difference
+from alignment_lab.runtime.errors import UserError
 from alignment_lab.runtime.files import file_digest
 from alignment_lab.runtime.paths import CONF
 from alignment_lab.runtime.run_directory import RunDirectory
@@ -273,3 +279,106 @@ def test_evaluations_of_one_set_are_compared_and_others_refused(evaluated, tmp_p
     (other / "report.json").write_text(json.dumps(content))
     assert report([str(evaluated[0].path), str(other)]) == 2
     assert "other rows" in capsys.readouterr().err
+
+
+def judged(composed, run: RunDirectory, folder: Path, **settings: object) -> RunDirectory:
+    """The win rate of a run's answers; settings are those of eval.winrate."""
+    found = RunDirectory(folder)
+    given = [f"eval.winrate.{name}={value}" for name, value in settings.items()]
+    overrides = [*TINY, "action=evaluate", "eval=winrate", f"eval.models=[{run.path}]", *given]
+    run_action(composed(overrides), found)
+    return found
+
+
+@pytest.mark.slow
+def test_a_model_beside_itself_ties_without_asking_and_a_file_of_answers_is_matched(
+    composed, trained, tmp_path
+):
+    """A file with the data's own answers is the data's own answers."""
+    run, judge = trained("dpo"), {"judge": "reward", "judge_model": trained("reward").path}
+    own = judged(composed, run, tmp_path / "own", **judge, baseline=run.path)
+    (model,) = own.report()["models"]
+    ((title, table),) = [each for each in model["tables"].items() if each[0].startswith("Win rate over")]
+    values = {row["figure"]: row["value"] for row in table}
+    assert str(run.path) in title
+    assert values["win rate"]["value"] == 0.5 and values["ties"] == 3
+    assert values["identical answers, ties without asking"] == 3
+    data = judged(composed, run, tmp_path / "data", **judge)
+    lines = [json.loads(line) for line in next(data.path.glob("*judgments.jsonl")).read_text().splitlines()]
+    assert len(lines) == 3 and all(line["baseline"] for line in lines)
+    answers = tmp_path / "answers.jsonl"
+    kept = [{"prompt": line["prompt"][0]["content"], "output": line["baseline"]} for line in reversed(lines)]
+    answers.write_text("".join(json.dumps(each) + "\n" for each in kept))
+    same = judged(composed, run, tmp_path / "file", **judge, baseline=answers)
+    assert same.report()["models"][0]["metrics"] == data.report()["models"][0]["metrics"]
+    answers.write_text(json.dumps(kept[0]) + "\n")
+    with pytest.raises(UserError, match="no answer to 2 of 3 prompts"):
+        judged(composed, run, tmp_path / "less", **judge, baseline=answers)
+    assert not (tmp_path / "less").exists()
+
+
+def test_a_judge_that_fails_its_trial_is_named_beside_every_figure(composed, trained, tmp_path, capsys):
+    """Random weights find no defect."""
+    judge = locate_model(composed(["model=tiny"]).model)
+    chat = {"judge": "chat", "judge_model": judge}
+    found = judged(composed, trained("dpo"), tmp_path / "chat", **chat)
+    (model,) = found.report()["models"]
+    assert "winrate/judge_failed" in model["metrics"] and "winrate" not in model["metrics"]
+    table = next(rows for title, rows in model["tables"].items() if title.startswith("Win rate over"))
+    assert all("FAILED" in row["judge"] for row in table)
+    assert any("FAILED its trial" in note for note in model["notes"])
+    for text in (found.page_file.read_text(), capsys.readouterr().out):
+        assert "FAILED its trial" in text
+    with pytest.raises(UserError, match="has the same weights as"):
+        judged(composed, trained("dpo"), tmp_path / "own", **chat, baseline=judge)
+
+
+REFUSED = {
+    "judge_model=null": {},
+    "is no reward model": {"judge_model": "embedded"},
+    "is a reward model": {"judge": "chat"},
+    "writes no answers": {"baseline": "{reward}"},
+    "no such file": {"baseline": "gone.jsonl"},
+    "cannot be read": {"rubric": "gone.txt"},
+    "name of a contestant": {"judge": "endpoint", "judge_model": "dpo"},
+}
+
+
+@pytest.mark.parametrize("problem", REFUSED)
+def test_what_cannot_be_judged_is_refused_before_anything_is_written(composed, trained, tmp_path, problem):
+    reward = str(trained("reward").path)
+    known = {"judge": "reward", **({"judge_model": reward} if REFUSED[problem] else {}), **REFUSED[problem]}
+    given = {name: str(value).format(reward=reward) for name, value in known.items()}
+    with pytest.raises(UserError, match=problem):
+        judged(composed, trained("dpo"), tmp_path / "refused", **given)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_local_judges_say_what_plain_transformers_computes(composed, trained):
+    """The reward model's scores, and the chat model's next token after the rubric."""
+    spec = composed([*TINY, "action=evaluate"])
+    console = Console(quiet=True)
+    pair = Pair(({"role": "user", "content": "Which sea?"},), "The red one.", "None at all, my friend.")
+    reward = RewardJudge(find_candidate(spec, str(trained("reward").path)), console)
+    (said,) = reward.probabilities([pair], "pair")
+    plain = AutoModelForSequenceClassification.from_pretrained(trained("reward").model)
+    tokenizer = AutoTokenizer.from_pretrained(trained("reward").model)
+    scores = []
+    for answer in (pair.answer, pair.other):
+        messages = [*pair.prompt, {"role": "assistant", "content": answer}]
+        ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=False)
+        ids = ids[:, : 1 + (ids[0] == tokenizer.eos_token_id).nonzero()[-1]]
+        with torch.no_grad():
+            scores.append(float(plain(ids).logits))
+    assert said == pytest.approx(1 / (1 + np.exp(scores[1] - scores[0])), abs=1e-5)
+    folder = locate_model(composed(["model=tiny"]).model)
+    chat = ChatJudge(find_candidate(spec, str(folder)), RUBRIC, console)
+    (said,) = chat.probabilities([pair], "pair")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    messages = judge_messages(pair, RUBRIC, may_tie=False)
+    options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": False}
+    ids = tokenizer.apply_chat_template(messages, **options)
+    with torch.no_grad():
+        chances = model(ids).logits[0, -1].softmax(-1)[[tokenizer.encode(letter)[-1] for letter in "AB"]]
+    assert said == pytest.approx(float(chances[0] / chances.sum()), abs=1e-5)
+    assert chat.letter_mass == [pytest.approx(float(chances.sum()), rel=1e-3)]
