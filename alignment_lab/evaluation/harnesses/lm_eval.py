@@ -22,8 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ...config.groups.harnesses import LmEval
 from ...config.validation import did_you_mean
 from ...distributed import collectives
@@ -175,6 +173,7 @@ def run_tasks(model: Any, tokenizer: Any, dtype: torch.dtype, tasks: Tasks, sett
 
 def _prepare(tasks: Mapping[str, Any], settings: LmEval) -> None:
     """What `simple_evaluate` does before `evaluate`; it also asks the machine and the Hub what they are."""
+    import numpy as np
     from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
     from lm_eval.utils import set_torch_seed
 
