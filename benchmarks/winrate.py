@@ -107,20 +107,33 @@ def run_alpaca_eval(folder: Path) -> dict[str, float]:
     return found
 
 
-def coverage(prompts: int, quality: float, slope: float, studies: int = 400) -> tuple[float, float]:
-    """How often, in percent, the intervals hold the true win rate and the true one at equal lengths.
+def draw(generator: np.random.Generator, prompts: int, quality: float, slope: float) -> Preferences:
+    """Preferences of 0 or 1, by the regression's own model.
 
-    Lengths differ by a normal distribution whose mean is half its deviation; preferences are 0 or 1.
+    Lengths differ by a normal distribution whose mean is half its deviation.
     """
+    difference = generator.normal(0.5, 1, prompts)
+    won = generator.random(prompts) < 1 / (1 + np.exp(-quality - slope * np.tanh(difference)))
+    lengths = np.rint(1000 + 200 * difference).astype(int).tolist()
+    return Preferences(won.astype(float).tolist(), lengths, [1000] * prompts, range(prompts))
+
+
+def shrunk(prompts: int, quality: float, studies: int = 60) -> int:
+    """How often the cross-validated penalty leaves nothing of a quality."""
+    generator = np.random.default_rng(0)
+    draws = [draw(generator, prompts, quality, 0.0) for _ in range(studies)]
+    rates = [length_controlled(pairs, cross_validated=True, resamples=0).value for pairs in draws]
+    return sum(abs(rate - 0.5) < 1e-6 for rate in rates)
+
+
+def coverage(prompts: int, quality: float, slope: float, studies: int = 300) -> tuple[float, float]:
+    """How often, in percent, the intervals hold the true win rate and the true one at equal lengths."""
     generator = np.random.default_rng(0)
     shift = generator.normal(0.5, 1, 200_000)
     truth = float((1 / (1 + np.exp(-quality - slope * np.tanh(shift)))).mean()), 1 / (1 + np.exp(-quality))
     held = np.zeros(2)
     for _ in range(studies):
-        difference = generator.normal(0.5, 1, prompts)
-        won = generator.random(prompts) < 1 / (1 + np.exp(-quality - slope * np.tanh(difference)))
-        lengths = np.rint(1000 + 200 * difference).astype(int).tolist()
-        pairs = Preferences(won.astype(float).tolist(), lengths, [1000] * prompts, range(prompts))
+        pairs = draw(generator, prompts, quality, slope)
         for place, rate in enumerate((win_rate(pairs), length_controlled(pairs, resamples=200))):
             held[place] += bool(rate.ci95 and rate.ci95[0] <= truth[place] <= rate.ci95[1])
     return float(100 * held[0] / studies), float(100 * held[1] / studies)
@@ -158,6 +171,8 @@ def main() -> None:
         away = np.abs(column(name) - column("published_lc_win_rate")).mean()
         ranks = rank_correlation(column(name), column("published_lc_win_rate"))
         print(f"{name} beside the published controlled: ranks {ranks:.3f}, mean {away:.2f}")
+    if arguments.coverage:
+        print(f"cross-validated, 64 prompts, quality 0.2: {shrunk(64, 0.2)} of 60 at 50 %")
     for prompts in (16, 64, 256) if arguments.coverage else ():
         for quality, slope in ((0.0, 0.0), (0.5, 1.0), (-2.0, 1.5)):
             raw, controlled = coverage(prompts, quality, slope)
