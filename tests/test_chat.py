@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.cells import cell_len
-from small_saves import tiny_model, trained_adapter
+from small_saves import finished_run, tiny_model, trained_adapter
 from small_tokenizers import other_tokenizer
 from transformers import LlamaForCausalLM
 
@@ -141,12 +141,21 @@ def test_each_turn_goes_on_from_the_answers_before_and_is_what_evaluation_genera
     )
 
 
-def test_an_adapter_answers_on_its_base_and_a_reward_model_not_at_all(models, tmp_path, capsys):
-    base, ids = Path(models[0]), torch.tensor([list(range(9))])
-    adapted = trained_adapter(base, tmp_path / "adapter")
-    (speaker,) = load_speakers(read_words([str(tmp_path / "adapter"), *SETTINGS]), None)
+def test_a_run_answers_with_its_adapter_and_its_rows_system_prompt(
+    composed, models, speakers, tmp_path, capsys
+):
+    """A reward model does not answer at all."""
+    ids = torch.tensor([list(range(9))])
+    adapted = trained_adapter(Path(models[0]), tmp_path / "adapter")
+    spec = composed(["model=hub", f"model.path={models[0]}", "parallel=lora", "parallel.device=cpu"])
+    run = finished_run(tmp_path / "run", spec, tmp_path / "adapter", speakers[0].tokenizer)
+    (speaker,) = load_speakers(read_words([str(run.path), *SETTINGS]), None)
     torch.testing.assert_close(speaker.model(ids).logits, adapted(ids).logits)
     assert "an adapter on its base" in speaker.description
+    for systems, shared in ((["Be brief."] * 2, "Be brief."), (["Be brief.", "Be kind."], None)):
+        prompts = [[{"role": "system", "content": system}, user("What is it?")] for system in systems]
+        run.write_samples([{"prompt": prompt} for prompt in prompts])
+        assert speaker.system == shared
     scores = tiny_model(tmp_path / "scores", score_head=True)
     assert chat.main([str(scores)]) == 2
     assert "is a reward model, which scores answers and writes none" in capsys.readouterr().err

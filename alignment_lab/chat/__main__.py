@@ -16,7 +16,7 @@ from ..runtime.caches import redirect_unwritable_caches
 from ..runtime.errors import Interrupted, UserError
 from ..runtime.output import keep_output_writable
 from ..runtime.signals import StopRequest
-from .settings import CHAT_KEYS, ENDPOINT_KEYS, CommandLine, read_words
+from .settings import CHAT_KEYS, ENDPOINT_KEYS, EXPERIMENT_KEYS, CommandLine, read_words
 
 MAX_MODELS = 2
 
@@ -54,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m alignment_lab.chat",
         description="Talk with a model, or with two side by side; over a pipe, a line is a message.",
-        epilog=f"settings: {', '.join(CHAT_KEYS)}, system, and, as train.py has them, model.* and "
-        f"parallel.device; with --serve {' and '.join(ENDPOINT_KEYS)}. /help says more.",
+        epilog=f"settings: {', '.join(CHAT_KEYS)}, system, and, as train.py has them, "
+        f"{', '.join(EXPERIMENT_KEYS)}; with --serve {' and '.join(ENDPOINT_KEYS)}. /help says more.",
     )
     parser.add_argument(
         "words",

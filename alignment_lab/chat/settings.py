@@ -49,7 +49,9 @@ ENDPOINT_KEYS = ("host", "port")
 CHAT_KEYS = tuple(field.name for field in fields(ChatSettings))
 START_KEYS = tuple(field.name for field in fields(StartSettings))
 NUMBERS = {"temperature": float, "top_p": float, "max_new_tokens": int, "seed": int, "port": int}
-EXPERIMENT_KEYS = ("model.", "parallel.device")  # as train.py has them: how the models are loaded
+MODEL_FIELDS = ("dtype", "attention", "chat_template", "trust_remote_code", "revision")
+# as train.py has them: how the models are loaded
+EXPERIMENT_KEYS = (*(f"model.{field}" for field in MODEL_FIELDS), "parallel.device")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def read_words(words: Sequence[str]) -> CommandLine:
             models.append(word)
         elif key == "model":
             models.append(value)
-        elif key.startswith(EXPERIMENT_KEYS):
+        elif key in EXPERIMENT_KEYS:
             overrides.append(word)
         elif key in CHAT_KEYS or key in START_KEYS:
             given[key] = _read(key, value)

@@ -21,7 +21,7 @@ from ..models.locate import locate_model
 from ..models.tokenizer import load_tokenizer
 from ..runtime.errors import UserError
 from ..runtime.paths import CONF
-from .settings import ChatSettings, CommandLine
+from .settings import MODEL_FIELDS, ChatSettings, CommandLine
 
 if TYPE_CHECKING:
     import torch
@@ -115,12 +115,20 @@ def _find(names: Sequence[str], overrides: Sequence[str]) -> list[Candidate]:
 
     def find(name: str) -> Candidate:
         if Path(name).exists() or not (CONF / "model" / f"{name}.yaml").is_file():
-            return find_candidate(common, name, "model")
+            return _with_fields(find_candidate(common, name, "model"), common, overrides)
         spec = load_experiment([f"model={name}", *overrides])
         folder = locate_model(spec.model)
         return Candidate(name, Kind.composed, spec, folder, folder)
 
     return [find(name) for name in names]
+
+
+def _with_fields(candidate: Candidate, given: Experiment, overrides: Sequence[str]) -> Candidate:
+    """The candidate with what the command line says of models: a run has settings of its own."""
+    keys = [override.partition("=")[0] for override in overrides]
+    fields = {field: getattr(given.model, field) for field in MODEL_FIELDS if f"model.{field}" in keys}
+    spec = candidate.spec
+    return replace(candidate, spec=replace(spec, model=replace(spec.model, **fields)))
 
 
 def _load(candidate: Candidate) -> Speaker:
