@@ -15,13 +15,13 @@ from typing import Any
 
 from rich.console import Console
 
-from . import costs, grid, plot, scale, startup, sweep, tokens
+from . import costs, generation, grid, plot, scale, startup, sweep, tokens
 from .cases import BATCH, CASES, PEERS
 from .machine import is_bf16_faster
 from .results import Results, incomparable_pieces
 from .table import print_tables
 
-OTHER_PIECES = ("tokens", "scale", "startup", "sweep", "grid")
+OTHER_PIECES = ("tokens", "scale", "startup", "sweep", "grid", "generation")
 OUT = Path(__file__).with_name("results.json")
 
 
@@ -141,6 +141,9 @@ def measure_pieces(options: argparse.Namespace, bf16: bool, notify: costs.Notify
         )
     if "scale" in options.pieces:
         yield "scale", scale.measure(model=model, rows=2000 if options.quick else 1_000_000, notify=notify)
+    if "generation" in options.pieces:
+        figures = generation.measure(model=model, repeats=repeats, quick=options.quick, notify=notify)
+        yield "generation", figures
     if "startup" in options.pieces:
         yield "startup", startup.measure(repeats=repeats, notify=notify)
     if "sweep" in options.pieces:

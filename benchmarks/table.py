@@ -26,6 +26,7 @@ def print_tables(pieces: dict[str, Any], console: Console) -> None:
         ("startup", startup_table),
         ("sweep", sweep_table),
         ("grid", grid_table),
+        ("generation", generation_table),
     ):
         for piece_name in (
             piece_name for piece_name in sorted(pieces) if piece_name.partition(" ")[0] == name
@@ -187,4 +188,30 @@ def grid_table(figures: Result) -> Table:
             format_ratio(point["ratios"]["seconds"]) if point["comparable"] else NOT_COMPARABLE,
             f"{point['ratios']['memory']['median']:.2f}",
         )
+    return table
+
+
+def generation_table(figures: Result) -> Table:
+    """Tokens a second."""
+    table = _table(
+        f"{figures['prompts']} prompts of about {figures['prompt_tokens']} tokens, "
+        f"{figures['answers']} answers of {figures['answer_tokens']} to each",
+        "side",
+        "tokens/s",
+        "s",
+        "CPU s",
+        "times",
+    )
+    for side, runs in figures["sides"].items():
+        seconds, cpu = (median(run[key] for run in runs) for key in ("seconds", "cpu_seconds"))
+        ratio = format_ratio(figures["ratios"]["seconds"]) if side == "lab" else ""
+        table.add_row(
+            side,
+            f"{figures['tokens_per_second'][side]:.0f}",
+            f"{seconds:.2f}",
+            f"{cpu:.2f}",
+            ratio if figures["comparable"] else NOT_COMPARABLE,
+        )
+    differ_by = figures["checks"]["logps_differ_by"]
+    table.caption = f"log-probabilities as drawn and as scored differ by {differ_by:.0e} nats at most"
     return table

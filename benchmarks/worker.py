@@ -51,6 +51,12 @@ def _lab_ready(job: Job) -> Any:
     return lab.time_startup(job)
 
 
+def _lab_generation(job: Job) -> Any:
+    from . import lab_generation
+
+    return lab_generation.measure(job)
+
+
 def _trl_train(job: Job) -> Any:
     from . import peers
 
@@ -81,6 +87,7 @@ WORK: dict[str, Callable[[Job], Any]] = {
     "lab.messages": _lab_rows,  # rows as messages, for TRL to tokenize
     "lab.tokens": _lab_tokens,  # tokenization by itself
     "lab.scale": _lab_scale,  # many rows, from the file to the packs of an epoch
+    "lab.generation": _lab_generation,  # answers, and those of transformers' `generate`
     "lab.ready": _lab_ready,  # start-up until a trainer is ready
     "trl.train": _trl_train,
     "trl.script": _trl_script,

@@ -91,8 +91,8 @@ class SharedPromptCache(Cache):
             key_states = key_states.to(value_states.dtype)  # under autocast, rotated keys are float32
         if self._prompt_of_row is None:
             self._prompts[layer_idx] = (
-                key_states[0][:, self._places].transpose(0, 1),
-                value_states[0][:, self._places].transpose(0, 1),
+                key_states[0][:, self._places].transpose(0, 1).contiguous(),
+                value_states[0][:, self._places].transpose(0, 1).contiguous(),
             )
             return key_states, value_states
         if layer_idx == min(self._prompts):

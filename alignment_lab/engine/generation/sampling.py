@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+BLOCK = 256  # tokens whose probabilities are summed first, when one is drawn
 NUCLEUS = 256  # most probable tokens that are sorted first: the whole vocabulary only where they are too few
 
 
@@ -64,15 +66,32 @@ def choose_tokens(logits: Tensor, sampling: Sampling, draws: Tensor) -> tuple[Te
     if sampling.temperature == 0:
         tokens = logits.argmax(-1)
     else:
-        probabilities = (logits / sampling.temperature).softmax(-1)
+        scaled = logits if sampling.temperature == 1 else logits / sampling.temperature
+        probabilities = scaled.softmax(-1)
         if sampling.top_p < 1:
             probabilities = torch.where(
                 probabilities >= _nucleus_threshold(probabilities, sampling.top_p), probabilities, 0.0
             )
-        cumulative = probabilities.double().cumsum(-1)
-        drawn = draws[:, None].to(cumulative) * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, drawn, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        tokens = _draw(probabilities, draws)
     return tokens, logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def _draw(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """The tokens [B] whose shares of the cumulative probability, up to a factor, the draws [B] fall into.
+
+    First the block of tokens, then the token in it: a running sum over a whole vocabulary is slow.
+    """
+    vocabulary = probabilities.shape[-1]
+    if vocabulary % BLOCK:
+        probabilities = F.pad(probabilities, (0, -vocabulary % BLOCK))
+    blocks = probabilities.view(len(probabilities), -1, BLOCK)
+    masses = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    drawn = draws[:, None].to(masses) * masses[:, -1:]
+    block = torch.searchsorted(masses, drawn, right=True).clamp(max=masses.shape[-1] - 1)  # [B, 1]
+    before = torch.where(block > 0, masses.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks.gather(1, block[..., None].expand(-1, 1, BLOCK))[:, 0].double().cumsum(-1)
+    token = torch.searchsorted(inside, drawn - before, right=True).clamp(max=BLOCK - 1)
+    return (block * BLOCK + token)[:, 0].clamp(max=vocabulary - 1)
 
 
 def _nucleus_threshold(probabilities: Tensor, top_p: float) -> Tensor:
