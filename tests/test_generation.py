@@ -49,6 +49,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # how they decode, what the s
         {"implementation": "eager", "n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
     ),
 }
+FAST = ["llama", "gpt2", "stablelm", "mamba", "gemma3_text", "bloom"]  # one of each kind
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 12}
 LONGROPE |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
 
@@ -104,7 +105,13 @@ def assert_logps_are_the_engines(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("in_float64")
-@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=[] if family in FAST else pytest.mark.slow)
+        for family in (*FAMILIES, *OTHERS)
+    ],
+)
 def test_answers_are_transformers_own_with_the_engines_logps_in_any_batch(family: str) -> None:
     """With 3 answers to a prompt, too, which leave the batch as they stop; in batches of a single row."""
     expected_way, settings = OTHERS.get(family, (PACKED, {}))

@@ -55,7 +55,7 @@ def choose_decoder(
     config = model.config.get_text_config()
     changes = changing_positions(config, longest)
     windowed = unsupported_reason(config, longest)
-    key = (attention_implementation(model), changes, windowed, dtype)
+    key = (attention_implementation(model), bool(changes), bool(windowed), dtype)
     known = _chosen.setdefault(model, {})
     if key not in known:
         known[key], reason = _first_exact(model, prompts, device, dtype, changes, windowed)
