@@ -312,6 +312,16 @@ def test_a_reward_model_keeps_its_head_and_knows_its_padding(kind, a_run, in_thi
 
 def test_the_card_says_what_the_run_was(a_run, in_this_process, tmp_path):
     run = a_run("method=dpo", "beta=0.07", "parallel=lora", "name=dpo-tiny", kind="lora")
+    after = {"value": 0.4, "ci95": [0.3, 0.5], "n": 80}
+    entry = {"id": "e1", "measures": ["winrate"], "ended": "2026-01-01"}
+    entry["model"] = {
+        "is_initial": False,
+        "step": None,
+        "metrics": {"winrate": after},
+        "notes": ["judge: bad"],
+    }
+    run.evaluations.mkdir()
+    (run.evaluations / "e1.json").write_text(json.dumps(entry))
     export(run.path, "--out", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     head = yaml.safe_load(card.split("---\n")[1])
@@ -332,6 +342,9 @@ def test_the_card_says_what_the_run_was(a_run, in_this_process, tmp_path):
         "| embedded | rows that come with alignment_lab |  | – | – | apache-2.0 |",
         "  beta: 0.07\n",  # of the spec
         "| hardware | not recorded |",
+        "## Evaluated: winrate",
+        "| winrate | – | 0.40 [0.30, 0.50] | 80 |",
+        "- judge: bad\n",
         "- Measured on 64 held-out rows of its own data",
         "- the adapter (lora, rank 4, alpha 8) is merged into its base; weights in float32",
         "verified: a fresh process loads it",

@@ -14,14 +14,14 @@ from typing import Any
 import yaml
 
 from .. import __version__
-from ..report.render.formatting import format_duration, format_gigabytes, format_measured, format_number
+from ..report.render.formatting import format_duration, format_gigabytes, format_number
 from ..report.study.hardware import describe_hardware
 from ..report.study.runs import load_record
-from ..report.study.values import n_of_metric, ordered_metrics
 from ..runtime.anonymity import anonymize, anonymize_data
 from ..runtime.files import read_json
 from ..runtime.run_directory import RunDirectory
 from .base import EMBEDDED_MODEL_ID, base_name
+from .card_metrics import bullets, evaluation_sections, heldout_section, table
 from .curves import CURVES, write_curves
 from .data_sources import SourceFacts, license_in, source_facts
 from .usage import intended_use, limits, usage
@@ -78,19 +78,18 @@ class Card:
             f"{origin}, trained with {method} on {data} by alignment_lab {__version__}.",
             usage(self.facts, self.location, self.revision, origin, on_hub=on_hub),
             f"## Intended use\n\n{intended_use(self.facts, method)}",
-            f"## Limits\n\n{_bullets(limits(self.facts, self.report, origin))}",
+            f"## Limits\n\n{bullets(limits(self.facts, self.report, origin))}",
             "## How it was trained",
-            _table(("", ""), self._training_rows(origin, data)),
+            table(("", ""), self._training_rows(origin, data)),
             "## Data",
-            _table(
-                ("source", "from", "split", "rows trained on", "held out", "licence"), _data_rows(sources)
-            ),
-            *_metrics_section(self.report),
+            table(("source", "from", "split", "rows trained on", "held out", "licence"), _data_rows(sources)),
+            *heldout_section(self.report),
+            *evaluation_sections(self.run, self.facts["step"]),
             *_curves_section(curves),
             "## The weights",
-            _bullets(describe(self.facts)),
+            bullets(describe(self.facts)),
             "## Hardware and cost",
-            _table(("", ""), self._cost_rows()),
+            table(("", ""), self._cost_rows()),
             *self._command_section(),
             *_license_section(self.spec, origin, license_name),
         ]
@@ -203,37 +202,7 @@ def _join_settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}".strip().replace("|", "\\|") for name, value in settings.items())
 
 
-def _metrics_section(report: Mapping[str, Any]) -> Iterator[str]:
-    metrics = report.get("metrics") or {}
-    if not metrics:
-        return
-    rows = [
-        (
-            name,
-            format_measured(metrics[name].get("before")),
-            format_measured(metrics[name].get("after")),
-            format_number(n_of_metric(metrics[name])),
-        )
-        for name in ordered_metrics(metrics)
-    ]
-    yield "## Held-out rows, before and after"
-    yield _table(("metric", "before", "after", "n"), rows)
-    yield (
-        "Brackets hold the 95% interval of one number over its n held-out rows; "
-        "they do not include what another training seed would change."
-    )
-
-
 def _curves_section(titles: list[str]) -> Iterator[str]:
     if titles:
         yield "## Curves"
         yield f"![{', '.join(titles)}, by step]({CURVES})"
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _table(heading: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [heading, tuple("---" for _ in heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from ..report.render.curves import Chart, run_charts
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 CURVES = "curves.png"
 MAX_PANELS, COLUMNS = 4, 2  # the first panels that the run's page shows
+TITLE_WIDTH = 44  # characters of a line
 MIN_STEPS = 2  # one logged step is no curve
 
 
@@ -47,7 +49,7 @@ def _plot(axes: Axes, chart: Chart) -> None:
         label = f"{series.label}, held out" if series.held_out else series.label
         style = "o:" if series.held_out else "-"
         axes.plot(xs, ys, style, color=f"C{series.color}", linewidth=1.3, markersize=4, label=label)
-    axes.set_title(chart.panel.title, fontsize=10)
+    axes.set_title(fill(chart.panel.title, TITLE_WIDTH), fontsize=10)
     axes.set_xlabel("step")
     axes.set_ylabel(chart.panel.axis)
     axes.grid(alpha=0.3)

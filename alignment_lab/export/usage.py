@@ -32,9 +32,10 @@ def usage(facts: ExportFacts, location: str, revision: str | None, base: str, *,
     if not facts["adapter"] or facts["is_merged"]:
         return PLAIN.format(auto_class=auto_class, place=place)
     more = ", num_labels=1" if facts["scores"] else ""
-    code = ADAPTER.format(auto_class=auto_class, place=place, base=base, more=more)
-    where = "" if on_hub else f"\n\n`{base}` is a folder with the weights that it was trained on."
-    return code + where
+    named = base if on_hub else "BASE"
+    code = ADAPTER.format(auto_class=auto_class, place=place, base=named, more=more)
+    where = f"`BASE` is a folder with the weights that it was trained on: {base}."
+    return code if on_hub else f"{code}\n\n{where}"
 
 
 def intended_use(facts: ExportFacts, method: str) -> str:

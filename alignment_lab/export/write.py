@@ -15,7 +15,7 @@ from ..runtime.files import json_digest, read_json, write_json
 from ..runtime.publishing import stamps
 from ..runtime.run_directory import RunDirectory
 from . import merge
-from .base import base_name, find_base
+from .base import EMBEDDED_MODEL_ID, base_name, find_base
 from .gguf import Conversion, convert
 from .scrub import scrub_configs
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FACTS_FILE = "export.json"  # marks a folder as an export, which may be overwritten
+EMBEDDED_NOTE = (
+    f"trained over the copy of {EMBEDDED_MODEL_ID} that comes with alignment_lab, whose weights are in 4 "
+    "bits (Q4_1): over the Hub's own weights its outputs are somewhat different; merged it is exact"
+)
 ROUNDING = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}  # nats between two processes on one machine
 
 
@@ -97,7 +101,7 @@ def write_model(run: RunDirectory, folder: Path, options: WriteOptions) -> tuple
         **saved_facts(run, run.model),
         "dtype": held_in,
         "is_merged": bool(adapter_config) and not options.keep_adapter,
-        "base_note": base_note,
+        **({} if base_note is None and options.keep_adapter else {"base_note": base_note}),
         "quantization": load.quantization.name,
         "scores": outputs.dim() == 1,
         "drift": [asdict(difference) for difference in differences],
@@ -124,7 +128,7 @@ def saved_facts(run: RunDirectory, folder: Path, step: int | None = None) -> Exp
         "base": base_name(spec)[0] if adapter_config else None,
         "quantization": (spec.get("parallel") or {}).get("quantization") or "none",
         "scores": task == "SEQ_CLS" or architectures[0].endswith("ForSequenceClassification"),
-        "base_note": None,
+        "base_note": EMBEDDED_NOTE if adapter_config and spec["model"]["source"] == "embedded" else None,
         "drift": [],
         "apart": None,
         "gguf": None,
