@@ -28,7 +28,9 @@ from alignment_lab.checkpoints.verify.plain_loading import load_adapter, load_ba
 from alignment_lab.config import Quantization
 from alignment_lab.export import __main__ as exporting
 from alignment_lab.export import merge
+from alignment_lab.export.gguf import convert, plan_conversion
 from alignment_lab.models.embedded import embedded_weights
+from alignment_lab.runtime.errors import UserError
 
 __all__ = ["in_this_process"]  # a fixture
 PROMPTS = [list(range(100, 140)), list(range(500, 900, 3))]
@@ -251,14 +253,14 @@ def test_a_gguf_file_is_made_by_llama_cpps_converter(
     assert refused(run.path, "--llama-cpp", tmp_path).endswith("has no effect alone; add --gguf.")
     script = tmp_path / "convert_hf_to_gguf.py"
     script.write_text(CONVERTER.format(module="no_such_module"))
-    options = (run.path, "--gguf", "f16", "--llama-cpp", tmp_path, "--out", out)
-    assert refused(*options) == (
+    with pytest.raises(UserError) as failed:
+        convert(run.model, "x", plan_conversion("F16", tmp_path))
+    assert str(failed.value) == (
         "--gguf=f16: convert_hf_to_gguf.py failed (it needs the Python module no_such_module); "
         "pip install no_such_module."
     )
-    assert not out.exists()
     script.write_text(CONVERTER.format(module="json"))
-    export(*options)
+    export(run.path, "--gguf", "f16", "--llama-cpp", tmp_path, "--out", out)
     assert (out / "my-model-f16.gguf").stat().st_size > 4096
     assert "my-model-f16.gguf: 1 tensors, 0.0 MB, with the chat template" in capsys.readouterr().out
     assert "my-model-f16.gguf" in (out / "README.md").read_text()

@@ -97,11 +97,12 @@ def write_model(run: RunDirectory, folder: Path, options: WriteOptions) -> tuple
     saved = load if options.keep_adapter else verify.LoadOptions(
         dtype=held_in, device=device, trust_remote_code=load.trust_remote_code
     )  # fmt: skip
+    as_saved = saved_facts(run, run.model)
     facts: ExportFacts = {
-        **saved_facts(run, run.model),
+        **as_saved,
         "dtype": held_in,
         "is_merged": bool(adapter_config) and not options.keep_adapter,
-        **({} if base_note is None and options.keep_adapter else {"base_note": base_note}),
+        "base_note": base_note or (as_saved["base_note"] if options.keep_adapter else None),
         "quantization": load.quantization.name,
         "scores": outputs.dim() == 1,
         "drift": [asdict(difference) for difference in differences],
