@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..config import LengthPenalty, Measure
@@ -17,6 +17,7 @@ from .candidates import Candidate
 from .contest import find_baseline
 from .intervals import Scores
 from .judges.choice import family_of, open_judge
+from .judges.local import ChatJudge
 from .judges.verdicts import Asked, Judge, Pair, ask
 from .prompts import prompt_digest
 from .results import MeasureResult
@@ -43,7 +44,6 @@ class JudgedAnswers:
     answers: list[str]  # the baseline's
     baseline_candidate: Candidate | None
     trial: Trial | None = None
-    written: dict[str, list[str]] = field(default_factory=dict)  # by model
 
     @property
     def prompts(self) -> list[Any]:
@@ -56,7 +56,8 @@ def measure_winrate(subject: Subject, context: MeasureContext) -> MeasureResult:
     family for each model.
     """
     kept = _kept(subject, context)
-    own = kept.written[subject.name] = _write(subject, kept.rows, context)
+    kept.judge.counts.clear()  # what happened is told of each model
+    own = _write(subject, kept.rows, context)
     pairs = [
         Pair(tuple(prompt), ours, theirs)
         for prompt, ours, theirs in zip(kept.prompts, own, kept.answers, strict=True)
@@ -221,8 +222,8 @@ def _lines(kept: JudgedAnswers, trial: Trial, asked: Asked, raw: WinRate, contro
     if kept.judge.counts:
         said = ", ".join(f"{count} {what}" for what, count in sorted(kept.judge.counts.items()))
         lines.append(f"questions to {kept.judge.name}: {said}")
-    if mass := getattr(kept.judge, "letter_mass", None):
-        share = sum(mass) / len(mass)
+    if isinstance(kept.judge, ChatJudge) and kept.judge.letter_mass:
+        share = sum(kept.judge.letter_mass) / len(kept.judge.letter_mass)
         lines.append(f"{kept.judge.name} gives A and B {share:.0%} of the probability of its next token")
     return lines
 
