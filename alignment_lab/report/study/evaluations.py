@@ -14,8 +14,6 @@ from ...runtime.run_directory import EVALUATION, RunDirectory
 from .paired import differences, read_scores
 from .values import ordered_metrics
 
-SETS = ("rows_digest", "settings")  # what two evaluations of the same set have in common
-
 
 @dataclass(frozen=True)
 class EvaluationRecord:
@@ -104,18 +102,24 @@ def _require_same_set(
     first: RunDirectory, theirs: Mapping[str, Any], run: RunDirectory, ours: Mapping[str, Any]
 ) -> None:
     """Compare what both were measured on: the rows that both read, the settings that both have."""
-    for name in SETS:
-        there, here = theirs.get(name) or {}, ours.get(name) or {}
-        for key in sorted(there.keys() & here.keys()):
-            if there[key] != here[key]:
-                what = "other rows" if name == "rows_digest" else f"eval.{key}={json.dumps(here[key])}"
-                raise UserError(
-                    f"{run.path}: was measured on {what} than {first.path}, whose figures are no measure for "
-                    "it; evaluate both with one command, or with the same data and settings."
-                    if name == "rows_digest"
-                    else f"{run.path}: was measured with {what}, and {first.path} with "
-                    f"{json.dumps(there[key])}; evaluate both with the same settings."
-                )
+    for there, here in _both(theirs, ours, "rows_digest").values():
+        if there != here:
+            raise UserError(
+                f"{run.path}: was measured on other rows than {first.path}: such figures are no measure for "
+                "each other; evaluate both with one command, or with the same data."
+            )
+    for key, (there, here) in _both(theirs, ours, "settings").items():
+        if there != here:
+            raise UserError(
+                f"{run.path}: was measured with eval.{key}={json.dumps(here)}, and {first.path} with "
+                f"{json.dumps(there)}; evaluate both with the same settings."
+            )
+
+
+def _both(theirs: Mapping[str, Any], ours: Mapping[str, Any], name: str) -> dict[str, tuple[object, object]]:
+    """What both reports have under a name, side by side."""
+    there, here = theirs.get(name) or {}, ours.get(name) or {}
+    return {key: (there[key], here[key]) for key in sorted(there.keys() & here.keys())}
 
 
 def evaluations_of(run: RunDirectory) -> list[dict[str, Any]]:
