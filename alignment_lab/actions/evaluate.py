@@ -120,12 +120,10 @@ def rows_of(spec: Experiment, models: Sequence[Candidate]) -> tuple[Experiment, 
     those that the command line names.
     """
     owner = next((each for each in models if each.run is not None), None)
-    if owner is None or spec.eval.own_data is False:
+    if owner is None or owner.run is None or spec.eval.own_data is False:
         return spec, f"rows: those held out of data={spec.data.name}"
-    return (
-        owner.spec,
-        f"rows: those that {owner.name} held out (data={owner.spec.data.name}); other rows: data=...",
-    )
+    told = f"rows: those that {owner.run.path} held out (data={owner.spec.data.name}); other rows: data=..."
+    return owner.spec, told
 
 
 def reads_rows(spec: Experiment) -> bool:

@@ -153,7 +153,7 @@ def kl_scores(
     """
     own = _sums(subject, answers, context)
     with subject.reference(context.console) as reference:
-        other = _sums(reference, answers, context)
+        other = own if reference is subject else _sums(reference, answers, context)
     gains = [mine - theirs for mine, theirs in zip(own, other, strict=True)]
     tokens = [float(len(answer.completion.token_ids)) for answer in answers]
     return {
