@@ -32,17 +32,23 @@ class AnswerStream:
         self.finished, self.stopped = False, False  # it ended by itself; it was not to be continued
 
     def __iter__(self) -> Iterator[str]:
-        started = time.monotonic()
         held = ""  # white space, which is no part of the answer where nothing follows
-        for piece in self._pieces():
-            self.seconds = time.monotonic() - started
+        for piece in self._timed(self._pieces()):
             piece = held + piece if self.text else (held + piece).lstrip()
             kept = piece.rstrip()
             held = piece[len(kept) :]
-            if kept:
-                self.text += kept
+            self.text += kept
             yield kept
-        self.seconds = time.monotonic() - started
+
+    def _timed(self, pieces: Iterator[str]) -> Iterator[str]:
+        """The pieces; the seconds that they take count, and not those of another model in between."""
+        while True:
+            started = time.monotonic()
+            piece = next(pieces, None)
+            self.seconds += time.monotonic() - started
+            if piece is None:
+                return
+            yield piece
 
     def _pieces(self) -> Iterator[str]:
         """One piece for each token, often an empty one.
