@@ -88,7 +88,7 @@ def serve(monkeypatch, tmp_path) -> Iterator[Callable[[Said], Server]]:
 
 
 def judge_at(server: Server, **settings: Any) -> EndpointJudge:
-    given = {"endpoint": server.url, "judge_model": "judge-1", "key_variable": "JUDGE_KEY", **settings}
+    given = {"endpoint": server.url, "judge_model": "judge-1", "auth_variable": "JUDGE_KEY", **settings}
     return EndpointJudge(WinrateMeasure(judge=JudgeKind.endpoint, **given), RUBRIC, Console(quiet=True))
 
 

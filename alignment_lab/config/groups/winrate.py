@@ -12,7 +12,7 @@ LengthPenalty = Enum("LengthPenalty", ["none", "cross_validated"])
 OF_KIND = {  # the settings that one kind of judge alone has
     "rubric": (JudgeKind.chat, JudgeKind.endpoint),
     "endpoint": (JudgeKind.endpoint,),
-    "key_variable": (JudgeKind.endpoint,),
+    "auth_variable": (JudgeKind.endpoint,),
     "concurrency": (JudgeKind.endpoint,),
     "retries": (JudgeKind.endpoint,),
     "timeout": (JudgeKind.endpoint,),
@@ -34,7 +34,7 @@ class WinrateMeasure:
     # of the regression of length control; cross_validated: as alpaca_eval has it, for figures beside its own
     length_penalty: LengthPenalty = LengthPenalty.none
     endpoint: str = "https://api.openai.com/v1"
-    key_variable: str = "OPENAI_API_KEY"  # the environment's variable that holds the key; it may be empty
+    auth_variable: str = "OPENAI_API_KEY"  # the environment's variable that holds the key; it may be empty
     concurrency: int = 8  # questions that wait for an answer at the same time
     retries: int = 5  # after a rate limit, a failure, a broken connection, or a verdict that is none
     timeout: float = 120.0  # seconds

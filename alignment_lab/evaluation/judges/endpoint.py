@@ -45,7 +45,7 @@ class EndpointJudge:
         self.name = settings.judge_model
         self.counts: Counter[str] = Counter()
         self.url = settings.endpoint.rstrip("/") + "/chat/completions"
-        self._key = os.environ.get(settings.key_variable, "")
+        self._key = os.environ.get(settings.auth_variable, "")
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._succeeded = self._takes_no_temperature = False
         self._gave_up = 0
@@ -169,10 +169,10 @@ class EndpointJudge:
         said = " ".join(self._without_key(text).split())[:SHOWN]
         start = f"eval.winrate.endpoint={self._shown_url()}: HTTP {status}"
         if status in (401, 403):
-            variable, has = self.settings.key_variable, "is not accepted" if self._key else "is empty"
+            variable, has = self.settings.auth_variable, "is not accepted" if self._key else "is empty"
             return (
                 f"{start}: the key in {variable} {has}; put a valid one there, or name another variable with "
-                "eval.winrate.key_variable."
+                "eval.winrate.auth_variable."
             )
         return f"{start} for judge_model={self.name}: {said}; correct the address or the name of the model."
 
