@@ -32,22 +32,6 @@ def test_it_answers_factual_questions(loaded, tokenizer):
     assert is_correct(generated[0], ["Paris"]) and is_correct(generated[1], ["Budapest"]), generated
 
 
-def test_answers_do_not_depend_on_the_rest_of_the_batch(loaded, tokenizer):
-    short = {"prompt": [{"role": "user", "content": "What is the capital of France?"}]}
-    question = {
-        "role": "user",
-        "content": "What colour is the sky on a clear day, as seen by somebody who stands in a field "
-        "and looks up?",
-    }
-    long = {"prompt": [question]}
-    settings = Eval(max_new_tokens=12)
-    alone = generate_answers(loaded, tokenizer, [short], settings, CPU, torch.float32, lambda steps: steps)
-    beside = generate_answers(
-        loaded, tokenizer, [long, short], settings, CPU, torch.float32, lambda steps: steps
-    )
-    assert alone[0] == beside[1]
-
-
 def test_its_shape_equals_the_option_file(loaded, composed):
     shape, config = composed([]).model.shape, loaded.config
     configured = (
