@@ -39,9 +39,9 @@ def generate(
     An answer ends with a token of `stop_ids`, or after `max_new_tokens`. At most `max_tokens` tokens, prompts
     and answers together, and `max_rows` answers are in a batch. The model decides alone: what a
     generation_config.json adds, such as a repetition penalty, has no part in it. Of several processes each
-    generates its share and gets every answer: all must call this together. Inside of `as_reference` or peft's
-    `disable_adapter` the answers are those of the model without its adapter. `progress` goes through the steps
-    of decoding; a step is a token for each row of a batch.
+    generates its share and gets every answer: all must call this together. Inside of peft's `disable_adapter`
+    the answers are those of the model without it. `progress` goes through the steps of decoding; a step is a
+    token for each row of a batch.
     """
     if not prompts:
         return []
