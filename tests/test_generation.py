@@ -218,24 +218,25 @@ class Processes:
 
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize(
-    ("family", "world_size"),
+    ("family", "world_size", "sharded"),
     [
-        ("llama", 3),
-        pytest.param("stablelm", 2, marks=pytest.mark.slow),
-        pytest.param("phi3", 2, marks=pytest.mark.slow),
+        ("llama", 3, True),
+        ("llama", 3, False),
+        pytest.param("stablelm", 2, True, marks=pytest.mark.slow),
+        pytest.param("phi3", 2, True, marks=pytest.mark.slow),
     ],
 )
-def test_processes_answer_as_one_does_by_the_same_number_of_forward_calls(
-    family: str, world_size: int, monkeypatch: pytest.MonkeyPatch
+def test_processes_answer_as_one_does_and_under_sharding_by_the_same_number_of_forward_calls(
+    family: str, world_size: int, sharded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under sharding a call is a collective one, also of a process whose answers are done, or that has none:
-    15 answers make batches of 4 and one of 3.
+    """A call is a collective one then, also of a process whose answers are done, or that has none: 15 answers
+    make batches of 4 and one of 3.
     """
     settings = {"rope_parameters": LONGROPE, "original_max_position_embeddings": 12}
     models = [small_model(family, **(settings if family == "phi3" else {})) for _ in range(world_size + 1)]
     expected = token_ids(answers(models.pop(), SAMPLED))
     for module in (decoding, recomputed):
-        monkeypatch.setattr(module, "is_sharded", lambda model: True)
+        monkeypatch.setattr(module, "is_sharded", lambda model: sharded)
     calls: list[list[int]] = [[] for _ in models]
 
     def work(rank: int) -> list[list[list[int]]]:
@@ -243,7 +244,7 @@ def test_processes_answer_as_one_does_by_the_same_number_of_forward_calls(
         return token_ids(answers(models[rank], SAMPLED, max_rows=4))
 
     assert Processes(world_size, monkeypatch).run(work) == [expected] * world_size
-    assert len({len(made) for made in calls}) == 1
+    assert (len({len(made) for made in calls}) == 1) == sharded
 
 
 def test_a_draw_is_the_answers_own_and_a_longer_answer_continues_it() -> None:
