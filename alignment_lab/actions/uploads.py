@@ -13,9 +13,8 @@ from rich.console import Console
 
 from ..config import Experiment, HubStrategy
 from ..export.hub import HubError, Target, check_push
-from ..export.revision import cell_revision
+from ..export.names import cell_revision, file_name
 from ..export.run_uploads import RunUploads
-from ..export.write import file_name
 from ..runtime.files import read_json, write_json
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
@@ -25,7 +24,7 @@ def upload_target(spec: Experiment, run: RunDirectory) -> Target:
     """Where this run is uploaded to: a cell of a sweep to a branch of its own, unless one is named."""
     training = spec.training
     return Target(
-        training.hub_model_id or file_name({"name": spec.name}),
+        training.hub_model_id or file_name(spec.name),
         training.hub_revision or cell_revision(run),
         private=training.hub_private_repo,
         option="training.hub_model_id",

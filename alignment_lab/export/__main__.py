@@ -34,7 +34,7 @@ from .arguments import check, earlier_export, parser
 from .card import CARD, Card
 from .gguf import plan_conversion
 from .hub import Target, check_push, upload
-from .revision import cell_revision
+from .names import cell_revision
 from .write import FACTS_FILE, ExportFacts, WriteOptions, describe, write_model
 
 

@@ -11,7 +11,7 @@ from ..runtime.command_line import path_argument
 from ..runtime.errors import UserError
 from ..runtime.files import file_digest, read_json
 from ..runtime.folders import refuse_new_at_root
-from ..runtime.run_directory import RunDirectory
+from ..runtime.run_directory import EVALUATION, RunDirectory
 from .card import CARD
 from .gguf import DEFAULT_TYPE
 from .write import FACTS_FILE, ExportFacts
@@ -73,6 +73,8 @@ def check(options: argparse.Namespace, run: RunDirectory, out: Path) -> None:
             f"{run.path}: is no run (no run.json and spec.yaml in it); "
             "give the output directory that train.py printed."
         )
+    if run.state().get("kind") == EVALUATION:
+        raise UserError(f"{run.path}: is an evaluation, which has no model; give the run that it measured.")
     if not run.model.is_dir():
         raise UserError(
             f"{run.path}: has no model yet, its state is {run.state().get('state')}; "

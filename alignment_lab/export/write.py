@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from ..runtime.run_directory import RunDirectory
 from . import merge
 from .base import EMBEDDED_MODEL_ID, base_name, find_base
 from .gguf import Conversion, convert
+from .names import file_name
 from .scrub import scrub_configs
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def write_model(run: RunDirectory, folder: Path, options: WriteOptions) -> tuple
         "scores": outputs.dim() == 1,
         "drift": [asdict(difference) for difference in differences],
         "apart": verify.verify_saved(folder, outputs, saved, tolerance=ROUNDING[held_in]),
-        "gguf": convert(folder, file_name(run.spec()), options.gguf) if options.gguf else None,
+        "gguf": convert(folder, file_name(run.spec()["name"]), options.gguf) if options.gguf else None,
         "made_from": options.digest(run),
     }
     write_json(folder / FACTS_FILE, facts)
@@ -135,11 +135,6 @@ def saved_facts(run: RunDirectory, folder: Path, step: int | None = None) -> Exp
         "gguf": None,
         "made_from": "",
     }
-
-
-def file_name(spec: Mapping[str, Any]) -> str:
-    """The experiment's name as part of a file's name."""
-    return re.sub(r"[^\w.=+-]+", "-", spec["name"]).strip("-.") or "model"
 
 
 def _describe_adapter(adapter_config: Mapping[str, Any]) -> str:

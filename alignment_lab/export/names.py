@@ -1,4 +1,4 @@
-"""The branch of a repository that a cell of a sweep is uploaded to."""
+"""Names of what is uploaded: a file of an experiment, and the branch of a sweep's cell."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from ..runtime.run_directory import RunDirectory
 from ..tracking.forwarder import containing_sweep
 
 MAX_LENGTH = 200  # characters
+
+
+def file_name(name: str) -> str:
+    """An experiment's name as part of a file's name, and as a repository's."""
+    return re.sub(r"[^\w.=+-]+", "-", name, flags=re.ASCII).strip("-.") or "model"
 
 
 def cell_revision(run: RunDirectory) -> str | None:
