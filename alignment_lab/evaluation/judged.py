@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 WINRATE = "winrate"
 DOUBTED = "winrate/judge_failed"  # the name of the same by a judge that failed its trial, wherever it goes
 JUDGMENTS_FILE = "judgments.jsonl"
+WHOLE_VERDICTS = {0.0, 0.25, 0.5, 0.75, 1.0}  # means over both orders of wins, ties and losses
 OWN_ANSWERS = "the data's own answers"
 
 
@@ -178,9 +179,10 @@ def _result(
         json.dumps(_as_line(pair, verdict), ensure_ascii=False) + "\n"
         for pair, verdict in zip(pairs, asked.verdicts, strict=True)
     )
-    scores = (
-        {WINRATE if trial.passed else DOUBTED: Scores(values, share=True, prompts=prompts)} if known else {}
-    )
+    # a probability may vary less than a verdict of yes or no: its interval is that of a mean
+    is_share = set(values) <= WHOLE_VERDICTS
+    name = WINRATE if trial.passed else DOUBTED
+    scores = {name: Scores(values, share=is_share, prompts=prompts)} if known else {}
     tables = {f"Win rate over {kept.baseline}": table, f"Trial of the judge {judge.name}": trial.table()}
     return MeasureResult(scores, tables, {JUDGMENTS_FILE: text}, _lines(kept, trial, asked, raw, controlled))
 
