@@ -103,6 +103,16 @@ def test_a_curve_by_hand():
     assert (found.low[-1], found.high[-1]) == pytest.approx((1.5 - 6.3531, 1.5 + 6.3531), abs=1e-3)
 
 
+def test_equal_methods_are_said_to_be_equal(tmp_path):
+    for method in ("dpo", "simpo"):
+        for seed in SEEDS:
+            run = make_run(tmp_path / f"{method}-{seed}", spec(method, 0.1, seed=seed))
+            for kl in (1.0, 2.0):
+                evaluate(run, int(kl), kl, 0.5)
+    found = frontier_of(tmp_path)
+    assert found is not None and "have the same" in found.sentences[0]
+
+
 def test_methods_without_a_common_kl_are_not_ranked():
     near, far = curve([(0.5, 0.1), (1.0, 0.2)]), curve([(3.0, 0.9), (4.0, 1.0)])
     assert compare_at_equal_kl(near, far) is None

@@ -190,6 +190,9 @@ def _sentences(curves: Sequence[Curve], gold: str) -> Iterator[str]:
         better, worse = (one, other) if difference.value >= 0 else (other, one)
         where = f"At equal KL ({low:.3g} to {high:.3g} nats per answer)"
         size = f"{abs(difference.value):.3g}"
+        if not difference.value:
+            yield f"{where} {one.label} and {other.label} have the same: {label}."
+            continue
         if difference.ci95 is None or difference.p is None:
             note = "of one seed, which may be noise" if difference.n < 2 else "the same for every seed"
             yield f"{where} {better.label} is above {worse.label} by {size} ({label}); {note}."
