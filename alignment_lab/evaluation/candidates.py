@@ -291,7 +291,7 @@ def _initial_policy(trained: Experiment, found: Candidate) -> Candidate | None:
             raise
         return None
     folder = Path(trained.model.init_adapter).expanduser() if trained.model.init_adapter else base
-    name = f"{found.name}, before training"
+    name = f"{found.run.path if found.run else found.name}, before training"
     return Candidate(name, Kind.initial, trained, base, folder, found.run)
 
 
