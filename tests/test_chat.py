@@ -38,6 +38,7 @@ from alignment_lab.models.locate import llama_config
 from alignment_lab.runtime.errors import UserError
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ("parallel.device=cpu", "model.dtype=float32", "max_new_tokens=6")
 TEXTS = ["It is Paris.", "  two\n\nlines \t", "naïve 日本語 😀👩‍👩‍👧 end", "", " \n ", "a  b   c", "x" * 40]
 
@@ -229,7 +230,7 @@ def test_a_mistake_is_one_sentence(name, capsys):
 
 
 def test_a_mistake_is_answered_without_torch(run_command):
-    ended = run_command("./nowhere", script=["-m", "alignment_lab.chat"], PYTHONPATH=str(Path.cwd()))
+    ended = run_command("./nowhere", script=["-m", "alignment_lab.chat"], PYTHONPATH=str(ROOT))
     assert ended.code == 2 and not {"torch", "transformers"} & ended.imported
 
 
@@ -300,27 +301,37 @@ def test_the_endpoint_answers_for_its_model_alone(models, speakers):
             assert client.post(path, json={"model": models[1]}).status_code == 404
 
 
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
 class TerminalTalk:
     """The command on a terminal of its own, 100 characters wide."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, folder: Path, *words: str) -> None:
         command = [sys.executable, "-m", "alignment_lab.chat", *words]
-        environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "TERM": "xterm",
+            "COLUMNS": "100",
+            "LINES": "30",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
+            os.chdir(folder)
             os.execvpe(command[0], command, environment)
         self.seen = ""
 
     def type(self, text: str) -> None:
-        self.seen = ""
         os.write(self.terminal, text.encode())
 
     def wait_for(self, text: str, seconds: float = 90) -> None:
-        """Read until this was shown since the last `type`."""
+        """Read until this pattern is shown, after what was waited for before."""
         end = time.monotonic() + seconds
-        while text not in self.seen:
+        while not (found := re.search(text, COLOURS.sub("", self.seen))):
             assert time.monotonic() < end and select.select([self.terminal], [], [], seconds)[0], self.seen
             self.seen += os.read(self.terminal, 4096).decode(errors="replace")
+        self.seen = COLOURS.sub("", self.seen)[found.end() :]
 
     def exit_code(self) -> int:
         """Wait until it has ended."""
@@ -335,29 +346,34 @@ class TerminalTalk:
 def test_ctrl_c_stops_an_answer_and_ctrl_d_or_a_second_ctrl_c_ends_the_talk(models, tmp_path):
     """Two columns on a terminal; what was said until then stays, and a mistake ends nothing."""
     file = tmp_path / "talk.jsonl"
-    talk = TerminalTalk(*models, *SETTINGS[:2], "max_new_tokens=1900", "temperature=1.5")
+    folder = Path(models[0]).parents[1]
+    names = [str(Path(model).relative_to(folder)) for model in models]
+    talk = TerminalTalk(folder, *names, *SETTINGS[:2], "max_new_tokens=1900", "temperature=1.5")
     talk.wait_for("> ")
     talk.type("What is it?\r")
-    talk.wait_for(Path(models[1]).name)
-    time.sleep(1)
+    talk.wait_for(r"second\s+[^\s>]")  # the beginning of an answer
     talk.type("\x03")
     talk.wait_for("; stopped")
     talk.wait_for("> ")
     talk.type("/sav\r")
-    talk.wait_for("did you mean /save?")
+    talk.wait_for(r"did you mean /save\?")
+    talk.wait_for("> ")
     talk.type(f"/sa\t {file}\r")  # completed
     talk.wait_for("2 rows")
+    talk.wait_for("> ")
     talk.type("half a line\x03")
     talk.wait_for("Ctrl-C again ends the talk")
+    talk.wait_for("> ")
     talk.type("\x04")
     assert talk.exit_code() == 0
     (question, answer) = json.loads(file.read_text().splitlines()[0])["messages"]
     assert (question["content"], answer["weight"]) == ("What is it?", 0) and answer["content"]
 
-    talk = TerminalTalk(models[0], *SETTINGS)
+    talk = TerminalTalk(folder, names[0], *SETTINGS)
     talk.wait_for("> ")
     talk.type("\x03")
     talk.wait_for("Ctrl-C again ends the talk")
+    talk.wait_for("> ")
     talk.type("\x03")
     assert talk.exit_code() == 130
 
