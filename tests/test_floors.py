@@ -18,12 +18,12 @@ FLOORS = {
     "losses": 2, "data": 2, "distributed": 2, "tracking": 2, "report": 2,
     "models": 3, "estimate": 3,
     "engine": 4, "checkpoints": 4, "content": 4,
-    "evaluation": 6,
-    "training": 7, "export": 7, "chat": 7,
-    "methods": 8, "sweep": 8,
-    "actions": 9,
-    "entrypoints": 10,
-    "train": 11,
+    "evaluation": 5,
+    "training": 6, "export": 6, "chat": 6,
+    "methods": 7, "sweep": 7,
+    "actions": 8,
+    "entrypoints": 9,
+    "train": 10,
 }  # fmt: skip
 READERS = {"report": {"runtime", "config"}}  # packages that may use only these, whatever lies below them
 HEAVY = {"torch", "transformers", "datasets", "trl", "peft", "accelerate", "matplotlib", "wandb"}
