@@ -683,7 +683,9 @@ def test_a_written_spec_is_whole_and_plain(composed):
         "gradient_checkpointing",
         "eval_steps",
         "save_steps",
-    }  # by device and memory; never
+        "hub_model_id",
+        "hub_revision",
+    }  # by device and memory; never; of no Hub
 
 
 PUBLISHED = {  # parameters in billions, from the models' cards

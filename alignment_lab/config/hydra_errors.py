@@ -32,6 +32,8 @@ from .value_errors import (
 
 # Groups that an override can name; '' is that of `=3`
 _GROUP_KEYS = (*GROUPS, "method", "recipe", "")
+# how near a name in the group is that goes before the same name elsewhere; without one, any near name
+_MISSPELT, _NEAR = 0.85, 0.6
 
 
 def is_group_error(error: Exception) -> bool:
@@ -150,10 +152,12 @@ def _key_hint(group: str, name: str) -> str:
     in_group = [_last_part(key) for key in keys if key.rpartition(".")[0] == group]
     if group in keys and not in_group:
         return f"; {group} is one value and has no parts."
-    if elsewhere := [key for key in keys if _last_part(key) == name]:
-        return f"; did you mean {' or '.join(elsewhere)}?"
-    if nearest := did_you_mean(name, in_group):
+    elsewhere = [key for key in keys if _last_part(key) == name]
+    if nearest := did_you_mean(name, in_group, cutoff=_MISSPELT if elsewhere else _NEAR):
         return nearest.replace("mean ", f"mean {group}.") if group else nearest
+    if elsewhere:
+        depth = min(key.count(".") for key in elsewhere)
+        return f"; did you mean {' or '.join(key for key in elsewhere if key.count('.') == depth)}?"
     return f"; {group} has {', '.join(in_group)}." if group in keys else ""
 
 

@@ -32,7 +32,7 @@ def require_nonnegative(group: str, settings: object, *names: str) -> None:
         require(value >= 0, f"{group}.{name}", value, "must be 0 or more.")
 
 
-def did_you_mean(word: str, candidates: list[str]) -> str:
-    """`; did you mean NEAREST?`, or nothing where no candidate is near."""
-    nearest = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+def did_you_mean(word: str, candidates: list[str], *, cutoff: float = 0.6) -> str:
+    """`; did you mean NEAREST?`, or nothing where no candidate is near: 1 is the word itself."""
+    nearest = difflib.get_close_matches(word, candidates, n=1, cutoff=cutoff)
     return f"; did you mean {nearest[0]}?" if nearest else ""
