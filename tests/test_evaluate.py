@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from rich.console import Console
 from small_saves import verify_in_this_process
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -32,7 +31,6 @@ from alignment_lab.report.study.evaluations import evaluations_of
 from alignment_lab.report.study.paired import difference
 from alignment_lab.runtime.errors import UserError
 from alignment_lab.runtime.files import file_digest
-from alignment_lab.runtime.paths import CONF
 from alignment_lab.runtime.run_directory import RunDirectory
 
 TINY = (
@@ -219,12 +217,11 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
     assert not Path("made").exists()
 
 
-def test_every_measure_has_a_row_a_node_of_settings_and_an_option():
+def test_every_measure_has_a_row_a_node_of_settings_and_an_option(composed):
     assert set(MEASURES) == set(Measure)
     for measure in Measure:
         assert hasattr(Eval(), measure.name)
-        option = yaml.safe_load((CONF / "eval" / f"{measure.name}.yaml").read_text())
-        assert option["measures"] == [measure.name]
+        assert composed([f"eval={measure.name}"]).eval.measures == [measure]
 
 
 @pytest.mark.parametrize("length", [1, 5, 16, 17, 40])
