@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: setup      ## align the embedded model on the embedded data (two to four minutes on two cores)
 	$(BIN)/python train.py recipe=demo
 
-test: setup      ## every test but the slow ones and those that need an accelerator or Slurm (under ten minutes on two cores)
+test: setup      ## every test but the slow ones and those that need an accelerator or Slurm (about a quarter of an hour on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not slow and not slurm" -n 2 --dist loadfile
 
 test-slow: setup ## runs on several processes, what trains the embedded model, the report's page in Chromium (Debian's, where it can be had)
