@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ from ..evaluation.candidates import Candidate, Kind, find_candidate
 from ..models.locate import locate_model
 from ..models.tokenizer import load_tokenizer
 from ..runtime.errors import UserError
+from ..runtime.output import silenced_libraries
 from ..runtime.paths import CONF
 from .settings import MODEL_FIELDS, ChatSettings, CommandLine
 
@@ -105,7 +104,7 @@ def load_speakers(words: CommandLine, console: Console | None) -> list[Speaker]:
                 "language model."
             )
     status = console.status("loading") if console else nullcontext()
-    with status, _silent_libraries():
+    with status, silenced_libraries():
         return [_load(each) for each in candidates]
 
 
@@ -150,15 +149,3 @@ def _as_language_model(candidate: Candidate) -> Experiment:
 
     spec = candidate.spec
     return spec if spec.method.generates else replace(spec, method=METHOD_SCHEMAS["dpo"]())
-
-
-@contextmanager
-def _silent_libraries() -> Iterator[None]:
-    """Hide the libraries' warnings: what is wrong with a model is a UserError."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

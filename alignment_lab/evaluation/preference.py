@@ -14,6 +14,7 @@ from ..data import Row, group_pairs
 from .intervals import Scores
 from .prompts import prompt_digest
 from .results import MeasureResult
+from .reward_scores import reward_scores, sigmoid
 
 if TYPE_CHECKING:
     from .measures import MeasureContext
@@ -65,7 +66,7 @@ def measure_preference(subject: Subject, context: MeasureContext) -> MeasureResu
     if subject.is_reward_model:
         margins = scores[f"{EVAL}margin"]
         scores[f"{EVAL}brier"] = Scores(
-            [(1 - _sigmoid(margin)) ** 2 for margin in margins.values], prompts=margins.prompts
+            [(1 - sigmoid(margin)) ** 2 for margin in margins.values], prompts=margins.prompts
         )
         tables["Calibration of the scores' differences"] = calibration(margins.values)
     return MeasureResult(scores, tables)
@@ -147,22 +148,12 @@ def answer_sums(subject: Subject, rows: Sequence[Row], context: MeasureContext) 
 
 def _reward_scores(subject: Subject, rows: Sequence[Row]) -> dict[str, Scores]:
     """A reward model's score of both answers: which is higher, and by how much."""
-    from ..engine.logprobs import evaluation_mode, sequence_scores
-    from ..engine.packing import ScoredSequence, without_padding
-
-    padding = subject.tokenizer.pad_token_id
-    sequences = [
-        ScoredSequence(row["prompt_ids"], without_padding(row[f"{answer}_ids"], padding))
-        for row in rows
-        for answer in ("chosen", "rejected")
-    ]
-    found: dict[int, float] = {}
-    with evaluation_mode(subject.model, subject.dtype):
-        for batch in subject.engine.local_batches(sequences):
-            scores = sequence_scores(subject.model, batch.to(subject.device))
-            found |= zip(batch.sequence_ids.tolist(), scores.float().tolist(), strict=True)
+    scores = reward_scores(
+        subject,
+        [(row["prompt_ids"], row[f"{answer}_ids"]) for row in rows for answer in ("chosen", "rejected")],
+    )
     prompts = [prompt_digest(row) for row in rows]
-    both = [(found[2 * index], found[2 * index + 1]) for index in range(len(rows))]
+    both = list(zip(scores[::2], scores[1::2], strict=True))
     return {
         REWARD_ACCURACY: Scores([_is_higher(*pair) for pair in both], share=True, prompts=prompts),
         f"{EVAL}margin": Scores([chosen - rejected for chosen, rejected in both], prompts=prompts),
@@ -225,10 +216,6 @@ def calibration(margins: Sequence[float]) -> list[dict[str, Any]]:
     for start, end in pairwise(bounds):
         part = ordered[start:end]
         right = Scores([_is_higher(margin, 0.0) for margin in part], share=True).estimate()
-        said = math.fsum(_sigmoid(abs(margin)) for margin in part) / len(part)
+        said = math.fsum(sigmoid(abs(margin)) for margin in part) / len(part)
         rows.append({"rows": f"{start + 1} to {end}", "said": said, "right": dict(right)})
     return rows
-
-
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))

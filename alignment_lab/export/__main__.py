@@ -10,12 +10,10 @@ process loads the result, and README.md says how the model was trained. --push u
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import shlex
 import shutil
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +24,7 @@ from ..runtime.caches import redirect_unwritable_caches
 from ..runtime.errors import Interrupted, UserError
 from ..runtime.files import file_digest, write_json
 from ..runtime.folders import set_aside
-from ..runtime.output import keep_output_writable
+from ..runtime.output import keep_output_writable, silenced_libraries
 from ..runtime.publishing import files_in, publish_directory, replace_files
 from ..runtime.run_directory import RunDirectory
 from ..runtime.signals import StopRequest
@@ -176,13 +174,8 @@ def _silence_libraries() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
+    with silenced_libraries():
+        yield
 
 
 if __name__ == "__main__":

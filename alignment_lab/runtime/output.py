@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import select
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 NAMES = {1: "stdout", 2: "stderr"}
@@ -101,3 +104,15 @@ class UnfailingFile(io.FileIO):
         with contextlib.suppress(Exception):
             message = "what is printed there from here on is lost, and nothing else is"
             print(f"{name}: {_lost[name]}: {message}", file=other, flush=True)
+
+
+@contextlib.contextmanager
+def silenced_libraries() -> Iterator[None]:
+    """Hide the libraries' warnings: what is wrong with a model is a UserError."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

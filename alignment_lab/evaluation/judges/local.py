@@ -11,6 +11,7 @@ from ...data.prompts import is_open
 from ...data.rows import Row
 from ...runtime.progress import progress_tracker
 from ..candidates import Candidate
+from ..reward_scores import reward_scores, sigmoid
 from .rubric import LETTERS, judge_messages
 from .verdicts import Pair
 
@@ -121,21 +122,10 @@ class RewardJudge(LocalJudge):
 
     def _scores(self, answers: Sequence[tuple[list[int], list[int]]], label: str) -> list[float]:
         """The score of each (prompt, answer)."""
-        from ...engine.logprobs import evaluation_mode, sequence_scores
-        from ...engine.packing import ScoredSequence, without_padding
-
         if not answers:
             return []
         subject = self._ready(max(len(prompt) + len(answer) for prompt, answer in answers))
-        padding = subject.tokenizer.pad_token_id
-        sequences = [ScoredSequence(prompt, without_padding(answer, padding)) for prompt, answer in answers]
-        found: dict[int, float] = {}
-        batches = subject.engine.local_batches(sequences)
-        with evaluation_mode(subject.model, subject.dtype):
-            for batch in progress_tracker(label, self.console)(batches):
-                scores = sequence_scores(subject.model, batch.to(subject.device))
-                found |= zip(batch.sequence_ids.tolist(), scores.float().tolist(), strict=True)
-        return [found[index] for index in range(len(sequences))]
+        return reward_scores(subject, answers, progress_tracker(label, self.console))
 
 
 class ChatJudge(LocalJudge):
@@ -183,8 +173,3 @@ def _before_letters(prompt: list[int], answers: list[list[int]]) -> list[ScoredS
     )
     before = [*prompt, *first[:place]]
     return [ScoredSequence(before, answer[place : place + 1]) for answer in answers]
-
-
-def sigmoid(value: float) -> float:
-    """The logistic function, without overflow."""
-    return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
