@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 import yaml
+from small_exports import export, refused
 from small_saves import (
     ADAPTERS,
     file_digests,
@@ -26,13 +27,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignment_lab.checkpoints import verify
 from alignment_lab.checkpoints.verify.plain_loading import load_adapter, load_base
 from alignment_lab.config import Quantization
-from alignment_lab.export import __main__ as exporting
 from alignment_lab.export import merge
 from alignment_lab.export.gguf import convert, plan_conversion
 from alignment_lab.models.embedded import embedded_weights
 from alignment_lab.runtime.errors import UserError
 
-__all__ = ["in_this_process"]  # a fixture
+__all__ = ["in_this_process", "refused"]  # fixtures
 PROMPTS = [list(range(100, 140)), list(range(500, 900, 3))]
 ROUNDING = 2e-4  # of logits of some tens, float32: a sum in another order
 
@@ -60,23 +60,6 @@ def a_run(composed, base, tmp_path):
         return finished_run(tmp_path / name, spec, model, other_tokenizer("chatml"), **report)
 
     return make
-
-
-def export(*words, expect: int = 0) -> None:
-    assert exporting.main([str(word) for word in words]) == expect
-
-
-@pytest.fixture
-def refused(capsys):
-    """`refused(run, "--push", "x")`: the sentence that the user reads."""
-
-    def sentence(*words) -> str:
-        export(*words, expect=2)
-        message = capsys.readouterr().err
-        assert message.startswith("error: ") and message.count("\n") == 1
-        return message.removeprefix("error: ").rstrip("\n")
-
-    return sentence
 
 
 def output_difference(one, other) -> float:

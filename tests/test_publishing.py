@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_exports import export, refused
 from small_hub import DROP, TOKEN, Repository, small_hub
 from small_saves import file_digests, finished_run, in_this_process, tiny_model, trained_adapter
 from small_tokenizers import other_tokenizer
@@ -18,14 +19,13 @@ from small_tokenizers import other_tokenizer
 from alignment_lab.actions import run_action
 from alignment_lab.actions.uploads import check_uploads
 from alignment_lab.checkpoints import verify
-from alignment_lab.export import __main__ as exporting
 from alignment_lab.export import hub
 from alignment_lab.export.run_uploads import RunUploads
 from alignment_lab.runtime.anonymity import anonymize
 from alignment_lab.runtime.errors import UserError
 from alignment_lab.runtime.run_directory import RunDirectory
 
-__all__ = ["in_this_process", "small_hub"]  # fixtures
+__all__ = ["in_this_process", "refused", "small_hub"]  # fixtures
 NAME = "org/aligned"
 
 
@@ -57,10 +57,6 @@ def a_run(composed, base, tmp_path, in_this_process):
     return make
 
 
-def export(*words, expect: int = 0) -> None:
-    assert exporting.main([str(word) for word in words]) == expect
-
-
 def test_an_upload_is_the_export_private_and_sent_once(a_run, small_hub, capsys):
     """Again, nothing is sent; after a change of one file it alone is. What lies beside the export stays
     here.
@@ -80,19 +76,6 @@ def test_an_upload_is_the_export_private_and_sent_once(a_run, small_hub, capsys)
     assert small_hub.received == received and len(repository.commits) == 1
     assert "is this export already, and is uploaded as it is" in capsys.readouterr().out
     assert "notes.txt" not in repository.files()
-
-
-@pytest.fixture
-def refused(capsys):
-    """`refused(run, "--push", "x")`: the sentence that the user reads."""
-
-    def sentence(*words) -> str:
-        export(*words, expect=2)
-        message = capsys.readouterr().err
-        assert message.startswith("error: ") and message.count("\n") == 1
-        return message.removeprefix("error: ").rstrip("\n")
-
-    return sentence
 
 
 def test_what_cannot_be_uploaded_is_refused_before_any_work(a_run, small_hub, refused, monkeypatch):
